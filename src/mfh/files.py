@@ -1,0 +1,116 @@
+"""Files written whole or not at all, and tensors stored without pickle."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from mfh.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@contextmanager
+def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path` that takes its place only after the block ends well.
+
+    Readers see the old file or the new one, never half of one; after an exception, or a crash, the old one
+    is still there. Missing folders are made.
+
+    Args:
+        path: the file to write.
+        mode: "w" (text, UTF-8) or "wb".
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes private files; the result gets the permissions any other new file would.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write `content` as indented JSON, atomically."""
+    with atomic_write(path) as file:
+        json.dump(content, file, indent=2, default=str)
+        file.write("\n")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: there is no such file, or it does not hold a JSON object.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"no file {path}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not a readable JSON file ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a JSON {type(content).__name__}; an object was expected")
+    return content
+
+
+def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, "Tensor"], facts: Mapping[str, Any]) -> None:
+    """Write named tensors and JSON facts to one safetensors file, atomically.
+
+    Args:
+        path: the file to write.
+        kind: what the file holds ("saliency", "mask", "network"); checked on loading.
+        tensors: tensors on any device; aliases are stored twice.
+        facts: values that JSON can hold.
+    """
+    from safetensors.torch import save
+
+    # Tied weights share memory, which the format refuses: clone what was already seen.
+    content: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.data_ptr() in seen:
+            tensor = tensor.clone()
+        seen.add(tensor.data_ptr())
+        content[name] = tensor
+    data = save(content, metadata={"mfh": kind, "facts": json.dumps(dict(facts))})
+    with atomic_write(path, "wb") as file:
+        file.write(data)
+
+
+def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+    """Read what `save_tensors` wrote.
+
+    Returns:
+        The tensors (on the CPU) and the facts.
+
+    Raises:
+        InputError: there is no such file, it is not a safetensors file, or it holds something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("mfh") != kind:
+                held = metadata.get("mfh", "tensors of another program")
+                raise InputError(f"{path} holds {held}, not a {kind} saved by mfh")
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["facts"])  # noqa: SIM118
+    except FileNotFoundError:
+        raise InputError(f"no file {path}; a {kind} saved by mfh was expected") from None
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not a {kind} saved by mfh ({error})") from None

@@ -1,0 +1,171 @@
+"""Losses of distillation as pure functions of logits and features.
+
+All take the student's values first, return a scalar, and carry no state, so they combine with any mask and
+any training loop.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mfh.errors import InputError
+
+Reduction = Literal["batchmean", "mean"]
+
+
+def kl_divergence(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0, reduction: Reduction = "batchmean"
+) -> Tensor:
+    """Kullback-Leibler divergence of the student's softened predictions from the teacher's.
+
+    T^2 * KL(softmax(teacher / T) || softmax(student / T)), Hinton et al. 2015, eq. 1 and section 2.1.
+
+    Args:
+        student_logits: (N, K).
+        teacher_logits: (N, K).
+        temperature: T > 0; the factor T^2 keeps gradients of one size for any T.
+        reduction: "batchmean" sums over classes and averages over samples; "mean" averages over classes too,
+            as the published code of the MFH paper does, which divides the divergence by K.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0]])
+        >>> float(kl_divergence(logits, logits, temperature=4.0))
+        0.0
+    """
+    student = F.log_softmax(student_logits / temperature, dim=1)
+    teacher = F.log_softmax(teacher_logits / temperature, dim=1)
+    return F.kl_div(student, teacher, reduction=reduction, log_target=True) * temperature**2
+
+
+@dataclass(frozen=True)
+class KDLoss:
+    """The distillation loss: label_weight * CE(student, target) + teacher_weight * T^2 KL(teacher || student).
+
+    Args:
+        temperature: T > 0, softens both predictions in the second term.
+        label_weight: weight of the label loss, at least 0.
+        teacher_weight: weight of the divergence from the teacher, at least 0. With 0 this is plain training.
+        reduction: of the divergence, see `kl_divergence`.
+        label_loss: (logits, target) -> scalar; cross-entropy by default.
+
+    Raises:
+        InputError: a weight is negative, both are zero, or the temperature is not positive.
+
+    Example:
+        >>> loss = KDLoss(temperature=2.0, label_weight=0.0)
+        >>> logits = torch.tensor([[1.0, -1.0]])
+        >>> float(loss(logits, logits, torch.tensor([0])))
+        0.0
+    """
+
+    temperature: float = 1.0
+    label_weight: float = 1.0
+    teacher_weight: float = 1.0
+    reduction: Reduction = "batchmean"
+    label_loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise InputError(f"temperature is {self.temperature}; it must be positive")
+        if not (self.label_weight >= 0 and self.teacher_weight >= 0 and self.label_weight + self.teacher_weight > 0):
+            raise InputError(
+                f"label_weight is {self.label_weight} and teacher_weight {self.teacher_weight}; "
+                "both must be at least 0 and one of them positive"
+            )
+        if self.reduction not in ("batchmean", "mean"):
+            raise InputError(f"reduction is {self.reduction!r}; choose 'batchmean' or 'mean'")
+
+    def __call__(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of one batch: logits (N, K) of student and teacher, target (N,)."""
+        total = student_logits.new_zeros(())
+        if self.label_weight:
+            total = total + self.label_weight * self.label_loss(student_logits, target)
+        if self.teacher_weight:
+            total = total + self.teacher_weight * kl_divergence(
+                student_logits, teacher_logits, temperature=self.temperature, reduction=self.reduction
+            )
+        return total
+
+
+def alignment_loss(
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    target: Tensor,
+    *,
+    label_loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+) -> Tensor:
+    """Joint loss of Algorithm 1, step 1: CE(teacher, y) + CE(student, y) + MSE(teacher, student), all on logits.
+
+    Args:
+        teacher_logits: (N, K).
+        student_logits: (N, K).
+        target: (N,) class indices.
+        label_loss: (logits, target) -> scalar.
+    """
+    distance = F.mse_loss(teacher_logits, student_logits)
+    return label_loss(teacher_logits, target) + label_loss(student_logits, target) + distance
+
+
+def hint_loss(student_features: Tensor, teacher_features: Tensor, projector: Callable[[Tensor], Tensor]) -> Tensor:
+    """Mean squared error between projected student features and the teacher's (FitNets, Romero et al. 2015, eq. 3).
+
+    Args:
+        student_features: (N, ...), fed to `projector`.
+        teacher_features: (N, ...); detached. Mask them first to focus on modality-general channels.
+        projector: maps student features to the teacher's shape, for instance a linear layer trained along.
+
+    Raises:
+        InputError: the projected shape differs from the teacher's.
+    """
+    projected = projector(student_features)
+    if projected.shape != teacher_features.shape:
+        raise InputError(
+            f"the projector returns shape {tuple(projected.shape)}; the teacher's features have "
+            f"{tuple(teacher_features.shape)}: give a projector onto that shape"
+        )
+    return F.mse_loss(projected, teacher_features.detach())
+
+
+def relational_distance_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
+    """Distance-wise relational distillation (Park et al. 2019, eq. 5): pairwise distances within the batch.
+
+    Distances of flattened samples are divided by their mean over distinct pairs and compared by the Huber loss,
+    so the two feature spaces may have any width and scale.
+
+    Args:
+        student_features: (N, ...), N at least 2.
+        teacher_features: (N, ...); detached.
+    """
+    return F.smooth_l1_loss(_relative_distances(student_features), _relative_distances(teacher_features.detach()))
+
+
+def relational_angle_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
+    """Angle-wise relational distillation (Park et al. 2019, eq. 7): cosines of all angles within the batch.
+
+    Costs O(N^2 * width + N^3) for a batch of N samples.
+
+    Args:
+        student_features: (N, ...), N at least 3.
+        teacher_features: (N, ...); detached.
+    """
+    return F.smooth_l1_loss(_angle_cosines(student_features), _angle_cosines(teacher_features.detach()))
+
+
+def _relative_distances(features: Tensor) -> Tensor:
+    if len(features) < 2:
+        raise InputError(f"a batch of {len(features)} sample(s) has no pairwise distances; give at least 2")
+    # pdist keeps distinct pairs only: the zero diagonal would have an undefined gradient.
+    distances = torch.pdist(features.flatten(1))
+    return distances / distances.mean().clamp_min(torch.finfo(distances.dtype).tiny)
+
+
+def _angle_cosines(features: Tensor) -> Tensor:
+    if len(features) < 3:
+        raise InputError(f"a batch of {len(features)} sample(s) has no angles; give at least 3")
+    flat = features.flatten(1)
+    directions = F.normalize(flat[None, :, :] - flat[:, None, :], dim=2)
+    return torch.bmm(directions, directions.transpose(1, 2))

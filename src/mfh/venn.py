@@ -1,0 +1,62 @@
+"""The modality Venn diagram: how decisive features are shared between two modalities."""
+
+from dataclasses import dataclass
+
+from mfh.errors import InputError
+
+
+@dataclass(frozen=True)
+class ModalityVenn:
+    """Counts of the features that decide the label, and the fractions that follow from them.
+
+    Args:
+        general: decisive features present in both modalities (g).
+        teacher_only: decisive features only the teacher's modality has (s_a).
+        student_only: decisive features only the student's modality has (s_b).
+
+    Raises:
+        InputError: a count is negative or not whole, or nothing is decisive.
+
+    The fractions are those of Xue et al., "The Modality Focusing Hypothesis", ICLR 2023, section 3.
+
+    Example:
+        >>> venn = ModalityVenn(general=1, teacher_only=1, student_only=0)
+        >>> venn.alpha, venn.beta, venn.gamma
+        (0.5, 0.0, 0.5)
+    """
+
+    general: int
+    teacher_only: int = 0
+    student_only: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("general", "teacher_only", "student_only"):
+            count = getattr(self, name)
+            if isinstance(count, bool) or int(count) != count or count < 0:
+                raise InputError(f"{name} is {count!r}; a count of features is a whole number from 0")
+        if not self.total:
+            raise InputError("no feature is decisive: give at least one of general, teacher_only, student_only")
+
+    @property
+    def total(self) -> int:
+        """All decisive features."""
+        return self.general + self.teacher_only + self.student_only
+
+    @property
+    def alpha(self) -> float:
+        """Share of the teacher's decisive features that only the teacher has: s_a / (s_a + g)."""
+        return _share(self.teacher_only, self.teacher_only + self.general)
+
+    @property
+    def beta(self) -> float:
+        """Share of the student's decisive features that only the student has: s_b / (s_b + g)."""
+        return _share(self.student_only, self.student_only + self.general)
+
+    @property
+    def gamma(self) -> float:
+        """Share of all decisive features that both modalities have: g / (g + s_a + s_b)."""
+        return self.general / self.total
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
