@@ -18,7 +18,11 @@ Reduction = Literal["batchmean", "mean"]
 
 
 def kl_divergence(
-    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0, reduction: Reduction = "batchmean"
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    reduction: Reduction = "batchmean",
 ) -> Tensor:
     """Kullback-Leibler divergence of the student's softened predictions from the teacher's.
 

@@ -1,0 +1,237 @@
+"""Paired data: batches of (teacher input, student input, target), from any data set, on any device.
+
+An input is a tensor or nested tuples, lists and dicts of tensors whose first dimension is the sample.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset, TensorDataset
+from torch.utils.data._utils.collate import default_collate
+
+from mfh.errors import InputError
+
+Nested = Any  # a tensor, or nested tuples, lists and dicts of tensors
+
+
+class PairedBatch(NamedTuple):
+    """One batch of aligned samples.
+
+    Args:
+        teacher_input: what the teacher reads, samples along dim 0.
+        student_input: what the student reads, samples along dim 0.
+        target: (N, ...) labels.
+    """
+
+    teacher_input: Nested
+    student_input: Nested
+    target: Tensor
+
+
+class Splits(Protocol):
+    """A map-style data set of (teacher_input, student_input, target)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], nested: Nested) -> Nested:
+    """Apply `function` to every tensor of a nested input, keeping its structure."""
+    if isinstance(nested, Tensor):
+        return function(nested)
+    if isinstance(nested, dict):
+        return {key: map_tensors(function, value) for key, value in nested.items()}
+    if isinstance(nested, tuple) and hasattr(nested, "_fields"):
+        return type(nested)(*(map_tensors(function, value) for value in nested))
+    if isinstance(nested, (tuple, list)):
+        return type(nested)(map_tensors(function, value) for value in nested)
+    return nested
+
+
+def tensors(nested: Nested) -> Iterator[Tensor]:
+    """All tensors of a nested input, in order."""
+    if isinstance(nested, Tensor):
+        yield nested
+    elif isinstance(nested, dict):
+        for value in nested.values():
+            yield from tensors(value)
+    elif isinstance(nested, (tuple, list)):
+        for value in nested:
+            yield from tensors(value)
+
+
+def num_samples(nested: Nested) -> int:
+    """Samples in a nested input: the common size of dim 0.
+
+    Raises:
+        InputError: there is no tensor, or sizes differ.
+    """
+    sizes = {len(tensor) if tensor.ndim else 0 for tensor in tensors(nested)}
+    if len(sizes) != 1:
+        raise InputError(
+            f"an input of type {type(nested).__name__} has "
+            + (f"tensors of {sorted(sizes)} samples; all need the same" if sizes else "no tensors; give at least one")
+        )
+    return sizes.pop()
+
+
+def to_device(nested: Nested, device: torch.device | str | None) -> Nested:
+    """Move every tensor to `device`; None leaves all where it is."""
+    if device is None:
+        return nested
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), nested)
+
+
+def as_batch(item: Any) -> PairedBatch:
+    """Read a batch in any of the accepted forms.
+
+    Raises:
+        InputError: it does not have exactly three parts, or their sample counts differ.
+    """
+    if not isinstance(item, (tuple, list)) or len(item) != 3:
+        length = f" of length {len(item)}" if isinstance(item, (tuple, list)) else ""
+        raise InputError(
+            f"a batch of pairs is a {type(item).__name__}{length}; (teacher_input, student_input, target) was expected"
+        )
+    batch = PairedBatch(*item)
+    counts = [num_samples(part) for part in batch]
+    if len(set(counts)) != 1:
+        raise InputError(
+            f"a batch has {counts[0]} teacher inputs, {counts[1]} student inputs and {counts[2]} targets; "
+            "pairs need the same number of each"
+        )
+    return batch
+
+
+def check_rereadable(pairs: Iterable[Any]) -> None:
+    """Refuse data that can be read only once.
+
+    Raises:
+        InputError: `pairs` is an iterator (a generator, `iter(loader)`), a data set instead of batches, or
+            not iterable.
+    """
+    if isinstance(pairs, Dataset):
+        raise InputError(
+            f"pairs is a data set ({type(pairs).__name__}), batches were expected; "
+            "wrap it: torch.utils.data.DataLoader(dataset, batch_size=64)"
+        )
+    if isinstance(pairs, Iterator):
+        raise InputError(
+            f"pairs is a {type(pairs).__name__}, which can be read only once; give a DataLoader or a list of batches"
+        )
+    if not isinstance(pairs, Iterable):
+        raise InputError(f"pairs is a {type(pairs).__name__}; a DataLoader or a list of batches was expected")
+
+
+def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
+    """The samples at `indices` as one batch; tensor data sets are indexed at once, others item by item."""
+    if isinstance(dataset, Subset):
+        return fetch(dataset.dataset, [dataset.indices[index] for index in indices])
+    if isinstance(dataset, TensorDataset):
+        rows = torch.as_tensor(indices)
+        return as_batch([tensor[rows] for tensor in dataset.tensors])
+    if hasattr(dataset, "__getitems__"):
+        items = dataset.__getitems__(list(indices))
+    else:
+        items = [dataset[index] for index in indices]
+    for item in items:
+        if not isinstance(item, (tuple, list)) or len(item) != 3:
+            as_batch(item)
+    return as_batch(default_collate(items))  # type: ignore[no-untyped-call]
+
+
+class IndexedPairs(Dataset[tuple[PairedBatch, Tensor]]):
+    """A data set whose batches come with the samples' indices, so that cached outputs can be looked up.
+
+    Args:
+        dataset: a map-style data set of (teacher_input, student_input, target).
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[PairedBatch, Tensor]:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> tuple[PairedBatch, Tensor]:
+        """The whole batch at once: the loader's collate function has nothing left to do."""
+        return fetch(self.dataset, indices), torch.as_tensor(indices)
+
+
+class EpochShuffle(Sampler[int]):
+    """A shuffle that is a function of (seed, epoch) alone, so an interrupted run resumes with the same order.
+
+    Args:
+        num_samples: size of the data set.
+        seed: of the shuffles.
+    """
+
+    def __init__(self, num_samples: int, seed: int) -> None:
+        self.num_samples, self.seed, self.epoch = num_samples, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order is to come."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+        return iter(torch.randperm(self.num_samples, generator=generator).tolist())
+
+
+def indexed_loader(
+    dataset: Any, batch_size: int, *, shuffle_seed: int | None = None, num_workers: int = 0
+) -> DataLoader[tuple[PairedBatch, Tensor]]:
+    """A loader of (PairedBatch, indices), in data-set order or shuffled by (seed, epoch)."""
+    return DataLoader(
+        IndexedPairs(dataset),
+        batch_size=batch_size,
+        sampler=None if shuffle_seed is None else EpochShuffle(len(dataset), shuffle_seed),
+        num_workers=num_workers,
+        collate_fn=_identity,
+        persistent_workers=num_workers > 0,
+    )
+
+
+class PairLoader:
+    """Batches of a data set in its own order; can be read any number of times.
+
+    Args:
+        dataset: a map-style data set of (teacher_input, student_input, target).
+        batch_size: samples in a batch; the last may be smaller.
+        num_workers: reading processes; 0 reads in this one.
+    """
+
+    def __init__(self, dataset: Any, batch_size: int = 256, num_workers: int = 0) -> None:
+        self.loader = indexed_loader(dataset, batch_size, num_workers=num_workers)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[PairedBatch]:
+        for batch, _ in self.loader:
+            yield batch
+
+
+def reads_the_same(dataset: Any, probes: int = 4) -> bool:
+    """Whether teacher inputs are equal when read twice, tried on a few items; False means augmented data."""
+    if isinstance(dataset, TensorDataset):
+        return True
+    positions = sorted({int(position) for position in torch.linspace(0, len(dataset) - 1, probes)})
+    for position in positions:
+        first, second = (list(tensors(dataset[position][0])) for _ in range(2))
+        if len(first) != len(second) or not all(torch.equal(a, b) for a, b in zip(first, second, strict=True)):
+            return False
+    return True
+
+
+def _identity(batch: Any) -> Any:
+    return batch

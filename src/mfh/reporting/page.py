@@ -1,0 +1,160 @@
+"""One self-contained HTML page out of paragraphs, tables and pictures.
+
+The page loads nothing: style and pictures are inside, scripts there are none, so it opens from a mail
+attachment, and whatever text comes from users is shown as text.
+"""
+
+import base64
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mfh.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_FOLDER = Path(__file__).parent
+_NUMBER = re.compile(r"^[+\-\u2212\u00b1<>\u2264\u2265~]?\s*\d")
+_NOTHING = ("", "-", "\u2013", "\u2014")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text.
+
+    Args:
+        columns: the headings.
+        rows: one list of cells per row, as long as `columns`.
+        caption: what the table shows, in a sentence.
+
+    Columns whose cells all start like a number (or are empty or a dash) are set flush right.
+    """
+
+    columns: list[str]
+    rows: list[list[str]]
+    caption: str = ""
+
+    @property
+    def alignments(self) -> list[str]:
+        """For every column "number" or "text"."""
+        return [
+            "number" if self._is_number([row[column] for row in self.rows]) else "text"
+            for column in range(len(self.columns))
+        ]
+
+    @staticmethod
+    def _is_number(cells: list[str]) -> bool:
+        filled = [cell for cell in cells if cell.strip() not in _NOTHING]
+        return bool(filled) and all(_NUMBER.match(cell.strip()) for cell in filled)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure on the page, and as a file beside it.
+
+    Args:
+        figure: a matplotlib figure, as `mfh.figures.new_figure` makes it.
+        name: of the files figures/<name>.svg and .png; what no file name can hold becomes a hyphen.
+        caption: what to see, in a sentence or two.
+        alt: what a reader who cannot see it should know.
+    """
+
+    figure: "Figure"
+    name: str
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it.
+
+    Args:
+        title: the heading.
+        blocks: paragraphs of plain text, tables and pictures, in order.
+        level: 2 for a section, 3 for a part of the section before it.
+    """
+
+    title: str
+    blocks: list[str | Table | Picture] = field(default_factory=list)
+    level: int = 2
+
+
+def write_page(folder: str | Path, title: str, verdict: str, sections: list[Section]) -> Path:
+    """Write folder/report.html and the figures beside it.
+
+    Every picture stands inside the page and, for papers and slides, as folder/figures/<name>.svg and .png.
+    Files of the same names are replaced, each whole or not at all; the page is written last.
+
+    Args:
+        folder: made if it is missing.
+        title: the first heading.
+        verdict: the finding, in a sentence; stands under the title.
+        sections: in order.
+
+    Returns:
+        The path of the page.
+    """
+    import jinja2
+
+    folder = Path(folder)
+    names: set[str] = set()
+    content = []
+    for number, section in enumerate(sections, start=1):
+        blocks = []
+        for block in section.blocks:
+            if isinstance(block, Picture):
+                name = _unused(_slug(block.name), names)
+                source = _write_picture(block, folder, name)
+                blocks.append({"kind": "picture", "picture": block, "source": source})
+            elif isinstance(block, Table):
+                blocks.append({"kind": "table", "table": block})
+            else:
+                blocks.append({"kind": "paragraph", "text": block})
+        content.append({"id": f"section-{number}", "section": section, "blocks": blocks})
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("page.html").render(
+        title=title,
+        verdict=verdict,
+        sections=content,
+        css=(_FOLDER / "page.css").read_text(encoding="utf-8"),
+    )
+    path = folder / "report.html"
+    with atomic_write(path) as file:
+        file.write(page)
+    return path
+
+
+def _write_picture(picture: Picture, folder: Path, name: str) -> str:
+    """Write the picture's files and return it as a data URI.
+
+    An image behind a data URI keeps its ids and text to itself: many fit on a page, and none can run code.
+    """
+    from mfh.figures import save_figure
+
+    path = save_figure(picture.figure, folder / "figures" / f"{name}.svg")
+    save_figure(picture.figure, folder / "figures" / f"{name}.png")
+    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.").lower() or "figure"
+
+
+def _unused(name: str, names: set[str]) -> str:
+    """`name`, numbered if it is among `names`; the result is added to them."""
+    candidate, number = name, 1
+    while candidate in names:
+        number += 1
+        candidate = f"{name}-{number}"
+    names.add(candidate)
+    return candidate

@@ -1,0 +1,68 @@
+"""A task: everything a study must know about two networks and their paired data."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mfh.errors import InputError
+from mfh.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Task:
+    """Two networks, paired data, and where to look into the teacher.
+
+    Args:
+        name: of the task, for folders and reports.
+        teacher: makes a new teacher that returns logits (N, K); called under a forked, seeded generator. None
+            for a teacher known only by its outputs (`teacher_logits`).
+        student: makes a new student that returns logits (N, K).
+        layer: the teacher's layer to score and mask, a name from `named_modules()`; its output is meant.
+        train: map-style data set of (teacher_input, student_input, target); inputs are tensors or nested
+            tuples and dicts of tensors. A multimodal teacher simply has both inputs in `teacher_input`.
+        val: the same, for choosing epochs (and whatever else is chosen).
+        test: the same, read once at the end.
+        student_layer: the student's layer that feeds the probe; default: the input of its last parametrised
+            leaf module.
+        channel_dim: the dimension of the layer's output that counts channels.
+        recipe: how teacher and students are trained.
+        teacher_checkpoint: a file of the pretrained teacher's weights; default: it is trained, once per seed.
+        teacher_logits: (len(train), K) outputs in data-set order, of a teacher known only by them.
+        truth: (C,) booleans, whether each channel of `layer` is modality-general, where that is known.
+        facts: what else is known and belongs into a report (counts of decisive features, best accuracies, ...).
+
+    Raises:
+        InputError: a split is empty, or there is neither a teacher nor its outputs.
+    """
+
+    name: str
+    teacher: Callable[[], nn.Module] | None
+    student: Callable[[], nn.Module]
+    layer: str
+    train: Any
+    val: Any
+    test: Any
+    student_layer: str | None = None
+    channel_dim: int = 1
+    recipe: Recipe = field(default_factory=Recipe)
+    teacher_checkpoint: str | Path | None = None
+    teacher_logits: Tensor | None = None
+    truth: NDArray[np.bool_] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for split in ("train", "val", "test"):
+            if not len(getattr(self, split)):
+                raise InputError(f"task {self.name!r} has an empty {split} split; give at least one sample")
+        if self.teacher is None and self.teacher_logits is None:
+            raise InputError(f"task {self.name!r} has no teacher; give teacher= or teacher_logits=")
+        if self.teacher_logits is not None and len(self.teacher_logits) != len(self.train):
+            raise InputError(
+                f"teacher_logits of task {self.name!r} has {len(self.teacher_logits)} rows for "
+                f"{len(self.train)} training samples; one row per sample, in data-set order, was expected"
+            )

@@ -1,0 +1,1 @@
+"""Tasks that ship ready to run: data, networks and a function `task()` each."""

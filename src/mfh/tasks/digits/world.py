@@ -1,0 +1,337 @@
+"""A world with known truth: dialled digits one can hear, handwritten digits one can see.
+
+A pair is a recording of digits dialled on a telephone keypad (the teacher's modality) and a picture of
+handwritten digits (the student's). Every digit is uniform on 0..9 and independent of the others. `general`
+digits occur in both, `teacher_only` digits in the recording, `student_only` digits in the picture;
+distractors occur in one of the two and decide nothing. The label says whether the sum of the decisive digits
+exceeds its middle, 4.5 per digit. What decides, and who can know it, is therefore exact.
+
+Legend of shapes: N pairs, A digits in the recording, B digits in the picture, D decisive digits.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from mfh.errors import InputError
+from mfh.venn import ModalityVenn
+
+Split = Literal["train", "val", "test"]
+
+SAMPLE_RATE = 4000  # Hz
+KEY_SAMPLES = 400  # 0.1 s per key
+STFT_SIZE = 128
+STFT_HOP = 64
+SCAN_SIZE = 8
+MAX_DIGITS = 8  # per modality
+MIDDLE = 4.5  # mean of one digit
+
+# The standard keypad (ITU-T Q.23): a key sounds the tone of its row and the tone of its column, in Hz.
+_ROWS = (697.0, 770.0, 852.0, 941.0)
+_COLUMNS = (1209.0, 1336.0, 1477.0)
+_KEYPAD = ("123", "456", "789", "*0#")
+TONES: NDArray[np.float64] = np.array(
+    [
+        next((_ROWS[r], _COLUMNS[c]) for r in range(4) for c in range(3) if _KEYPAD[r][c] == str(digit))
+        for digit in range(10)
+    ]
+)
+"""(10, 2): the two frequencies of every digit's key, in Hz."""
+
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}  # of the scans of every digit
+
+
+class Digits(NamedTuple):
+    """What N pairs show and what it means, before anything is rendered.
+
+    Attributes:
+        heard: (N, A) digits of the recordings: general, teacher-only, distractors.
+        seen: (N, B) digits of the pictures: general, student-only, distractors.
+        target: (N,) label, 0 or 1.
+    """
+
+    heard: NDArray[np.int64]
+    seen: NDArray[np.int64]
+    target: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class World:
+    """Which digits there are, where they occur, and how noisy they are.
+
+    Args:
+        general: decisive digits in both the recording and the picture.
+        teacher_only: decisive digits in the recording only.
+        student_only: decisive digits in the picture only.
+        student_distractors: digits of the picture that decide nothing.
+        teacher_distractors: digits of the recording that decide nothing.
+        audio_noise: standard deviation of the white noise; each of a key's two tones has amplitude 1.
+        picture_noise: standard deviation of the noise on pixels, which lie in [0, 1] without it.
+
+    Raises:
+        InputError: a count is negative or not whole, nothing is decisive, a modality has no digit or more
+            than `MAX_DIGITS`, or a noise is negative or not finite.
+
+    Example:
+        >>> world = World(general=1, teacher_only=1, student_distractors=1)
+        >>> world.num_heard, world.num_seen, world.best_accuracy(seen=world.general)
+        (2, 2, 0.75)
+    """
+
+    general: int = 1
+    teacher_only: int = 1
+    student_only: int = 0
+    student_distractors: int = 1
+    teacher_distractors: int = 0
+    audio_noise: float = 1.0
+    picture_noise: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("student_distractors", "teacher_distractors"):
+            count = getattr(self, name)
+            if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 0:
+                raise InputError(f"{name} is {count!r}; a count of digits is a whole number from 0")
+        _ = self.venn  # validates the decisive counts
+        for modality, counts, number in (
+            ("recording", "general, teacher_only, teacher_distractors", self.num_heard),
+            ("picture", "general, student_only, student_distractors", self.num_seen),
+        ):
+            if not 1 <= number <= MAX_DIGITS:
+                raise InputError(
+                    f"the {modality} has {number} digits; 1 to {MAX_DIGITS} were expected: change {counts}"
+                )
+        for name in ("audio_noise", "picture_noise"):
+            noise = getattr(self, name)
+            if not (isinstance(noise, int | float) and math.isfinite(noise) and noise >= 0):
+                raise InputError(f"{name} is {noise!r}; a standard deviation is a finite number from 0")
+
+    @property
+    def venn(self) -> ModalityVenn:
+        """The decisive digits as a modality Venn diagram."""
+        return ModalityVenn(self.general, self.teacher_only, self.student_only)
+
+    @property
+    def num_heard(self) -> int:
+        """A: digits in the recording."""
+        return self.general + self.teacher_only + self.teacher_distractors
+
+    @property
+    def num_seen(self) -> int:
+        """B: digits in the picture."""
+        return self.general + self.student_only + self.student_distractors
+
+    @property
+    def num_decisive(self) -> int:
+        """D: digits that decide the label."""
+        return self.venn.total
+
+    def best_accuracy(self, seen: int) -> float:
+        """The highest accuracy that anyone who reads `seen` of the decisive digits perfectly can expect.
+
+        By enumeration: the other digits are uniform, so for every sum of the known ones the better guess is
+        known, and so is how often it is right. `seen=0` gives the accuracy of always guessing one class.
+
+        Args:
+            seen: number of decisive digits known, 0 to D.
+
+        Returns:
+            A fraction in [0.5, 1].
+        """
+        if not 0 <= seen <= self.num_decisive:
+            raise InputError(f"seen is {seen!r}; 0 to {self.num_decisive} decisive digits can be seen")
+        known, unknown = _sum_counts(seen), _sum_counts(self.num_decisive - seen)
+        right = 0
+        for known_sum, ways in enumerate(known):
+            over = sum(unknown[u] for u in range(len(unknown)) if known_sum + u > MIDDLE * self.num_decisive)
+            right += ways * max(over, sum(unknown) - over)
+        return right / 10**self.num_decisive
+
+    def facts(self) -> dict[str, Any]:
+        """What is exactly known of this world, as values JSON can hold; accuracies are fractions."""
+        venn = self.venn
+        middle = f"{MIDDLE * self.num_decisive:g}"
+        return {
+            "description": (
+                f"Recordings of {self.num_heard} dialled and pictures of {self.num_seen} handwritten digits: "
+                f"{self.general} in both, {self.teacher_only} decisive only in the recording, "
+                f"{self.student_only} only in the picture, the others distractors; "
+                f"the label says whether the decisive digits sum to more than {middle}."
+            ),
+            "general": self.general,
+            "teacher_only": self.teacher_only,
+            "student_only": self.student_only,
+            "teacher_distractors": self.teacher_distractors,
+            "student_distractors": self.student_distractors,
+            "audio_noise": self.audio_noise,
+            "picture_noise": self.picture_noise,
+            "alpha": venn.alpha,
+            "beta": venn.beta,
+            "gamma": venn.gamma,
+            "best_teacher_accuracy": self.best_accuracy(self.general + self.teacher_only),
+            "best_student_accuracy": self.best_accuracy(self.general + self.student_only),
+            "best_joint_accuracy": self.best_accuracy(self.num_decisive),
+            "majority_accuracy": self.best_accuracy(0),
+        }
+
+    def draw(self, number: int, generator: np.random.Generator) -> Digits:
+        """Draw the digits of `number` pairs and their labels."""
+        digits = generator.integers(10, size=(number, self.num_decisive))
+        general, teacher_only, student_only = np.split(digits, [self.general, self.general + self.teacher_only], 1)
+        heard_distractors = generator.integers(10, size=(number, self.teacher_distractors))
+        seen_distractors = generator.integers(10, size=(number, self.student_distractors))
+        return Digits(
+            heard=np.hstack([general, teacher_only, heard_distractors]),
+            seen=np.hstack([general, student_only, seen_distractors]),
+            target=(digits.sum(1) > MIDDLE * self.num_decisive).astype(np.int64),
+        )
+
+    def split(self, name: Split, number: int, seed: int) -> TensorDataset:
+        """Draw and render one split of a data set.
+
+        Splits are drawn from streams of their own: the size of one changes nothing in another.
+
+        Args:
+            name: "train", "val" or "test"; pictures of different splits share no scan.
+            number: pairs to draw, N.
+            seed: draws everything anew: digits, noise, and which scans belong to which split.
+
+        Returns:
+            (recording (N, 1, 65, T), picture (N, 1, 8, 8 B), target (N,)), see `spectrogram` for T; float32
+            and int64.
+
+        Raises:
+            InputError: `number` is not positive or `seed` is negative.
+        """
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
+            raise InputError(f"num_{name} is {number!r}; a split needs a whole number of pairs from 1")
+        _check_seed(seed)
+        generator = np.random.default_rng([seed, 1 + _SPLITS.index(name)])
+        digits = self.draw(number, generator)
+        recording = spectrogram(dial(digits.heard, self.audio_noise, generator))
+        picture = write(digits.seen, split_scans(seed)[name], self.picture_noise, generator)
+        return TensorDataset(recording, picture, torch.from_numpy(digits.target))
+
+
+def dial(digits: NDArray[np.int64], noise: float, generator: np.random.Generator) -> NDArray[np.float32]:
+    """Sound of digits dialled one after the other, without pauses.
+
+    Each key is the sum of its two tones, sinusoids of amplitude 1 with random phases.
+
+    Args:
+        digits: (N, A).
+        noise: standard deviation of the white noise.
+        generator: draws phases and noise.
+
+    Returns:
+        (N, 400 A) samples at 4 kHz.
+    """
+    number, keys = digits.shape
+    time = np.arange(KEY_SAMPLES) / SAMPLE_RATE
+    phases = generator.uniform(0, 2 * np.pi, size=(number, keys, 2, 1))
+    # sin(wt + phi) = sin(wt) cos(phi) + cos(wt) sin(phi): the sinusoids of ten keys, not of every sample.
+    angles = 2 * np.pi * TONES[:, :, None] * time
+    tones = np.sin(angles)[digits] * np.cos(phases) + np.cos(angles)[digits] * np.sin(phases)
+    signal = tones.sum(2).reshape(number, keys * KEY_SAMPLES).astype(np.float32)
+    return signal + np.float32(noise) * generator.standard_normal(signal.shape, dtype=np.float32)
+
+
+def spectrogram(signal: NDArray[np.float32]) -> Tensor:
+    """Logarithmic magnitude spectrogram, log(1 + |STFT|), Hann windows of 128 samples every 64.
+
+    Args:
+        signal: (N, 400 A).
+
+    Returns:
+        (N, 1, 65, T): bin f is at 31.25 f Hz, frame t is centred on sample 64 t, T = 1 + floor(6.25 A).
+    """
+    spectrum = torch.stft(
+        torch.from_numpy(signal),
+        STFT_SIZE,
+        STFT_HOP,
+        window=torch.hann_window(STFT_SIZE),
+        return_complex=True,
+    )
+    return spectrum.abs().log1p_()[:, None]
+
+
+def write(
+    digits: NDArray[np.int64], scans: NDArray[np.int64], noise: float, generator: np.random.Generator
+) -> Tensor:
+    """Picture of handwritten digits side by side, each a scan drawn with replacement.
+
+    Args:
+        digits: (N, B).
+        scans: indices of the scans that may be used, of `load_scans`.
+        noise: standard deviation of the noise on pixels; they are not clipped.
+        generator: draws scans and noise.
+
+    Returns:
+        (N, 1, 8, 8 B) float32.
+    """
+    images, classes = load_scans()
+    number, width = digits.shape
+    chosen = np.empty_like(digits)
+    for digit in range(10):
+        where = digits == digit
+        chosen[where] = generator.choice(scans[classes[scans] == digit], size=int(where.sum()))
+    picture = images[chosen].transpose(0, 2, 1, 3).reshape(number, 1, SCAN_SIZE, SCAN_SIZE * width)
+    return torch.from_numpy(picture + np.float32(noise) * generator.standard_normal(picture.shape, dtype=np.float32))
+
+
+@cache
+def load_scans() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The 1797 scans of handwritten digits that ship inside scikit-learn (UCI "optdigits", test part).
+
+    Returns:
+        Images (1797, 8, 8) in [0, 1] and their digits (1797,); read-only.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = (bunch.images / 16).astype(np.float32)
+    classes = bunch.target.astype(np.int64)
+    images.setflags(write=False)
+    classes.setflags(write=False)
+    return images, classes
+
+
+def split_scans(seed: int) -> dict[Split, NDArray[np.int64]]:
+    """Which scans each split may use: half of every digit's for training, a quarter each for the others.
+
+    Args:
+        seed: shuffles the scans of every digit.
+
+    Returns:
+        Disjoint arrays of indices into `load_scans`, together all of them.
+    """
+    _check_seed(seed)
+    generator = np.random.default_rng([seed, 0])
+    _, classes = load_scans()
+    parts: dict[Split, list[NDArray[np.int64]]] = {name: [] for name in _SPLITS}
+    for digit in range(10):
+        scans = generator.permutation(np.flatnonzero(classes == digit))
+        cuts = np.round(np.cumsum([_SHARES[name] for name in _SPLITS[:-1]]) * len(scans)).astype(int)
+        for name, part in zip(_SPLITS, np.split(scans, cuts), strict=True):
+            parts[name].append(part)
+    return {name: np.concatenate(part) for name, part in parts.items()}
+
+
+def _sum_counts(number: int) -> list[int]:
+    """In how many ways `number` digits sum to 0, 1, 2, ...; whole numbers, hence exact."""
+    counts = [1]
+    for _ in range(number):
+        counts = [sum(counts[max(0, s - 9) : s + 1]) for s in range(len(counts) + 9)]
+    return counts
+
+
+def _check_seed(seed: int) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise InputError(f"seed is {seed!r}; a whole number from 0 was expected")

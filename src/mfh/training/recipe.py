@@ -1,0 +1,52 @@
+"""How a network is trained: everything but the data and the loss."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from mfh.errors import InputError
+
+
+def adam(parameters: Iterable[Tensor]) -> Optimizer:
+    """Adam with learning rate 1e-3, the default optimizer."""
+    return torch.optim.Adam(parameters, lr=1e-3)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train one network, or the aligned pair.
+
+    Args:
+        epochs: passes over the training data, at least 1.
+        batch_size: samples per step, at least 1.
+        optimizer: called with the parameters.
+        scheduler: called with the optimizer; stepped once per epoch. None keeps the learning rate.
+        patience: stop after this many epochs without a better validation accuracy; None trains all epochs.
+        precision: of Lightning's Trainer: "32-true", "bf16-mixed", "16-mixed", ...
+        num_workers: processes that read the data; 0 reads in the training process.
+
+    Raises:
+        InputError: a number is out of range.
+    """
+
+    epochs: int = 15
+    batch_size: int = 64
+    optimizer: Callable[[Iterable[Tensor]], Optimizer] = adam
+    scheduler: Callable[[Optimizer], LRScheduler] | None = None
+    patience: int | None = None
+    precision: Any = "32-true"
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.patience is not None and self.patience < 1:
+            raise InputError(
+                f"patience is {self.patience}; it must be at least 1, or None for no early stopping"
+            )
