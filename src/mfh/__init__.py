@@ -8,16 +8,38 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from mfh.errors import InputError as InputError
     from mfh.losses import KDLoss as KDLoss
+    from mfh.masking import ChannelMask as ChannelMask
+    from mfh.masking import mask_channels as mask_channels
+    from mfh.pairs import PairedBatch as PairedBatch
+    from mfh.pairs import PairLoader as PairLoader
+    from mfh.saliency import ChannelSaliency as ChannelSaliency
+    from mfh.saliency import channel_saliency as channel_saliency
+    from mfh.task import Task as Task
+    from mfh.training import Recipe as Recipe
+    from mfh.training import align as align
+    from mfh.training import distill as distill
+    from mfh.training import pretrain as pretrain
     from mfh.venn import ModalityVenn as ModalityVenn
 
 # Public name -> module. Loaded on first use, so that `import mfh` and `mfh --help` stay instant.
 _EXPORTS = {
+    "ChannelMask": "mfh.masking",
+    "ChannelSaliency": "mfh.saliency",
     "InputError": "mfh.errors",
     "KDLoss": "mfh.losses",
     "ModalityVenn": "mfh.venn",
+    "PairLoader": "mfh.pairs",
+    "PairedBatch": "mfh.pairs",
+    "Recipe": "mfh.training",
+    "Task": "mfh.task",
+    "align": "mfh.training",
+    "channel_saliency": "mfh.saliency",
+    "distill": "mfh.training",
+    "mask_channels": "mfh.masking",
+    "pretrain": "mfh.training",
 }
 
-__all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604
+__all__ = ["__version__", *_EXPORTS]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from mfh.errors import InputError, close_names
-from mfh.pairs import Nested, map_tensors, num_samples
+from mfh.pairs import Nested, map_tensors, num_samples, tensors
 
 log = logging.getLogger("mfh")
 
@@ -76,6 +76,21 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fastpath)
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def placed(device: torch.device | str | None, *models: nn.Module) -> Iterator[None]:
+    """Move the networks to `device` and back afterwards; None leaves them where they are."""
+    before = [device_of(model) for model in models]
+    try:
+        if device is not None:
+            for model in models:
+                model.to(device)
+        yield
+    finally:
+        if device is not None:
+            for model, home in zip(models, before, strict=True):
+                model.to(home)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -249,16 +264,17 @@ class Split:
         head: the linear layer the tail begins with, if it does and the tail runs alone.
     """
 
-    def __init__(self, model: nn.Module, layer: str, cut: "_Cut | None" = None) -> None:
+    def __init__(self, model: nn.Module, layer: str, cut: "_Cut | None" = None, shapes: Any = None) -> None:
         self.model, self.layer = model, layer
         self.traced = cut is not None
-        self._cut = cut
         self.head = cut.head if cut else None
+        self._cut, self._shapes = cut, shapes
 
     def __call__(self, inputs: Nested) -> Passed:
         """Run the whole network once and keep what lies at the cut."""
-        if self._cut is None:
-            return Passed(*capture(self.model, self.layer, inputs), inputs)
+        # A trace holds for inputs of the shapes it was verified on; others take the way that is always right.
+        if self._cut is None or _shapes(inputs) != self._shapes:
+            return Passed(*capture(self.model, self.layer, inputs), Whole(inputs))
         activation, *rest = self._cut.trunk(*self._cut.arguments(inputs))
         bypass = self._cut.keep(rest)
         return Passed(activation, self.tail(activation, bypass), bypass)
@@ -268,9 +284,23 @@ class Split:
 
         Differentiable with respect to `activation`.
         """
-        if self._cut is None:
-            return replace(self.model, self.layer, bypass, activation)
+        if self._cut is None or isinstance(bypass, Whole):
+            return replace(self.model, self.layer, bypass.inputs, activation)
         return as_logits(self._cut.tail(activation.clone(), *self._cut.complete(bypass, len(activation))))
+
+
+class Whole(NamedTuple):
+    """A network's whole input, for a tail that is a whole forward with the activation replaced.
+
+    Args:
+        inputs: the network's one argument.
+    """
+
+    inputs: Nested
+
+
+def _shapes(inputs: Nested) -> list[torch.Size]:
+    return [tensor.shape[1:] for tensor in tensors(inputs)]
 
 
 def split(model: nn.Module, layer: str, inputs: Nested) -> Split:
@@ -298,7 +328,7 @@ def split(model: nn.Module, layer: str, inputs: Nested) -> Split:
     for trace in (_trace_symbolically, _trace_by_export):
         try:
             cut = _prepare(trace(model, layer, examples[-1]), examples)
-            candidate = Split(model, layer, cut)
+            candidate = Split(model, layer, cut, _shapes(inputs))
             if cut and all(_agrees(candidate, e, *truth) for e, truth in zip(examples, truths, strict=True)):
                 return candidate
         except Exception as error:

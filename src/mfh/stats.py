@@ -5,7 +5,6 @@ varies between seeds cancels, and far fewer of them are needed.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,7 +50,12 @@ class Comparison:
 
     @property
     def outcome(self) -> Literal["gains", "loses", "open"]:
-        """Whether the t interval lies above zero, below it, or holds it (or does not exist)."""
+        """Whether the t interval lies above zero, below it, or holds it (or does not exist).
+
+        Equal differences at few seeds have an interval without width, which is luck: there the test decides.
+        """
+        if self.standard_error == 0 and self.p_value > 1 - self.confidence:
+            return "open"
         if self.low > 0:
             return "gains"
         if self.high < 0:
@@ -71,15 +75,15 @@ class Comparison:
 
         Example:
             >>> paired_comparison([72.1, 70.9, 73.0], [70.0, 69.1, 70.8]).describe()
-            'gains 2.0 points (95 % interval 1.5 to 2.5, 3 seeds)'
+            'gains 2.0 points (95 % interval 1.5 to 2.6, 3 seeds)'
             >>> paired_comparison([70.1], [70.0]).describe()
             'differs by +0.1 points in the one seed run; one seed shows nothing'
         """
         if self.num_pairs == 1:
             difference = _signed(self.mean_difference, digits)
             return f"differs by {difference} {unit} in the one {repeats} run; one {repeats} shows nothing"
-        # An interval that excludes zero must not be printed as one that touches it.
-        while digits < 4 and self.outcome != "open" and any(_is_zero(end, digits) for end in (self.low, self.high)):
+        # Which side of zero an end lies on must be seen.
+        while digits < 4 and any(end and _is_zero(end, digits) for end in (self.low, self.high)):
             digits += 1
         flip = -1 if self.outcome == "loses" else 1
         low, high = sorted((flip * self.low, flip * self.high))
@@ -102,17 +106,17 @@ def paired_comparison(
 ) -> Comparison:
     """Compare two conditions measured on the same seeds.
 
-    The t interval of the mean difference assumes differences that are roughly normal and is the one to quote. The
-    bootstrap interval (bias-corrected and accelerated, Efron 1987) does without and is a check on it: where the two
-    disagree, look at the seeds; below about ten pairs it is known to be too narrow. The p-value flips the signs of
-    the differences, which are arbitrary if the conditions do not differ: all 2^n ways up to 20 pairs (exact), random
-    ones beyond. With n pairs it cannot fall below 2^(1-n): five seeds never reach 0.05.
+    The t interval of the mean difference assumes differences that are roughly normal and is the one to quote.
+    The bootstrap interval (bias-corrected and accelerated, Efron 1987) does without and is a check on it: where
+    the two disagree, look at the seeds; below about ten pairs it is known to be too narrow. The p-value flips
+    the signs of the differences, which are arbitrary if the conditions do not differ: all 2^n ways up to 20
+    pairs (exact), random ones beyond. With n pairs it cannot fall below 2^(1-n): five seeds never reach 0.05.
 
     Args:
         treatment: (n,) one measurement per seed, for instance accuracies in percent.
         baseline: (n,) the other condition, same seeds in the same order.
         confidence: of the intervals, between 0 and 1.
-        resamples: bootstrap samples, and random sign flips beyond 20 pairs.
+        resamples: bootstrap samples, and random sign flips beyond 20 pairs; at least 100.
         seed: of both.
 
     Raises:
@@ -129,23 +133,14 @@ def paired_comparison(
             f"treatment has {len(treatment)} measurements and baseline {len(baseline)}; "
             "give one of each for every seed, in the same order"
         )
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence is {confidence}; it must lie between 0 and 1, for instance 0.95")
-    if resamples < 1:
-        raise InputError(f"resamples is {resamples}; at least 1 is needed")
-
-    from scipy import stats
+    _check_confidence(confidence)
+    if resamples < 100:
+        raise InputError(f"resamples is {resamples}; at least 100 are needed, thousands are usual")
 
     differences = treatment - baseline
-    num_pairs = len(differences)
-    mean = float(differences.mean())
+    mean, low, high, standard_error = _t_interval(differences, confidence)
+    bootstrap_low, bootstrap_high = _bootstrap_interval(differences, confidence, resamples, seed)
     p_value, test = _sign_flip_test(differences, resamples, seed)
-    low = high = bootstrap_low = bootstrap_high = standard_error = math.nan
-    if num_pairs > 1:
-        standard_error = float(differences.std(ddof=1) / math.sqrt(num_pairs))
-        reach = float(stats.t.ppf((1 + confidence) / 2, num_pairs - 1)) * standard_error
-        low, high = mean - reach, mean + reach
-        bootstrap_low, bootstrap_high = _bootstrap_interval(differences, confidence, resamples, seed)
     return Comparison(
         mean_difference=mean,
         low=low,
@@ -155,7 +150,7 @@ def paired_comparison(
         p_value=p_value,
         test=test,
         standard_error=standard_error,
-        num_pairs=num_pairs,
+        num_pairs=len(differences),
         confidence=confidence,
     )
 
@@ -177,15 +172,16 @@ def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> tuple[float
         >>> [round(value, 2) for value in mean_interval([1.0, 2.0, 3.0])]
         [2.0, -0.48, 4.48]
     """
-    comparison = paired_comparison(values, np.zeros(np.shape(values)), confidence=confidence, resamples=1)
-    return comparison.mean_difference, comparison.low, comparison.high
+    _check_confidence(confidence)
+    mean, low, high, _ = _t_interval(_measurements("values", values), confidence)
+    return mean, low, high
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     """p-values corrected for their number by Holm's step-down method (1979).
 
-    Rejecting what is at most 0.05 afterwards keeps the chance of even one false rejection at 5 %, whatever the
-    dependence between the tests; it is never weaker than Bonferroni's.
+    Rejecting what is at most 0.05 afterwards keeps the chance of even one false rejection at 5 %, whatever
+    the dependence between the tests; it is never weaker than Bonferroni's.
 
     Args:
         p_values: (m,) in [0, 1].
@@ -214,16 +210,16 @@ def pairs_needed(comparison: Comparison, power: float = 0.8) -> int | None:
     """How many more seeds would settle an open comparison.
 
     The number of further pairs after which a two-sided paired t-test at level 1 - confidence would find the
-    difference with probability `power`, if the true effect and spread are those seen so far. Both are estimates:
-    read the answer as "a few", "dozens" or "hundreds".
+    difference with probability `power`, if the true effect and spread are those seen so far. Both are
+    estimates: read the answer as "a few", "dozens" or "hundreds".
 
     Args:
         comparison: from `paired_comparison`.
         power: chance of settling it, between 0 and 1.
 
     Returns:
-        Further pairs; 0 if the comparison is settled (its t interval excludes zero); None if no reasonable number
-        would do (a difference of about zero, more than 10000 pairs) or the spread is unknown (one pair).
+        Further pairs; 0 if the comparison is settled (its t interval excludes zero); None if no reasonable
+        number would do (a difference of about zero, more than 10000 pairs) or the spread is unknown.
 
     Raises:
         InputError: `power` is out of range.
@@ -233,7 +229,7 @@ def pairs_needed(comparison: Comparison, power: float = 0.8) -> int | None:
     if comparison.outcome != "open":
         return 0
     spread = comparison.standard_error * math.sqrt(comparison.num_pairs)
-    if not spread > 0:  # one pair (NaN), or all differences zero
+    if not spread > 0:  # one pair (NaN), or equal differences
         return None
     effect = abs(comparison.mean_difference) / spread
     if effect == 0 or _power(effect, _MOST_PAIRS, comparison.confidence) < power:
@@ -274,6 +270,29 @@ def _measurements(name: str, values: ArrayLike) -> NDArray[np.float64]:
     return array
 
 
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence is {confidence}; it must lie between 0 and 1, for instance 0.95")
+
+
+def _t_interval(values: NDArray[np.float64], confidence: float) -> tuple[float, float, float, float]:
+    """Mean, lower end, upper end and standard error; all but the mean are NaN for one value."""
+    from scipy import stats
+
+    mean = float(values.mean())
+    if len(values) == 1:
+        return mean, math.nan, math.nan, math.nan
+    # The spread of equal numbers is zero, not their rounding error.
+    spread = 0.0 if _all_equal(values) else float(values.std(ddof=1))
+    standard_error = spread / math.sqrt(len(values))
+    reach = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * standard_error
+    return mean, mean - reach, mean + reach, standard_error
+
+
+def _all_equal(values: NDArray[np.float64]) -> bool:
+    return bool(np.ptp(values) <= 1e-9 * np.abs(values).max())
+
+
 def _sign_flip_test(differences: NDArray[np.float64], resamples: int, seed: int) -> tuple[float, str]:
     observed = abs(float(differences.sum()))
     # Sums that are equal in exact arithmetic may differ in the last bits.
@@ -297,19 +316,21 @@ def _bootstrap_interval(
 ) -> tuple[float, float]:
     from scipy import stats
 
-    if np.ptp(differences) <= 1e-12 * np.abs(differences).max():  # BCa is undefined without any spread
+    if len(differences) == 1:
+        return math.nan, math.nan
+    if _all_equal(differences):  # BCa is undefined without any spread
         return float(differences.mean()), float(differences.mean())
-    result = stats.bootstrap(
-        (differences,),
+    scale = float(np.abs(differences).max())  # powers of tiny differences would underflow
+    interval = stats.bootstrap(
+        (differences / scale,),
         np.mean,
         confidence_level=confidence,
         n_resamples=resamples,
         method="BCa",
-        vectorized=True,
         batch=1000,
         rng=np.random.default_rng(seed),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    ).confidence_interval
+    return scale * float(interval.low), scale * float(interval.high)
 
 
 def _is_zero(value: float, digits: int) -> bool:

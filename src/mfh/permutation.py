@@ -1,0 +1,403 @@
+"""Algorithm 1, step 2: how much the distance to the student rises when one channel is permuted over samples.
+
+Two ways to the same expectation. *Exact* averages over all permutations in closed form, where the tail is affine
+in the activation: h = W z + b. *Sampled* draws M permutations of the whole data set and re-runs the tail.
+
+The exact mean squared error. Permuting channel c replaces its contribution u_i = W_c z_ic to the logits of sample i
+by u_j of a sample j drawn uniformly from the data. With r = h - s, the teacher's logits less the student's,
+
+    E |r_i + u_j - u_i|^2 - E |r_i|^2 = 2 sum_k [ var(u_k) - cov(r_k, u_k) ],
+
+so the score of channel c is 2/K times that sum, and covariances add over batches and processes. `b` may differ from
+sample to sample (paths that bypass the layer); W may not.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mfh import channels
+from mfh.errors import InputError
+from mfh.pairs import map_tensors
+from mfh.reading import Estimate, Read, Reader
+from mfh.rows import Rows, gather, rank, share_rows
+
+Distance = Literal["mse", "l1"] | Callable[[Tensor, Tensor], Tensor]
+Permutations = Literal["auto", "exact"] | int
+
+AUTO_PERMUTATIONS = 10
+_CHUNK_ELEMENTS = 2**23
+
+
+class NotAffineError(Exception):
+    """The tail is not affine in the activation, so there is no closed form."""
+
+
+def permutation_scores(
+    reader: Reader, *, agreement: bool, distance: Distance, permutations: Permutations, seed: int, track: Any = iter
+) -> Estimate:
+    """Scores of all channels.
+
+    Args:
+        reader: of the networks and the data.
+        agreement: leave out what does not involve the student: 2/K * cov(student logits, contribution).
+        distance: between logits; "mse" if `agreement`.
+        permutations: "exact", a number, or "auto": exact where the tail is affine, otherwise 10.
+        seed: of the drawn permutations.
+        track: wraps the long loops, to show progress.
+
+    Raises:
+        InputError: data or networks cannot be used, or "exact" was asked for where it does not exist.
+    """
+    if permutations in ("auto", "exact"):
+        try:
+            if callable(distance):
+                raise NotAffineError("a callable distance has no closed form")
+            if distance == "l1":
+                return _exact_l1(reader, track)
+            return _exact_mse(reader, agreement, track)
+        except NotAffineError as reason:
+            if permutations == "exact":
+                raise InputError(
+                    f"permutations is 'exact', but {reason}; give a number of permutations, or 'auto'"
+                ) from None
+        permutations = AUTO_PERMUTATIONS
+    assert isinstance(permutations, int)
+    return _sampled(reader, agreement, distance, permutations, seed, track)
+
+
+# --- exact ----------------------------------------------------------------------------------------------------------
+
+
+class _Affinity:
+    """The tail's matrix, and the proof on every batch that the tail is affine.
+
+    W comes from one vector-Jacobian product per logit. On each batch some channels are exchanged between samples, as
+    a permutation would, and what W predicts is compared with the tail itself.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.matrix: Tensor | None = None  # (K, C, P)
+        self._last: Tensor | None = None
+        self._worst: Tensor | None = None
+        self._tolerance = 0.0
+
+    def check(self, read: Read) -> Tensor:
+        """Check one batch and return W."""
+        first = self.matrix is None
+        if self.matrix is None:
+            self.matrix = _tail_matrix(self.reader, read)
+            self._tolerance = channels.tolerance(read.teacher_logits) * 8
+        donors = read.activation.roll(1, 0)
+        if self._last is not None:
+            donors[0] = self._last
+        self._last = read.activation[-1]
+        z, donors = self.reader.to_channels(read.activation), self.reader.to_channels(donors).clone()
+        donors[:, 1::2] = z[:, 1::2]
+        moved = self.reader.split.tail(self.reader.from_channels(donors), read.bypass).flatten(1)
+        expected = read.teacher_logits + torch.einsum("ncp,kcp->nk", donors - z, self.matrix)
+        worst = (moved - expected).abs().amax()
+        self._worst = worst if self._worst is None else torch.maximum(self._worst, worst)
+        if first:
+            self.conclude()
+        return self.matrix
+
+    def conclude(self) -> None:
+        """Raise NotAffineError if a batch contradicted W."""
+        if self._worst is not None and not float(self._worst) <= self._tolerance:
+            raise NotAffineError(
+                f"the network after layer {self.reader.layer!r} is not affine (exchanging channels between samples "
+                f"misses the linear prediction by {float(self._worst):.3g})"
+            )
+
+
+def _tail_matrix(reader: Reader, read: Read) -> Tensor:
+    one = read.activation[:1].detach()
+    bypass = map_tensors(lambda tensor: tensor[:1], read.bypass)
+    with torch.enable_grad():
+        one = one.requires_grad_()
+        logits = reader.split.tail(one, bypass).flatten(1)[0]
+        rows = []
+        for logit in logits:
+            gradient = (
+                torch.autograd.grad(logit, one, retain_graph=True, allow_unused=True)[0]
+                if logit.requires_grad
+                else None
+            )
+            rows.append(torch.zeros_like(one[0]) if gradient is None else gradient[0])
+    return reader.to_channels(torch.stack(rows).detach())
+
+
+@dataclass
+class _Moments:
+    """Count, means and centred products, merged pairwise (Chan, Golub & LeVeque 1983) in float64.
+
+    Legend: K logits, C channels, P positions.
+    """
+
+    count: int
+    mean_y: Tensor  # (K,)
+    mean_z: Tensor  # (C, P)
+    products: Tensor  # (K, C, P) sum of (y - mean)(z - mean)
+    power: Tensor  # (C,) sum over samples and logits of (W_c (z_c - mean))^2
+    squared_error: Tensor  # sum of (h - s)^2 over samples and logits
+
+    @staticmethod
+    def of(y: Tensor, z: Tensor, residual: Tensor, matrix: Tensor) -> "_Moments":
+        y, z = _double(y), _double(z)
+        mean_y, mean_z = y.mean(0), z.mean(0)
+        y, z = y - mean_y, z - mean_z
+        products = (y.T @ z.flatten(1)).reshape(-1, *z.shape[1:])
+        power = _contribution_power(z, matrix).sum(0)
+        return _Moments(len(y), mean_y, mean_z, products, power, _double(residual).square().sum())
+
+    def merge(self, other: "_Moments", matrix: Tensor) -> "_Moments":
+        count = self.count + other.count
+        between = self.count * other.count / count
+        dy, dz = other.mean_y - self.mean_y, other.mean_z - self.mean_z
+        return _Moments(
+            count,
+            self.mean_y + dy * (other.count / count),
+            self.mean_z + dz * (other.count / count),
+            self.products + other.products + between * dy[:, None, None] * dz,
+            self.power + other.power + between * _contribution_power(dz[None], matrix)[0],
+            self.squared_error + other.squared_error,
+        )
+
+
+def _double(tensor: Tensor) -> Tensor:
+    # Apple's GPUs have no float64.
+    return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
+
+
+def _contribution_power(z: Tensor, matrix: Tensor) -> Tensor:
+    """(N, C): squared length of every channel's contribution W_c z_c to the logits; z is (N, C, P)."""
+    if z.shape[2] == 1:
+        return z[:, :, 0].square() * matrix.square().sum((0, 2))
+    step = max(1, _CHUNK_ELEMENTS // (len(z) * len(matrix)))
+    parts = [
+        torch.einsum("ncp,kcp->nck", z[:, c : c + step], matrix[:, c : c + step]).square().sum(2)
+        for c in range(0, z.shape[1], step)
+    ]
+    return torch.cat(parts, 1)
+
+
+def _exact_mse(reader: Reader, agreement: bool, track: Any) -> Estimate:
+    affinity = _Affinity(reader)
+    moments: _Moments | None = None
+    matrix = torch.empty(0)
+    for read in track(reader):
+        matrix = _double(affinity.check(read))
+        residual = read.teacher_logits - read.student_logits
+        y = read.student_logits if agreement else residual
+        batch = _Moments.of(y, reader.to_channels(read.activation), residual, matrix)
+        moments = batch if moments is None else moments.merge(batch, matrix)
+    affinity.conclude()
+    assert moments is not None
+    whole, *others = gather(moments)
+    for other in others:
+        whole = whole.merge(other, matrix)
+    covariance = torch.einsum("kcp,kcp->c", matrix, whole.products) / whole.count
+    inner = covariance if agreement else whole.power / whole.count - covariance
+    classes = len(matrix)
+    return Estimate(
+        scores=(2 / classes * inner).cpu(),
+        standard_error=torch.zeros(len(inner), dtype=torch.float64),
+        baseline=float(whole.squared_error) / (whole.count * classes),
+        means=reader.positions(whole.mean_z).cpu(),
+        permutations="exact",
+        samples=whole.count,
+    )
+
+
+def _exact_l1(reader: Reader, track: Any) -> Estimate:
+    affinity = _Affinity(reader)
+    kept, residuals = Rows(), Rows()
+    for read in track(reader):
+        affinity.check(read)
+        kept.append(reader.to_channels(read.activation))
+        residuals.append(read.teacher_logits - read.student_logits)
+    affinity.conclude()
+    assert affinity.matrix is not None
+    matrix = _double(affinity.matrix)
+    mine, residual = kept.finish(), _double(residuals.finish())
+    everyone = share_rows(mine)
+    count, (classes, width, _) = len(everyone), matrix.shape
+    step = max(1, _CHUNK_ELEMENTS // (count * classes))
+    totals = []
+    for c in track(range(0, width, step)):
+        weights = matrix[:, c : c + step]
+        own = torch.einsum("ncp,kcp->ckn", _double(mine[:, c : c + step].to(weights.device)), weights)
+        donor = torch.einsum("ncp,kcp->ckn", _double(everyone[:, c : c + step].to(weights.device)), weights)
+        totals.append(mean_absolute_sums(residual.T - own, donor).sum((1, 2)))
+    local = torch.cat([*totals, residual.abs().sum()[None]])
+    summed = torch.stack(gather(local.cpu())).sum(0) / (count * classes)
+    return Estimate(
+        scores=summed[:-1] - summed[-1],
+        standard_error=torch.zeros(width, dtype=torch.float64),
+        baseline=float(summed[-1]),
+        means=reader.positions(_double(everyone).mean(0)).cpu(),
+        permutations="exact",
+        samples=count,
+    )
+
+
+def mean_absolute_sums(a: Tensor, b: Tensor) -> Tensor:
+    """For every a, the mean of |a + b_j| over all j, in O(N log N) by sorting and prefix sums.
+
+    Args:
+        a: (..., N).
+        b: (..., M), leading dimensions as a's.
+
+    Returns:
+        (..., N).
+
+    Example:
+        >>> mean_absolute_sums(torch.tensor([1.0, -2.0]), torch.tensor([0.0, 4.0]))
+        tensor([3., 2.])
+    """
+    ordered = b.sort(-1).values.contiguous()
+    sums = torch.nn.functional.pad(ordered.cumsum(-1), (1, 0))
+    below = torch.searchsorted(ordered, (-a).contiguous())  # how many b_j make a + b_j negative
+    count = b.shape[-1]
+    return (sums[..., -1:] - 2 * sums.gather(-1, below) + a * (count - 2 * below)) / count
+
+
+# --- sampled --------------------------------------------------------------------------------------------------------
+
+
+def _sampled(reader: Reader, agreement: bool, distance: Distance, repeats: int, seed: int, track: Any) -> Estimate:
+    kept, student, values = Rows(), Rows(), Rows()
+    bypasses: list[Rows] = []
+    again = False
+    for read in track(reader):
+        kept.append(read.activation)
+        student.append(read.student_logits)
+        values.append(_per_sample("mse" if agreement else distance, read.teacher_logits, read.student_logits))
+        whole = isinstance(read.bypass, channels.Whole)
+        again |= whole
+        if not whole:
+            bypasses = bypasses or [Rows() for _ in read.bypass]
+            for rows, bypass in zip(bypasses, read.bypass, strict=True):
+                rows.append(bypass)
+    mine, student_logits, local = kept.finish(), student.finish(), values.finish()
+    everyone = share_rows(mine)
+    count = len(everyone)
+    measure = _agreement(share_rows(student_logits)) if agreement else distance
+    offset = sum(gather(len(mine))[: rank()])
+
+    # The same M permutations serve every channel: few to draw, and channels are compared on common ground.
+    generator = torch.Generator().manual_seed(seed)
+    permutations = [torch.randperm(count, generator=generator) for _ in range(repeats)]
+
+    width = reader.to_channels(mine[:1]).shape[1]
+    totals = torch.zeros(repeats, width, dtype=torch.float64)
+    base = torch.zeros((), dtype=torch.float64)
+    # Where the tail is a whole forward, its input is read again. Should that come in another order, other samples
+    # meet the same donors, which is a random permutation all the same.
+    stored = (mine, student_logits, [rows.finish() for rows in bypasses])
+    for block in track(reader if again else _blocks(reader, *stored)):
+        base += _double(_per_sample(measure, block.teacher_logits, block.student_logits)).sum().cpu()
+        here = slice(offset, offset + len(block.activation))
+        offset = here.stop
+        for repeat, permutation in enumerate(permutations):
+            donors = everyone[permutation[here].to(everyone.device)].to(block.activation.device)
+            totals[repeat] += _permuted_sums(reader, block, donors, measure).cpu()
+
+    summed = torch.stack(gather(torch.cat([totals.flatten(), base[None], _double(local).sum().cpu()[None]]))).sum(0)
+    rises = (summed[:-2].reshape(repeats, width) - summed[-2]) / count
+    spread = rises.std(0) if repeats > 1 else torch.full((width,), math.nan, dtype=torch.float64)
+    return Estimate(
+        scores=rises.mean(0),
+        standard_error=spread / math.sqrt(repeats),
+        baseline=float(summed[-1]) / count,
+        means=reader.positions(_double(reader.to_channels(everyone)).mean(0)).cpu(),
+        permutations=repeats,
+        samples=count,
+    )
+
+
+def _blocks(
+    reader: Reader, activation: Tensor, student_logits: Tensor, bypasses: list[Tensor], size: int = 512
+) -> Iterator[Read]:
+    """The data again, from what was kept."""
+    home = channels.device_of(reader.teacher)
+    for start in range(0, len(activation), size):
+        rows = slice(start, start + size)
+        z, bypass = activation[rows].to(home), tuple(b[rows].to(home) for b in bypasses)
+        logits = reader.split.tail(z, bypass).flatten(1)
+        yield Read(z, logits, student_logits[rows].to(home), bypass)
+
+
+def _permuted_sums(reader: Reader, block: Read, donors: Tensor, measure: Distance) -> Tensor:
+    """(C,) sums over the block's samples of the distance with one channel at a time taken from `donors`."""
+    split = reader.split
+    z, taken = reader.to_channels(block.activation), reader.to_channels(donors)
+    count, width, positions = z.shape
+    whole = isinstance(block.bypass, channels.Whole)
+    head = split.head if reader.channel_dim == 1 and not whole else None
+    if head is not None:
+        hidden = nn.functional.linear(z.flatten(1), head.weight, head.bias)
+        by_channel = head.weight.reshape(len(head.weight), width, positions)
+    # A network that could not be cut may mix the samples of a batch: give it one channel at a time.
+    elements = z.numel() if head is None else hidden.numel()
+    step = 1 if whole else max(1, min(width, _CHUNK_ELEMENTS // elements))
+    sums = []
+    for c in range(0, width, step):
+        chosen = torch.arange(c, min(c + step, width), device=z.device)
+        group = len(chosen)
+        bypass = block.bypass if group == 1 else map_tensors(functools.partial(_repeat, times=group), block.bypass)
+        if head is not None:
+            # Changing one channel is a change of rank P in the first linear layer.
+            change = (taken - z)[:, chosen].transpose(0, 1)
+            moved = torch.baddbmm(hidden, change, by_channel[:, chosen].permute(1, 2, 0))
+            logits = head.rest(moved.flatten(0, 1), bypass)
+        else:
+            changed = z.repeat(group, 1, 1, 1)
+            changed[torch.arange(group, device=z.device), :, chosen] = taken[:, chosen].transpose(0, 1)
+            logits = split.tail(reader.from_channels(changed.flatten(0, 1)), bypass)
+        logits = logits.flatten(1)
+        values = _per_sample(measure, logits, _repeat(block.student_logits, group))
+        sums.append(_double(values).reshape(group, count).sum(1))
+    return torch.cat(sums)
+
+
+def _repeat(tensor: Tensor, times: int) -> Tensor:
+    return tensor.repeat(times, *[1] * (tensor.ndim - 1))
+
+
+def _per_sample(distance: Distance, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """(N,) distances.
+
+    Raises:
+        InputError: a callable distance returns another shape.
+    """
+    if distance == "mse":
+        return (teacher_logits - student_logits).square().mean(1)
+    if distance == "l1":
+        return (teacher_logits - student_logits).abs().mean(1)
+    assert callable(distance)
+    values = distance(teacher_logits, student_logits)
+    if not isinstance(values, Tensor) or values.shape != (len(teacher_logits),):
+        given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise InputError(
+            f"distance returned {given} for {len(teacher_logits)} samples; one value per sample was expected, "
+            "for instance (teacher - student).abs().sum(1)"
+        )
+    return values
+
+
+def _agreement(student_logits: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """The part of the squared error that involves the student, -2/K (s - mean) . h; its rise is the agreement."""
+    mean = _double(student_logits).mean(0).to(student_logits.dtype)
+
+    def measure(h: Tensor, s: Tensor) -> Tensor:
+        return -2 * ((s - mean.to(s.device)) * h).mean(1)
+
+    return measure

@@ -1,0 +1,196 @@
+"""The cross-modal probe: how much of each teacher channel the student's features can predict.
+
+For every channel the R^2 of a ridge regression from the student's features, cross-fitted: samples are split into
+folds, each fold is predicted by a regression fitted on the others, and the penalty of each channel is chosen on the
+fitting samples alone, by generalised cross-validation (Golub, Heath & Wahba 1979), which is closed form. It needs no
+joint training and no logits: it asks what the student's modality *can* see.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mfh import channels
+from mfh.errors import InputError
+from mfh.pairs import Nested
+from mfh.reading import Estimate, Reader
+from mfh.rows import Rows, share_rows
+
+# Penalties as multiples of the mean eigenvalue of the features' covariance.
+PENALTIES = torch.logspace(-4, 4, 25, dtype=torch.float64)
+_MAX_SIDE = 8192
+_CHUNK_ELEMENTS = 2**24
+
+
+def default_layer(student: nn.Module) -> str:
+    """The student's last leaf module with parameters: usually its classifier, whose input is meant.
+
+    Raises:
+        InputError: the student has no parameters.
+    """
+    leaves: list[str] = [
+        name
+        for name, module in student.named_modules()
+        if not [*module.children()] and [*module.parameters(recurse=False)]
+    ]
+    if not leaves:
+        raise InputError(f"the student ({type(student).__name__}) has no layer with parameters; name student_layer")
+    return leaves[-1]
+
+
+def student_features(student: nn.Module, student_layer: str | None, inputs: Nested) -> tuple[Tensor, Tensor]:
+    """Run the student once.
+
+    Args:
+        student: returns logits.
+        student_layer: whose output is wanted; None for the input of the `default_layer`.
+        inputs: the student's one argument.
+
+    Returns:
+        The logits, and the features flattened to (N, F).
+
+    Raises:
+        InputError: there is no such layer, or it does not run exactly once on a tensor.
+    """
+    if student_layer is not None:
+        activation, logits = channels.capture(student, student_layer, inputs)
+        return logits, activation.flatten(1)
+    name, seen = default_layer(student), list[Any]()
+
+    def read(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        seen.extend(a.clone() if isinstance(a, Tensor) else a for a in args[:1])
+
+    handle = student.get_submodule(name).register_forward_pre_hook(read)
+    try:
+        logits = channels.as_logits(student(inputs))
+    finally:
+        handle.remove()
+    if len(seen) != 1 or not isinstance(seen[0], Tensor) or len(seen[0]) != len(logits):
+        raise InputError(
+            f"the student's layer {name!r} does not run once on one tensor with samples along dim 0, so its input "
+            "cannot feed the probe; name a student_layer whose output can"
+        )
+    return logits, seen[0].flatten(1)
+
+
+def probe_scores(
+    teacher: nn.Module,
+    student: nn.Module,
+    pairs: Iterable[Any],
+    *,
+    layer: str,
+    channel_dim: int,
+    student_layer: str | None,
+    seed: int,
+    track: Any = iter,
+) -> Estimate:
+    """The probe's R^2 of all channels of the teacher's `layer`; see `cross_fitted_r2`."""
+    if student_layer is not None:
+        channels.find_layer(student, student_layer)
+    reader = Reader(
+        teacher, student, pairs, layer, channel_dim, features=lambda s, x: student_features(s, student_layer, x)
+    )
+    targets, inputs, errors = Rows(), Rows(), Rows()
+    for read in track(reader):
+        assert read.features is not None
+        targets.append(reader.to_channels(read.activation))
+        inputs.append(read.features.to(read.activation.device))
+        errors.append((read.teacher_logits - read.student_logits).square().mean(1))
+    z, x, error = (share_rows(rows.finish()) for rows in (targets, inputs, errors))
+    scores, standard_error = cross_fitted_r2(x, z, seed=seed, track=track)
+    return Estimate(
+        scores=scores,
+        standard_error=standard_error,
+        baseline=float(error.double().mean()),
+        means=reader.positions(z.double().mean(0)).cpu(),
+        permutations=None,
+        samples=len(z),
+    )
+
+
+def cross_fitted_r2(
+    features: Tensor, targets: Tensor, *, folds: int = 5, seed: int = 0, track: Any = iter
+) -> tuple[Tensor, Tensor]:
+    """Cross-fitted ridge R^2 of every channel.
+
+    R^2 = 1 - sum RSS / sum TSS, summed over folds and over a channel's positions; TSS is taken around the mean of the
+    fitting samples, so a channel that cannot be predicted scores at or slightly below zero. A constant channel
+    scores zero.
+
+    Args:
+        features: (N, F).
+        targets: (N, C, P): samples, channels, positions.
+        folds: how many; samples are assigned at random.
+        seed: of the assignment.
+        track: wraps the loop over folds, to show progress.
+
+    Returns:
+        R^2 (C,) float64 and its standard error over folds (C,).
+
+    Raises:
+        InputError: too few samples, or more than 8192 of both samples and features.
+    """
+    count, width = features.shape
+    if count < 2 * folds:
+        raise InputError(f"a probe with {folds} folds needs at least {2 * folds} samples; there are {count}")
+    if min(count, width) > _MAX_SIDE:
+        raise InputError(
+            f"the probe would have to invert a {min(count, width)}-wide matrix ({count} samples, {width} student "
+            f"features); name a student_layer with at most {_MAX_SIDE} features"
+        )
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    rss, tss = [], []
+    for held_out in track(order.tensor_split(folds)):
+        chosen = torch.ones(count, dtype=torch.bool)
+        chosen[held_out] = False
+        fold = list(_fold_sums(features[chosen], targets[chosen], features[held_out], targets[held_out]))
+        rss.append(torch.cat([r for r, _ in fold]))
+        tss.append(torch.cat([t for _, t in fold]))
+    residual, total = torch.stack(rss), torch.stack(tss)
+    return _ratio(residual.sum(0), total.sum(0)), _ratio(residual, total).std(0) / folds**0.5
+
+
+def _ratio(residual: Tensor, total: Tensor) -> Tensor:
+    return torch.where(total > 0, 1 - residual / total.clamp_min(torch.finfo(total.dtype).tiny), 0.0)
+
+
+def _fold_sums(x: Tensor, y: Tensor, new_x: Tensor, new_y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """RSS and TSS of the held-out samples, a chunk of channels at a time.
+
+    With X = U diag(e)^(1/2) V', all fits are diagonal in U: a penalty shrinks component j by d_j = e_j / (e_j + l).
+    """
+    x, new_x = x.double(), new_x.double()
+    middle = x.mean(0)
+    x, new_x = x - middle, new_x - middle
+    count, width = x.shape
+    if width <= count:  # eigenvectors of X'X
+        eigenvalues, v = torch.linalg.eigh(x.T @ x)
+        keep = eigenvalues > eigenvalues[-1].clamp_min(0) * 1e-10
+        eigenvalues = eigenvalues[keep]
+        u, new_u = x @ v[:, keep] / eigenvalues.sqrt(), new_x @ v[:, keep] / eigenvalues.sqrt()
+    else:  # eigenvectors of XX'
+        eigenvalues, u = torch.linalg.eigh(x @ x.T)
+        keep = eigenvalues > eigenvalues[-1].clamp_min(0) * 1e-10
+        eigenvalues, u = eigenvalues[keep], u[:, keep]
+        new_u = new_x @ (x.T @ u) / eigenvalues
+    scale = eigenvalues.mean() if len(eigenvalues) else torch.ones((), dtype=torch.float64, device=x.device)
+    shrink = eigenvalues / (eigenvalues + PENALTIES.to(x.device)[:, None] * scale)  # (penalties, components)
+    freedom = 1 + shrink.sum(1)
+
+    step = max(1, _CHUNK_ELEMENTS // (count * y.shape[2]))
+    for start in range(0, y.shape[1], step):
+        part, new_part = y[:, start : start + step].double(), new_y[:, start : start + step].double()
+        centre = part.mean(0)
+        part, new_part = part - centre, new_part - centre
+        # A channel that is constant but for rounding carries nothing to predict.
+        still = part.abs().amax((0, 2)) <= 1e-6 * centre.abs().amax(1)
+        part[:, still], new_part[:, still] = 0.0, 0.0
+        coefficients = (u.T @ part.flatten(1)).reshape(-1, *part.shape[1:])  # (components, C, P)
+        explained = (2 * shrink - shrink.square()) @ coefficients.square().sum(2)  # (penalties, C)
+        rss = (part.square().sum((0, 2)) - explained).clamp_min(0)
+        gcv = rss / (1 - freedom / count).clamp_min(1e-3).square()[:, None]
+        best = shrink[gcv.argmin(0)].T  # (components, C)
+        fitted = (new_u @ (best[:, :, None] * coefficients).flatten(1)).reshape(new_part.shape)
+        yield (new_part - fitted).square().sum((0, 2)).cpu(), new_part.square().sum((0, 2)).cpu()

@@ -1,0 +1,161 @@
+"""Both networks run over the pairs, batch by batch, with everything they return checked."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mfh import channels
+from mfh.errors import InputError
+from mfh.pairs import Nested, as_batch, to_device
+from mfh.rows import gather
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a score is made of; all on the CPU.
+
+    Args:
+        scores: (C,) float64.
+        standard_error: (C,) float64, over repeats; zero when exact.
+        baseline: mean squared error (or the chosen distance) of the unpermuted logits.
+        means: (C, *positions) mean activation over the data set.
+        permutations: "exact", how many were drawn, or None if none are involved.
+        samples: pairs read.
+    """
+
+    scores: Tensor
+    standard_error: Tensor
+    baseline: float
+    means: Tensor
+    permutations: Literal["exact"] | int | None
+    samples: int
+
+
+@dataclass(frozen=True)
+class Read:
+    """One batch through both networks.
+
+    Args:
+        activation: the tapped layer's output as the layer returns it.
+        teacher_logits: (N, K).
+        student_logits: (N, K), on the teacher's device.
+        bypass: for `Split.tail`.
+        features: (N, F) of the student, if asked for.
+    """
+
+    activation: Tensor
+    teacher_logits: Tensor
+    student_logits: Tensor
+    bypass: Nested = None
+    features: Tensor | None = None
+
+
+class Reader:
+    """Runs both networks over the pairs, checking what they return.
+
+    Args:
+        teacher: frozen, in eval mode.
+        student: frozen, in eval mode.
+        pairs: re-iterable batches.
+        layer: of the teacher.
+        channel_dim: of the layer's output.
+        features: (student, input) -> logits and features, for the probe. The teacher is then only read, not cut.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        pairs: Iterable[Any],
+        layer: str,
+        channel_dim: int,
+        features: Callable[[nn.Module, Nested], tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
+        channels.find_layer(teacher, layer)
+        self.teacher, self.student, self.pairs, self.layer = teacher, student, pairs, layer
+        self.channel_dim, self._features = channel_dim, features
+        self.shape = torch.Size()
+        self._split: channels.Split | None = None
+        self._healthy: dict[str, Tensor] = {}
+
+    @property
+    def split(self) -> channels.Split:
+        """The teacher, cut at the layer; available once a batch was read."""
+        assert self._split is not None
+        return self._split
+
+    def __iter__(self) -> Iterator[Read]:
+        """One pass; raises InputError at its end if there were too few samples or logits that are not finite."""
+        self._healthy = {}
+        total = 0
+        for item in self.pairs:
+            read = self._read(item)
+            total += len(read.activation)
+            yield read
+        check_count(total)
+        for role, healthy in self._healthy.items():
+            if not bool(healthy):
+                raise InputError(f"the {role} returned NaN or infinite logits; check its weights and its input")
+
+    def _read(self, item: Any) -> Read:
+        batch = as_batch(item)
+        home = channels.device_of(self.teacher)
+        inputs = to_device(batch.teacher_input, home)
+        if self._features is not None:
+            passed = channels.Passed(*channels.capture(self.teacher, self.layer, inputs), None)
+        else:
+            self._split = self._split or channels.split(self.teacher, self.layer, inputs)
+            passed = self._split(inputs)
+        if not self.shape:
+            self.channel_dim = channels.check_channel_dim(passed.activation, self.channel_dim, self.layer)
+            self.shape = passed.activation.shape[1:]
+        elif passed.activation.shape[1:] != self.shape:
+            raise InputError(
+                f"layer {self.layer!r} returns shape {tuple(self.shape)} per sample in one batch and "
+                f"{tuple(passed.activation.shape[1:])} in another; permuting over samples needs one shape: pad or "
+                "pool the input, or choose a later layer"
+            )
+        student_input = to_device(batch.student_input, channels.device_of(self.student))
+        features = None
+        if self._features is None:
+            student_logits = channels.as_logits(self.student(student_input)).to(home)
+        else:
+            student_logits, features = self._features(self.student, student_input)
+            student_logits = student_logits.to(home)
+        if student_logits.shape != passed.logits.shape:
+            raise InputError(
+                f"the teacher returns logits of shape {tuple(passed.logits.shape)} and the student "
+                f"{tuple(student_logits.shape)}; both must have the same classes"
+            )
+        teacher_logits, student_logits = passed.logits.flatten(1), student_logits.flatten(1)
+        for role, logits in (("teacher", teacher_logits), ("student", student_logits)):
+            finite = torch.isfinite(logits).all()
+            self._healthy[role] = self._healthy[role] & finite if role in self._healthy else finite
+        return Read(passed.activation, teacher_logits, student_logits, passed.bypass, features)
+
+    def to_channels(self, activation: Tensor) -> Tensor:
+        """(N, C, P) of a layer's output."""
+        return channels.to_channels(activation, self.channel_dim)
+
+    def from_channels(self, rows: Tensor) -> Tensor:
+        """A layer's output of (N, C, P)."""
+        return channels.from_channels(rows, torch.Size([len(rows), *self.shape]), self.channel_dim)
+
+    def positions(self, means: Tensor) -> Tensor:
+        """(C, *positions) of (C, P)."""
+        return self.from_channels(means[None])[0].movedim(self.channel_dim - 1, 0).contiguous()
+
+
+def check_count(local: int) -> int:
+    """Samples over all processes.
+
+    Raises:
+        InputError: there are fewer than two.
+    """
+    total = sum(gather(local))
+    if total < 2:
+        raise InputError(f"pairs has {total or 'no'} sample{'s' * (total != 1)}; permuting needs at least 2")
+    return total

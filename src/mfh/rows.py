@@ -1,0 +1,76 @@
+"""One row per sample, collected batch by batch: in memory while small, in a memory-mapped file when large."""
+
+import tempfile
+from pathlib import Path
+from typing import BinaryIO, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+IN_MEMORY_BYTES = 2 * 2**30
+
+
+class Rows:
+    """Collects tensors along dim 0.
+
+    Args:
+        in_memory_bytes: how much is kept in memory; beyond it all rows move to a temporary file.
+    """
+
+    def __init__(self, in_memory_bytes: int = IN_MEMORY_BYTES) -> None:
+        self._limit = in_memory_bytes
+        self._parts: list[Tensor] = []
+        self._bytes = 0
+        self._file: BinaryIO | None = None
+        self._count = 0
+
+    def append(self, rows: Tensor) -> None:
+        """Add rows; all must agree in type and in the shape of one row."""
+        self._parts.append(rows.detach())
+        self._count += len(rows)
+        self._bytes += rows.numel() * rows.element_size()
+        if self._bytes > self._limit:
+            self._spill()
+
+    def finish(self) -> Tensor:
+        """All rows in order; on the CPU if they went to a file, otherwise where they were."""
+        if self._file is None:
+            return torch.cat(self._parts)
+        example, path = self._example, Path(self._file.name)
+        self._spill()
+        self._file.close()
+        whole = torch.from_file(
+            str(path), size=self._count * example[:1].numel(), dtype=example.dtype, shared=False
+        ).reshape(self._count, *example.shape[1:])
+        path.unlink()  # the mapping keeps the data until the tensor goes
+        return whole
+
+    def _spill(self) -> None:
+        if self._file is None:
+            self._file = cast(BinaryIO, tempfile.NamedTemporaryFile(prefix="mfh-rows-", delete=False))  # noqa: SIM115
+            self._example = self._parts[0][:1].cpu()
+        for part in self._parts:
+            self._file.write(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        self._parts = []
+
+
+def share_rows(rows: Tensor) -> Tensor:
+    """Under torch.distributed, the rows of all processes in order of rank; otherwise the rows themselves."""
+    gathered = gather(rows.cpu())
+    return rows if len(gathered) == 1 else torch.cat(gathered).to(rows.device)
+
+
+def gather(value: T) -> list[T]:
+    """One value per process, in order of rank; a list of one without torch.distributed."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    values: list[T] = [value] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def rank() -> int:
+    """This process's number, 0 without torch.distributed."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_rank() if distributed else 0

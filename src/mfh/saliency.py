@@ -1,0 +1,261 @@
+"""Which channels of a teacher carry what the student's modality has too (Algorithm 1, step 2, and the probe)."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from mfh import channels, files
+from mfh.errors import InputError, close_names
+from mfh.masking import ChannelMask
+from mfh.pairs import check_rereadable
+from mfh.permutation import Distance, Permutations, permutation_scores
+from mfh.probe import probe_scores
+from mfh.reading import Reader
+
+Score = Literal["distance", "agreement", "probe"]
+MaskKind = Literal["general", "specific", "random", "soft"]
+Fill = Literal["mean", "zero"]
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelSaliency:
+    """How modality-general each channel of a teacher's layer is. Made by `channel_saliency`.
+
+    Args:
+        scores: (C,); larger is more general. "distance": the rise of the distance to the student over the unpermuted
+            one, E[Dist_c] - Dist. "agreement": its part that involves the student. "probe": cross-fitted R^2.
+        standard_error: (C,) of the scores; zero when exact, NaN after a single permutation.
+        baseline: the distance between unpermuted teacher and student logits.
+        means: (C, *positions) mean activation over the data.
+        layer: of the teacher.
+        channel_dim: the dimension of the layer's output that counts channels.
+        score: "distance", "agreement" or "probe".
+        distance: "mse", "l1" or the name of a callable.
+        permutations: "exact", how many were drawn, or None for the probe.
+        samples: pairs read.
+        fingerprint: of the teacher's weights.
+    """
+
+    scores: NDArray[np.float64]
+    standard_error: NDArray[np.float64]
+    baseline: float
+    means: NDArray[np.float64]
+    layer: str
+    channel_dim: int
+    score: Score
+    distance: str
+    permutations: Literal["exact"] | int | None
+    samples: int
+    fingerprint: str
+
+    @property
+    def normalized(self) -> NDArray[np.float64]:
+        """(C,) scores mapped linearly to [0, 1]; all zero if they are all the same."""
+        span = np.ptp(self.scores)
+        return (self.scores - self.scores.min()) / span if span else np.zeros_like(self.scores)
+
+    @property
+    def ranking(self) -> NDArray[np.intp]:
+        """(C,) channel indices, most modality-general first; ties in order of index."""
+        return np.argsort(-self.scores, kind="stable")
+
+    def mask(self, kind: MaskKind, ratio: float | None = None, *, fill: Fill = "mean", seed: int = 0) -> ChannelMask:
+        """A mask for the teacher that was scored.
+
+        Args:
+            kind: "general" removes the least salient channels, "specific" the most salient, "random" channels drawn
+                without replacement; "soft" keeps each channel in proportion: its R^2 clipped to [0, 1] for the probe,
+                its normalized score otherwise.
+            ratio: fraction of channels removed, in [0, 1), rounded down to whole channels; not for "soft".
+            fill: what a removed channel becomes: its data-set "mean", or "zero".
+            seed: of "random".
+
+        Raises:
+            InputError: unknown kind or fill, a missing or superfluous ratio, or one outside [0, 1).
+        """
+        if kind not in get_args(MaskKind):
+            raise InputError(f"kind of mask is {kind!r}; {close_names(str(kind), list(get_args(MaskKind)))}")
+        if fill not in get_args(Fill):
+            raise InputError(f"fill is {fill!r}; choose 'mean' or 'zero'")
+        width = len(self.scores)
+        if kind == "soft":
+            if ratio is not None:
+                raise InputError(f"ratio is {ratio}, but a soft mask removes nothing; leave the ratio out")
+            weights = np.clip(self.scores, 0, 1) if self.score == "probe" else self.normalized
+        else:
+            if ratio is None or not 0 <= ratio < 1:
+                raise InputError(
+                    f"ratio is {ratio}; a {kind} mask needs the fraction to remove, at least 0 and below 1"
+                )
+            count = int(ratio * width + 1e-9)
+            order = {
+                "general": self.ranking[::-1],
+                "specific": self.ranking,
+                "random": np.random.default_rng(seed).permutation(width),
+            }[kind]
+            weights = np.ones(width)
+            weights[order[:count]] = 0.0
+        return ChannelMask(
+            layer=self.layer,
+            weights=weights,
+            means=self.means if fill == "mean" else np.zeros_like(self.means),
+            fingerprint=self.fingerprint,
+            channel_dim=self.channel_dim,
+            kind=kind,
+            score=None if kind == "random" else self.score,
+            ratio=ratio,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to a safetensors file, atomically."""
+        facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _ARRAYS}
+        files.save_tensors(path, "saliency", {n: torch.from_numpy(getattr(self, n)) for n in _ARRAYS}, facts)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ChannelSaliency":
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: there is no such file, or it is not a saliency.
+        """
+        tensors, facts = files.load_tensors(path, "saliency")
+        content: dict[str, Any] = {**facts, **{name: tensors[name].numpy() for name in _ARRAYS}}
+        return cls(**content)
+
+    def plot(self, path: str | Path, *, ratio: float | None = None, truth: NDArray[np.bool_] | None = None) -> None:
+        """Draw the scores by channel, and sorted with what a general mask keeps (the paper's saliency figure).
+
+        Args:
+            path: of the picture; its ending says which kind (svg, pdf, png).
+            ratio: fraction removed, to show what is kept; None shows the order only.
+            truth: (C,) booleans, whether a channel is general, where that is known.
+        """
+        from mfh.figures import draw_saliency, save_figure
+
+        save_figure(draw_saliency(self.scores, score=self.score, ratio=ratio, truth=truth), path)
+
+
+_ARRAYS = ("scores", "standard_error", "means")
+
+
+def channel_saliency(
+    teacher: nn.Module,
+    student: nn.Module,
+    pairs: Iterable[Any],
+    *,
+    layer: str,
+    channel_dim: int = 1,
+    student_layer: str | None = None,
+    score: Score = "distance",
+    distance: Distance = "mse",
+    permutations: Permutations = "auto",
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> ChannelSaliency:
+    """Score every channel of one teacher layer for how modality-general it is.
+
+    "distance" is Algorithm 1, step 2 of Xue et al. (ICLR 2023): permute one channel over all samples and measure the
+    distance of the teacher's logits to the student's. It wants an aligned pair (`align`). "agreement" is the part of
+    that rise in which the student takes part, 2/K * cov(student logits, the channel's contribution), free of the
+    redundancy between correlated channels. "probe" is the cross-fitted R^2 of a ridge regression from the student's
+    features to the channel; it needs no joint training.
+
+    Networks are run in eval mode without gradients; modes, devices, gradients and global random state are left as
+    they were. Under torch.distributed each process passes a disjoint part of the data.
+
+    Args:
+        teacher: returns logits (N, K).
+        student: returns logits (N, K).
+        pairs: a DataLoader or another re-iterable of (teacher_input, student_input, target) batches; use the
+            training split.
+        layer: of the teacher, a name from `named_modules()`; its output has samples along dim 0.
+        channel_dim: the dimension of that output that counts channels.
+        student_layer: for "probe", whose flattened output predicts the channels; default: the flattened input of the
+            student's last parametrised leaf module.
+        score: "distance", "agreement" or "probe".
+        distance: "mse", "l1", or a callable (teacher_logits, student_logits) -> one value per sample. Only "mse" for
+            "agreement" and "probe".
+        permutations: "exact" averages over all permutations in closed form and needs a tail that is affine in the
+            layer's output; a number draws that many permutations of the whole data set; "auto" is exact where
+            possible, otherwise 10.
+        seed: of the permutations drawn, and of the probe's folds.
+        device: where to run; default: where each network is.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: anything above is not as described, there are fewer than two samples, or logits are not finite.
+
+    Example:
+        >>> teacher, student = nn.Linear(4, 2), nn.Linear(3, 2)
+        >>> teacher = nn.Sequential(nn.Identity(), teacher)
+        >>> pairs = [(torch.randn(50, 4), torch.randn(50, 3), torch.zeros(50))]
+        >>> saliency = channel_saliency(teacher, student, pairs, layer="0")
+        >>> saliency.scores.shape, saliency.permutations
+        ((4,), 'exact')
+    """
+    if score not in get_args(Score):
+        raise InputError(f"score is {score!r}; choose one of {', '.join(get_args(Score))}")
+    if not callable(distance) and distance not in ("mse", "l1"):
+        raise InputError(f"distance is {distance!r}; choose 'mse', 'l1' or give a callable")
+    if score != "distance" and distance != "mse":
+        raise InputError(f"distance is {distance!r}, but score {score!r} knows only 'mse'; use score='distance'")
+    if permutations not in ("auto", "exact") and (not isinstance(permutations, int) or permutations < 1):
+        raise InputError(f"permutations is {permutations!r}; choose 'exact', 'auto' or a number from 1")
+    check_rereadable(pairs)
+    track = _tracker(progress, f"saliency of {layer}")
+    with channels.placed(device, teacher, student), channels.evaluating(teacher, student):
+        if score == "probe":
+            estimate = probe_scores(
+                teacher,
+                student,
+                pairs,
+                layer=layer,
+                channel_dim=channel_dim,
+                student_layer=student_layer,
+                seed=seed,
+                track=track,
+            )
+        else:
+            estimate = permutation_scores(
+                Reader(teacher, student, pairs, layer, channel_dim),
+                agreement=score == "agreement",
+                distance=distance,
+                permutations=permutations,
+                seed=seed,
+                track=track,
+            )
+        fingerprint = channels.fingerprint(teacher)
+    return ChannelSaliency(
+        scores=estimate.scores.numpy(),
+        standard_error=estimate.standard_error.numpy(),
+        baseline=estimate.baseline,
+        means=estimate.means.numpy(),
+        layer=layer,
+        channel_dim=channel_dim if channel_dim > 0 else estimate.means.ndim + 1 + channel_dim,
+        score=score,
+        distance=getattr(distance, "__name__", type(distance).__name__) if callable(distance) else distance,
+        permutations=estimate.permutations,
+        samples=estimate.samples,
+        fingerprint=fingerprint,
+    )
+
+
+def _tracker(progress: bool, description: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
+    if not progress:
+        return iter
+
+    def track(loop: Iterable[Any]) -> Iterable[Any]:
+        from rich.progress import track as rich_track
+
+        total = len(loop) if isinstance(loop, Sized) else None
+        return rich_track(loop, description, total=total, transient=True)
+
+    return track
