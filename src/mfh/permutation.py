@@ -31,7 +31,12 @@ Distance = Literal["mse", "l1"] | Callable[[Tensor, Tensor], Tensor]
 Permutations = Literal["auto", "exact"] | int
 
 AUTO_PERMUTATIONS = 10
-_CHUNK_ELEMENTS = 2**23
+# Elements worked on at once: what stays in a processor's cache, or what keeps a GPU busy.
+_CHUNK_ELEMENTS_CPU, _CHUNK_ELEMENTS_GPU = 2**19, 2**26
+
+
+def _chunk(tensor: Tensor) -> int:
+    return _CHUNK_ELEMENTS_CPU if tensor.device.type == "cpu" else _CHUNK_ELEMENTS_GPU
 
 
 class NotAffineError(Exception):
@@ -180,7 +185,7 @@ def _contribution_power(z: Tensor, matrix: Tensor) -> Tensor:
     """(N, C): squared length of every channel's contribution W_c z_c to the logits; z is (N, C, P)."""
     if z.shape[2] == 1:
         return z[:, :, 0].square() * matrix.square().sum((0, 2))
-    step = max(1, _CHUNK_ELEMENTS // (len(z) * len(matrix)))
+    step = max(1, _chunk(z) // (len(z) * len(matrix)))
     parts = [
         torch.einsum("ncp,kcp->nck", z[:, c : c + step], matrix[:, c : c + step]).square().sum(2)
         for c in range(0, z.shape[1], step)
@@ -229,7 +234,7 @@ def _exact_l1(reader: Reader, track: Any) -> Estimate:
     mine, residual = kept.finish(), _double(residuals.finish())
     everyone = share_rows(mine)
     count, (classes, width, _) = len(everyone), matrix.shape
-    step = max(1, _CHUNK_ELEMENTS // (count * classes))
+    step = max(1, _chunk(matrix) // (count * classes))
     totals = []
     for c in track(range(0, width, step)):
         weights = matrix[:, c : c + step]
@@ -347,7 +352,7 @@ def _permuted_sums(reader: Reader, block: Read, donors: Tensor, measure: Distanc
         by_channel = head.weight.reshape(len(head.weight), width, positions)
     # A network that could not be cut may mix the samples of a batch: give it one channel at a time.
     elements = z.numel() if head is None else hidden.numel()
-    step = 1 if whole else max(1, min(width, _CHUNK_ELEMENTS // elements))
+    step = 1 if whole else max(1, min(width, _chunk(z) // elements))
     sums = []
     for c in range(0, width, step):
         chosen = torch.arange(c, min(c + step, width), device=z.device)

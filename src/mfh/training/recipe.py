@@ -47,6 +47,4 @@ class Recipe:
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.patience is not None and self.patience < 1:
-            raise InputError(
-                f"patience is {self.patience}; it must be at least 1, or None for no early stopping"
-            )
+            raise InputError(f"patience is {self.patience}; it must be at least 1, or None for no early stopping")

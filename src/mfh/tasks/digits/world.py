@@ -45,6 +45,7 @@ TONES: NDArray[np.float64] = np.array(
 )
 """(10, 2): the two frequencies of every digit's key, in Hz."""
 
+_COUNTS = ("general", "teacher_only", "student_only", "teacher_distractors", "student_distractors")
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}  # of the scans of every digit
 
@@ -82,7 +83,7 @@ class World:
 
     Example:
         >>> world = World(general=1, teacher_only=1, student_distractors=1)
-        >>> world.num_heard, world.num_seen, world.best_accuracy(seen=world.general)
+        >>> world.num_heard, world.num_seen, world.best_accuracy(known=world.general)
         (2, 2, 0.75)
     """
 
@@ -95,11 +96,11 @@ class World:
     picture_noise: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("student_distractors", "teacher_distractors"):
+        for name in _COUNTS:
             count = getattr(self, name)
             if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 0:
                 raise InputError(f"{name} is {count!r}; a count of digits is a whole number from 0")
-        _ = self.venn  # validates the decisive counts
+        _ = self.venn  # raises when nothing is decisive
         for modality, counts, number in (
             ("recording", "general, teacher_only, teacher_distractors", self.num_heard),
             ("picture", "general, student_only, student_distractors", self.num_seen),
@@ -110,7 +111,7 @@ class World:
                 )
         for name in ("audio_noise", "picture_noise"):
             noise = getattr(self, name)
-            if not (isinstance(noise, int | float) and math.isfinite(noise) and noise >= 0):
+            if not (isinstance(noise, int | float | np.floating) and math.isfinite(noise) and noise >= 0):
                 raise InputError(f"{name} is {noise!r}; a standard deviation is a finite number from 0")
 
     @property
@@ -133,26 +134,29 @@ class World:
         """D: digits that decide the label."""
         return self.venn.total
 
-    def best_accuracy(self, seen: int) -> float:
-        """The highest accuracy that anyone who reads `seen` of the decisive digits perfectly can expect.
+    def best_accuracy(self, known: int) -> float:
+        """The highest accuracy that anyone who reads `known` of the decisive digits perfectly can expect.
 
-        By enumeration: the other digits are uniform, so for every sum of the known ones the better guess is
-        known, and so is how often it is right. `seen=0` gives the accuracy of always guessing one class.
+        By enumeration: the other digits are uniform, so for every sum of the known ones the better guess
+        follows, and how often it is right. `known=0` is the accuracy of always guessing one class.
 
         Args:
-            seen: number of decisive digits known, 0 to D.
+            known: number of decisive digits read, 0 to D.
 
         Returns:
             A fraction in [0.5, 1].
+
+        Raises:
+            InputError: `known` exceeds the decisive digits or is negative.
         """
-        if not 0 <= seen <= self.num_decisive:
-            raise InputError(f"seen is {seen!r}; 0 to {self.num_decisive} decisive digits can be seen")
-        known, unknown = _sum_counts(seen), _sum_counts(self.num_decisive - seen)
+        if not 0 <= known <= self.num_decisive:
+            raise InputError(f"known is {known!r}; there are {self.num_decisive} decisive digits: give 0 to that")
+        known_ways, other_ways = _sum_ways(known), _sum_ways(self.num_decisive - known)
         right = 0
-        for known_sum, ways in enumerate(known):
-            over = sum(unknown[u] for u in range(len(unknown)) if known_sum + u > MIDDLE * self.num_decisive)
-            right += ways * max(over, sum(unknown) - over)
-        return right / 10**self.num_decisive
+        for known_sum, ways in enumerate(known_ways):
+            over = sum(w for s, w in enumerate(other_ways) if known_sum + s > MIDDLE * self.num_decisive)
+            right += ways * max(over, sum(other_ways) - over)
+        return float(right / 10**self.num_decisive)
 
     def facts(self) -> dict[str, Any]:
         """What is exactly known of this world, as values JSON can hold; accuracies are fractions."""
@@ -165,13 +169,9 @@ class World:
                 f"{self.student_only} only in the picture, the others distractors; "
                 f"the label says whether the decisive digits sum to more than {middle}."
             ),
-            "general": self.general,
-            "teacher_only": self.teacher_only,
-            "student_only": self.student_only,
-            "teacher_distractors": self.teacher_distractors,
-            "student_distractors": self.student_distractors,
-            "audio_noise": self.audio_noise,
-            "picture_noise": self.picture_noise,
+            **{name: int(getattr(self, name)) for name in _COUNTS},
+            "audio_noise": float(self.audio_noise),
+            "picture_noise": float(self.picture_noise),
             "alpha": venn.alpha,
             "beta": venn.beta,
             "gamma": venn.gamma,
@@ -239,8 +239,9 @@ def dial(digits: NDArray[np.int64], noise: float, generator: np.random.Generator
     # sin(wt + phi) = sin(wt) cos(phi) + cos(wt) sin(phi): the sinusoids of ten keys, not of every sample.
     angles = 2 * np.pi * TONES[:, :, None] * time
     tones = np.sin(angles)[digits] * np.cos(phases) + np.cos(angles)[digits] * np.sin(phases)
-    signal = tones.sum(2).reshape(number, keys * KEY_SAMPLES).astype(np.float32)
-    return signal + np.float32(noise) * generator.standard_normal(signal.shape, dtype=np.float32)
+    signal: NDArray[np.float32] = tones.sum(2).reshape(number, keys * KEY_SAMPLES).astype(np.float32)
+    signal += np.float32(noise) * generator.standard_normal(signal.shape, dtype=np.float32)
+    return signal
 
 
 def spectrogram(signal: NDArray[np.float32]) -> Tensor:
@@ -262,9 +263,7 @@ def spectrogram(signal: NDArray[np.float32]) -> Tensor:
     return spectrum.abs().log1p_()[:, None]
 
 
-def write(
-    digits: NDArray[np.int64], scans: NDArray[np.int64], noise: float, generator: np.random.Generator
-) -> Tensor:
+def write(digits: NDArray[np.int64], scans: NDArray[np.int64], noise: float, generator: np.random.Generator) -> Tensor:
     """Picture of handwritten digits side by side, each a scan drawn with replacement.
 
     Args:
@@ -324,12 +323,12 @@ def split_scans(seed: int) -> dict[Split, NDArray[np.int64]]:
     return {name: np.concatenate(part) for name, part in parts.items()}
 
 
-def _sum_counts(number: int) -> list[int]:
+def _sum_ways(number: int) -> list[int]:
     """In how many ways `number` digits sum to 0, 1, 2, ...; whole numbers, hence exact."""
-    counts = [1]
+    ways = [1]
     for _ in range(number):
-        counts = [sum(counts[max(0, s - 9) : s + 1]) for s in range(len(counts) + 9)]
-    return counts
+        ways = [sum(ways[max(0, total - 9) : total + 1]) for total in range(len(ways) + 9)]
+    return ways
 
 
 def _check_seed(seed: int) -> None:

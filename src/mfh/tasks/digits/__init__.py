@@ -1,0 +1,78 @@
+"""The embedded default task: hear dialled digits, see handwritten ones; nothing to download."""
+
+from functools import partial
+
+from mfh.task import Task
+from mfh.tasks.digits.networks import LAYER, digit_of_channel, student, teacher
+from mfh.tasks.digits.world import World
+from mfh.training.recipe import Recipe
+
+__all__ = ["World", "task"]
+
+
+def task(
+    seed: int = 0,
+    *,
+    general: int = 1,
+    teacher_only: int = 1,
+    student_only: int = 0,
+    student_distractors: int = 1,
+    teacher_distractors: int = 0,
+    num_train: int = 1000,
+    num_val: int = 500,
+    num_test: int = 2000,
+    audio_noise: float = 1.0,
+    picture_noise: float = 0.1,
+) -> Task:
+    """The digits world as a task: data drawn by `seed`, networks, and the truth about them.
+
+    The truth calls a channel of the teacher's flattened convolutions modality-general when the digit under
+    its time column is a general one; see `mfh.tasks.digits.networks.digit_of_channel` for how sharp that is.
+
+    Args:
+        seed: draws digits, noise and the split of the handwritten scans anew.
+        general: decisive digits in both recording and picture.
+        teacher_only: decisive digits in the recording only.
+        student_only: decisive digits in the picture only.
+        student_distractors: digits of the picture that decide nothing.
+        teacher_distractors: digits of the recording that decide nothing.
+        num_train: training pairs.
+        num_val: validation pairs.
+        num_test: test pairs.
+        audio_noise: standard deviation of the recording's white noise; the tones have amplitude 1.
+        picture_noise: standard deviation of the picture's noise; pixels lie in [0, 1] without it.
+
+    Returns:
+        A task with samples (recording (1, 65, T), picture (1, 8, 8 B), target), layer "flatten" in both
+        networks, `truth` (C,), and in `facts` the counts, alpha, beta, gamma and the best possible accuracies.
+
+    Raises:
+        InputError: an argument makes no world, see `World`; a size is not positive; the seed is negative.
+
+    Example:
+        >>> digits = task(seed=3, num_train=8, num_val=4, num_test=4)
+        >>> len(digits.train), digits.facts["gamma"], digits.facts["best_student_accuracy"]
+        (8, 0.5, 0.75)
+    """
+    world = World(
+        general=general,
+        teacher_only=teacher_only,
+        student_only=student_only,
+        student_distractors=student_distractors,
+        teacher_distractors=teacher_distractors,
+        audio_noise=audio_noise,
+        picture_noise=picture_noise,
+    )
+    return Task(
+        name="digits",
+        teacher=partial(teacher, world.num_heard),
+        student=partial(student, world.num_seen),
+        layer=LAYER,
+        student_layer=LAYER,
+        train=world.split("train", num_train, seed),
+        val=world.split("val", num_val, seed),
+        test=world.split("test", num_test, seed),
+        truth=digit_of_channel(world.num_heard) < world.general,
+        recipe=Recipe(epochs=15, batch_size=64),
+        facts=world.facts(),
+    )

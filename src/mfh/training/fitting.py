@@ -1,0 +1,328 @@
+"""Training in one call: `pretrain`, `align` and `distill`.
+
+Networks are trained in place and returned. Randomness comes from `seed` alone; global state is left as found.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mfh import channels
+from mfh.errors import InputError
+from mfh.losses import KDLoss
+from mfh.masking import masked_logits
+from mfh.pairs import PairLoader, indexed_loader, reads_the_same
+from mfh.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mfh.training.modules import Training
+
+log = logging.getLogger("mfh")
+
+History = list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained network.
+
+    Args:
+        network: with the weights of its best epoch.
+        best_epoch: counted from 0, by validation accuracy.
+        history: one dict per epoch: train_loss, <role>_val_accuracy, <role>_val_loss.
+    """
+
+    network: nn.Module
+    best_epoch: int
+    history: History
+
+    @property
+    def student(self) -> nn.Module:
+        """The network, by the name it has in distillation."""
+        return self.network
+
+
+@dataclass(frozen=True)
+class AlignedPair:
+    """Teacher and student trained together, with the weights of the last epoch.
+
+    Args:
+        teacher: the aligned teacher.
+        student: the aligned student.
+        history: one dict per epoch: train_loss, and accuracy and loss of both on the validation split.
+    """
+
+    teacher: nn.Module
+    student: nn.Module
+    history: History
+
+
+def pretrain(
+    network: nn.Module,
+    train: Any,
+    val: Any,
+    *,
+    modality: Literal["teacher", "student"],
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+    checkpoint: str | Path | None = None,
+) -> Fit:
+    """Train one network on labels.
+
+    Args:
+        network: returns logits (N, K); trained in place.
+        train: map-style data set of (teacher_input, student_input, target).
+        val: the same, to choose the epoch.
+        modality: whether the network reads the teacher's or the student's input.
+        recipe: epochs, batch size, optimizer, ...; default `Recipe()`.
+        seed: of the order of the data and of dropout.
+        device: where to train; default: a GPU if there is one.
+        progress: show a progress bar.
+        checkpoint: a file written after every epoch; if it exists, training resumes from it. Removed at the end.
+
+    Raises:
+        InputError: data or network cannot be used.
+    """
+    from mfh.training.modules import Supervised
+
+    recipe = recipe or Recipe()
+    module = Supervised(network, modality, recipe)
+    history, best_epoch = _run(module, modality, True, train, val, seed, device, progress, checkpoint)
+    return Fit(network, best_epoch, history)
+
+
+def align(
+    teacher: nn.Module,
+    student: nn.Module,
+    train: Any,
+    val: Any,
+    *,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+    checkpoint: str | Path | None = None,
+) -> AlignedPair:
+    """Train teacher and student jointly: CE(teacher) + CE(student) + MSE of their logits (Algorithm 1, step 1).
+
+    All epochs are run and the last one is kept, as published: the pair is a measuring instrument, not a product.
+
+    Args:
+        teacher: returns logits (N, K); trained in place.
+        student: returns logits (N, K); trained in place.
+        train: map-style data set of (teacher_input, student_input, target).
+        val: the same, for the history.
+        recipe: epochs, batch size, optimizer, ...; default `Recipe()`.
+        seed: of the order of the data and of dropout.
+        device: where to train; default: a GPU if there is one.
+        progress: show a progress bar.
+        checkpoint: a file written after every epoch; if it exists, training resumes from it. Removed at the end.
+
+    Raises:
+        InputError: data or networks cannot be used.
+    """
+    from mfh.training.modules import Alignment
+
+    module = Alignment(teacher, student, recipe or Recipe())
+    history, _ = _run(module, "student", False, train, val, seed, device, progress, checkpoint)
+    return AlignedPair(teacher, student, history)
+
+
+def distill(
+    teacher: nn.Module | None,
+    student: nn.Module,
+    train: Any,
+    val: Any,
+    *,
+    loss: KDLoss | None = None,
+    teacher_logits: Tensor | None = None,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+    checkpoint: str | Path | None = None,
+) -> Fit:
+    """Train a student on labels and on a frozen teacher's outputs.
+
+    The teacher is run once over the training data, in eval mode, and its logits are looked up by sample afterwards.
+    Where teacher inputs differ when read twice (augmentation), that would be wrong: then it is run on every batch,
+    and the log says so.
+
+    Args:
+        teacher: returns logits (N, K), for instance a focused teacher from `mask_channels`; left as it is. May be
+            None if `teacher_logits` is given.
+        student: returns logits (N, K); trained in place.
+        train: map-style data set of (teacher_input, student_input, target).
+        val: the same, to choose the epoch.
+        loss: default `KDLoss()`, CE + KL at temperature 1.
+        teacher_logits: (len(train), K) in data-set order, if they are known already.
+        recipe: epochs, batch size, optimizer, ...; default `Recipe()`.
+        seed: of the order of the data and of dropout.
+        device: where to train; default: a GPU if there is one.
+        progress: show a progress bar.
+        checkpoint: a file written after every epoch; if it exists, training resumes from it. Removed at the end.
+
+    Raises:
+        InputError: there is neither a teacher nor its logits, or they do not fit the data.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> data = TensorDataset(torch.randn(40, 4), torch.randn(40, 3), torch.arange(40) % 2)
+        >>> fit = distill(nn.Linear(4, 2), nn.Linear(3, 2), data, data, recipe=Recipe(epochs=2))
+        >>> fit.student, len(fit.history)
+        (Linear(in_features=3, out_features=2, bias=True), 2)
+    """
+    from mfh.training.modules import Distillation
+
+    recipe = recipe or Recipe()
+    if teacher is None and teacher_logits is None:
+        raise InputError("there is no teacher; give a network, or teacher_logits")
+    if teacher_logits is None and teacher is not None and reads_the_same(train):
+        reader = PairLoader(train, num_workers=recipe.num_workers)
+        with channels.placed(_device(device), teacher):
+            (teacher_logits,) = masked_logits(teacher, [None], reader)
+    if teacher_logits is not None and len(teacher_logits) != len(train):
+        raise InputError(
+            f"teacher_logits has {len(teacher_logits)} rows for {len(train)} training samples; one row per sample, "
+            "in data-set order, was expected"
+        )
+    if teacher_logits is None:
+        log.warning("teacher inputs differ when read twice (augmented?): the teacher runs on every batch")
+    module = Distillation(student, recipe, loss or KDLoss(), teacher_logits, teacher)
+    with _frozen(None if teacher_logits is not None else teacher, _device(device)):
+        history, best_epoch = _run(module, "student", True, train, val, seed, device, progress, checkpoint)
+    return Fit(student, best_epoch, history)
+
+
+def evaluate(network: nn.Module, dataset: Any, modality: Literal["teacher", "student"]) -> float:
+    """Accuracy on a data set, as a fraction; every sample counts once.
+
+    Args:
+        network: returns logits (N, K).
+        dataset: map-style data set of (teacher_input, student_input, target).
+        modality: whether the network reads the teacher's or the student's input.
+    """
+    from mfh.pairs import to_device
+
+    home, right = channels.device_of(network), 0
+    with channels.evaluating(network):
+        for batch in PairLoader(dataset):
+            inputs = to_device(batch.teacher_input if modality == "teacher" else batch.student_input, home)
+            right += int((channels.as_logits(network(inputs)).argmax(1).cpu() == batch.target).sum())
+    return right / len(dataset)
+
+
+def _device(device: torch.device | str | None) -> torch.device:
+    if device is not None:
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def _frozen(teacher: nn.Module | None, device: torch.device) -> Iterator[None]:
+    if teacher is None:
+        yield
+        return
+    modes = [(module, module.training) for module in teacher.modules()]
+    try:
+        with channels.placed(device, teacher):
+            teacher.eval()
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _run(
+    module: "Training",
+    watched: str,
+    keep_best: bool,
+    train: Any,
+    val: Any,
+    seed: int,
+    device: torch.device | str | None,
+    progress: bool,
+    checkpoint: str | Path | None,
+) -> tuple[History, int]:
+    """Run Lightning's Trainer; afterwards the networks carry the chosen weights, on the device they came from."""
+    import lightning as L
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    from mfh.training.modules import History as HistoryCallback
+
+    for name, split in (("train", train), ("val", val)):
+        if not len(split):
+            raise InputError(f"the {name} split is empty; give at least one sample")
+    recipe, target = module.recipe, _device(device)
+    home = {role: channels.device_of(network) for role, network in module.networks.items()}
+    modes = [(m, m.training) for m in module.networks.modules()]
+    history = HistoryCallback(watched, keep_best, recipe.patience)
+    callbacks: list[Any] = [history]
+    if checkpoint is not None:
+        checkpoint = Path(checkpoint)
+        callbacks.append(
+            ModelCheckpoint(dirpath=checkpoint.parent, filename=checkpoint.stem, enable_version_counter=False)
+        )
+        callbacks[-1].FILE_EXTENSION = checkpoint.suffix
+    devices = [target.index] if target.type == "cuda" and target.index is not None else 1
+    with _quiet(), torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
+        torch.manual_seed(seed)
+        trainer = L.Trainer(
+            accelerator="gpu" if target.type == "cuda" else target.type,
+            devices=devices,
+            max_epochs=recipe.epochs,
+            precision=recipe.precision,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=checkpoint is not None,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        module.networks.train()
+        trainer.fit(
+            module,
+            indexed_loader(train, recipe.batch_size, shuffle_seed=seed, num_workers=recipe.num_workers),
+            indexed_loader(val, max(recipe.batch_size, 256), num_workers=recipe.num_workers),
+            ckpt_path=str(checkpoint) if checkpoint is not None and checkpoint.exists() else None,
+            weights_only=True,
+        )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if keep_best and history.weights:
+        module.networks.load_state_dict(history.weights)
+    for role, network in module.networks.items():
+        network.to(home[role])
+    for submodule, mode in modes:
+        submodule.training = mode
+    if checkpoint is not None:
+        Path(checkpoint).unlink(missing_ok=True)
+    return history.epochs, history.best_epoch
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's hints (hardware found, workers, tips) are not news to our users."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,202 @@
+"""Lightning modules: what one step of each kind of training computes.
+
+Batches are (PairedBatch, indices); every module trains `self.networks` and reports the accuracy of each of them on
+the validation split.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mfh.channels import as_logits
+from mfh.losses import KDLoss, alignment_loss
+from mfh.pairs import PairedBatch
+from mfh.training.recipe import Recipe
+
+Batch = tuple[PairedBatch, Tensor]
+
+
+class Training(L.LightningModule):
+    """What all kinds share: optimizer, validation, and the history of losses and accuracies.
+
+    Args:
+        networks: role ("teacher", "student") -> network to train.
+        recipe: how.
+    """
+
+    def __init__(self, networks: Mapping[str, nn.Module], recipe: Recipe) -> None:
+        super().__init__()
+        self.networks = nn.ModuleDict(networks)
+        self.recipe = recipe
+
+    def inputs(self, batch: PairedBatch, role: str) -> Any:
+        """What the network of this role reads."""
+        return batch.teacher_input if role == "teacher" else batch.student_input
+
+    def logits(self, batch: PairedBatch, role: str) -> Tensor:
+        """Logits (N, K) of the network of this role."""
+        return as_logits(self.networks[role](self.inputs(batch, role)))
+
+    def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:
+        """The scalar to minimise."""
+        raise NotImplementedError
+
+    def training_step(self, batch: Batch, _index: int) -> Tensor:
+        """One step's loss."""
+        loss = self.loss(*batch)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch[1]))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting."""
+        self._counts: dict[str, Tensor] = {}
+
+    def validation_step(self, batch: Batch, _index: int) -> None:
+        """Count right answers and add up losses, without asking the device for them."""
+        for role in self.networks:
+            logits, target = self.logits(batch[0], role), batch[0].target
+            right = (logits.argmax(1) == target).sum()
+            counts = torch.stack(
+                [right, F.cross_entropy(logits.float(), target, reduction="sum"), right * 0 + len(target)]
+            )
+            self._counts[role] = self._counts[role] + counts if role in self._counts else counts
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the accuracy and the loss of every network."""
+        for role, counts in self._counts.items():
+            self.log(f"{role}_val_accuracy", counts[0] / counts[2])
+            self.log(f"{role}_val_loss", counts[1] / counts[2])
+
+    def configure_optimizers(self) -> Any:
+        """The recipe's optimizer and scheduler, for the networks' parameters."""
+        optimizer = self.recipe.optimizer(self.networks.parameters())
+        if self.recipe.scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.recipe.scheduler(optimizer)}
+
+
+class Supervised(Training):
+    """Trains one network on labels.
+
+    Args:
+        network: to train.
+        role: "teacher" or "student": which input it reads.
+        recipe: how.
+        label_loss: (logits, target) -> scalar.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        role: str,
+        recipe: Recipe,
+        label_loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    ) -> None:
+        super().__init__({role: network}, recipe)
+        self.role, self.label_loss = role, label_loss
+
+    def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:  # noqa: ARG002
+        """The label loss."""
+        return self.label_loss(self.logits(batch, self.role), batch.target)
+
+
+class Alignment(Training):
+    """Trains teacher and student together (Algorithm 1, step 1)."""
+
+    def __init__(self, teacher: nn.Module, student: nn.Module, recipe: Recipe) -> None:
+        super().__init__({"teacher": teacher, "student": student}, recipe)
+
+    def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:  # noqa: ARG002
+        """CE of both and the mean squared error between their logits."""
+        return alignment_loss(self.logits(batch, "teacher"), self.logits(batch, "student"), batch.target)
+
+
+class Distillation(Training):
+    """Trains a student on labels and a frozen teacher's outputs.
+
+    Args:
+        student: to train.
+        recipe: how.
+        kd_loss: of (student logits, teacher logits, target).
+        teacher_logits: (training samples, K), looked up by index; None to run `teacher` on every batch.
+        teacher: frozen, in eval mode; needed only without `teacher_logits`.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        recipe: Recipe,
+        kd_loss: KDLoss,
+        teacher_logits: Tensor | None,
+        teacher: nn.Module | None,
+    ) -> None:
+        super().__init__({"student": student}, recipe)
+        self.kd_loss = kd_loss
+        self.register_buffer("teacher_logits", teacher_logits, persistent=False)
+        # In a list, so that the teacher is not a submodule: it is neither trained, nor moved, nor saved.
+        self._teacher = [teacher]
+
+    def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:
+        """The distillation loss against cached or fresh teacher logits."""
+        if isinstance(self.teacher_logits, Tensor):
+            teacher_logits = self.teacher_logits[indices]
+        else:
+            teacher = self._teacher[0]
+            assert teacher is not None
+            with torch.no_grad():
+                teacher_logits = as_logits(teacher(batch.teacher_input))
+        return self.kd_loss(self.logits(batch, "student"), teacher_logits, batch.target)
+
+
+class History(L.Callback):
+    """Losses and accuracies of every epoch, and the weights of the best one.
+
+    Args:
+        watched: the role whose validation accuracy decides; ties go to the lower validation loss, then to the
+            earlier epoch.
+        keep_best: whether to keep the best epoch's weights; otherwise the last ones stay.
+        patience: epochs without a better one after which training stops.
+    """
+
+    def __init__(self, watched: str, keep_best: bool, patience: int | None) -> None:
+        self.watched, self.keep_best, self.patience = watched, keep_best, patience
+        self.epochs: list[dict[str, float]] = []
+        self.best_epoch = -1
+        self.best: tuple[float, float] = (-1.0, 0.0)
+        self.weights: dict[str, Tensor] = {}
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note the epoch, keep it if it is the best so far, stop if it is time to."""
+        values = {k: float(v) for k, v in trainer.callback_metrics.items() if "val" in k}
+        self.epochs.append({"epoch": float(trainer.current_epoch), **values})
+        rank = (values[f"{self.watched}_val_accuracy"], -values[f"{self.watched}_val_loss"])
+        if self.best_epoch < 0 or rank > self.best:
+            self.best, self.best_epoch = rank, trainer.current_epoch
+            if self.keep_best:
+                assert isinstance(pl_module, Training)
+                networks = pl_module.networks.state_dict()
+                self.weights = {name: tensor.detach().cpu().clone() for name, tensor in networks.items()}
+        elif self.patience is not None and trainer.current_epoch - self.best_epoch >= self.patience:
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """The training loss is known only after the validation of the same epoch."""
+        self.epochs[-1]["train_loss"] = float(trainer.callback_metrics["train_loss"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints: an interrupted run finds its best epoch again."""
+        return {
+            "epochs": self.epochs,
+            "best_epoch": self.best_epoch,
+            "best": list(self.best),
+            "weights": self.weights,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Undo `state_dict`."""
+        self.epochs, self.best_epoch = state_dict["epochs"], state_dict["best_epoch"]
+        self.best, self.weights = (state_dict["best"][0], state_dict["best"][1]), state_dict["weights"]
