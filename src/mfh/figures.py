@@ -186,19 +186,28 @@ def draw_saliency(
     size = float(np.clip(90 / math.sqrt(num_channels), 2, 6))
     with style():
         figure, (left, right) = new_figure(6.5, 3.1, columns=2, sharey=True)
-        for axes, places in ((left, np.arange(num_channels)), (right, rank)):
-            for label, colour, marker, chosen in kinds:
-                axes.plot(
-                    places[chosen],
-                    heights[chosen],
-                    marker,
-                    color=colour,
-                    markersize=size if marker == "o" else 0.8 * size,
-                    markeredgewidth=0,
-                    alpha=0.7,
-                    label=label,
-                    rasterized=num_channels > 400,  # thousands of vector dots make a heavy file
-                )
+        heavy = num_channels > 400  # thousands of vector marks make a slow page: those become pixels
+        for label, colour, marker, chosen in kinds:
+            left.plot(
+                np.flatnonzero(chosen),
+                heights[chosen],
+                marker,
+                color=colour,
+                markersize=size if marker == "o" else 0.8 * size,
+                markeredgewidth=0,
+                alpha=0.7,
+                label=label,
+                rasterized=heavy,
+            )
+            right.vlines(
+                rank[chosen],
+                0,
+                heights[chosen],
+                color=colour,
+                linewidth=max(185 / num_channels, 0.36),
+                rasterized=heavy,
+            )
+        for axes in (left, right):
             axes.set_xlim(-0.03 * num_channels, 1.03 * num_channels)
             axes.set_ylim(-0.05, 1.14)
             axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
@@ -210,8 +219,9 @@ def draw_saliency(
             cut = num_channels - num_removed - 0.5
             right.axvspan(cut, 1.03 * num_channels, color="#e9ecf0", zorder=0, linewidth=0)
             right.axvline(cut, color=INK, linewidth=1)
-            right.text(cut, 1.09, "kept ", ha="right", va="center")
-            right.text(cut, 1.09, " removed", ha="left", va="center")
+            for text, side in (("kept", "right"), ("removed", "left")):
+                offset = (-4 if side == "right" else 4, 0)
+                right.annotate(text, (cut, 1.09), offset, textcoords="offset points", ha=side, va="center")
         if truth is not None:
             handles, names = left.get_legend_handles_labels()
             legend = figure.legend(handles, names, loc="outside lower center", ncols=2)

@@ -1,1 +1,99 @@
 """Results to figures and one self-contained HTML page."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mfh.errors import InputError
+from mfh.files import read_json
+
+if TYPE_CHECKING:
+    from mfh.reporting.page import Section
+
+__all__ = ["report"]
+
+
+def report(*runs: str | Path, out: str | Path | None = None) -> Path:
+    """Write the report of one run, or one page that compares several.
+
+    The page is a single self-contained HTML file; its figures stand beside it as SVG and PNG. What an earlier
+    report left is replaced; results are only read.
+
+    Args:
+        *runs: run folders, as studies and Gaussian experiments leave them.
+        out: folder for report.html and figures/; default: the run itself, for several runs the folder that
+            holds them all.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: no folder is given, one is no run, or its files cannot be read.
+    """
+    from mfh.reporting.page import Section, write_page
+
+    if not runs:
+        raise InputError("no run folder is given; name at least one, for instance runs/digits")
+    folders = [_run(run) for run in runs]
+    if len(folders) == 1:
+        title, verdict, sections = _sections(folders[0])
+        return write_page(out or folders[0], title, verdict, sections)
+
+    from mfh.reporting.study import comparison_table
+
+    names = _names(folders)
+    studies = {name: run for name, run in zip(names, folders, strict=True) if _command(run) == "study"}
+    combined: list[Section] = []
+    if studies:
+        combined.append(Section("Comparison", [comparison_table(studies)]))
+    verdicts = []
+    for name, run in zip(names, folders, strict=True):
+        title, verdict, sections = _sections(run)
+        verdicts.append(f"{name}: {verdict.split(';')[0].rstrip('.')}.")  # the whole stands at its part
+        combined.append(Section(f"{name} \u2013 {title}", [verdict]))
+        combined.extend(replace(section, level=section.level + 1) for section in sections)
+    target = out or os.path.commonpath([folder.resolve().parent for folder in folders])
+    return write_page(target, f"{len(folders)} runs compared", " ".join(verdicts), combined)
+
+
+def _run(run: str | Path) -> Path:
+    folder = Path(run)
+    if not (folder / "config.json").is_file():
+        what = "has no config.json" if folder.is_dir() else "is no folder"
+        raise InputError(f"{folder} {what}; give the folder of a run, as `mfh study ... --out {folder}` makes it")
+    return folder
+
+
+def _command(run: Path) -> str:
+    return str(read_json(run / "config.json").get("command", "study"))
+
+
+def _sections(run: Path) -> "tuple[str, str, list[Section]]":
+    command = _command(run)
+    if command.startswith("gauss"):
+        return _gaussian_sections(run)
+    if command != "study":
+        raise InputError(f"{run} was made by `mfh {command}`, which has no report; give the folder of a study")
+    from mfh.reporting.study import study_sections
+
+    return study_sections(run)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """What to call the runs: the folders' own names where they differ, else their paths."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+
+
+def _gaussian_sections(run: Path) -> "tuple[str, str, list[Section]]":
+    from mfh.reporting.gaussian import gaussian_sections, gaussian_verdict
+    from mfh.reporting.study import making_section, read_environment
+    from mfh.reporting.summary import read_table
+
+    columns = ("experiment", "alpha", "beta", "gamma", "seed", "role", "arm", "accuracy")
+    frame = read_table(run / "results.csv", columns)
+    frames = {str(name): group.reset_index(drop=True) for name, group in frame.groupby("experiment", sort=False)}
+    making = making_section(read_json(run / "config.json"), read_environment(run))
+    return "The Gaussian experiments", gaussian_verdict(frames), [*gaussian_sections(frames), making]

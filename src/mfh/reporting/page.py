@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FOLDER = Path(__file__).parent
-_NUMBER = re.compile(r"^[+\-\u2212\u00b1<>\u2264\u2265~]?\s*\d")
+_NUMBER = re.compile(r"(?:[\d.,+\-\u2212\u00b1<>\u2264\u2265~%()\s]|to|e[+-])+")
 _NOTHING = ("", "-", "\u2013", "\u2014")
 
 
@@ -29,7 +29,7 @@ class Table:
         rows: one list of cells per row, as long as `columns`.
         caption: what the table shows, in a sentence.
 
-    Columns whose cells all start like a number (or are empty or a dash) are set flush right.
+    Columns whose cells are all numbers (also with an interval or an error), or empty, are set flush right.
     """
 
     columns: list[str]
@@ -47,7 +47,7 @@ class Table:
     @staticmethod
     def _is_number(cells: list[str]) -> bool:
         filled = [cell for cell in cells if cell.strip() not in _NOTHING]
-        return bool(filled) and all(_NUMBER.match(cell.strip()) for cell in filled)
+        return bool(filled) and all(_NUMBER.fullmatch(cell) for cell in filled)
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,13 @@ def write_page(folder: str | Path, title: str, verdict: str, sections: list[Sect
     content = []
     for number, section in enumerate(sections, start=1):
         blocks = []
-        for block in section.blocks:
+        for place, block in enumerate(section.blocks, start=1):
             if isinstance(block, Picture):
                 name = _unused(_slug(block.name), names)
                 source = _write_picture(block, folder, name)
                 blocks.append({"kind": "picture", "picture": block, "source": source})
             elif isinstance(block, Table):
-                blocks.append({"kind": "table", "table": block})
+                blocks.append({"kind": "table", "table": block, "id": f"table-{number}-{place}"})
             else:
                 blocks.append({"kind": "paragraph", "text": block})
         content.append({"id": f"section-{number}", "section": section, "blocks": blocks})
@@ -122,6 +122,7 @@ def write_page(folder: str | Path, title: str, verdict: str, sections: list[Sect
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["tidy"] = _tidy
     page = environment.get_template("page.html").render(
         title=title,
         verdict=verdict,
@@ -132,6 +133,11 @@ def write_page(folder: str | Path, title: str, verdict: str, sections: list[Sect
     with atomic_write(path) as file:
         file.write(page)
     return path
+
+
+def _tidy(text: str) -> str:
+    """A percent sign stays on the line of its number."""
+    return text.replace(" %", "\u00a0%")
 
 
 def _write_picture(picture: Picture, folder: Path, name: str) -> str:

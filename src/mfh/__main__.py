@@ -1,0 +1,6 @@
+"""`python -m mfh` is the command line."""
+
+from mfh.cli import main
+
+if __name__ == "__main__":
+    main()

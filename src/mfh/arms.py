@@ -1,0 +1,91 @@
+"""The ways to make one student, and the table their results go to. Light: the command line's help imports it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mfh.errors import InputError, close_names
+
+#: All arms of a study that are run unless others are chosen, in the order of tables and figures.
+ARMS = ("no-kd", "regular", "aligned", "aligned-student", "random", "specific", "general", "soft")
+
+#: Arms that only check others, run on request.
+CONTROLS = ("soft-shuffled", "tempered")
+
+#: Arms that need the fraction of channels to remove.
+MASKED_BY_RATIO = ("random", "specific", "general")
+
+#: The arm that distils from the same teacher with nothing removed: the only one that may credit a mask.
+UNMASKED = {
+    "random": "aligned",
+    "specific": "aligned",
+    "general": "aligned",
+    "soft": "regular",
+    "soft-shuffled": "regular",
+    "tempered": "regular",
+}
+
+#: The columns of a study's results.csv, one row per measurement.
+COLUMNS = ("arm", "score", "layer", "ratio", "seed", "split", "metric", "value")
+
+#: Scores an Algorithm-1 mask can be made from.
+SCORES = ("distance", "agreement")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One student per seed.
+
+    Args:
+        arm: one of `ARMS` or `CONTROLS`.
+        score: of the saliency behind the mask; empty where there is none.
+        ratio: fraction of channels removed; None where there is none.
+    """
+
+    arm: str
+    score: str = ""
+    ratio: float | None = None
+
+    @property
+    def teacher(self) -> str | None:
+        """Which teacher the arm starts from: "pretrained", "aligned", or None for no teacher at all."""
+        if self.arm in ("no-kd", "aligned-student"):
+            return None
+        return "aligned" if self.arm == "aligned" or UNMASKED.get(self.arm) == "aligned" else "pretrained"
+
+    @property
+    def name(self) -> str:
+        """For files and messages, for instance "general-distance-0.5"."""
+        return "-".join(str(part) for part in (self.arm, self.score, self.ratio) if part not in ("", None))
+
+
+def cells(arms: Sequence[str], ratios: Sequence[float], scores: Sequence[str]) -> list[Cell]:
+    """The grid: every arm at every ratio and score that applies to it, in the order of `ARMS`.
+
+    Raises:
+        InputError: an arm, ratio or score is unknown, or there is none where one is needed.
+    """
+    known = [*ARMS, *CONTROLS]
+    for arm in arms:
+        if arm not in known:
+            raise InputError(f"arm is {arm!r}; {close_names(arm, known, limit=len(known))}")
+    for score in scores:
+        if score not in SCORES:
+            raise InputError(f"score is {score!r}; masks with a ratio are made from {' or '.join(SCORES)}")
+    for ratio in ratios:
+        if not 0 <= ratio < 1:
+            raise InputError(
+                f"ratio is {ratio}; a fraction of channels to remove, at least 0 and below 1, was expected"
+            )
+    if not arms:
+        raise InputError(f"no arm is chosen; choose from {', '.join(known)}")
+    if set(arms) & set(MASKED_BY_RATIO) and not (ratios and scores):
+        raise InputError(f"{', '.join(MASKED_BY_RATIO)} need at least one ratio and one score")
+    grid: list[Cell] = []
+    for arm in sorted(set(arms), key=known.index):
+        if arm == "random":
+            grid += [Cell(arm, "", ratio) for ratio in sorted(set(ratios))]
+        elif arm in MASKED_BY_RATIO:
+            grid += [Cell(arm, score, ratio) for score in dict.fromkeys(scores) for ratio in sorted(set(ratios))]
+        else:
+            grid.append(Cell(arm, "probe" if arm in ("soft", "soft-shuffled", "tempered") else ""))
+    return grid

@@ -1,0 +1,226 @@
+"""The command line: parse, call, print. No logic lives here."""
+
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from mfh import options as opt
+from mfh.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mfh.studies import StudyResult
+    from mfh.workbench import Workbench
+
+_DESCRIPTION = """Cross-modal knowledge distillation: what in the teacher can cross, the teacher that teaches best,
+and whether it helped. Start with: mfh demo"""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command; errors a user can cause end in one line and exit code 2."""
+    options: Any = tyro.cli(opt.Command, prog="mfh", description=_DESCRIPTION, args=args)
+    logging.basicConfig(format="mfh: %(message)s", level=logging.ERROR if options.quiet else logging.WARNING)
+    try:
+        _COMMANDS[type(options)](options)
+    except InputError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        print("mfh: interrupted; the same command resumes", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    print(f"mfh: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    sys.exit(2)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _demo(options: opt.Demo) -> None:
+    out = options.out or Path("runs/demo")
+    _run_study(
+        out,
+        options.quiet,
+        task="digits",
+        num_seeds=options.num_seeds,
+        processes=options.processes,
+    )
+
+
+def _study(options: opt.Study) -> None:
+    from mfh.losses import KDLoss
+
+    out = options.out or Path("runs") / _stem(options.task)
+    _run_study(
+        out,
+        options.quiet,
+        task=options.task,
+        arms=options.arms,
+        ratios=options.ratios,
+        scores=options.scores,
+        num_seeds=options.num_seeds,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        layer=options.layer,
+        loss=KDLoss(options.temperature, options.label_weight, options.teacher_weight),
+        permutations=_permutations(options.permutations),
+        device=options.device,
+        processes=options.processes,
+        threads=options.threads,
+        data=options.data,
+        preset=options.preset,
+        teacher_checkpoint=_text(options.teacher_checkpoint),
+        student_checkpoint=_text(options.student_checkpoint),
+    )
+
+
+def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
+    from mfh.files import read_json, write_json
+    from mfh.reporting import report
+    from mfh.studies import study
+
+    console = _console()
+    result = study(out=out, progress=not quiet, **arguments)
+    environment = read_json(out / "environment.json")
+    if "repeat" not in environment:
+        write_json(out / "environment.json", environment | {"repeat": shlex.join(["mfh", *sys.argv[1:]])})
+    page = report(out)
+    _print_study(console, result)
+    console.print(f"\nReport: {page}")
+
+
+def _print_study(console: "Console", result: "StudyResult") -> None:
+    from rich.table import Table
+
+    from mfh.reporting.summary import finding, summary_table
+
+    content = summary_table(result.frame, data_redrawn=result.data_redrawn)
+    table = Table(*content.columns, title=content.caption, title_justify="left")
+    for row in content.rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"\n{finding(result.frame, data_redrawn=result.data_redrawn)}")
+
+
+def _pretrain(options: opt.Pretrain) -> None:
+    bench = _workbench(options)
+    network = bench.pretrained(options.modality)
+    _report_accuracy(bench, network, options.modality, options.modality)
+
+
+def _align(options: opt.Align) -> None:
+    bench = _workbench(options)
+    _report_accuracy(bench, bench.aligned("teacher"), "teacher", "aligned-teacher")
+    _report_accuracy(bench, bench.aligned("student"), "student", "aligned-student")
+
+
+def _report_accuracy(bench: "Workbench", network: Any, modality: Any, name: str) -> None:
+    from mfh.training import evaluate
+
+    accuracy = evaluate(network, bench.task.val, modality)
+    _console().print(f"{name}: validation accuracy {100 * accuracy:.1f} %, in {bench.folder}/{name}.safetensors")
+
+
+def _saliency(options: opt.Saliency) -> None:
+    bench = _workbench(options, layer=options.layer, permutations=_permutations(options.permutations))
+    saliency = bench.saliency(options.score)
+    assert bench.folder is not None
+    picture = bench.folder / f"saliency-{options.score}.svg"
+    saliency.plot(picture)
+    how = "cross-fitted" if saliency.permutations is None else f"permutations: {saliency.permutations}"
+    best = ", ".join(f"{c} ({saliency.scores[c]:.3g})" for c in saliency.ranking[:5])
+    console = _console()
+    console.print(f"{len(saliency.scores)} channels of {saliency.layer}, {saliency.samples} pairs, {how}")
+    console.print(f"most modality-general: {best}")
+    auroc = bench.auroc(options.score)
+    if auroc is not None:
+        console.print(f"AUROC against the known truth: {auroc:.3f}")
+    console.print(f"in {bench.folder}/saliency-{options.score}.safetensors, picture {picture}")
+
+
+def _distill(options: opt.Distill) -> None:
+    from mfh.arms import cells
+    from mfh.files import save_tensors
+    from mfh.losses import KDLoss
+    from mfh.training import evaluate
+
+    ratios = () if options.ratio is None else (options.ratio,)
+    (cell,) = cells([options.arm], ratios, [options.score])
+    if cell.teacher is None:
+        raise InputError(f"arm is {options.arm!r}, which distils from no teacher; use 'mfh pretrain' or 'mfh align'")
+    bench = _workbench(
+        options,
+        layer=options.layer,
+        permutations=_permutations(options.permutations),
+        loss=KDLoss(options.temperature, options.label_weight, options.teacher_weight),
+    )
+    student, best_epoch = bench.student(cell)
+    accuracy = evaluate(student, bench.task.val, "student")
+    assert bench.folder is not None
+    path = bench.folder / f"student-{cell.name}.safetensors"
+    save_tensors(path, "network", student.state_dict(), {"arm": cell.arm, "best_epoch": best_epoch})
+    _console().print(f"{cell.name}: validation accuracy {100 * accuracy:.1f} % (epoch {best_epoch}), in {path}")
+
+
+def _report(options: opt.Report) -> None:
+    from mfh.reporting import report
+
+    _console().print(f"Report: {report(*options.runs, out=options.out)}")
+
+
+def _workbench(options: Any, **settings: Any) -> "Workbench":
+    from mfh.tasks import find_task
+    from mfh.workbench import Settings, Workbench
+
+    out = options.out or Path("runs") / _stem(options.task)
+    task = find_task(options.task, data=options.data, preset=options.preset).make(options.seed)
+    common = Settings(
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        device=options.device,
+        teacher_checkpoint=_text(options.teacher_checkpoint),
+        student_checkpoint=_text(options.student_checkpoint),
+        progress=not options.quiet and sys.stderr.isatty(),
+        **settings,
+    )
+    return Workbench(task, options.seed, common, out / f"seed-{options.seed}")
+
+
+def _stem(task: str) -> str:
+    return Path(task).stem if task.endswith(".py") else task.replace(":", ".")
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _permutations(text: str) -> Any:
+    if text in ("auto", "exact"):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"permutations is {text!r}; choose 'exact', 'auto' or a number from 1") from None
+
+
+_COMMANDS: dict[type, Any] = {
+    opt.Demo: _demo,
+    opt.Pretrain: _pretrain,
+    opt.Align: _align,
+    opt.Saliency: _saliency,
+    opt.Distill: _distill,
+    opt.Study: _study,
+    opt.Report: _report,
+}

@@ -1,0 +1,149 @@
+"""Options of the command line: one source for defaults, help and validation. Imports nothing heavy."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg, subcommand
+
+from mfh.arms import ARMS
+
+Role = Literal["teacher", "student"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of every command."""
+
+    out: Path | None = None
+    """Run folder; default: runs/ and the name of the task or command."""
+    quiet: Annotated[bool, arg(name="quiet", aliases=("-q",))] = False
+    """Print results only: no progress."""
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """Options of every command that works on a task."""
+
+    task: Positional[str]
+    """digits, path/to/file.py with a function task(), or package.module:function."""
+    data: Path | None = None
+    """A prepared folder, handed to the task."""
+    preset: Literal["paper"] | None = None
+    """Handed to the task: the published protocol."""
+    seed: int = 0
+    """Of data, initial weights, order of data and permutations."""
+    device: str | None = None
+    """For instance cpu or cuda:1; default: a GPU if there is one."""
+    epochs: int | None = None
+    """Instead of the task's."""
+    batch_size: int | None = None
+    """Instead of the task's."""
+    teacher_checkpoint: Path | None = None
+    """Weights of a pretrained teacher (safetensors or a torch state_dict), instead of training one."""
+    student_checkpoint: Path | None = None
+    """Weights of a student trained on labels, instead of training one."""
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """The distillation loss: label_weight * CE + teacher_weight * T^2 KL."""
+
+    temperature: float = 1.0
+    """T."""
+    label_weight: float = 1.0
+    """Of the label loss."""
+    teacher_weight: float = 1.0
+    """Of the divergence from the teacher."""
+
+
+@dataclass(frozen=True)
+class Demo(RunOptions):
+    """Run the main job on the embedded digits world: all arms, several seeds, table, finding and report."""
+
+    num_seeds: int = 6
+    """Paired seeds, each with its own data."""
+    processes: int | None = None
+    """Seeds at a time; default: the number of processors."""
+
+
+@dataclass(frozen=True)
+class Pretrain(RunOptions, TaskOptions):
+    """Train one network of a task on labels alone."""
+
+    modality: Role = "teacher"
+    """Which of the two."""
+
+
+@dataclass(frozen=True)
+class Align(RunOptions, TaskOptions):
+    """Train teacher and student jointly (Algorithm 1, step 1)."""
+
+
+@dataclass(frozen=True)
+class Saliency(RunOptions, TaskOptions):
+    """Score every channel of the teacher for how modality-general it is (Algorithm 1, step 2, and the probe)."""
+
+    score: Literal["distance", "agreement", "probe"] = "distance"
+    """distance: Algorithm 1; agreement: its part that involves the student; probe: cross-fitted R^2."""
+    layer: str | None = None
+    """Instead of the task's."""
+    permutations: str = "auto"
+    """exact, a number, or auto: exact where the rest of the network is affine."""
+
+
+@dataclass(frozen=True)
+class Distill(LossOptions, RunOptions, TaskOptions):
+    """Train one student from one kind of teacher."""
+
+    arm: str = "general"
+    """Kind of teacher: regular, aligned, random, specific, general, soft, soft-shuffled or tempered."""
+    ratio: float | None = None
+    """Fraction of channels removed, for random, specific and general."""
+    score: Literal["distance", "agreement"] = "distance"
+    """Of the saliency, for specific and general."""
+    layer: str | None = None
+    """Instead of the task's."""
+    permutations: str = "auto"
+    """Of the saliency, where it is still to be computed."""
+
+
+@dataclass(frozen=True)
+class Study(LossOptions, RunOptions, TaskOptions):
+    """Compare all ways to make a student, paired by seed, with statistics and a report."""
+
+    arms: tuple[str, ...] = ARMS
+    """Ways to make a student."""
+    ratios: tuple[float, ...] = (0.5,)
+    """Fractions of channels removed, for random, specific and general."""
+    scores: tuple[str, ...] = ("distance",)
+    """distance and/or agreement, for specific and general."""
+    num_seeds: int = 5
+    """Seeds 0 to num_seeds - 1."""
+    layer: str | None = None
+    """Instead of the task's."""
+    permutations: str = "auto"
+    """exact, a number, or auto."""
+    processes: int | None = None
+    """Seeds at a time; default: the number of processors, on a GPU 1."""
+    threads: int = 1
+    """Per process, on the CPU."""
+
+
+@dataclass(frozen=True)
+class Report(RunOptions):
+    """Write the report of a run, or one page that compares several."""
+
+    runs: Positional[tuple[Path, ...]] = ()
+    """Run folders."""
+
+
+Command = (
+    Annotated[Demo, subcommand("demo")]
+    | Annotated[Pretrain, subcommand("pretrain")]
+    | Annotated[Align, subcommand("align")]
+    | Annotated[Saliency, subcommand("saliency")]
+    | Annotated[Distill, subcommand("distill")]
+    | Annotated[Study, subcommand("study")]
+    | Annotated[Report, subcommand("report")]
+)

@@ -1,0 +1,313 @@
+"""Figures and report sections of the Gaussian experiments."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mfh.errors import InputError
+from mfh.figures import FAINT, INK, arm_colour, style
+from mfh.gaussian.crossing import sign_change
+from mfh.gaussian.tables import gains, summary, table_rows
+from mfh.reporting.page import Picture, Section, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_TEACHER_COLOUR, _STUDENT_COLOUR = "#e69f00", "#0072b2"
+_TEACHER_TEXT = "#9c6b00"  # dark enough to read on white
+_ARM_NAMES = {
+    "no-kd": "No-KD",
+    "regular": "regular KD",
+    "random": "random",
+    "true-general": "true general",
+    "algorithm-1": "Algorithm 1",
+}
+_AXES = {"vary-gamma": ("gamma", "\u03b3"), "vary-alpha": ("alpha", "\u03b1"), "modify-gamma": ("gamma", "\u03b3")}
+
+
+def sweep_figure(frame: "pd.DataFrame", *, confidence: float = 0.95) -> "Figure":
+    """Figure 2 or 3 of the paper: accuracies along gamma or alpha, under the modality Venn diagrams.
+
+    Below the diagrams, on the left, mean accuracies of the teacher, the student alone and the distilled student; on
+    the right what distillation gains, seed by seed. Bands are t intervals of the mean over seeds.
+
+    Args:
+        frame: as `vary_gamma` or `vary_alpha` return it.
+        confidence: of the bands.
+
+    Raises:
+        InputError: the frame is of another experiment.
+    """
+    name = _only_experiment(frame)
+    if name not in ("vary-gamma", "vary-alpha"):
+        raise InputError(f"sweep_figure got results of {name!r}; those of vary-gamma or vary-alpha were expected")
+    from matplotlib.figure import Figure
+
+    column, symbol = _AXES[name]
+    means = summary(frame).sort_values(column)
+    settings = means[["alpha", "beta", "gamma"]].drop_duplicates()
+    with style():
+        figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+        parts: Any = figure.subfigures(2, 1, height_ratios=[1.0, 2.6])
+        diagrams, plots = parts
+        for axes, (_, setting) in zip(
+            np.atleast_1d(diagrams.subplots(1, len(settings))), settings.iterrows(), strict=True
+        ):
+            venn_diagram(axes, setting["alpha"], setting["beta"], setting["gamma"])
+            axes.set_title(
+                f"{symbol} = {setting[column]:.2f}".rstrip("0").rstrip("."), loc="center", fontweight="normal"
+            )
+        first = diagrams.axes[0]
+        first.text(-0.8, -0.78, "student", color=_STUDENT_COLOUR, fontsize=8.5)
+        first.text(0.8, -0.78, "teacher", color=_TEACHER_TEXT, fontsize=8.5, ha="right")
+        left, right = plots.subplots(1, 2, width_ratios=[1.5, 1])
+
+        for role, arm, label, colour, marker in (
+            ("teacher", "regular", "teacher", _TEACHER_COLOUR, "s"),
+            ("student", "no-kd", "student, No-KD", arm_colour("no-kd"), "o"),
+            ("student", "regular", "student, KD", arm_colour("regular"), "^"),
+        ):
+            rows = means[(means["role"] == role) & (means["arm"] == arm)]
+            reach = _reach(rows["standard_error"], rows["num_seeds"], confidence)
+            _band(left, rows[column], rows["mean"], reach, colour, label, marker)
+        left.set(xlabel=symbol, ylabel="test accuracy (%)", title="Accuracy")
+        left.legend(loc="best")
+
+        rows = _gain_rows(frame, column)
+        rows = rows[rows["arm"] == "regular"]
+        right.axhline(0, color=FAINT, linewidth=1.2)
+        reach = _reach(rows["standard_error"], rows["num_seeds"], confidence)
+        _band(right, rows[column], rows["mean"], reach, arm_colour("regular"), None, "^")
+        right.set(xlabel=symbol, ylabel="points over No-KD", title="Gain from the teacher")
+        return figure
+
+
+def modification_figure(frame: "pd.DataFrame", *, confidence: float = 0.95) -> "Figure":
+    """Table 2 as a figure: teachers on the left, what their students gain over No-KD on the right.
+
+    Args:
+        frame: as `modify_gamma` returns it.
+        confidence: of the t intervals drawn.
+
+    Raises:
+        InputError: the frame is of another experiment.
+    """
+    if (name := _only_experiment(frame)) != "modify-gamma":
+        raise InputError(f"modification_figure got results of {name!r}; those of 'modify-gamma' were expected")
+    from matplotlib.figure import Figure
+
+    means = summary(frame).sort_values("gamma")
+    gain = _gain_rows(frame, "gamma")
+    arms = {"regular": "s", "random": "v", "true-general": "D", "algorithm-1": "o"}
+    places = {gamma: place for place, gamma in enumerate(sorted(means["gamma"].unique()))}
+    with style():
+        figure = Figure(figsize=(7.2, 3.3), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for index, (arm, marker) in enumerate(arms.items()):
+            shift = 0.13 * (index - 1.5)
+            for axes, rows in (
+                (left, means[(means["role"] == "teacher") & (means["arm"] == arm)]),
+                (right, gain[gain["arm"] == arm]),
+            ):
+                axes.errorbar(
+                    [places[gamma] + shift for gamma in rows["gamma"]],
+                    rows["mean"],
+                    yerr=_reach(rows["standard_error"], rows["num_seeds"], confidence),
+                    fmt=marker,
+                    color=arm_colour(arm),
+                    label=_ARM_NAMES[arm].removesuffix(" KD"),
+                    markerfacecolor="white" if arm == "true-general" else None,
+                )
+        right.axhline(0, color=FAINT, linewidth=1.2, zorder=0)
+        for axes in (left, right):
+            axes.set_xticks(list(places.values()), [f"{gamma:.2f}" for gamma in places])
+            axes.set_xlabel("\u03b3 of the data")
+        left.set(ylabel="test accuracy (%)", title="Teachers")
+        right.set(ylabel="points over No-KD", title="What their students gain")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        return figure
+
+
+def venn_diagram(axes: "Axes", alpha: float, beta: float, gamma: float) -> None:
+    """Draw a modality Venn diagram to scale: areas are proportional to numbers of decisive inputs.
+
+    The student's circle is on the left, the teacher's on the right; the area they cover together is the same in
+    every diagram. With gamma = 0 the fractions leave open which modality has more: both circles are drawn alike.
+
+    Args:
+        axes: to draw on; its frame and ticks are removed.
+        alpha: share of the teacher's decisive inputs that only the teacher has.
+        beta: the same for the student.
+        gamma: share of all decisive inputs that both have.
+    """
+    from matplotlib.patches import Circle
+
+    teacher, student = _circle_areas(alpha, beta, gamma)
+    radius, other = math.sqrt(teacher / math.pi), math.sqrt(student / math.pi)
+    distance = _centre_distance(radius, other, gamma)
+    left = min(-other, distance - radius)
+    middle = (left + max(other, distance + radius)) / 2
+    for centre, size, colour in ((0.0, other, _STUDENT_COLOUR), (distance, radius, _TEACHER_COLOUR)):
+        axes.add_patch(Circle((centre - middle, 0.0), size, facecolor=colour, alpha=0.45, edgecolor=INK, linewidth=0.8))
+    axes.set(xlim=(-0.85, 0.85), ylim=(-0.6, 0.6), aspect="equal")
+    axes.axis("off")
+
+
+def gaussian_sections(frames: Mapping[str, "pd.DataFrame"]) -> list[Section]:
+    """Report sections of the experiments that were run.
+
+    Args:
+        frames: results by experiment: "vary-gamma", "vary-alpha", "modify-gamma", any of them.
+    """
+    return [_section(name, frame) for name, frame in frames.items()]
+
+
+def gaussian_verdict(frames: Mapping[str, "pd.DataFrame"]) -> str:
+    """What the experiments show, in a sentence or two."""
+    sentences = []
+    if "vary-gamma" in frames and frames["vary-gamma"]["gamma"].nunique() > 1:
+        sentences.append(sign_change(frames["vary-gamma"]).describe())
+    if "vary-alpha" in frames:
+        sentences.append(_alpha_sentence(frames["vary-alpha"]))
+    if "modify-gamma" in frames:
+        sentences.append(_modification_sentence(frames["modify-gamma"]))
+    return " ".join(sentences)
+
+
+def _section(name: str, frame: "pd.DataFrame") -> Section:
+    num_seeds = frame["seed"].nunique()
+    headings, rows = table_rows(frame)
+    errors = f"Accuracy in percent after the last step, mean \u00b1 standard error over {num_seeds} seeds."
+    if name == "modify-gamma":
+        return Section(
+            "Modify gamma (Table 2)",
+            [
+                "Inputs are taken from the teacher. It keeps as many as are general: random ones, the true general "
+                "ones, or those Algorithm 1 ranks highest. " + _modification_sentence(frame),
+                Picture(
+                    modification_figure(frame),
+                    "modify-gamma",
+                    "Teachers, and what their students gain over students without one; 95 % intervals over "
+                    f"{num_seeds} seeds.",
+                    "Teacher accuracies and student gains by gamma for four ways to choose the teacher's inputs; "
+                    "the numbers are in the table below.",
+                ),
+                Table(headings, rows, errors),
+                *_found_blocks(frame),
+            ],
+        )
+    column, symbol = _AXES[name]
+    text = (
+        "Both modalities carry equally many decisive inputs; more and more of them are shared. The teacher is about as "
+        "accurate throughout. " + (sign_change(frame).describe() if frame["gamma"].nunique() > 1 else "")
+        if name == "vary-gamma"
+        else "The teacher carries all decisive inputs of the student, and more and more that the student lacks. "
+        + _alpha_sentence(frame)
+    )
+    return Section(
+        f"Vary {column} (Figure {2 if name == 'vary-gamma' else 3})",
+        [
+            text.strip(),
+            Picture(
+                sweep_figure(frame),
+                name,
+                f"Above: decisive inputs of the student (left circle) and the teacher (right circle), to scale. Below: "
+                f"means over {num_seeds} seeds with 95 % bands.",
+                f"Venn diagrams and curves of accuracy and gain along {symbol}; the numbers are in the table below.",
+            ),
+            Table(headings, rows, errors),
+        ],
+    )
+
+
+def _found_blocks(frame: "pd.DataFrame") -> list[str | Table | Picture]:
+    import pandas as pd
+
+    found = pd.DataFrame(frame.attrs.get("general_found", []))
+    if found.empty:
+        return []
+    grouped = found.groupby(["alpha", "gamma", "general"], sort=False)["found"].agg(["mean", "min"]).reset_index()
+    rows = [
+        [f"{row['gamma']:.2f}", f"{row['general']:.0f}", f"{row['mean']:.2f}", f"{row['min']:.0f}"]
+        for _, row in grouped.iterrows()
+    ]
+    columns = ["gamma", "general inputs", "found, mean", "found, fewest"]
+    return [Table(columns, rows, "How many of the general inputs are among those that Algorithm 1 kept.")]
+
+
+def _alpha_sentence(frame: "pd.DataFrame") -> str:
+    teachers = summary(frame).query("role == 'teacher'").sort_values("alpha")["mean"].tolist()
+    rows = _gain_rows(frame, "alpha").query("arm == 'regular'").sort_values("alpha")
+    gained = rows["mean"].tolist()
+    return (
+        f"As alpha rises from {rows['alpha'].min():.2f} to {rows['alpha'].max():.2f} the teacher goes from "
+        f"{teachers[0]:.1f} to {teachers[-1]:.1f} % and its student's gain from {gained[0]:+.2f} to {gained[-1]:+.2f} "
+        "points."
+    )
+
+
+def _modification_sentence(frame: "pd.DataFrame") -> str:
+    gain = gains(frame).groupby(["arm", "seed"])["gain"].mean()
+    parts = []
+    for arm in ("algorithm-1", "regular", "random"):
+        values = gain.loc[arm]
+        error = f" \u00b1 {values.sem():.2f}" if len(values) > 1 else ""
+        parts.append(f"{_ARM_NAMES[arm].removesuffix(' KD')} {values.mean():+.2f}{error}")
+    return f"Mean gain over No-KD in points (standard error), all settings: {', '.join(parts)}."
+
+
+def _gain_rows(frame: "pd.DataFrame", column: str) -> "pd.DataFrame":
+    grouped = gains(frame).groupby([column, "arm"])["gain"]
+    return grouped.agg(mean="mean", standard_error="sem", num_seeds="size").reset_index()
+
+
+def _only_experiment(frame: "pd.DataFrame") -> str:
+    names = sorted(set(frame["experiment"]))
+    if len(names) != 1:
+        raise InputError(f"the frame holds the experiments {names}; exactly one was expected")
+    return str(names[0])
+
+
+def _reach(standard_error: Any, num_seeds: Any, confidence: float) -> Any:
+    """Half width of the t interval; zero where one seed leaves it unknown."""
+    from scipy import stats
+
+    quantile = stats.t.ppf((1 + confidence) / 2, np.maximum(np.asarray(num_seeds) - 1, 1))
+    return np.nan_to_num(np.asarray(standard_error, dtype=float) * quantile)
+
+
+def _band(axes: "Axes", x: Any, mean: Any, reach: Any, colour: str, label: str | None, marker: str) -> None:
+    x, mean = np.asarray(x, dtype=float), np.asarray(mean, dtype=float)
+    axes.fill_between(x, mean - reach, mean + reach, color=colour, alpha=0.22, linewidth=0)
+    axes.plot(x, mean, color=colour, marker=marker, label=label)
+
+
+def _circle_areas(alpha: float, beta: float, gamma: float) -> tuple[float, float]:
+    """Areas of the teacher's and the student's circle where the union has area 1."""
+    if gamma > 0:
+        return gamma / (1 - alpha), gamma / (1 - beta)
+    return 0.5, 0.5
+
+
+def _centre_distance(radius: float, other: float, overlap: float) -> float:
+    """Distance between the centres of two circles whose intersection has the area `overlap`."""
+    from scipy.optimize import brentq
+
+    apart, inside = radius + other, abs(radius - other)
+    if overlap <= 1e-9:
+        return apart
+    if overlap >= math.pi * min(radius, other) ** 2 - 1e-9:
+        return inside
+    return float(brentq(lambda distance: _lens(radius, other, distance) - overlap, inside + 1e-12, apart))
+
+
+def _lens(a: float, b: float, distance: float) -> float:
+    """Area of the intersection of two circles with radii a and b."""
+    cosines = [(distance**2 + p**2 - q**2) / (2 * distance * p) for p, q in ((a, b), (b, a))]
+    angles = [math.acos(min(1.0, max(-1.0, cosine))) for cosine in cosines]
+    product = (-distance + a + b) * (distance + a - b) * (distance - a + b) * (distance + a + b)
+    return a**2 * angles[0] + b**2 * angles[1] - 0.5 * math.sqrt(max(product, 0.0))

@@ -1,0 +1,313 @@
+"""The figures of a study's report."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mfh.figures import FAINT, INK, PALETTE, arm_colour, draw_saliency, new_figure, style
+from mfh.reporting.page import Picture
+from mfh.reporting.summary import Summary, Variant, interval_in_words
+from mfh.venn import ModalityVenn
+
+if TYPE_CHECKING:
+    from mfh.saliency import ChannelSaliency
+
+_MOST_ROWS = 14
+
+
+def gains_picture(summary: Summary) -> Picture | None:
+    """Gain of every arm over no-kd: a dot per seed, the mean and its 95 % interval. None without no-kd."""
+    variants = [variant for variant in summary.variants if variant.gain is not None]
+    if not variants:
+        return None
+    shown = _representatives(summary, variants)
+    [none] = [variant for variant in summary.variants if variant.arm == "no-kd"]
+    with style():
+        figure, axes = new_figure(6.5, 0.9 + 0.44 * len(shown))
+        jitter = np.random.default_rng(0)
+        axes.axvline(0, color=INK, linewidth=1)
+        for row, variant in enumerate(shown):
+            gain, colour = variant.gain, arm_colour(variant.arm)
+            if gain is None:
+                continue
+            differences = (variant.accuracy - none.accuracy).dropna().to_numpy()
+            places = row + 0.27 + jitter.uniform(-0.06, 0.06, len(differences))
+            axes.plot(differences, places, "o", color=colour, markersize=4, alpha=0.5, markeredgewidth=0)
+            if not math.isnan(gain.low):
+                axes.plot([gain.low, gain.high], [row, row], color=colour, linewidth=2.6, solid_capstyle="butt")
+            axes.plot([gain.mean_difference], [row], "o", color=colour, markersize=7.5, markeredgecolor="white")
+            axes.annotate(
+                interval_in_words(gain.mean_difference, gain.low, gain.high, sign="+"),
+                (1.02, row),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                annotation_clip=False,
+            )
+        axes.set_yticks(range(len(shown)), [variant.label for variant in shown])
+        axes.set_ylim(len(shown) - 0.5, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x")
+        axes.set_xlabel(f"{_split(summary)} accuracy of the student minus no-kd, points")
+    left_out = len(variants) - len(shown)
+    listed = "; ".join(
+        f"{variant.label} {interval_in_words(gain.mean_difference, gain.low, gain.high, sign='+')}"
+        for variant in shown
+        if (gain := variant.gain) is not None
+    )
+    return Picture(
+        figure,
+        "gains",
+        "Gain over no-kd: small dots are single seeds, large dots means, bars 95 % intervals."
+        + (f" Of {left_out + len(shown)} variants those best by validation are shown." if left_out else ""),
+        f"Dots and intervals of the gain over no-kd in points: {listed}.",
+    )
+
+
+def _representatives(summary: Summary, variants: list[Variant]) -> list[Variant]:
+    """All variants, or for each arm the one chosen by validation where they are many."""
+    if len(variants) <= _MOST_ROWS:
+        return variants
+    arms = dict.fromkeys(variant.arm for variant in variants)
+    return [chosen for arm in arms if (chosen := summary.chosen(arm)) is not None]
+
+
+def teachers_picture(summary: Summary) -> Picture | None:
+    """Accuracy of the teacher against accuracy of its student; None with fewer than two teachers."""
+    with_teacher = [variant for variant in summary.variants if len(variant.teacher_accuracy)]
+    shown = _representatives(summary, with_teacher)
+    if len(shown) < 2:
+        return None
+    teachers = np.array([variant.teacher_accuracy.mean() for variant in shown])
+    students = np.array([variant.accuracy.mean() for variant in shown])
+    none = summary.chosen("no-kd")
+    with style():
+        figure, axes = new_figure(6.5, 3.9)
+        if none is not None:
+            axes.axhline(none.accuracy.mean(), color=arm_colour("no-kd"), linestyle=(0, (4, 3)), linewidth=1.2)
+        for variant, teacher, student in zip(shown, teachers, students, strict=True):
+            colour = arm_colour(variant.arm)
+            gain = variant.gain
+            if gain is not None and not math.isnan(gain.low):
+                ends = [student - gain.mean_difference + end for end in (gain.low, gain.high)]
+                axes.plot([teacher, teacher], ends, color=colour, linewidth=1.4, alpha=0.6)
+            axes.plot([teacher], [student], "o", color=colour, markersize=8, markeredgecolor="white")
+        axes.set_xlabel(f"{_split(summary)} accuracy of the teacher, as masked, %")
+        axes.set_ylabel(f"{_split(summary)} accuracy of the student, %")
+        axes.locator_params(steps=[1, 2, 5, 10])
+        axes.grid()
+        labels: list[tuple[str, float | None, float]] = [
+            (variant.label, teacher, student)
+            for variant, teacher, student in zip(shown, teachers, students, strict=True)
+        ]
+        if none is not None:
+            labels.append(("no-kd (no teacher)", None, none.accuracy.mean()))
+        _labels_at_the_right(axes, labels)
+    listed = "; ".join(
+        f"{variant.label}: teacher {teacher:.1f} %, student {student:.1f} %"
+        for variant, teacher, student in zip(shown, teachers, students, strict=True)
+    )
+    return Picture(
+        figure,
+        "teacher-and-student",
+        "Teacher against student accuracy. If the better teacher always made the better student, the points would "
+        "rise from left to right. The dashed line is the student without a teacher; bars are 95 % intervals of the "
+        "paired difference to it.",
+        f"Scatter of teacher accuracy against student accuracy. {listed}.",
+    )
+
+
+def _labels_at_the_right(axes: Any, labels: Sequence[tuple[str, float | None, float]]) -> None:
+    """Name points in a column beside the axes, moved apart where they would overlap, with a thin line to each."""
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, top)
+    axes.set_xlim(*axes.get_xlim())
+    apart = 0.065 * (top - bottom)
+    ordered = sorted(labels, key=lambda label: label[2])
+    places: list[float] = []
+    for _, _, height in ordered:
+        places.append(max(height, places[-1] + apart) if places else height)
+    # What was pushed out at the top moves down again.
+    for index in range(len(places) - 1, -1, -1):
+        ceiling = top if index == len(places) - 1 else places[index + 1] - apart
+        places[index] = min(places[index], ceiling)
+    for (text, across, height), place in zip(ordered, places, strict=True):
+        axes.annotate(
+            text,
+            xy=(1.0, height) if across is None else (across, height),
+            xycoords=("axes fraction", "data") if across is None else "data",
+            xytext=(1.04, place),
+            textcoords=("axes fraction", "data"),
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": FAINT,
+                "linewidth": 0.7,
+                "shrinkA": 1,
+                "shrinkB": 4,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def sweep_picture(summary: Summary) -> Picture | None:
+    """Gain over no-kd against the fraction removed; None with fewer than three ratios."""
+    lines: dict[tuple[str, str, str], list[Variant]] = {}
+    for variant in summary.variants:
+        if variant.ratio is not None and variant.gain is not None:
+            lines.setdefault((variant.arm, variant.score, variant.layer), []).append(variant)
+    lines = {key: variants for key, variants in lines.items() if len(variants) >= 3}
+    if not lines:
+        return None
+    flat = [v for v in summary.variants if v.arm in ("regular", "aligned", "soft") and v.gain is not None]
+    with style():
+        figure, axes = new_figure(6.5, 3.6)
+        axes.axhline(0, color=INK, linewidth=1)
+        for place, ((arm, score, layer), variants) in enumerate(lines.items()):
+            means, lows, highs = np.array(
+                [(v.gain.mean_difference, v.gain.low, v.gain.high) for v in variants if v.gain is not None]
+            ).T
+            ratios = [variant.ratio for variant in variants]
+            label = ", ".join(
+                part for part in (arm, score if len(lines) > 3 else "", layer if len(lines) > 6 else "") if part
+            )
+            axes.plot(ratios, means, marker="o", color=arm_colour(arm), label=label, linestyle=_DASHES[place // 3 % 4])
+            axes.fill_between(ratios, lows, highs, color=arm_colour(arm), alpha=0.12, linewidth=0)
+        for variant in flat:
+            gain = variant.gain.mean_difference if variant.gain is not None else 0.0
+            axes.axhline(gain, color=arm_colour(variant.arm), linestyle=(0, (5, 2)), label=variant.label)
+        axes.set_xlabel("ratio: fraction of the teacher's channels removed")
+        axes.set_ylabel("gain over no-kd, points")
+        axes.grid(axis="y")
+        figure.legend(loc="outside right upper")
+    listed = "; ".join(
+        f"{arm} {score} ".replace("  ", " ")
+        + ", ".join(f"{v.gain.mean_difference:+.1f} at {v.ratio:g}" for v in variants if v.gain is not None)
+        for (arm, score, _), variants in lines.items()
+    )
+    return Picture(
+        figure,
+        "ratio-sweep",
+        "Gain over no-kd as more channels are removed, with 95 % intervals; dashed lines are arms without a ratio.",
+        f"Lines of the gain over no-kd in points against the ratio: {listed}.",
+    )
+
+
+_DASHES: list[Any] = ["solid", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5))]
+
+
+def saliency_picture(
+    saliency: "ChannelSaliency", *, ratio: float | None, truth: NDArray[np.bool_] | None, name: str, seed: int = 0
+) -> Picture:
+    """Saliency by channel, and sorted with what is removed.
+
+    Args:
+        saliency: of one score.
+        ratio: fraction that the "general" mask removes; None where no mask with a ratio was made from this score.
+        truth: (C,) whether a channel is modality-general, or None where that is not known.
+        name: of the picture's files.
+        seed: of the study, whose saliency this is.
+    """
+    num_channels = len(saliency.scores)
+    caption = f"Score {saliency.score} at layer {saliency.layer}, seed {seed}: high is modality-general."
+    alt = f"Saliency of {num_channels} channels by score {saliency.score}, in order of the channels and sorted."
+    if ratio is not None:
+        kept = saliency.mask("general", ratio).weights > 0
+        caption += f" The general mask at ratio {ratio:g} removes the shaded part."
+        alt += f" {int(kept.sum())} channels are kept"
+        alt += (
+            f", {int((kept & truth).sum())} of {int(truth.sum())} truly general ones among them."
+            if truth is not None
+            else "."
+        )
+    return Picture(draw_saliency(saliency.scores, score=saliency.score, ratio=ratio, truth=truth), name, caption, alt)
+
+
+def venn_picture(venn: ModalityVenn) -> Picture:
+    """The modality Venn diagram, areas to scale with the counts of decisive features."""
+    from matplotlib.patches import Circle
+
+    teacher_radius = math.sqrt((venn.general + venn.teacher_only) / math.pi)
+    student_radius = math.sqrt((venn.general + venn.student_only) / math.pi)
+    distance = _distance(teacher_radius, student_radius, venn.general)
+    total = max(teacher_radius, student_radius)
+    left, right = distance - student_radius, distance + student_radius
+    begin, end = min(-teacher_radius, left), max(teacher_radius, right)
+    with style():
+        figure, axes = new_figure(5.2, 2.9)
+        axes.set_axis_off()
+        axes.set_aspect("equal")
+        circles = [
+            (0.0, teacher_radius, PALETTE["regular"], "#005a8f", "teacher's modality", "bottom"),
+            (distance, student_radius, PALETTE["specific"], "#a34700", "student's modality", "top"),
+        ]
+        for x, radius, colour, dark, text, vertical in circles:
+            axes.add_patch(Circle((x, 0), radius, facecolor=colour, alpha=0.2, linewidth=0))
+            axes.add_patch(Circle((x, 0), radius, facecolor="none", edgecolor=colour, linewidth=1.8))
+            place = 1.08 * total if vertical == "bottom" else -1.08 * total
+            axes.text(x, place, text, ha="center", va=vertical, color=dark, fontweight="bold")
+        lens = (max(left, -teacher_radius), min(right, teacher_radius))
+        if venn.general:
+            words = f"{venn.general}\ngeneral" if lens[1] - lens[0] > 0.55 * total else str(venn.general)
+            axes.text(sum(lens) / 2, 0, words, ha="center", va="center", linespacing=1.4)
+        outside = [
+            (
+                venn.teacher_only,
+                (-teacher_radius + min(left, teacher_radius)) / 2,
+                begin - 0.25 * total,
+                "teacher only",
+            ),
+            (venn.student_only, (right + max(teacher_radius, left)) / 2, end + 0.25 * total, "student only"),
+        ]
+        for count, x, place, text in outside:
+            if count:
+                axes.annotate(
+                    f"{count} {text}",
+                    (x, 0),
+                    (place, 0),
+                    ha="right" if place < x else "left",
+                    va="center",
+                    arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.8, "shrinkA": 2, "shrinkB": 0},
+                )
+                axes.plot([x], [0], "o", color=INK, markersize=3)
+        axes.set_xlim(begin - 1.2 * total, end + 1.2 * total)
+        axes.set_ylim(-1.35 * total, 1.35 * total)
+    counts = f"{venn.general} general, {venn.teacher_only} teacher-only and {venn.student_only} student-only"
+    measures = f"alpha = {venn.alpha:.2g}, beta = {venn.beta:.2g}, gamma = {venn.gamma:.2g}"
+    return Picture(
+        figure,
+        "venn",
+        f"What decides the label, areas to scale: {counts} features, so {measures}.",
+        f"Venn diagram of two circles: {counts} decisive features; {measures}.",
+    )
+
+
+def _distance(radius: float, other: float, overlap: float) -> float:
+    """How far apart the centres of two circles are whose overlap has the given area."""
+    from scipy.optimize import brentq
+
+    if overlap <= 0:
+        return 1.1 * (radius + other)  # apart, not touching
+    nearest, farthest = abs(radius - other), radius + other
+    if overlap >= math.pi * min(radius, other) ** 2 * (1 - 1e-9):
+        return nearest
+    return float(brentq(lambda distance: _lens(radius, other, distance) - overlap, nearest, farthest))
+
+
+def _lens(radius: float, other: float, distance: float) -> float:
+    """Area common to two circles that cut each other."""
+
+    def segment(one: float, two: float) -> float:
+        cosine = np.clip((distance**2 + one**2 - two**2) / (2 * distance * one), -1, 1)
+        angle = math.acos(cosine)
+        return one**2 * (angle - math.sin(angle) * math.cos(angle))
+
+    return segment(radius, other) + segment(other, radius)
+
+
+def _split(summary: Summary) -> str:
+    return {"test": "test", "val": "validation"}[summary.split]

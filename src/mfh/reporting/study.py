@@ -1,0 +1,243 @@
+"""The report of a study: from its run folder to sections of a page."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mfh.files import read_json
+from mfh.reporting.page import Section, Table
+from mfh.reporting.pictures import (
+    gains_picture,
+    saliency_picture,
+    sweep_picture,
+    teachers_picture,
+    venn_picture,
+)
+from mfh.reporting.summary import (
+    Summary,
+    Variant,
+    arms_table,
+    auroc_table,
+    finding_of,
+    interval_in_words,
+    questions_table,
+    read_results,
+    summarise,
+)
+from mfh.venn import ModalityVenn
+
+
+def study_sections(run: Path) -> tuple[str, str, list[Section]]:
+    """Title, verdict and sections of the report of one study.
+
+    Args:
+        run: the folder of a study: config.json, environment.json, results.csv and, for each seed, the saliencies.
+
+    Raises:
+        InputError: the folder holds no study, or one of its files cannot be read.
+    """
+    config = read_json(run / "config.json")
+    facts: Mapping[str, Any] = config.get("facts") or {}
+    frame = read_results(run)
+    summary = summarise(frame, data_redrawn=bool(config.get("data_redrawn", True)))
+    sections = [
+        _results(summary),
+        _teachers(summary),
+        _world(facts, summary),
+        _channels(run, frame, config, summary),
+        making_section(config, read_environment(run)),
+    ]
+    return f"Study: {config.get('task', run.name)}", finding_of(summary), [part for part in sections if part.blocks]
+
+
+def comparison_table(runs: Mapping[str, Path]) -> Table:
+    """One row for each study: what its students reach, and what distillation adds.
+
+    Args:
+        runs: name -> folder of a study.
+    """
+    rows = []
+    for name, run in runs.items():
+        config = read_json(run / "config.json")
+        summary = summarise(read_results(run), data_redrawn=bool(config.get("data_redrawn", True)))
+        none, best = summary.chosen("no-kd"), summary.chosen()
+        rows.append(
+            [
+                name,
+                str(config.get("task", "")),
+                summary.seeds_in_words,
+                f"{none.accuracy.mean():.1f}" if none else "",
+                best.label if best else "",
+                f"{best.accuracy.mean():.1f}" if best else "",
+                _difference(best),
+            ]
+        )
+    columns = ["Run", "Task", "Seeds", "no-kd, %", "Best arm", "Its accuracy, %", "Gain, points"]
+    caption = "The best arm is chosen by validation accuracy; the gain is paired by seed, with a 95 % interval."
+    return Table(columns, rows, caption)
+
+
+def _difference(variant: Variant | None) -> str:
+    if variant is None or variant.gain is None:
+        return ""
+    return interval_in_words(variant.gain.mean_difference, variant.gain.low, variant.gain.high, sign="+")
+
+
+def _results(summary: Summary) -> Section:
+    section = Section("Results")
+    picture = gains_picture(summary)
+    if picture is not None:
+        section.blocks.append(picture)
+    section.blocks.append(arms_table(summary))
+    most = summary.num_seeds[1]
+    notes = (
+        "Masking deserves credit only against the same teacher unmasked: general, specific and random against "
+        "aligned, soft against regular. "
+    )
+    if summary.covers == "data draws":
+        notes += "Every seed draws its own data, so the intervals speak about new data as well. "
+    else:
+        notes += "All seeds share one data set, so the intervals cover training randomness only. "
+    if 1 < most <= 20:
+        least = 2.0 ** (1 - most)
+        notes += (
+            f"p-values are of the exact sign-flip test, corrected for all arms by Holm's method; with {most} seeds "
+            f"none can be below {least:.2g} before that correction."
+        )
+    elif most > 20:
+        notes += "p-values are of the sign-flip test, corrected for all arms by Holm's method."
+    else:
+        notes += "One seed has no interval: run more before concluding anything."
+    section.blocks.append(notes)
+    questions = questions_table(summary)
+    if questions is not None:
+        section.blocks.append(questions)
+    sweep = sweep_picture(summary)
+    if sweep is not None:
+        section.blocks.append(sweep)
+    return section
+
+
+def _teachers(summary: Summary) -> Section:
+    section = Section("Better teachers, better students?")
+    picture = teachers_picture(summary)
+    if picture is None:
+        return section
+    with_teacher = [variant for variant in summary.variants if len(variant.teacher_accuracy)]
+    by_teacher = sorted(with_teacher, key=lambda variant: -variant.teacher_accuracy.mean())
+    by_student = sorted(with_teacher, key=lambda variant: -variant.accuracy.mean())
+    if len(with_teacher) <= 12:
+        section.blocks.append(
+            f"Teachers from the most accurate down: {', '.join(variant.label for variant in by_teacher)}. "
+            f"Their students from the most accurate down: {', '.join(variant.label for variant in by_student)}."
+        )
+    section.blocks.append(picture)
+    return section
+
+
+def _world(facts: Mapping[str, Any], summary: Summary) -> Section:
+    section = Section("What the modalities share")
+    if facts.get("description"):
+        section.blocks.append(str(facts["description"]))
+    names = {
+        "best_teacher_accuracy": "the best possible accuracy on the teacher's modality is",
+        "best_student_accuracy": "on the student's",
+        "majority_accuracy": "always naming the commoner class gives",
+    }
+    known = [f"{words} {100 * float(facts[name]):.1f} %" for name, words in names.items() if name in facts]
+    none = summary.chosen("no-kd")
+    if known:
+        text = "; ".join(known)
+        reached = f" The student without a teacher reaches {none.accuracy.mean():.1f} %." if none else ""
+        section.blocks.append(f"{text[0].upper()}{text[1:]}.{reached}")
+    counts = [facts.get(name) for name in ("general", "teacher_only", "student_only")]
+    if all(isinstance(count, int) for count in counts) and any(counts):
+        section.blocks.append(venn_picture(ModalityVenn(*[int(count) for count in counts if count is not None])))
+    return section
+
+
+def _channels(run: Path, frame: pd.DataFrame, config: Mapping[str, Any], summary: Summary) -> Section:
+    section = Section("Which channels can cross")
+    folder = _first_seed(run)
+    files = sorted(folder.glob("saliency-*.safetensors")) if folder else []
+    if folder and files:
+        from mfh.saliency import ChannelSaliency
+
+        truth = None
+        if (folder / "truth.json").exists():
+            truth = np.asarray(read_json(folder / "truth.json").get("general"), dtype=bool)
+        order = list(config.get("scores") or [])
+        files.sort(key=lambda file: (order.index(_score(file)) if _score(file) in order else len(order), file.name))
+        for file in files:
+            saliency = ChannelSaliency.load(file)
+            mask = summary.chosen("general", score=_score(file))
+            section.blocks.append(
+                saliency_picture(
+                    saliency,
+                    ratio=mask.ratio if mask else None,
+                    truth=truth if truth is not None and truth.shape == (len(saliency.scores),) else None,
+                    name=f"saliency-{_score(file)}",
+                    seed=int(folder.name.removeprefix("seed-")),
+                )
+            )
+    table = auroc_table(frame)
+    if table is not None:
+        section.blocks.append(table)
+    return section
+
+
+def _score(file: Path) -> str:
+    return file.stem.removeprefix("saliency-")
+
+
+def _first_seed(run: Path) -> Path | None:
+    folders = {int(match[1]): path for path in run.glob("seed-*") if (match := re.fullmatch(r"seed-(\d+)", path.name))}
+    return folders[min(folders)] if folders else None
+
+
+def read_environment(run: Path) -> dict[str, Any]:
+    """What environment.json of a run holds; nothing if the run left none."""
+    path = run / "environment.json"
+    return read_json(path) if path.exists() else {}
+
+
+def making_section(config: Mapping[str, Any], environment: Mapping[str, Any]) -> Section:
+    """How a run was made: the command that repeats it, time, configuration, software and hardware."""
+    section = Section("How it was made")
+    repeat, seconds = environment.get("repeat"), environment.get("seconds")
+    if repeat:
+        section.blocks.append(f"To repeat it: {repeat}")
+    if isinstance(seconds, int | float):
+        section.blocks.append(f"It took {_duration(float(seconds))}.")
+    settings = [[name, value] for name, value in _flatten(config) if not name.startswith("facts.")]
+    if settings:
+        section.blocks.append(Table(["Setting", "Value"], settings, "Configuration, as resolved."))
+    facts = [[name, value] for name, value in _flatten(environment) if name not in ("repeat", "seconds")]
+    if facts:
+        section.blocks.append(Table(["What", "Value"], facts, "Software and hardware."))
+    return section
+
+
+def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Names and values of nested settings as text, in order: {"a": {"b": [1, 2]}} gives ("a.b", "1, 2")."""
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple):
+            yield f"{prefix}{name}", ", ".join(map(str, value))
+        else:
+            yield f"{prefix}{name}", "" if value is None else str(value)
+
+
+def _duration(seconds: float) -> str:
+    """For instance "42 s", "3 min 5 s" or "2 h 7 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if whole < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,406 @@
+"""A study's tidy table condensed: every arm against no-kd and against the same teacher unmasked.
+
+Nothing here draws: the command line prints these tables and sentences, the report shows the same ones.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mfh.arms import ARMS, COLUMNS, CONTROLS, UNMASKED
+from mfh.errors import InputError
+from mfh.reporting.page import Table
+from mfh.stats import Comparison, Coverage, holm, mean_interval, paired_comparison, pairs_needed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ORDER = (*ARMS, *CONTROLS)
+_TEXT = ("experiment", "role", "arm", "score", "layer", "split", "metric")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One arm at one score, layer and ratio.
+
+    Args:
+        arm: its name.
+        score: of the saliency behind its mask; empty where there is none.
+        layer: where the mask sits; empty where there is none.
+        ratio: fraction removed; None where there is none.
+        label: the arm, with what is needed to tell it from the arm's other variants.
+        accuracy: of the student in percent, by seed.
+        validation: mean accuracy on the validation split in percent; None if it was not measured.
+        teacher_accuracy: of the teacher as masked, in percent, by seed; empty where there is none.
+        gain: against no-kd in points, paired by seed; None for no-kd itself or without it.
+        masking: against the same teacher unmasked in points; None where that does not apply.
+        corrected_p: p-value of `gain`, corrected for the number of variants by Holm's method.
+    """
+
+    arm: str
+    score: str
+    layer: str
+    ratio: float | None
+    label: str
+    accuracy: "pd.Series[float]"
+    validation: float | None
+    teacher_accuracy: "pd.Series[float]"
+    gain: Comparison | None
+    masking: Comparison | None
+    corrected_p: float | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All variants of a study.
+
+    Args:
+        variants: in the order of `mfh.arms.ARMS`, then the controls.
+        split: that accuracies were measured on: "test", or "val" for a study that has not read the test split.
+        covers: what the intervals speak about.
+    """
+
+    variants: list[Variant]
+    split: str
+    covers: Coverage
+
+    def chosen(self, arm: str | None = None, *, score: str | None = None) -> Variant | None:
+        """The variant with the best validation accuracy, which keeps the test split out of the choice.
+
+        Args:
+            arm: choose among this arm's variants; None for all arms but no-kd.
+            score: choose among masks by this score; None for all.
+
+        Returns:
+            The variant; None if there is none.
+        """
+        candidates = [
+            variant
+            for variant in self.variants
+            if (variant.arm == arm if arm else variant.arm != "no-kd") and score in (None, variant.score)
+        ]
+        if not candidates:
+            return None
+        # Without validation accuracies the first stands for its arm: choosing on test would flatter.
+        return max(candidates, key=lambda variant: -1.0 if variant.validation is None else variant.validation)
+
+    @cached_property
+    def num_seeds(self) -> tuple[int, int]:
+        """Fewest and most seeds of any variant; they differ while a study is unfinished."""
+        counts = [len(variant.accuracy) for variant in self.variants]
+        return min(counts), max(counts)
+
+    @cached_property
+    def seeds_in_words(self) -> str:
+        """For instance "5 seeds" or "3 to 5 seeds"."""
+        fewest, most = self.num_seeds
+        if fewest != most:
+            return f"{fewest} to {most} seeds"
+        return f"{most} seed" + ("s" if most != 1 else "")
+
+
+def read_results(run: str | Path) -> "pd.DataFrame":
+    """Read a study's results.csv.
+
+    Raises:
+        InputError: the folder has no results.csv, or the file is not the tidy table of a study.
+    """
+    return read_table(Path(run) / "results.csv", COLUMNS)
+
+
+def read_table(path: Path, columns: Sequence[str]) -> "pd.DataFrame":
+    """Read a tidy table of results: numbers where numbers belong, everything else text, empty fields missing.
+
+    Raises:
+        InputError: there is no such file, it is no table, or it lacks one of the columns.
+    """
+    import pandas as pd
+
+    try:
+        # "NA" or "null" may be somebody's layer: only an empty field is empty.
+        text = dict.fromkeys(_TEXT, str)
+        frame = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
+        numbers = {column: pd.to_numeric(frame[column]) for column in frame.columns if column not in _TEXT}
+    except FileNotFoundError:
+        raise InputError(f"no file {path}; a run folder made by mfh holds one") from None
+    except (OSError, ValueError, TypeError) as error:  # errors of pandas and of decoding are ValueErrors
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is not a readable table of results ({reason})") from None
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise InputError(f"{path} has no column {missing[0]!r}; expected {', '.join(columns)}")
+    return frame.assign(**numbers)
+
+
+def summarise(frame: "pd.DataFrame", *, data_redrawn: bool = True) -> Summary:
+    """Compare every arm of a study, seed by seed, with no-kd and with the same teacher unmasked.
+
+    Args:
+        frame: a study's tidy table with `mfh.arms.COLUMNS`; accuracies are fractions. Rows whose value is missing are
+            left out, and comparisons use the seeds that both sides have.
+        data_redrawn: whether each seed draws its own data; otherwise intervals cover training randomness only.
+
+    Raises:
+        InputError: the table has no accuracies.
+    """
+    import pandas as pd
+
+    frame = frame[frame["value"].notna()]
+    text = {column: frame[column].fillna("") for column in ("arm", "score", "layer")}
+    frame = frame.assign(ratio=pd.to_numeric(frame["ratio"], errors="coerce"), **text)
+    accuracies = frame[(frame["metric"] == "accuracy") & (frame["arm"] != "")]
+    split = "test" if (accuracies["split"] == "test").any() else "val"
+    measured = accuracies[accuracies["split"] == split]
+    if measured.empty:
+        raise InputError("the results hold no accuracy of any arm; let the study finish at least one cell")
+    validations = accuracies[accuracies["split"] == "val"]
+    teachers = frame[(frame["metric"] == "teacher_accuracy") & (frame["split"] == split)]
+
+    keys = sorted(_keys(measured), key=_order)
+    by_key = {key: _by_seed(measured, key) for key in keys}
+    unmasked = {key[0]: series for key, series in by_key.items() if key[0] in {"no-kd", *UNMASKED.values()}}
+    gains = {
+        key: _compare(by_key[key], unmasked["no-kd"]) if key[0] != "no-kd" and "no-kd" in unmasked else None
+        for key in keys
+    }
+    compared = [key for key in keys if gains[key] is not None]
+    p_values = [gain.p_value for gain in gains.values() if gain is not None]
+    corrected = dict(zip(compared, holm(p_values).tolist(), strict=True))
+    variants = []
+    for key in keys:
+        arm, score, layer, ratio = key
+        validation = _by_seed(validations, key)
+        base = unmasked.get(UNMASKED.get(arm, ""))
+        variants.append(
+            Variant(
+                arm=arm,
+                score=score,
+                layer=layer,
+                ratio=None if ratio < 0 else ratio,
+                label=_label(key, keys),
+                accuracy=by_key[key],
+                validation=float(validation.mean()) if len(validation) else None,
+                teacher_accuracy=_by_seed(teachers, key),
+                gain=gains[key],
+                masking=_compare(by_key[key], base) if base is not None else None,
+                corrected_p=corrected.get(key),
+            )
+        )
+    return Summary(variants, split, "data draws" if data_redrawn else "training randomness only")
+
+
+def summary_table(frame: "pd.DataFrame", *, data_redrawn: bool = True) -> Table:
+    """The table of arms: accuracies, paired differences with 95 % intervals, teachers.
+
+    Args:
+        frame: a study's tidy table.
+        data_redrawn: whether each seed draws its own data.
+
+    Returns:
+        Columns, rows of text and a caption; `.columns` and `.rows` also make a table in a terminal.
+
+    Raises:
+        InputError: the table has no accuracies.
+    """
+    return arms_table(summarise(frame, data_redrawn=data_redrawn))
+
+
+def arms_table(summary: Summary) -> Table:
+    """`summary_table` of what `summarise` returned."""
+    split = {"test": "Test", "val": "Validation"}[summary.split]
+    rows = []
+    for variant in summary.variants:
+        teacher = variant.teacher_accuracy
+        rows.append(
+            [
+                variant.label,
+                f"{variant.accuracy.mean():.1f}",
+                _difference(variant.gain),
+                "" if variant.corrected_p is None else p_in_words(variant.corrected_p),
+                _difference(variant.masking),
+                f"{teacher.mean():.1f}" if len(teacher) else "",
+            ]
+        )
+    caveat = "" if summary.covers == "data draws" else "; intervals cover training randomness only"
+    return Table(
+        [
+            "Arm",
+            f"{split} accuracy, %",
+            "Against no-kd, points",
+            "p (Holm)",
+            "Against the same teacher unmasked, points",
+            "Teacher accuracy, %",
+        ],
+        rows,
+        f"Means over {summary.seeds_in_words}; differences are paired by seed, with 95 % intervals{caveat}.",
+    )
+
+
+def finding(frame: "pd.DataFrame", *, data_redrawn: bool = True) -> str:
+    """What the study shows, in a sentence that claims no more than its intervals do.
+
+    Args:
+        frame: a study's tidy table.
+        data_redrawn: whether each seed draws its own data.
+
+    Raises:
+        InputError: the table has no accuracies.
+    """
+    return finding_of(summarise(frame, data_redrawn=data_redrawn))
+
+
+def finding_of(summary: Summary) -> str:
+    """`finding` of what `summarise` returned."""
+    best = summary.chosen()
+    if best is None or best.gain is None:
+        return "Whether distillation helps cannot be said: the study needs no-kd and at least one other arm."
+    if best.gain.num_pairs == 1:
+        return f"Against no-kd, {says(best.label, best.gain)}."
+    num_compared = sum(variant.gain is not None for variant in summary.variants)
+    among = f", the best of {num_compared} by validation," if num_compared > 1 and best.validation is not None else ""
+    sentence = f"against no-kd, {best.label}{among} {says('', best.gain)}"
+    if best.gain.outcome == "gains":
+        sentence = sentence[0].upper() + sentence[1:] + _after_correction(best, num_compared)
+    else:
+        sentence = f"Distillation is not shown to help here: {sentence}"
+    for arm in ("general", "soft"):
+        variant = summary.chosen(arm)
+        if variant is not None and variant.masking is not None:
+            sentence += f"; against {UNMASKED[arm]}, the same teacher unmasked, {says(variant.label, variant.masking)}"
+    if summary.covers != "data draws":
+        sentence += "; all seeds share one data set, so the intervals cover training randomness only"
+    if summary.split != "test":
+        sentence += "; accuracies are those of the validation split"
+    return sentence + "."
+
+
+def questions_table(summary: Summary) -> Table | None:
+    """What a study answers, question by question, with what would settle those left open; None without answers."""
+    asked: list[tuple[str, Variant | None, str, Comparison | None]] = []
+    for arm, question in (("regular", "Does ordinary distillation help?"), ("aligned", "Does joint training help?")):
+        variant = summary.chosen(arm)
+        asked.append((question, variant, "no-kd", variant.gain if variant else None))
+    for arm in ("general", "soft"):
+        variant = summary.chosen(arm)
+        asked.append((f"Does the {arm} mask help?", variant, UNMASKED[arm], variant.masking if variant else None))
+    general, random = summary.chosen("general"), summary.chosen("random")
+    if general is not None and random is not None:
+        against_random = _compare(general.accuracy, random.accuracy)
+        asked.append(("Does the ranking matter?", general, random.label, against_random))
+    rows = [
+        [question, f"{variant.label} against {baseline}", comparison.describe(), _still_needed(comparison)]
+        for question, variant, baseline, comparison in asked
+        if variant is not None and comparison is not None
+    ]
+    if not rows:
+        return None
+    columns = ["Question", "Compared", "Answer", "To settle it"]
+    caption = "Questions and answers; the last column assumes that an open difference is what it looks like so far."
+    return Table(columns, rows, caption)
+
+
+def says(label: str, comparison: Comparison) -> str:
+    """The comparison as a predicate of `label`: "soft gains 2.1 points (...)"."""
+    words = comparison.describe().replace("no difference shown", "shows no difference", 1)
+    return f"{label} {words}".strip()
+
+
+def p_in_words(p_value: float) -> str:
+    """A p-value with the digits it deserves."""
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}" if p_value < 0.1 else f"{p_value:.2f}"
+
+
+def interval_in_words(mean: float, low: float, high: float, digits: int = 1, sign: str = "") -> str:
+    """For instance "72.1 (70.9 to 73.3)"; without the interval where it does not exist."""
+    text = f"{mean:{sign}z.{digits}f}"
+    if not math.isnan(low):
+        # Which side of zero an end lies on must be seen.
+        while digits < 4 and any(end and round(end, digits) == 0 for end in (low, high)):
+            digits += 1
+        text += f" ({low:{sign}z.{digits}f} to {high:{sign}z.{digits}f})"
+    return text.replace("-", "\u2212")
+
+
+def auroc_table(frame: "pd.DataFrame") -> Table | None:
+    """How well each saliency tells general from specific channels where the truth is known; None without it."""
+    rows = []
+    known = frame[(frame["metric"] == "auroc") & frame["value"].notna()]
+    for (score, layer), group in known.fillna({"score": "", "layer": ""}).groupby(["score", "layer"], sort=False):
+        values = group.groupby("seed")["value"].last()
+        mean, low, high = mean_interval(values.to_numpy())
+        rows.append([str(score), str(layer), interval_in_words(mean, low, high, digits=3), str(len(values))])
+    if not rows:
+        return None
+    caption = "Area under the ROC curve against the truth, mean and 95 % interval: 1 finds all, 0.5 is chance."
+    return Table(["Score", "Layer", "AUROC", "Seeds"], rows, caption)
+
+
+_Key = tuple[str, str, str, float]  # arm, score, layer, ratio; -1 stands for no ratio
+
+
+def _keys(frame: "pd.DataFrame") -> set[_Key]:
+    rows = zip(frame["arm"], frame["score"], frame["layer"], frame["ratio"].fillna(-1.0), strict=True)
+    return {(str(arm), str(score), str(layer), float(ratio)) for arm, score, layer, ratio in rows}
+
+
+def _order(key: _Key) -> tuple[int, str, str, str, float]:
+    arm, score, layer, ratio = key
+    return (_ORDER.index(arm) if arm in _ORDER else len(_ORDER), arm, layer, score, ratio)
+
+
+def _by_seed(frame: "pd.DataFrame", key: _Key) -> "pd.Series[float]":
+    """Values in percent, by seed."""
+    arm, score, layer, ratio = key
+    rows = frame[
+        (frame["arm"] == arm)
+        & (frame["score"] == score)
+        & (frame["layer"] == layer)
+        & (frame["ratio"].fillna(-1.0) == ratio)
+    ]
+    return 100 * rows.groupby("seed")["value"].last()
+
+
+def _label(key: _Key, keys: list[_Key]) -> str:
+    same_arm = [other for other in keys if other[0] == key[0]]
+    parts = []
+    for place, text in ((1, key[1]), (2, key[2]), (3, f"r = {key[3]:g}")):
+        if len({other[place] for other in same_arm}) > 1:
+            parts.append(text)
+    return key[0] + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _compare(treatment: "pd.Series[float]", baseline: "pd.Series[float]") -> Comparison | None:
+    seeds = treatment.index.intersection(baseline.index).sort_values()
+    if not len(seeds):
+        return None
+    return paired_comparison(treatment.loc[seeds].to_numpy(), baseline.loc[seeds].to_numpy())
+
+
+def _difference(comparison: Comparison | None) -> str:
+    if comparison is None:
+        return ""
+    return interval_in_words(comparison.mean_difference, comparison.low, comparison.high, sign="+")
+
+
+def _after_correction(best: Variant, num_compared: int) -> str:
+    """The best of many looks better than it is: what remains after correcting for their number."""
+    if best.gain is None or best.corrected_p is None or num_compared < 2:
+        return ""
+    if num_compared * 2.0 ** (1 - best.gain.num_pairs) > 0.05:
+        return f", taken alone ({best.gain.num_pairs} seeds are too few to correct for {num_compared} comparisons)"
+    p_value = f"p {p_in_words(best.corrected_p)} after Holm's correction for {num_compared} comparisons"
+    return f", {p_value}" if best.corrected_p <= 0.05 else f", taken alone ({p_value})"
+
+
+def _still_needed(comparison: Comparison) -> str:
+    needed = pairs_needed(comparison)
+    if comparison.num_pairs == 1:
+        return "more than one seed"
+    if needed == 0:
+        return "settled"
+    if needed is None:
+        return "no reasonable number of seeds"
+    return "1 more seed" if needed == 1 else f"about {needed} more seeds"
