@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from mfh.masking import mask_channels as mask_channels
     from mfh.pairs import PairedBatch as PairedBatch
     from mfh.pairs import PairLoader as PairLoader
+    from mfh.reporting import report as report
     from mfh.saliency import ChannelSaliency as ChannelSaliency
     from mfh.saliency import channel_saliency as channel_saliency
+    from mfh.studies import StudyResult as StudyResult
+    from mfh.studies import study as study
     from mfh.task import Task as Task
     from mfh.training import Recipe as Recipe
     from mfh.training import align as align
@@ -31,12 +34,15 @@ _EXPORTS = {
     "PairLoader": "mfh.pairs",
     "PairedBatch": "mfh.pairs",
     "Recipe": "mfh.training",
+    "StudyResult": "mfh.studies",
     "Task": "mfh.task",
     "align": "mfh.training",
     "channel_saliency": "mfh.saliency",
     "distill": "mfh.training",
     "mask_channels": "mfh.masking",
     "pretrain": "mfh.training",
+    "report": "mfh.reporting",
+    "study": "mfh.studies",
 }
 
 __all__ = ["__version__", *_EXPORTS]

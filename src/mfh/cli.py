@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mfh.workbench import Workbench
 
 _DESCRIPTION = """Cross-modal knowledge distillation: what in the teacher can cross, the teacher that teaches best,
-and whether it helped. Start with: mfh demo"""
+and whether it helped. Start with: mfh demo. Still to come: prepare (data sets), diagnose (a verdict before training)."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -45,7 +45,8 @@ def _fail(message: str) -> None:
 def _console() -> "Console":
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True)
+    # Where there is no terminal to fit into, tables keep their lines whole.
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 
 
 def _demo(options: opt.Demo) -> None:

@@ -48,10 +48,15 @@ class StudyResult:
     folder: Path | None = None
 
     def accuracies(self, split: str = "test") -> "pd.DataFrame":
-        """Student accuracies: one row per seed, one column per (arm, score, ratio)."""
+        """Student accuracies: one row per seed, one column per variant, for instance "general-distance-0.5"."""
         chosen = self.frame[(self.frame["metric"] == "accuracy") & (self.frame["split"] == split)]
-        chosen = chosen.fillna({"score": "", "ratio": ""})
-        return chosen.pivot_table(index="seed", columns=["arm", "score", "ratio"], values="value", sort=False)
+        names = [Cell(arm, score, ratio).name for arm, score, ratio in _keys(chosen)]
+        return chosen.assign(variant=names).pivot_table(index="seed", columns="variant", values="value", sort=False)
+
+
+def _keys(frame: "pd.DataFrame") -> Iterator[tuple[str, str, float | None]]:
+    for arm, score, ratio in zip(frame["arm"], frame["score"], frame["ratio"], strict=True):
+        yield str(arm), str(score), None if ratio != ratio else float(ratio)  # NaN: no ratio
 
 
 def study(

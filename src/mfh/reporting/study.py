@@ -213,7 +213,7 @@ def making_section(config: Mapping[str, Any], environment: Mapping[str, Any]) ->
         section.blocks.append(f"To repeat it: {repeat}")
     if isinstance(seconds, int | float):
         section.blocks.append(f"It took {_duration(float(seconds))}.")
-    settings = [[name, value] for name, value in _flatten(config) if not name.startswith("facts.")]
+    settings = [[name, value] for name, value in _flatten(config) if value and not name.startswith("facts.")]
     if settings:
         section.blocks.append(Table(["Setting", "Value"], settings, "Configuration, as resolved."))
     facts = [[name, value] for name, value in _flatten(environment) if name not in ("repeat", "seconds")]

@@ -261,7 +261,11 @@ def finding_of(summary: Summary) -> str:
         return f"Against no-kd, {says(best.label, best.gain)}."
     num_compared = sum(variant.gain is not None for variant in summary.variants)
     among = f", the best of {num_compared} by validation," if num_compared > 1 and best.validation is not None else ""
-    sentence = f"against no-kd, {best.label}{among} {says('', best.gain)}"
+    regular = summary.chosen("regular")
+    sentence = "against no-kd, "
+    if regular is not None and regular.gain is not None and regular is not best:
+        sentence += f"{says('ordinary distillation', regular.gain)} and "
+    sentence += f"{best.label}{among} {says('', best.gain)}"
     if best.gain.outcome == "gains":
         sentence = sentence[0].upper() + sentence[1:] + _after_correction(best, num_compared)
     else:

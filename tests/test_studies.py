@@ -1,0 +1,138 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+import mfh
+import tiny_task
+from mfh import studies
+from mfh.arms import ARMS
+from mfh.errors import InputError
+
+TINY = str(Path(__file__).parent / "tiny_task.py")
+FEW = {"arms": ["no-kd", "regular", "general"], "num_seeds": 2, "processes": 1}
+
+
+def table(folder: Path) -> bytes:
+    return (folder / "results.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study") / "run"
+    return mfh.study(TINY, out=folder, **FEW)
+
+
+def test_the_run_folder_holds_what_it_promises(finished):
+    for name in ("config.json", "environment.json", "results.csv", "seed-0/saliency-distance.safetensors"):
+        assert (finished.folder / name).is_file()
+    with (finished.folder / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["arm", "score", "layer", "ratio", "seed", "split", "metric", "value"]
+    assert json.loads((finished.folder / "config.json").read_text())["data_redrawn"] is True
+    assert finished.accuracies().shape == (2, 3)
+
+
+def test_results_are_the_same_in_memory_in_a_folder_and_twice(finished):
+    again = mfh.study(TINY, **FEW)
+    assert again.folder is None
+    assert again.frame.equals(finished.frame)
+
+
+def test_a_finished_study_is_not_done_again(finished, monkeypatch):
+    before = table(finished.folder)
+    monkeypatch.setattr(studies, "_run_seed", None)
+    assert mfh.study(TINY, out=finished.folder, **FEW).frame.equals(finished.frame)
+    assert table(finished.folder) == before
+
+
+def test_more_seeds_change_no_earlier_row(finished):
+    before = table(finished.folder)
+    more = mfh.study(TINY, out=finished.folder, **FEW | {"num_seeds": 3})
+    assert table(finished.folder).startswith(before)
+    assert len(table(finished.folder)) > len(before)
+    assert set(more.frame["seed"]) == {0, 1, 2}
+    with pytest.raises(InputError, match="holds 3 seeds"):
+        mfh.study(TINY, out=finished.folder, **FEW)
+
+
+def test_an_interrupted_study_ends_like_one_that_was_not(tmp_path, monkeypatch):
+    whole = mfh.study(TINY, out=tmp_path / "whole", **FEW)
+    kept, count = studies._keep, 0
+
+    def interrupted(*arguments):
+        nonlocal count
+        kept(*arguments)
+        count += 1
+        if count in (2, 5):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(studies, "_keep", interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            mfh.study(TINY, out=tmp_path / "broken", **FEW)
+    mfh.study(TINY, out=tmp_path / "broken", **FEW)
+    assert table(tmp_path / "broken") == table(whole.folder)
+
+
+def test_two_processes_give_the_rows_of_one(finished, tmp_path):
+    two = mfh.study(TINY, out=tmp_path / "two", **FEW | {"processes": 2})
+    assert table(two.folder) == b"".join(table(finished.folder).splitlines(keepends=True)[: len(two.frame) + 1])
+
+
+def test_a_task_that_cannot_travel_runs_here():
+    task = tiny_task.task()
+    result = mfh.study(lambda: task, arms=["no-kd", "soft"], num_seeds=2, processes=2)
+    assert not result.data_redrawn
+    assert set(result.frame["arm"]) == {"no-kd", "soft"}
+
+
+def test_all_arms_are_run_unless_chosen():
+    result = mfh.study(tiny_task.task, num_seeds=1, epochs=1)
+    assert set(ARMS) == set(result.frame["arm"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_seeds": 0}, "num_seeds is 0"),
+        ({"arms": ["regullar"]}, "'regular'"),
+        ({"ratios": [1.5]}, "ratio is 1.5"),
+        ({"scores": ["saliency"]}, "'saliency'"),
+        ({"layer": "7"}, "no layer '7'"),
+        ({"epochs": 0}, "epochs is 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_no_run_behind(tmp_path, changes, said):
+    with pytest.raises(InputError, match=said) as error:
+        mfh.study(TINY, out=tmp_path / "run", **FEW | changes)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run" / "results.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"), [({"epochs": 1}, "epochs"), ({"arms": ["no-kd"]}, "arms"), ({"ratios": [0.25]}, "ratios")]
+)
+def test_a_folder_of_another_configuration_is_left_alone(finished, changes, field):
+    before = table(finished.folder)
+    with pytest.raises(InputError, match=f"study with {field}"):
+        mfh.study(TINY, out=finished.folder, **FEW | {"num_seeds": 5} | changes)
+    assert table(finished.folder) == before
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match=r"thesis\.tex"):
+        mfh.study(TINY, out=tmp_path, **FEW)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_half_written_table_is_named_and_kept(finished, tmp_path):
+    mfh.study(TINY, out=tmp_path / "run", **FEW)
+    path = tmp_path / "run" / "seed-1" / "results.csv"
+    path.write_text(path.read_text()[:-25])
+    broken = path.read_text()
+    with pytest.raises(InputError, match="seed-1"):
+        mfh.study(TINY, out=tmp_path / "run", **FEW)
+    assert path.read_text() == broken

@@ -1,0 +1,110 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import tiny_task
+from mfh import channels, masking
+from mfh.arms import ARMS, CONTROLS, Cell, cells
+from mfh.errors import InputError
+from mfh.training import evaluate
+from mfh.workbench import Settings, Workbench, load_weights, matching_temperature
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return Workbench(tiny_task.task(1), seed=1, settings=Settings())
+
+
+def test_arms_start_from_the_same_weights_and_leave_the_global_generator_alone(bench):
+    before = torch.random.get_rng_state()
+    first, second = bench.new("student"), bench.new("student")
+    assert channels.fingerprint(first) == channels.fingerprint(second)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_every_arm_is_measured_on_both_splits(bench):
+    grid = cells([*ARMS, *CONTROLS], [0.5], ["distance", "agreement"])
+    rows = [row for rows in bench.measure(grid) for row in rows]
+    for cell in grid:
+        mine = [row for row in rows if (row["arm"], row["score"]) == (cell.arm, cell.score)]
+        metrics = {(row["split"], row["metric"]) for row in mine}
+        assert {("val", "accuracy"), ("test", "accuracy")} <= metrics
+        assert (("test", "teacher_accuracy") in metrics) == (cell.teacher is not None)
+        assert all(0 <= row["value"] <= 1 for row in mine if row["metric"] != "best_epoch")
+
+
+def test_a_masked_teacher_is_measured_as_mask_channels_would_make_it(bench):
+    cell = Cell("general", "distance", 0.5)
+    (rows,) = bench.measure([cell])
+    (value,) = [row["value"] for row in rows if (row["split"], row["metric"]) == ("test", "teacher_accuracy")]
+    focused = masking.mask_channels(bench.aligned("teacher"), bench.mask(cell))
+    assert value == pytest.approx(evaluate(focused, bench.task.test, "teacher"))
+
+
+def test_shuffled_weights_are_the_same_weights_elsewhere(bench):
+    soft, shuffled = bench.mask(Cell("soft", "probe")), bench.mask(Cell("soft-shuffled", "probe"))
+    assert not np.array_equal(soft.weights, shuffled.weights)
+    assert sorted(soft.weights) == sorted(shuffled.weights)
+
+
+def test_the_matching_temperature_matches_the_entropy():
+    generator = torch.Generator().manual_seed(0)
+    sharp, soft = 6 * torch.randn(200, 5, generator=generator), torch.randn(200, 5, generator=generator)
+
+    def entropy(logits):
+        return float(torch.distributions.Categorical(logits=logits.double()).entropy().mean())
+
+    temperature = matching_temperature(sharp, soft)
+    assert temperature > 1
+    assert entropy(sharp / temperature) == pytest.approx(entropy(soft), rel=1e-6)
+
+
+def test_what_is_kept_in_a_folder_is_found_again_and_not_made_again(tmp_path, monkeypatch):
+    first = Workbench(tiny_task.task(), 0, Settings(), tmp_path)
+    scores = first.saliency("distance").scores
+    accuracy = evaluate(first.pretrained("student"), first.task.val, "student")
+    monkeypatch.setattr("mfh.workbench.align", None)
+    monkeypatch.setattr("mfh.workbench.pretrain", None)
+    monkeypatch.setattr("mfh.workbench.channel_saliency", None)
+    again = Workbench(tiny_task.task(), 0, Settings(), tmp_path)
+    assert np.array_equal(again.saliency("distance").scores, scores)
+    assert evaluate(again.pretrained("student"), again.task.val, "student") == accuracy
+    assert again.facts("student")["best_epoch"] == first.facts("student")["best_epoch"]
+
+
+def test_networks_made_with_other_options_are_refused(tmp_path):
+    Workbench(tiny_task.task(), 0, Settings(epochs=1), tmp_path).pretrained("teacher")
+    with pytest.raises(InputError, match="made with epochs 1, now it is 2"):
+        Workbench(tiny_task.task(), 0, Settings(epochs=2), tmp_path).pretrained("teacher")
+
+
+def test_a_checkpoint_stands_for_pretraining(tmp_path):
+    teacher = tiny_task.teacher()
+    path = tmp_path / "teacher.pt"
+    torch.save(teacher.state_dict(), path)
+    bench = Workbench(tiny_task.task(), 0, Settings(teacher_checkpoint=str(path)))
+    assert channels.fingerprint(bench.pretrained("teacher")) == channels.fingerprint(teacher)
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(tmp_path):
+    with pytest.raises(InputError, match="no checkpoint"):
+        load_weights(tiny_task.teacher(), tmp_path / "nowhere.pt")
+    (tmp_path / "text.pt").write_text("not weights")
+    torch.save(tiny_task.student().state_dict(), tmp_path / "other.pt")
+    for name in ("text.pt", "other.pt"):
+        with pytest.raises(InputError, match=f"{name} does not fit Sequential") as error:
+            load_weights(tiny_task.teacher(), tmp_path / name)
+        assert "\n" not in str(error.value)
+
+
+def test_a_teacher_known_only_by_its_outputs_can_teach_but_not_be_masked():
+    whole = tiny_task.task()
+    logits = torch.nn.functional.one_hot(whole.train.tensors[2], 2).float() * 4
+    task = dataclasses.replace(whole, teacher=None, teacher_logits=logits)
+    bench = Workbench(task, 0, Settings())
+    rows = [row for rows in bench.measure(cells(["no-kd", "regular"], [], [])) for row in rows]
+    assert {row["arm"] for row in rows} == {"no-kd", "regular"}
+    with pytest.raises(InputError, match="has only its outputs"):
+        list(bench.measure([Cell("soft", "probe")]))
