@@ -37,7 +37,7 @@ def test_steps_find_what_earlier_ones_left(tmp_path, capsys):
     assert "validation accuracy" in shown
     made = {path.name for path in (tmp_path / "run" / "seed-0").iterdir()}
     assert {"teacher.safetensors", "aligned-teacher.safetensors", "saliency-distance.svg"} <= made
-    assert {"student-general-distance-0.5.safetensors", "student-soft-probe.safetensors"} <= made
+    assert {"distilled-general-distance-0.5-1.safetensors", "distilled-soft-probe-1.safetensors"} <= made
 
 
 def test_a_study_prints_table_finding_and_report(tmp_path, capsys):

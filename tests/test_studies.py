@@ -42,7 +42,7 @@ def test_results_are_the_same_in_memory_in_a_folder_and_twice(finished):
 
 def test_a_finished_study_is_not_done_again(finished, monkeypatch):
     before = table(finished.folder)
-    monkeypatch.setattr(studies, "_run_seed", None)
+    monkeypatch.setattr(studies, "_work", None)
     assert mfh.study(TINY, out=finished.folder, **FEW).frame.equals(finished.frame)
     assert table(finished.folder) == before
 
@@ -55,20 +55,21 @@ def test_more_seeds_change_no_earlier_row(finished):
     assert set(more.frame["seed"]) == {0, 1, 2}
     with pytest.raises(InputError, match="holds 3 seeds"):
         mfh.study(TINY, out=finished.folder, **FEW)
+    assert set(mfh.study(TINY, out=finished.folder, **FEW | {"add_seeds": 1}).frame["seed"]) == {0, 1, 2, 3}
 
 
 def test_an_interrupted_study_ends_like_one_that_was_not(tmp_path, monkeypatch):
     whole = mfh.study(TINY, out=tmp_path / "whole", **FEW)
-    kept, count = studies._keep, 0
+    write, count = studies._write_rows, 0
 
     def interrupted(*arguments):
         nonlocal count
-        kept(*arguments)
         count += 1
         if count in (2, 5):
             raise KeyboardInterrupt
+        write(*arguments)
 
-    monkeypatch.setattr(studies, "_keep", interrupted)
+    monkeypatch.setattr(studies, "_write_rows", interrupted)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             mfh.study(TINY, out=tmp_path / "broken", **FEW)
@@ -79,6 +80,22 @@ def test_an_interrupted_study_ends_like_one_that_was_not(tmp_path, monkeypatch):
 def test_two_processes_give_the_rows_of_one(finished, tmp_path):
     two = mfh.study(TINY, out=tmp_path / "two", **FEW | {"processes": 2})
     assert table(two.folder) == b"".join(table(finished.folder).splitlines(keepends=True)[: len(two.frame) + 1])
+
+
+def test_more_processes_than_seeds_share_the_cells_of_a_seed(finished, tmp_path):
+    one = mfh.study(TINY, out=tmp_path / "one", **FEW | {"processes": 3, "num_seeds": 1})
+    assert table(one.folder) == b"".join(table(finished.folder).splitlines(keepends=True)[: len(one.frame) + 1])
+
+
+def test_a_choice_reads_the_test_split_only_for_the_chosen(tmp_path):
+    result = mfh.study(TINY, out=tmp_path / "run", **FEW | {"select": True, "ratios": [0.25, 0.5], "arms": ARMS})
+    choice = json.loads((tmp_path / "run" / "selection.json").read_text())
+    accuracies = result.accuracies("val").mean()
+    assert choice["validation_accuracy"] == pytest.approx(accuracies.drop("no-kd").max())
+    assert choice["candidates"] == len(accuracies) - 1
+    tested = set(result.frame[result.frame["split"] == "test"]["arm"])
+    assert {"no-kd", choice["arm"]} <= tested
+    assert len(result.accuracies("test").columns) in (2, 3)
 
 
 def test_a_task_that_cannot_travel_runs_here():
@@ -100,7 +117,9 @@ def test_all_arms_are_run_unless_chosen():
         ({"arms": ["regullar"]}, "'regular'"),
         ({"ratios": [1.5]}, "ratio is 1.5"),
         ({"scores": ["saliency"]}, "'saliency'"),
-        ({"layer": "7"}, "no layer '7'"),
+        ({"layers": ["7"]}, "no layer '7'"),
+        ({"add_seeds": 2}, "holds no study"),
+        ({"select": True, "arms": ["regular"]}, "no-kd"),
         ({"epochs": 0}, "epochs is 0"),
     ],
 )
@@ -117,7 +136,7 @@ def test_bad_input_is_one_line_and_leaves_no_run_behind(tmp_path, changes, said)
 def test_a_folder_of_another_configuration_is_left_alone(finished, changes, field):
     before = table(finished.folder)
     with pytest.raises(InputError, match=f"study with {field}"):
-        mfh.study(TINY, out=finished.folder, **FEW | {"num_seeds": 5} | changes)
+        mfh.study(TINY, out=finished.folder, **FEW | {"num_seeds": 9} | changes)
     assert table(finished.folder) == before
 
 
@@ -130,9 +149,9 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
 
 def test_a_half_written_table_is_named_and_kept(finished, tmp_path):
     mfh.study(TINY, out=tmp_path / "run", **FEW)
-    path = tmp_path / "run" / "seed-1" / "results.csv"
+    (path,) = (tmp_path / "run" / "seed-1" / "cells").glob("regular*.csv")
     path.write_text(path.read_text()[:-25])
     broken = path.read_text()
-    with pytest.raises(InputError, match="seed-1"):
+    with pytest.raises(InputError, match=path.name):
         mfh.study(TINY, out=tmp_path / "run", **FEW)
     assert path.read_text() == broken

@@ -25,7 +25,7 @@ def test_arms_start_from_the_same_weights_and_leave_the_global_generator_alone(b
 
 
 def test_every_arm_is_measured_on_both_splits(bench):
-    grid = cells([*ARMS, *CONTROLS], [0.5], ["distance", "agreement"])
+    grid = cells([*ARMS, *CONTROLS], [0.5], ["distance", "agreement"], ["1"])
     rows = [row for rows in bench.measure(grid) for row in rows]
     for cell in grid:
         mine = [row for row in rows if (row["arm"], row["score"]) == (cell.arm, cell.score)]
@@ -104,7 +104,7 @@ def test_a_teacher_known_only_by_its_outputs_can_teach_but_not_be_masked():
     logits = torch.nn.functional.one_hot(whole.train.tensors[2], 2).float() * 4
     task = dataclasses.replace(whole, teacher=None, teacher_logits=logits)
     bench = Workbench(task, 0, Settings())
-    rows = [row for rows in bench.measure(cells(["no-kd", "regular"], [], [])) for row in rows]
+    rows = [row for rows in bench.measure(cells(["no-kd", "regular"], [], [], [])) for row in rows]
     assert {row["arm"] for row in rows} == {"no-kd", "regular"}
     with pytest.raises(InputError, match="has only its outputs"):
         list(bench.measure([Cell("soft", "probe")]))

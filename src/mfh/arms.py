@@ -39,11 +39,13 @@ class Cell:
         arm: one of `ARMS` or `CONTROLS`.
         score: of the saliency behind the mask; empty where there is none.
         ratio: fraction of channels removed; None where there is none.
+        layer: of the teacher, where the mask sits; empty where there is none.
     """
 
     arm: str
     score: str = ""
     ratio: float | None = None
+    layer: str = ""
 
     @property
     def teacher(self) -> str | None:
@@ -54,12 +56,12 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """For files and messages, for instance "general-distance-0.5"."""
-        return "-".join(str(part) for part in (self.arm, self.score, self.ratio) if part not in ("", None))
+        """For messages, for instance "general-distance-0.5-flatten"."""
+        return "-".join(str(part) for part in (self.arm, self.score, self.ratio, self.layer) if part not in ("", None))
 
 
-def cells(arms: Sequence[str], ratios: Sequence[float], scores: Sequence[str]) -> list[Cell]:
-    """The grid: every arm at every ratio and score that applies to it, in the order of `ARMS`.
+def cells(arms: Sequence[str], ratios: Sequence[float], scores: Sequence[str], layers: Sequence[str]) -> list[Cell]:
+    """The grid: every arm at every ratio, score and layer that applies to it, in the order of `ARMS`.
 
     Raises:
         InputError: an arm, ratio or score is unknown, or there is none where one is needed.
@@ -82,10 +84,16 @@ def cells(arms: Sequence[str], ratios: Sequence[float], scores: Sequence[str]) -
         raise InputError(f"{', '.join(MASKED_BY_RATIO)} need at least one ratio and one score")
     grid: list[Cell] = []
     for arm in sorted(set(arms), key=known.index):
-        if arm == "random":
-            grid += [Cell(arm, "", ratio) for ratio in sorted(set(ratios))]
-        elif arm in MASKED_BY_RATIO:
-            grid += [Cell(arm, score, ratio) for score in dict.fromkeys(scores) for ratio in sorted(set(ratios))]
-        else:
-            grid.append(Cell(arm, "probe" if arm in ("soft", "soft-shuffled", "tempered") else ""))
+        if arm not in UNMASKED:
+            grid.append(Cell(arm))
+            continue
+        by_ratio = arm in MASKED_BY_RATIO
+        chosen_scores = ["probe"] if not by_ratio else [""] if arm == "random" else dict.fromkeys(scores)
+        chosen_ratios = sorted(set(ratios)) if by_ratio else [None]
+        grid += [
+            Cell(arm, score, ratio, layer)
+            for layer in dict.fromkeys(layers)
+            for score in chosen_scores
+            for ratio in chosen_ratios
+        ]
     return grid

@@ -3,7 +3,8 @@
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from mfh.workbench import Workbench
 
 _DESCRIPTION = """Cross-modal knowledge distillation: what in the teacher can cross, the teacher that teaches best,
-and whether it helped. Start with: mfh demo. Still to come: prepare (data sets), diagnose (a verdict before training)."""
+and whether it helped. Start with: mfh demo. Still to come: prepare (data sets), diagnose (a verdict beforehand)."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -69,12 +70,14 @@ def _study(options: opt.Study) -> None:
         options.quiet,
         task=options.task,
         arms=options.arms,
-        ratios=options.ratios,
+        ratios=[step / 10 for step in range(10)] if options.sweep else options.ratios,
         scores=options.scores,
+        layers=options.layers,
         num_seeds=options.num_seeds,
+        add_seeds=options.add_seeds,
+        select=options.select,
         epochs=options.epochs,
         batch_size=options.batch_size,
-        layer=options.layer,
         loss=KDLoss(options.temperature, options.label_weight, options.teacher_weight),
         permutations=_permutations(options.permutations),
         device=options.device,
@@ -135,8 +138,8 @@ def _report_accuracy(bench: "Workbench", network: Any, modality: Any, name: str)
 
 
 def _saliency(options: opt.Saliency) -> None:
-    bench = _workbench(options, layer=options.layer, permutations=_permutations(options.permutations))
-    saliency = bench.saliency(options.score)
+    bench = _workbench(options, permutations=_permutations(options.permutations))
+    saliency = bench.saliency(options.score, options.layer or "")
     assert bench.folder is not None
     picture = bench.folder / f"saliency-{options.score}.svg"
     saliency.plot(picture)
@@ -145,34 +148,81 @@ def _saliency(options: opt.Saliency) -> None:
     console = _console()
     console.print(f"{len(saliency.scores)} channels of {saliency.layer}, {saliency.samples} pairs, {how}")
     console.print(f"most modality-general: {best}")
-    auroc = bench.auroc(options.score)
+    auroc = None if options.layer else bench.auroc(options.score)
     if auroc is not None:
         console.print(f"AUROC against the known truth: {auroc:.3f}")
-    console.print(f"in {bench.folder}/saliency-{options.score}.safetensors, picture {picture}")
+    console.print(f"in {bench.folder}, picture {picture}")
 
 
 def _distill(options: opt.Distill) -> None:
     from mfh.arms import cells
-    from mfh.files import save_tensors
     from mfh.losses import KDLoss
     from mfh.training import evaluate
 
-    ratios = () if options.ratio is None else (options.ratio,)
-    (cell,) = cells([options.arm], ratios, [options.score])
-    if cell.teacher is None:
-        raise InputError(f"arm is {options.arm!r}, which distils from no teacher; use 'mfh pretrain' or 'mfh align'")
     bench = _workbench(
         options,
-        layer=options.layer,
         permutations=_permutations(options.permutations),
         loss=KDLoss(options.temperature, options.label_weight, options.teacher_weight),
+        keep_students=True,
     )
+    ratios = () if options.ratio is None else (options.ratio,)
+    (cell,) = cells([options.arm], ratios, [options.score], [options.layer or bench.task.layer])
+    if cell.teacher is None:
+        raise InputError(f"arm is {options.arm!r}, which distils from no teacher; use 'mfh pretrain' or 'mfh align'")
     student, best_epoch = bench.student(cell)
     accuracy = evaluate(student, bench.task.val, "student")
-    assert bench.folder is not None
-    path = bench.folder / f"student-{cell.name}.safetensors"
-    save_tensors(path, "network", student.state_dict(), {"arm": cell.arm, "best_epoch": best_epoch})
+    path = f"{bench.folder}/distilled-{cell.name}.safetensors"
     _console().print(f"{cell.name}: validation accuracy {100 * accuracy:.1f} % (epoch {best_epoch}), in {path}")
+
+
+def _gauss(options: opt.Gauss) -> None:
+    from dataclasses import asdict
+
+    from mfh.gaussian import table_2
+    from mfh.reporting.gaussian import gaussian_verdict
+    from mfh.reporting.gaussian_run import EXPERIMENTS, run
+
+    experiments = EXPERIMENTS if options.experiment == "all" else (options.experiment,)
+    out = options.out or Path("runs") / f"gauss-{options.experiment}"
+    given = asdict(options)
+    ours = {name: given.pop(name) for name in ("out", "quiet", "experiment", "num_seeds", "first_seed", "device")}
+    if given["permutations"] is not None:
+        given["permutations"] = _permutations(given["permutations"])
+    with _seeds_done(ours["quiet"]) as progress:
+        frames = run(
+            experiments,
+            out=out,
+            num_seeds=options.num_seeds,
+            first_seed=options.first_seed,
+            options=given,
+            device=options.device,
+            progress=progress,
+        )
+    console = _console()
+    if "modify-gamma" in frames:
+        console.print(table_2(frames["modify-gamma"]), markup=False)
+    console.print(gaussian_verdict(frames))
+    console.print(f"\nReport: {out / 'report.html'}")
+
+
+@contextmanager
+def _seeds_done(quiet: bool) -> Iterator[Any]:
+    """A progress bar over seeds, on a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        lines: dict[str, Any] = {}
+
+        def progress(experiment: str, done: int, total: int) -> None:
+            if experiment not in lines:
+                lines[experiment] = bar.add_task(experiment, total=total)
+            bar.update(lines[experiment], completed=done)
+
+        yield progress
 
 
 def _report(options: opt.Report) -> None:
@@ -223,5 +273,6 @@ _COMMANDS: dict[type, Any] = {
     opt.Saliency: _saliency,
     opt.Distill: _distill,
     opt.Study: _study,
+    opt.Gauss: _gauss,
     opt.Report: _report,
 }

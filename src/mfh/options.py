@@ -118,14 +118,20 @@ class Study(LossOptions, RunOptions, TaskOptions):
     """Fractions of channels removed, for random, specific and general."""
     scores: tuple[str, ...] = ("distance",)
     """distance and/or agreement, for specific and general."""
+    sweep: bool = False
+    """Ratios 0 to 0.9 in steps of 0.1: how gain rises and falls with the fraction removed."""
+    layers: tuple[str, ...] = ()
+    """Of the teacher, to mask; default: the task's."""
     num_seeds: int = 5
     """Seeds 0 to num_seeds - 1."""
-    layer: str | None = None
-    """Instead of the task's."""
+    add_seeds: int = 0
+    """So many more than the run folder holds already."""
+    select: bool = False
+    """Choose arm, ratio, layer and score on the validation split; read the test split only for the chosen one."""
     permutations: str = "auto"
     """exact, a number, or auto."""
     processes: int | None = None
-    """Seeds at a time; default: the number of processors, on a GPU 1."""
+    """Processes at a time; default: the number of processors, on a GPU 1."""
     threads: int = 1
     """Per process, on the CPU."""
 
@@ -138,6 +144,58 @@ class Report(RunOptions):
     """Run folders."""
 
 
+@dataclass(frozen=True)
+class ExperimentOptions:
+    """Which Gaussian experiment."""
+
+    experiment: Positional[Literal["vary-gamma", "vary-alpha", "modify-gamma", "all"]]
+    """Figure 2, Figure 3 or Table 2 of the paper, or all three."""
+
+
+@dataclass(frozen=True)
+class Gauss(RunOptions, ExperimentOptions):
+    """Run the paper's synthetic Gaussian experiments. Options left out are as published."""
+
+    num_seeds: int = 10
+    """Data sets per setting."""
+    first_seed: int | None = None
+    """Of consecutive ones; published: 0, for modify-gamma 42."""
+    num_train: int | None = None
+    """Training pairs; published: 200."""
+    num_test: int | None = None
+    """Test pairs; published: 1000."""
+    teacher_dim: int | None = None
+    """Width of the teacher's input; published: 25 for vary-gamma, otherwise 50."""
+    student_dim: int | None = None
+    """Width of the student's input; published: 50."""
+    steps: int | None = None
+    """Full-batch gradient steps; published: 1000."""
+    learning_rate: float | None = None
+    """Published: 0.1."""
+    label_weight: float | None = None
+    """Of the label loss; published: 1."""
+    teacher_weight: float | None = None
+    """Of the divergence from the teacher; published: 1."""
+    reduction: Literal["batchmean", "mean"] | None = None
+    """Of the divergence; published: mean, which divides by the number of classes."""
+    decisive: int | None = None
+    """vary-gamma: decisive inputs each modality carries; published: 10."""
+    overlaps: tuple[int, ...] | None = None
+    """vary-gamma: how many of them are shared; published: 0 2 4 6 8 10."""
+    general: int | None = None
+    """vary-alpha: decisive inputs both carry; published: 10."""
+    teacher_only: tuple[int, ...] | None = None
+    """vary-alpha: further decisive inputs of the teacher; published: 0 10 20 30 40."""
+    num_decisive: int | None = None
+    """vary-alpha: decisive inputs in all; published: 50."""
+    counts: tuple[tuple[int, int], ...] | None = None
+    """modify-gamma: pairs of teacher-only and general inputs; published: 15 5 10 5 10 10 10 20 10 30."""
+    permutations: str | None = None
+    """modify-gamma: exact (default), or a number (published: 100)."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+
 Command = (
     Annotated[Demo, subcommand("demo")]
     | Annotated[Pretrain, subcommand("pretrain")]
@@ -145,5 +203,6 @@ Command = (
     | Annotated[Saliency, subcommand("saliency")]
     | Annotated[Distill, subcommand("distill")]
     | Annotated[Study, subcommand("study")]
+    | Annotated[Gauss, subcommand("gauss")]
     | Annotated[Report, subcommand("report")]
 )

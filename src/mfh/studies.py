@@ -1,23 +1,29 @@
 """A study: arms x ratios x scores x seeds on one task, kept in a run folder and resumed from it."""
 
 import csv
+import json
 import os
 import pickle
 import platform
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from multiprocessing import get_context
+from math import isnan
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait as wait_for_any
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mfh import files
-from mfh.arms import ARMS, COLUMNS, Cell, cells
+from mfh.arms import ARMS, COLUMNS, UNMASKED, Cell, cells
+from mfh.channels import find_layer
 from mfh.errors import InputError
 from mfh.losses import KDLoss
 from mfh.permutation import Permutations
@@ -48,15 +54,11 @@ class StudyResult:
     folder: Path | None = None
 
     def accuracies(self, split: str = "test") -> "pd.DataFrame":
-        """Student accuracies: one row per seed, one column per variant, for instance "general-distance-0.5"."""
+        """Student accuracies: one row per seed, one column per variant, for instance "general-distance-0.5-flatten"."""
         chosen = self.frame[(self.frame["metric"] == "accuracy") & (self.frame["split"] == split)]
-        names = [Cell(arm, score, ratio).name for arm, score, ratio in _keys(chosen)]
+        keys = zip(chosen["arm"], chosen["score"], chosen["ratio"], chosen["layer"], strict=True)
+        names = [Cell(arm, score, None if isnan(ratio) else ratio, layer).name for arm, score, ratio, layer in keys]
         return chosen.assign(variant=names).pivot_table(index="seed", columns="variant", values="value", sort=False)
-
-
-def _keys(frame: "pd.DataFrame") -> Iterator[tuple[str, str, float | None]]:
-    for arm, score, ratio in zip(frame["arm"], frame["score"], frame["ratio"], strict=True):
-        yield str(arm), str(score), None if ratio != ratio else float(ratio)  # NaN: no ratio
 
 
 def study(
@@ -65,11 +67,13 @@ def study(
     arms: Sequence[str] = ARMS,
     ratios: Sequence[float] = DEFAULT_RATIOS,
     scores: Sequence[str] = DEFAULT_SCORES,
+    layers: Sequence[str] = (),
     num_seeds: int = 5,
+    add_seeds: int = 0,
+    select: bool = False,
     out: str | Path | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
-    layer: str | None = None,
     loss: KDLoss | None = None,
     permutations: Permutations = "auto",
     device: str | None = None,
@@ -83,9 +87,9 @@ def study(
 ) -> StudyResult:
     """Compare ways to make a student, paired by seed.
 
-    Seeds run in parallel processes where the task can be sent to them: named by a string, or made by a function of a
-    module. What a seed shares (teachers, alignment, saliencies, teacher outputs) is made once. Choices of epochs are
-    made on the validation split.
+    What a seed shares (teachers, alignment, saliencies, teacher outputs) is made once. Seeds, and the cells of a seed
+    where there are more processes than seeds, run in parallel where the task can be sent to other processes: named
+    by a string, or made by a function of a module. Epochs are chosen on the validation split.
 
     Args:
         task: what `find_task` accepts; a Task keeps its data for all seeds, a function with a parameter `seed`
@@ -93,16 +97,18 @@ def study(
         arms: ways to make a student; see `mfh.arms`.
         ratios: fractions of channels removed, for random, specific and general.
         scores: "distance" and/or "agreement", for specific and general.
+        layers: of the teacher, to mask; default: the task's.
         num_seeds: seeds 0 to num_seeds - 1.
-        out: run folder; results.csv there grows cell by cell, and the same call again resumes. None keeps results
-            in memory.
+        add_seeds: so many more than the run folder holds already; then `num_seeds` does not count.
+        select: choose arm, ratio, layer and score by mean validation accuracy, and read the test split only for the
+            chosen one, no-kd and the same teacher unmasked.
+        out: run folder, which grows cell by cell, and from which the same call resumes. None keeps nothing.
         epochs: instead of the recipe's.
         batch_size: instead of the recipe's.
-        layer: instead of the task's.
         loss: of distillation; default `KDLoss()`.
         permutations: for Algorithm 1; see `channel_saliency`.
         device: where to run; default: a GPU if there is one, otherwise the CPU.
-        processes: seeds at a time; default: the number of processors, on a GPU 1.
+        processes: at a time; default: the number of processors, on a GPU 1.
         threads: per process on the CPU. Results do not depend on `processes`, but another number of threads adds up
             in another order.
         data: handed to the task's function.
@@ -114,34 +120,41 @@ def study(
     Raises:
         InputError: something is not as described, or `out` belongs to another configuration.
     """
-    if num_seeds < 1:
-        raise InputError(f"num_seeds is {num_seeds}; at least 1 is needed")
-    grid = cells(arms, ratios, scores)
+    if out is None:
+        arguments = dict(locals())
+        with tempfile.TemporaryDirectory(prefix="mfh-study-") as temporary:
+            return replace(study(**arguments | {"out": Path(temporary) / "run"}), folder=None)
+    folder = Path(out)
+    num_seeds = _num_seeds(folder, num_seeds, add_seeds)
     source = find_task(task, data=data, preset=preset)
     settings = Settings(
         epochs=epochs,
         batch_size=batch_size,
-        layer=layer,
         device=device,
         permutations=permutations,
         loss=loss or KDLoss(),
         teacher_checkpoint=teacher_checkpoint,
         student_checkpoint=student_checkpoint,
+        keep_students=select,
     )
-    folder = None if out is None else Path(out)
     first = source.make(0)
-    plan = _Plan(task, data, preset, tuple(grid), tuple(scores), settings, folder, threads)
-    config = _config(plan, first, source, arms, ratios, num_seeds)
-    if folder is not None:
-        _claim(folder, config)
-    started = time.monotonic()
-    todo = [seed for seed in range(num_seeds) if not _finished(plan, seed)]
-    made = _run_seeds(plan, source, todo, processes, _Reporter(plan, num_seeds, progress))
-    rows = [row for seed in range(num_seeds) for row in _sorted(made.get(seed) or _kept(plan, seed), plan)]
-    if folder is not None:
-        _write_rows(folder / "results.csv", rows)
-        if todo or not (folder / "environment.json").exists():
-            files.write_json(folder / "environment.json", environment(seconds=round(time.monotonic() - started, 1)))
+    grid = cells(arms, ratios, scores, layers or [first.layer])
+    check_layers(first, {cell.layer for cell in grid if cell.layer})
+    plan = _Plan(task, data, preset, tuple(grid), ("val",) if select else ("val", "test"), settings, folder, threads)
+    if select and ("no-kd" not in arms or len(grid) < 2):
+        raise InputError("select compares with no-kd; add it, and at least one other arm, to arms")
+    _claim(folder, _config(plan, first, source, ratios, scores, num_seeds, select))
+
+    started, cached = time.monotonic(), len(list(folder.glob("seed-*/cells/*.csv")))
+    with _Crew(plan, source, processes, _Reporter(plan, num_seeds, progress)) as crew:
+        crew.run(plan, range(num_seeds))
+        if select:
+            chosen = _choose(plan, num_seeds)
+            crew.run(replace(plan, grid=tuple(chosen), splits=("test",)), range(num_seeds))
+    rows = _collect(plan, num_seeds)
+    _write_rows(folder / "results.csv", rows)
+    if len(list(folder.glob("seed-*/cells/*.csv"))) > cached or not (folder / "environment.json").exists():
+        files.write_json(folder / "environment.json", environment(seconds=round(time.monotonic() - started, 1)))
     return StudyResult(_frame(rows), source.redrawn, folder)
 
 
@@ -159,7 +172,7 @@ def environment(**more: Any) -> dict[str, Any]:
     }
 
 
-# --- one seed -------------------------------------------------------------------------------------------------------
+# --- the work -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -170,42 +183,33 @@ class _Plan:
     data: Any
     preset: Any
     grid: tuple[Cell, ...]
-    scores: tuple[str, ...]
+    splits: tuple[str, ...]
     settings: Settings
-    folder: Path | None
+    folder: Path
     threads: int
 
-    def seed_folder(self, seed: int) -> Path | None:
-        return None if self.folder is None else self.folder / f"seed-{seed}"
+    def place(self, seed: int, cell: Cell | None) -> Path:
+        """The file of one cell's rows, or with None of the seed's AUROCs; it exists once they are whole."""
+        name = "scores" if cell is None else cell.name
+        return self.folder / f"seed-{seed}" / "cells" / f"{name}-{'-'.join(self.splits)}.csv"
 
-    @property
-    def rated(self) -> list[Any]:
-        """Scores whose AUROC is reported: those the arms use."""
-        used = [score for score in self.scores if any(cell.score == score for cell in self.grid)]
-        return used + (["probe"] if any(cell.score == "probe" for cell in self.grid) else [])
+    def missing(self, seed: int) -> list[Cell]:
+        """Cells of a seed that are still to be done."""
+        return [cell for cell in self.grid if not self.place(seed, cell).exists()]
 
 
-def _run_seed(plan: _Plan, seed: int, task: Task | None = None) -> list[Row]:
-    """All missing cells of one seed, kept after each."""
-    rows = _kept(plan, seed)
-    done = {_cell_of(row) for row in rows}
-    missing = [cell for cell in plan.grid if cell not in done]
+def _work(plan: _Plan, seed: int, chunk: Sequence[Cell] | None, task: Task | None = None) -> None:
+    """Do some cells of one seed; with None only what they share."""
     task = task or find_task(plan.task, data=plan.data, preset=plan.preset).make(seed)
-    folder = plan.seed_folder(seed)
     with _threads(plan.threads):
-        bench = Workbench(task, seed, plan.settings, folder)
-        for new in bench.measure(missing) if missing else []:
-            rows += new
-            _keep(plan, seed, rows)
-        rated = {row["score"] for row in rows if row["metric"] == "auroc"}
-        rows += bench.score_rows([score for score in plan.rated if score not in rated])
-        rows.append(dict.fromkeys(COLUMNS, "") | {"seed": seed, "metric": _DONE, "value": 1.0})
-        _keep(plan, seed, rows)
-    return rows
-
-
-#: Marks a seed's file as complete; never shown.
-_DONE = "complete"
+        bench = Workbench(task, seed, plan.settings, plan.folder / f"seed-{seed}")
+        if chunk is None:
+            bench.prepare(plan.missing(seed))
+            return
+        for cell, rows in zip(chunk, bench.measure(chunk, splits=plan.splits), strict=True):
+            _write_rows(plan.place(seed, cell), rows)
+        if plan.splits != ("test",) and not plan.missing(seed):
+            _write_rows(plan.place(seed, None), bench.score_rows(plan.grid))
 
 
 @contextmanager
@@ -218,34 +222,62 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _run_seeds(
-    plan: _Plan, source: TaskSource, seeds: list[int], processes: int | None, reporter: "_Reporter"
-) -> dict[int, list[Row]]:
-    on_gpu = torch.cuda.is_available() if plan.settings.device is None else plan.settings.device.startswith("cuda")
-    workers = min(processes or (1 if on_gpu else (os.cpu_count() or 1)), len(seeds))
-    made: dict[int, list[Row]] = {}
-    with reporter:
-        if workers > 1 and _can_travel(plan):
-            # Workers start afresh: a forked process inherits locks of threads that do not exist in it.
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                futures: dict[Future[list[Row]], int] = {pool.submit(_run_seed, plan, seed): seed for seed in seeds}
-                pending = set(futures)
-                try:
-                    while pending:
-                        finished, pending = wait(pending, timeout=0.5)
-                        for future in finished:
-                            made[futures[future]] = future.result()
-                            reporter.finished(futures[future], made[futures[future]])
-                        reporter.tick()
-                except BaseException:
-                    for future in pending:
-                        future.cancel()
-                    raise
-        else:
-            for seed in seeds:
-                made[seed] = _run_seed(plan, seed, source.make(seed))
-                reporter.finished(seed, made[seed])
-    return made
+class _Crew:
+    """Worker processes, or this process where the task cannot travel or there is little to do."""
+
+    def __init__(self, plan: _Plan, source: TaskSource, processes: int | None, reporter: "_Reporter") -> None:
+        on_gpu = torch.cuda.is_available() if plan.settings.device is None else plan.settings.device.startswith("cuda")
+        self.workers = (processes or (1 if on_gpu else (os.cpu_count() or 1))) if _can_travel(plan) else 1
+        self.source, self.reporter = source, reporter
+        self.pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "_Crew":
+        self.reporter.__enter__()
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        self.reporter.__exit__()
+        if self.pool is not None:
+            if kind is not None:  # do not wait for cells that nobody will read
+                for process in list((self.pool._processes or {}).values()):
+                    process.terminate()
+            self.pool.shutdown(cancel_futures=True)
+
+    def run(self, plan: _Plan, seeds: Sequence[int]) -> None:
+        """Do all missing cells."""
+        todo = [seed for seed in seeds if plan.missing(seed) or not _rated(plan, seed)]
+        if self.workers == 1 or sum(len(plan.missing(seed)) for seed in todo) < 2:
+            for seed in todo:
+                _work(plan, seed, plan.missing(seed), self.source.make(seed))
+                self.reporter.finished(seed)
+            return
+        # Workers start afresh: a forked process inherits locks of threads that do not exist in it.
+        self.pool = self.pool or ProcessPoolExecutor(
+            self.workers, mp_context=get_context("spawn"), initializer=_follow_parent
+        )
+        parts = max(1, self.workers // len(todo))
+        jobs: dict[Future[None], tuple[int, bool]] = {}
+        for seed in todo:
+            jobs[self.pool.submit(_work, plan, seed, None if parts > 1 else plan.missing(seed))] = (seed, parts > 1)
+        left = dict.fromkeys(todo, 0 if parts > 1 else 1)
+        while jobs:
+            for future in wait(jobs, timeout=0.5, return_when=FIRST_COMPLETED).done:
+                seed, prepared = jobs.pop(future)
+                future.result()
+                if prepared:
+                    cells_left = plan.missing(seed)
+                    for chunk in (cells_left[i::parts] for i in range(min(parts, max(1, len(cells_left))))):
+                        jobs[self.pool.submit(_work, plan, seed, chunk)] = (seed, False)
+                        left[seed] += 1
+                    continue
+                left[seed] -= 1
+                if not left[seed]:
+                    self.reporter.finished(seed)
+            self.reporter.tick()
+
+
+def _rated(plan: _Plan, seed: int) -> bool:
+    return plan.splits == ("test",) or plan.place(seed, None).exists()
 
 
 def _can_travel(plan: _Plan) -> bool:
@@ -256,77 +288,148 @@ def _can_travel(plan: _Plan) -> bool:
     return True
 
 
+def _follow_parent() -> None:
+    """End this worker with the process that started it, also when that one is killed."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait_for_any([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 class _Reporter:
-    """Cells done so far: a bar on a terminal, a line per seed elsewhere."""
+    """What is done so far: a live table with the time left on a terminal, a line per seed elsewhere."""
 
     def __init__(self, plan: _Plan, num_seeds: int, progress: bool) -> None:
         self.plan, self.num_seeds, self.progress = plan, num_seeds, progress
-        self.total = num_seeds * len(plan.grid)
-        self._bar: Any = None
+        self.live: Any = None
 
     def __enter__(self) -> "_Reporter":
         if self.progress:
             from rich.console import Console
+            from rich.live import Live
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             self.console = Console(stderr=True)
             if self.console.is_terminal:
-                self._bar = Progress(
-                    TextColumn("{task.description}"),
-                    BarColumn(),
+                columns = (
                     MofNCompleteColumn(),
-                    TextColumn("students, time left"),
+                    TextColumn("cells, {task.speed} per second, left:"),
                     TimeRemainingColumn(),
-                    console=self.console,
                 )
-                self._bar.start()
-                self._line = self._bar.add_task("study", total=self.total)
+                self.bar = Progress(BarColumn(), *columns, speed_estimate_period=600)
+                self.line = self.bar.add_task(
+                    "cells", total=self.num_seeds * len(self.plan.grid), completed=self.done()
+                )
+                self.live = Live(self.table(), console=self.console, transient=True, auto_refresh=False)
+                self.live.start()
                 self.tick()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self.live is not None:
+            self.live.stop()
+
+    def done(self) -> int:
+        """Finished cells."""
+        return sum(len(self.plan.grid) - len(self.plan.missing(seed)) for seed in range(self.num_seeds))
+
+    def table(self) -> Any:
+        """Mean validation accuracy of every variant so far, and the bar."""
+        from rich.console import Group
+        from rich.table import Table
+
+        table = Table("Variant", "Seeds done", "Mean validation accuracy, %")
+        means = _validation(_collect(self.plan, self.num_seeds))
+        for cell, values in means.items():
+            table.add_row(cell.name, f"{len(values)} of {self.num_seeds}", f"{100 * sum(values) / len(values):.1f}")
+        return Group(table, self.bar)
 
     def tick(self) -> None:
-        """Count what the workers have kept."""
-        if self._bar is not None:
-            done = sum(
-                len({_cell_of(r) for r in _kept(self.plan, s)} & {*self.plan.grid}) for s in range(self.num_seeds)
-            )
-            self._bar.update(self._line, completed=done)
+        """Show what the workers have kept."""
+        if self.live is not None:
+            self.bar.update(self.line, completed=self.done())
+            self.live.update(self.table(), refresh=True)
 
-    def finished(self, seed: int, rows: list[Row]) -> None:
+    def finished(self, seed: int) -> None:
         """A seed is complete."""
-        if not self.progress:
-            return
         self.tick()
-        if self._bar is None:
-            accuracies = {
-                r["arm"]: float(r["value"]) for r in rows if (r["split"], r["metric"]) == ("test", "accuracy")
-            }
-            shown = ", ".join(f"{arm} {100 * value:.1f}" for arm, value in accuracies.items())
-            self.console.print(f"seed {seed} of {self.num_seeds}: {shown}", highlight=False, soft_wrap=True)
+        if self.progress and self.live is None:
+            values = _validation(_collect(self.plan, seed + 1, first=seed))
+            shown = ", ".join(f"{cell.name} {100 * value[0]:.1f}" for cell, value in values.items())
+            self.console.print(f"seed {seed} of {self.num_seeds}, validation: {shown}", highlight=False, soft_wrap=True)
+
+
+# --- choosing -------------------------------------------------------------------------------------------------------
+
+
+def _choose(plan: _Plan, num_seeds: int) -> list[Cell]:
+    """The variant with the best mean validation accuracy, and what it is compared with; noted in selection.json."""
+    means = {cell: sum(v) / len(v) for cell, v in _validation(_collect(plan, num_seeds)).items()}
+    candidates = {cell: mean for cell, mean in means.items() if cell.arm != "no-kd"}
+    best = max(candidates, key=lambda cell: candidates[cell])
+    reference = [cell for cell in plan.grid if cell.arm in ("no-kd", UNMASKED.get(best.arm))]
+    choice = {"arm": best.arm, "score": best.score, "ratio": best.ratio, "layer": best.layer}
+    choice |= {"validation_accuracy": means[best], "candidates": len(candidates)}
+    files.write_json(plan.folder / "selection.json", choice)
+    return [*reference, best]
+
+
+def _validation(rows: list[Row]) -> dict[Cell, list[float]]:
+    values: dict[Cell, list[float]] = {}
+    for row in rows:
+        if (row["split"], row["metric"]) == ("val", "accuracy"):
+            values.setdefault(_cell_of(row), []).append(float(row["value"]))
+    return values
 
 
 # --- the run folder -------------------------------------------------------------------------------------------------
 
 
+def _num_seeds(folder: Path, num_seeds: int, add_seeds: int) -> int:
+    if add_seeds < 0:
+        raise InputError(f"add_seeds is {add_seeds}; it must be at least 0")
+    if add_seeds:
+        if not (folder / "config.json").exists():
+            raise InputError(f"add_seeds is {add_seeds}, but {folder} holds no study to add to; use num_seeds")
+        return int(files.read_json(folder / "config.json").get("num_seeds", 0)) + add_seeds
+    if num_seeds < 1:
+        raise InputError(f"num_seeds is {num_seeds}; at least 1 is needed")
+    return num_seeds
+
+
+def check_layers(task: Task, layers: set[str]) -> None:
+    """Refuse unknown layers before hours are spent; needs a teacher network."""
+    if task.teacher is not None and layers:
+        with torch.random.fork_rng():
+            teacher = task.teacher()
+        for layer in layers:
+            find_layer(teacher, layer)
+
+
 def _config(
-    plan: _Plan, first: Task, source: TaskSource, arms: Sequence[str], ratios: Sequence[float], num_seeds: int
+    plan: _Plan,
+    first: Task,
+    source: TaskSource,
+    ratios: Sequence[float],
+    scores: Sequence[str],
+    num_seeds: int,
+    select: bool,
 ) -> dict[str, Any]:
-    recipe = first.recipe
     settings = plan.settings.facts()
-    settings["epochs"] = settings["epochs"] or recipe.epochs
-    settings["batch_size"] = settings["batch_size"] or recipe.batch_size
-    layer = settings.pop("layer") or first.layer
+    settings["epochs"] = first.recipe.epochs if settings["epochs"] is None else settings["epochs"]
+    settings["batch_size"] = first.recipe.batch_size if settings["batch_size"] is None else settings["batch_size"]
     return {
         "command": "study",
         "task": first.name,
-        "arms": sorted(set(arms), key=[cell.arm for cell in plan.grid].index),
+        "arms": list(dict.fromkeys(cell.arm for cell in plan.grid)),
         "ratios": sorted(set(ratios)),
-        "scores": list(plan.scores),
-        "layers": [layer],
+        "scores": list(dict.fromkeys(scores)),
+        "layers": list(dict.fromkeys(cell.layer for cell in plan.grid if cell.layer)) or [first.layer],
+        "select": select,
         "data": None if plan.data is None else str(plan.data),
         "preset": plan.preset,
         **settings,
@@ -341,70 +444,54 @@ def _claim(folder: Path, config: dict[str, Any]) -> None:
     """Make the run folder, or check that it belongs to this configuration; only seeds may be added."""
     path = folder / "config.json"
     if path.exists():
-        found = files.read_json(path)
-        for name in {*found, *config} - {"num_seeds"}:
-            if found.get(name) != _as_json(config.get(name)):
+        found, wanted = files.read_json(path), json.loads(json.dumps(config, default=str))
+        for name in sorted({*found, *wanted} - {"num_seeds"}):
+            if found.get(name) != wanted.get(name):
                 raise InputError(
-                    f"{folder} holds a study with {name} {found.get(name)!r}, now it is {config.get(name)!r}; "
-                    "choose another --out, or the same options to resume"
+                    f"{folder} holds a {found.get('command', 'run')} with {name} {json.dumps(found.get(name))}, "
+                    f"now it is {json.dumps(wanted.get(name))}; choose another --out, or the same options to resume"
                 )
         if found["num_seeds"] > config["num_seeds"]:
             raise InputError(
                 f"{folder} holds {found['num_seeds']} seeds, now num_seeds is {config['num_seeds']}; "
                 "ask for at least as many, or choose another --out"
             )
-    elif folder.exists() and any(folder.iterdir()):
-        kept = {"seed-", "config.json"}
-        strange = [p.name for p in folder.iterdir() if not any(p.name.startswith(k) for k in kept)]
+    elif folder.exists():
+        # Steps of the command line may have left networks of some seed, which are used.
+        strange = [item.name for item in folder.iterdir() if not item.name.startswith("seed-")]
         if strange:
             raise InputError(f"{folder} is not empty ({strange[0]!r}) and no run of mfh; choose another --out")
     files.write_json(path, config)
 
 
-def _as_json(value: Any) -> Any:
-    import json
-
-    return json.loads(json.dumps(value, default=str))
-
-
-def _kept(plan: _Plan, seed: int) -> list[Row]:
-    folder = plan.seed_folder(seed)
-    path = None if folder is None else folder / "results.csv"
-    if path is None or not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows: list[Row] = list(csv.DictReader(file))
-    if any(tuple(row) != COLUMNS or None in row.values() for row in rows):
-        raise InputError(f"{path} is not a table that mfh wrote whole; remove it to measure this seed again")
+def _collect(plan: _Plan, num_seeds: int, first: int = 0) -> list[Row]:
+    """All rows kept so far, by seed and in the order of the grid."""
+    rows: list[Row] = []
+    for seed in range(first, num_seeds):
+        for cell in (*plan.grid, None):
+            for splits in dict.fromkeys([plan.splits, ("test",)]):
+                path = replace(plan, splits=splits).place(seed, cell)
+                rows += _read_rows(path) if path.exists() else []
     return rows
 
 
-def _keep(plan: _Plan, seed: int, rows: list[Row]) -> None:
-    folder = plan.seed_folder(seed)
-    if folder is not None:
-        _write_rows(folder / "results.csv", rows, all_rows=True)
+def _read_rows(path: Path) -> list[Row]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows: list[Row] = list(csv.DictReader(file))
+    if any(tuple(row) != COLUMNS or None in row.values() for row in rows):
+        raise InputError(f"{path} is not a table that mfh wrote whole; remove it to measure this cell again")
+    return rows
 
 
-def _write_rows(path: Path, rows: list[Row], *, all_rows: bool = False) -> None:
+def _write_rows(path: Path, rows: list[Row]) -> None:
     with files.atomic_write(path) as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(row for row in rows if all_rows or row["metric"] != _DONE)
-
-
-def _finished(plan: _Plan, seed: int) -> bool:
-    rows = _kept(plan, seed)
-    return any(row["metric"] == _DONE for row in rows) and set(plan.grid) <= {_cell_of(row) for row in rows}
+        writer.writerows(rows)
 
 
 def _cell_of(row: Row) -> Cell:
-    return Cell(row["arm"], row["score"], None if row["ratio"] == "" else float(row["ratio"]))
-
-
-def _sorted(rows: list[Row], plan: _Plan) -> list[Row]:
-    """Rows of one seed in the order of the grid, whatever order they were measured in."""
-    place = {cell: index for index, cell in enumerate(plan.grid)}
-    return sorted((row for row in rows if row["metric"] != _DONE), key=lambda row: place.get(_cell_of(row), len(place)))
+    return Cell(row["arm"], row["score"], None if row["ratio"] == "" else float(row["ratio"]), row["layer"])
 
 
 def _frame(rows: list[Row]) -> "pd.DataFrame":
@@ -413,6 +500,3 @@ def _frame(rows: list[Row]) -> "pd.DataFrame":
     frame = pd.DataFrame([{**row} for row in rows], columns=list(COLUMNS))
     numbers = {name: pd.to_numeric(frame[name].replace("", None)) for name in ("ratio", "seed", "value")}
     return frame.assign(**numbers)
-
-
-__all__ = ["StudyResult", "environment", "study"]

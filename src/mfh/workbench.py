@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mfh import files
-from mfh.arms import Cell
+from mfh.arms import MASKED_BY_RATIO, Cell
 from mfh.errors import InputError
 from mfh.losses import KDLoss
 from mfh.masking import ChannelMask, masked_logits
@@ -37,24 +37,24 @@ class Settings:
     Args:
         epochs: instead of the recipe's.
         batch_size: instead of the recipe's.
-        layer: instead of the task's.
         device: where to run; default: a GPU if there is one.
         permutations: for saliencies, see `channel_saliency`.
         loss: of distillation.
         teacher_checkpoint: weights of a pretrained teacher, instead of training one.
         student_checkpoint: weights of a student trained on labels, instead of training one.
         progress: show progress bars.
+        keep_students: keep every arm's student in the folder, not only those that others are made from.
     """
 
     epochs: int | None = None
     batch_size: int | None = None
-    layer: str | None = None
     device: str | None = None
     permutations: Permutations = "auto"
     loss: KDLoss = field(default_factory=KDLoss)
     teacher_checkpoint: str | None = None
     student_checkpoint: str | None = None
     progress: bool = False
+    keep_students: bool = False
 
     def facts(self) -> dict[str, Any]:
         """What decides the results, as JSON can hold it."""
@@ -62,7 +62,6 @@ class Settings:
         return {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
-            "layer": self.layer,
             "permutations": self.permutations,
             "loss": loss,
             "teacher_checkpoint": self.teacher_checkpoint,
@@ -85,7 +84,6 @@ class Workbench:
         changes = {n: v for n in ("epochs", "batch_size") if (v := getattr(settings, n)) is not None}
         self.task, self.seed, self.settings, self.folder = task, seed, settings, folder
         self.recipe: Recipe = dataclasses.replace(task.recipe, **changes)
-        self.layer = settings.layer or task.layer
         self._made: dict[str, Any] = {}
 
     # --- networks -------------------------------------------------------------------------------------------------
@@ -140,20 +138,31 @@ class Workbench:
         }
 
     def _networks(
-        self, names: list[str], train: Callable[[list[nn.Module], list[str], Path | None], dict[str, Any]]
+        self,
+        names: list[str],
+        train: Callable[[list[nn.Module], list[str], Path | None], dict[str, Any]],
+        decided_by: dict[str, Any] | None = None,
     ) -> list[nn.Module]:
+        made_with = {
+            "task": self.task.name,
+            "seed": self.seed,
+            "epochs": self.recipe.epochs,
+            "batch_size": self.recipe.batch_size,
+            **(decided_by or {}),
+        }
+
         def make() -> list[nn.Module]:
-            networks = [self.new("teacher" if name.endswith("teacher") else "student") for name in names]
+            networks = [self.new("teacher" if name in ("teacher", "aligned-teacher") else "student") for name in names]
             paths = [self._path(f"{name}.safetensors") for name in names]
             if all(path is not None and path.exists() for path in paths):
                 for network, path in zip(networks, paths, strict=True):
                     assert path is not None
                     weights, facts = files.load_tensors(path, "network")
-                    self._check_made_with(path, facts["made_with"])
+                    _check_made_with(path, facts["made_with"], made_with)
                     network.load_state_dict(weights)
                     self._made[f"{path.stem} facts"] = facts
                 return networks
-            facts = {"made_with": self._made_with()} | train(networks, names, self._path(f"{names[0]}.ckpt"))
+            facts = {"made_with": made_with} | train(networks, names, self._path(f"{names[0]}.ckpt"))
             for name, network, path in zip(names, networks, paths, strict=True):
                 self._made[f"{name} facts"] = facts
                 if path is not None:
@@ -168,24 +177,26 @@ class Workbench:
 
     # --- saliency and masks ---------------------------------------------------------------------------------------
 
-    def saliency(self, score: Score) -> ChannelSaliency:
-        """Scores on the training split: of the aligned pair, or for "probe" of the networks trained on labels."""
+    def saliency(self, score: Score, layer: str = "") -> ChannelSaliency:
+        """Scores on the training split: of the aligned pair, or for "probe" of the networks trained on labels.
+
+        Args:
+            score: "distance", "agreement" or "probe".
+            layer: of the teacher; default: the task's.
+        """
+        layer = layer or self.task.layer
+        name = f"saliency-{score}" + ("" if layer == self.task.layer else f"-{layer}")
+        path = self._path(f"{name}.safetensors")
 
         def make() -> ChannelSaliency:
-            path = self._path(f"saliency-{score}.safetensors")
             base = self.pretrained if score == "probe" else self.aligned
             if path is not None and path.exists():
-                saliency = ChannelSaliency.load(path)
-                if saliency.layer != self.layer:
-                    raise InputError(
-                        f"{path} was made for layer {saliency.layer!r}, now it is {self.layer!r}: use another --out"
-                    )
-                return saliency
+                return ChannelSaliency.load(path)
             saliency = channel_saliency(
                 base("teacher"),
                 base("student"),
                 PairLoader(self.task.train, num_workers=self.recipe.num_workers),
-                layer=self.layer,
+                layer=layer,
                 channel_dim=self.task.channel_dim,
                 student_layer=self.task.student_layer,
                 score=score,
@@ -196,21 +207,20 @@ class Workbench:
             )
             if path is not None:
                 saliency.save(path)
-                if self.task.truth is not None and self.layer == self.task.layer:
-                    truth = {"general": np.asarray(self.task.truth).tolist()}
-                    files.write_json(path.parent / "truth.json", truth)
+                if self.task.truth is not None:
+                    files.write_json(path.parent / "truth.json", {"general": np.asarray(self.task.truth).tolist()})
             return saliency
 
-        return self._once(f"saliency {score}", make)  # type: ignore[no-any-return]
+        return self._once(name, make)  # type: ignore[no-any-return]
 
     def mask(self, cell: Cell) -> ChannelMask | None:
         """The mask of an arm; None for arms without one."""
-        if cell.arm in ("general", "specific", "random"):
+        if cell.arm in MASKED_BY_RATIO:
             score: Any = cell.score or "distance"
             kind: Any = cell.arm
-            return self.saliency(score).mask(kind, cell.ratio, seed=self.seed)
+            return self.saliency(score, cell.layer).mask(kind, cell.ratio, seed=self.seed)
         if cell.arm in ("soft", "soft-shuffled", "tempered"):
-            mask = self.saliency("probe").mask("soft")
+            mask = self.saliency("probe", cell.layer).mask("soft")
             if cell.arm == "soft-shuffled":
                 order = np.random.default_rng(self.seed).permutation(len(mask.weights))
                 mask = dataclasses.replace(mask, weights=mask.weights[order], kind="soft-shuffled")
@@ -220,29 +230,38 @@ class Workbench:
     def auroc(self, score: Score) -> float | None:
         """Area under the ROC curve of a score against the task's truth; None where that is unknown or one-sided."""
         truth = self.task.truth
-        if truth is None or self.layer != self.task.layer or truth.all() or not truth.any():
+        if truth is None or truth.all() or not truth.any():
             return None
         from sklearn.metrics import roc_auc_score
 
         return float(roc_auc_score(truth, self.saliency(score).scores))
+
+    def prepare(self, cells: Sequence[Cell]) -> None:
+        """Make what several cells share: networks and saliencies."""
+        for cell in cells:
+            if cell.teacher is not None and self.task.teacher is not None:
+                self.teacher(cell)
+                self.mask(cell)
+            elif cell.arm == "no-kd":
+                self.pretrained("student")
+            elif cell.arm == "aligned-student":
+                self.aligned("student")
 
     # --- measurements ---------------------------------------------------------------------------------------------
 
     def measure(self, cells: Sequence[Cell], *, splits: Sequence[str] = ("val", "test")) -> Iterator[list[Row]]:
         """Train and measure one student after the other; yields the rows of one cell at a time.
 
-        All teachers' outputs are computed first: one trunk pass per teacher and split serves all masks.
+        All teachers' outputs are computed first: one trunk pass per teacher, layer and split serves all masks.
         """
-        taught = [cell for cell in cells if cell.teacher is not None]
-        outputs = {split: self._outputs(taught, split) for split in ("train", *splits)}
+        missing = [cell for cell in cells if cell.teacher is not None and not self._kept_student(cell)]
+        train_outputs = self._outputs(missing, "train")
+        outputs = {
+            split: self._outputs([cell for cell in cells if cell.teacher is not None], split) for split in splits
+        }
         for cell in cells:
-            if cell.arm == "no-kd":
-                student, best_epoch = self.pretrained("student"), self._made.get("student facts", {}).get("best_epoch")
-            elif cell.arm == "aligned-student":
-                student, best_epoch = self.aligned("student"), self.recipe.epochs - 1
-            else:
-                student, best_epoch = self.student(cell, outputs["train"][cell])
-            rows = [self._row(cell, "val", "best_epoch", best_epoch)] if best_epoch is not None else []
+            student, best_epoch = self.student(cell, train_outputs.get(cell))
+            rows = [] if best_epoch is None else [self._row(cell, "val", "best_epoch", best_epoch)]
             for split in splits:
                 dataset = getattr(self.task, split)
                 rows.append(self._row(cell, split, "accuracy", evaluate(student, dataset, "student")))
@@ -251,27 +270,50 @@ class Workbench:
                     rows.append(self._row(cell, split, "teacher_accuracy", float(right.double().mean())))
             yield rows
 
-    def score_rows(self, scores: Iterable[Score]) -> list[Row]:
-        """AUROC of every score against the truth, where it is known."""
-        rows = []
-        for score in scores:
-            value = self.auroc(score)
-            if value is not None:
-                rows.append(self._row(Cell("", score), "train", "auroc", value))
-        return rows
+    def score_rows(self, cells: Iterable[Cell]) -> list[Row]:
+        """AUROC of every score that the cells use at the task's layer, where the truth is known."""
+        scores: Any = dict.fromkeys(cell.score for cell in cells if cell.score and cell.layer == self.task.layer)
+        values = {score: self.auroc(score) for score in scores}
+        return [
+            self._row(Cell("", score, layer=self.task.layer), "train", "auroc", value)
+            for score, value in values.items()
+            if value is not None
+        ]
 
-    def student(self, cell: Cell, teacher_logits: Tensor | None = None) -> tuple[nn.Module, int]:
-        """A student distilled as the arm says, and its best epoch.
+    def student(self, cell: Cell, teacher_logits: Tensor | None = None) -> tuple[nn.Module, int | None]:
+        """The student of an arm, and its best epoch (None where that is not known).
 
         Args:
-            cell: with a teacher.
+            cell: any arm.
             teacher_logits: of the arm's masked teacher on the training split, if known.
         """
-        if teacher_logits is None:
-            teacher_logits = self._outputs([cell], "train")[cell]
-        student = self.new("student")
-        fit = distill(None, student, loss=self.settings.loss, teacher_logits=teacher_logits, **self._training())
-        return student, fit.best_epoch
+        if cell.arm == "no-kd":
+            return self.pretrained("student"), self._made.get("student facts", {}).get("best_epoch")
+        if cell.arm == "aligned-student":
+            return self.aligned("student"), self.recipe.epochs - 1
+
+        def train(networks: list[nn.Module], _names: list[str], resume: Path | None) -> dict[str, Any]:
+            logits = self._outputs([cell], "train")[cell] if teacher_logits is None else teacher_logits
+            fit = distill(
+                None,
+                networks[0],
+                loss=self.settings.loss,
+                teacher_logits=logits,
+                checkpoint=resume,
+                **self._training(),
+            )
+            return {"best_epoch": fit.best_epoch, "history": fit.history}
+
+        name = f"distilled-{cell.name}"
+        if not self.settings.keep_students:
+            student = self.new("student")
+            return student, train([student], [name], None)["best_epoch"]
+        decided_by = {"loss": self.settings.facts()["loss"], "permutations": self.settings.permutations}
+        return self._networks([name], train, decided_by)[0], self.facts(name)["best_epoch"]
+
+    def _kept_student(self, cell: Cell) -> bool:
+        path = self._path(f"distilled-{cell.name}.safetensors")
+        return path is not None and path.exists()
 
     def _outputs(self, cells: Sequence[Cell], split: str) -> dict[Cell, Tensor]:
         """Logits of every arm's teacher on one split."""
@@ -287,25 +329,22 @@ class Workbench:
             return dict.fromkeys(cells, known) if split == "train" else {}
         loader = PairLoader(getattr(self.task, split), num_workers=self.recipe.num_workers)
         outputs: dict[Cell, Tensor] = {}
-        for base in ("pretrained", "aligned"):
-            group = [cell for cell in cells if cell.teacher == base]
-            if not group:
-                continue
-            masks = [self.mask(cell) for cell in group]
-            wanted = [None, *masks]
+        groups: dict[tuple[str | None, str], list[Cell]] = {}
+        for cell in cells:
+            groups.setdefault((cell.teacher, cell.layer), []).append(cell)
+        for group in groups.values():
+            wanted = [None, *(self.mask(cell) for cell in group)]
             plain, *rest = masked_logits(self.teacher(group[0]), wanted, loader, device=self.settings.device)
             for cell, logits in zip(group, rest, strict=True):
                 outputs[cell] = plain / matching_temperature(plain, logits) if cell.arm == "tempered" else logits
         return outputs
 
     def _row(self, cell: Cell, split: str, metric: str, value: float) -> Row:
-        layer = self.layer if cell.score or cell.ratio is not None else ""
-        ratio = "" if cell.ratio is None else cell.ratio
         return {
             "arm": cell.arm,
             "score": cell.score,
-            "layer": layer,
-            "ratio": ratio,
+            "layer": cell.layer,
+            "ratio": "" if cell.ratio is None else cell.ratio,
             "seed": self.seed,
             "split": split,
             "metric": metric,
@@ -322,17 +361,14 @@ class Workbench:
     def _path(self, name: str) -> Path | None:
         return None if self.folder is None else self.folder / name
 
-    def _made_with(self) -> dict[str, Any]:
-        facts = {"task": self.task.name, "seed": self.seed}
-        return facts | {"epochs": self.recipe.epochs, "batch_size": self.recipe.batch_size}
 
-    def _check_made_with(self, path: Path, made_with: dict[str, Any]) -> None:
-        for name, now in self._made_with().items():
-            if made_with.get(name) != now:
-                raise InputError(
-                    f"{path} was made with {name} {json.dumps(made_with.get(name))}, now it is {json.dumps(now)}: "
-                    "use another --out, or the same options"
-                )
+def _check_made_with(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for name, now in wanted.items():
+        if found.get(name) != now:
+            raise InputError(
+                f"{path} was made with {name} {json.dumps(found.get(name))}, now it is {json.dumps(now)}: "
+                "use another --out, or the same options"
+            )
 
 
 def matching_temperature(logits: Tensor, softer: Tensor) -> float:
