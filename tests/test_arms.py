@@ -33,7 +33,7 @@ def test_only_masked_arms_are_repeated_over_layers():
         ([], [0.5], ["distance"], "no arm"),
         (["general"], [1.0], ["distance"], "ratio is 1.0"),
         (["general"], [-0.1], ["distance"], "ratio is -0.1"),
-        (["general"], [], ["distance"], "at least one ratio"),
+        (["general"], [], ["distance"], "'general' needs a ratio"),
         (["general"], [0.5], ["probe"], "'probe'"),
     ],
 )

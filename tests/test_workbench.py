@@ -93,10 +93,50 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(tmp_path):
         load_weights(tiny_task.teacher(), tmp_path / "nowhere.pt")
     (tmp_path / "text.pt").write_text("not weights")
     torch.save(tiny_task.student().state_dict(), tmp_path / "other.pt")
-    for name in ("text.pt", "other.pt"):
-        with pytest.raises(InputError, match=f"{name} does not fit Sequential") as error:
+    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
+    said = {"text.pt": "cannot be read", "tensor.pt": "cannot be read", "other.pt": "does not fit Sequential"}
+    for name, reason in said.items():
+        with pytest.raises(InputError, match=f"{name} {reason}") as error:
             load_weights(tiny_task.teacher(), tmp_path / name)
         assert "\n" not in str(error.value)
+
+
+def test_a_saliency_made_with_other_options_is_not_taken_for_this_one(tmp_path):
+    made = Workbench(tiny_task.task(), 0, Settings(permutations=3), tmp_path)
+    made.saliency("distance")
+    with pytest.raises(InputError, match="made with permutations 3, now it is 'exact'"):
+        Workbench(tiny_task.task(), 0, Settings(permutations="exact"), tmp_path).saliency("distance")
+    (tmp_path / "aligned-teacher.safetensors").unlink()
+    torch.save(tiny_task.teacher().state_dict(), tmp_path / "teacher.pt")
+    made.saliency("probe")
+    other = Workbench(tiny_task.task(), 0, Settings(teacher_checkpoint=str(tmp_path / "teacher.pt")), tmp_path)
+    with pytest.raises(InputError, match="another teacher"):
+        other.saliency("probe")
+
+
+class Augmented(torch.utils.data.Dataset):
+    """Teacher inputs that differ whenever they are read."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        teacher_input, student_input, target = self.data[index]
+        return teacher_input + 0.1 * torch.randn(8), student_input, target
+
+
+def test_augmented_teacher_inputs_are_not_looked_up(caplog):
+    whole = tiny_task.task()
+    task = dataclasses.replace(whole, train=Augmented(whole.train))
+    bench = Workbench(task, 0, Settings(epochs=1))
+    (rows,) = bench.measure([Cell("soft", "probe", layer="1")])
+    assert {"accuracy", "teacher_accuracy"} <= {row["metric"] for row in rows}
+    assert "the teacher runs on every batch" in caplog.text
+    with pytest.raises(InputError, match="tempered"):
+        list(bench.measure([Cell("tempered", "probe", layer="1")]))
 
 
 def test_a_teacher_known_only_by_its_outputs_can_teach_but_not_be_masked():

@@ -81,7 +81,9 @@ def cells(arms: Sequence[str], ratios: Sequence[float], scores: Sequence[str], l
     if not arms:
         raise InputError(f"no arm is chosen; choose from {', '.join(known)}")
     if set(arms) & set(MASKED_BY_RATIO) and not (ratios and scores):
-        raise InputError(f"{', '.join(MASKED_BY_RATIO)} need at least one ratio and one score")
+        needing = next(arm for arm in MASKED_BY_RATIO if arm in arms)
+        what = "a score" if ratios else "a ratio (the fraction of channels to remove), for instance 0.5"
+        raise InputError(f"arm {needing!r} needs {what}")
     grid: list[Cell] = []
     for arm in sorted(set(arms), key=known.index):
         if arm not in UNMASKED:

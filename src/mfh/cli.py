@@ -74,6 +74,7 @@ def _study(options: opt.Study) -> None:
         scores=options.scores,
         layers=options.layers,
         num_seeds=options.num_seeds,
+        first_seed=options.seed,
         add_seeds=options.add_seeds,
         select=options.select,
         epochs=options.epochs,
@@ -99,10 +100,23 @@ def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
     result = study(out=out, progress=not quiet, **arguments)
     environment = read_json(out / "environment.json")
     if "repeat" not in environment:
-        write_json(out / "environment.json", environment | {"repeat": shlex.join(["mfh", *sys.argv[1:]])})
+        num_seeds = read_json(out / "config.json")["num_seeds"]
+        write_json(out / "environment.json", environment | {"repeat": _repeat_command(num_seeds)})
     page = report(out)
     _print_study(console, result)
     console.print(f"\nReport: {page}")
+
+
+def _repeat_command(num_seeds: int) -> str:
+    """The command line just given; seeds that were added count as if asked for at once."""
+    words = sys.argv[1:]
+    if "--add-seeds" in words:
+        for option in ("--add-seeds", "--num-seeds"):
+            if option in words:
+                place = words.index(option)
+                words = words[:place] + words[place + 2 :]
+        words += ["--num-seeds", str(num_seeds)]
+    return shlex.join(["mfh", *words])
 
 
 def _print_study(console: "Console", result: "StudyResult") -> None:
@@ -141,7 +155,8 @@ def _saliency(options: opt.Saliency) -> None:
     bench = _workbench(options, permutations=_permutations(options.permutations))
     saliency = bench.saliency(options.score, options.layer or "")
     assert bench.folder is not None
-    picture = bench.folder / f"saliency-{options.score}.svg"
+    name = bench.saliency_name(options.score, options.layer or "")
+    picture = bench.folder / f"{name}.svg"
     saliency.plot(picture)
     how = "cross-fitted" if saliency.permutations is None else f"permutations: {saliency.permutations}"
     best = ", ".join(f"{c} ({saliency.scores[c]:.3g})" for c in saliency.ranking[:5])
@@ -151,7 +166,7 @@ def _saliency(options: opt.Saliency) -> None:
     auroc = None if options.layer else bench.auroc(options.score)
     if auroc is not None:
         console.print(f"AUROC against the known truth: {auroc:.3f}")
-    console.print(f"in {bench.folder}, picture {picture}")
+    console.print(f"in {bench.folder}/{name}.safetensors, picture {picture}")
 
 
 def _distill(options: opt.Distill) -> None:
@@ -178,7 +193,7 @@ def _distill(options: opt.Distill) -> None:
 def _gauss(options: opt.Gauss) -> None:
     from dataclasses import asdict
 
-    from mfh.gaussian import table_2
+    from mfh.gaussian import summary, table_2
     from mfh.reporting.gaussian import gaussian_verdict
     from mfh.reporting.gaussian_run import EXPERIMENTS, run
 
@@ -199,8 +214,12 @@ def _gauss(options: opt.Gauss) -> None:
             progress=progress,
         )
     console = _console()
-    if "modify-gamma" in frames:
-        console.print(table_2(frames["modify-gamma"]), markup=False)
+    for name, frame in frames.items():
+        if name == "modify-gamma":
+            console.print(table_2(frame), markup=False)
+        else:
+            console.print(summary(frame).to_string(index=False, float_format="%.2f"), markup=False)
+        console.print()
     console.print(gaussian_verdict(frames))
     console.print(f"\nReport: {out / 'report.html'}")
 

@@ -32,7 +32,7 @@ class TaskOptions:
     preset: Literal["paper"] | None = None
     """Handed to the task: the published protocol."""
     seed: int = 0
-    """Of data, initial weights, order of data and permutations."""
+    """Of data, initial weights, order of data and permutations; a study's first."""
     device: str | None = None
     """For instance cpu or cuda:1; default: a GPU if there is one."""
     epochs: int | None = None
@@ -42,7 +42,7 @@ class TaskOptions:
     teacher_checkpoint: Path | None = None
     """Weights of a pretrained teacher (safetensors or a torch state_dict), instead of training one."""
     student_checkpoint: Path | None = None
-    """Weights of a student trained on labels, instead of training one."""
+    """Weights of a student trained on labels, instead of training one: the arm no-kd, and the probe's features."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Study(LossOptions, RunOptions, TaskOptions):
     layers: tuple[str, ...] = ()
     """Of the teacher, to mask; default: the task's."""
     num_seeds: int = 5
-    """Seeds 0 to num_seeds - 1."""
+    """How many seeds, from --seed on."""
     add_seeds: int = 0
     """So many more than the run folder holds already."""
     select: bool = False

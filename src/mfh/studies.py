@@ -69,6 +69,7 @@ def study(
     scores: Sequence[str] = DEFAULT_SCORES,
     layers: Sequence[str] = (),
     num_seeds: int = 5,
+    first_seed: int = 0,
     add_seeds: int = 0,
     select: bool = False,
     out: str | Path | None = None,
@@ -98,7 +99,8 @@ def study(
         ratios: fractions of channels removed, for random, specific and general.
         scores: "distance" and/or "agreement", for specific and general.
         layers: of the teacher, to mask; default: the task's.
-        num_seeds: seeds 0 to num_seeds - 1.
+        num_seeds: how many seeds.
+        first_seed: of consecutive ones.
         add_seeds: so many more than the run folder holds already; then `num_seeds` does not count.
         select: choose arm, ratio, layer and score by mean validation accuracy, and read the test split only for the
             chosen one, no-kd and the same teacher unmasked.
@@ -137,21 +139,22 @@ def study(
         student_checkpoint=student_checkpoint,
         keep_students=select,
     )
-    first = source.make(0)
+    first = source.make(first_seed)
     grid = cells(arms, ratios, scores, layers or [first.layer])
     check_layers(first, {cell.layer for cell in grid if cell.layer})
-    plan = _Plan(task, data, preset, tuple(grid), ("val",) if select else ("val", "test"), settings, folder, threads)
+    splits = ("val",) if select else ("val", "test")
+    seeds = range(first_seed, first_seed + num_seeds)
+    plan = _Plan(task, data, preset, tuple(grid), splits, settings, folder, threads, seeds)
     if select and ("no-kd" not in arms or len(grid) < 2):
         raise InputError("select compares with no-kd; add it, and at least one other arm, to arms")
-    _claim(folder, _config(plan, first, source, ratios, scores, num_seeds, select))
+    _claim(folder, _config(plan, first, source, ratios, scores, select))
 
     started, cached = time.monotonic(), len(list(folder.glob("seed-*/cells/*.csv")))
-    with _Crew(plan, source, processes, _Reporter(plan, num_seeds, progress)) as crew:
-        crew.run(plan, range(num_seeds))
+    with _Crew(plan, source, processes, _Reporter(plan, progress)) as crew:
+        crew.run(plan)
         if select:
-            chosen = _choose(plan, num_seeds)
-            crew.run(replace(plan, grid=tuple(chosen), splits=("test",)), range(num_seeds))
-    rows = _collect(plan, num_seeds)
+            crew.run(replace(plan, grid=tuple(_choose(plan)), splits=("test",)))
+    rows = _collect(plan, seeds)
     _write_rows(folder / "results.csv", rows)
     if len(list(folder.glob("seed-*/cells/*.csv"))) > cached or not (folder / "environment.json").exists():
         files.write_json(folder / "environment.json", environment(seconds=round(time.monotonic() - started, 1)))
@@ -187,6 +190,7 @@ class _Plan:
     settings: Settings
     folder: Path
     threads: int
+    seeds: range
 
     def place(self, seed: int, cell: Cell | None) -> Path:
         """The file of one cell's rows, or with None of the seed's AUROCs; it exists once they are whole."""
@@ -243,9 +247,9 @@ class _Crew:
                     process.terminate()
             self.pool.shutdown(cancel_futures=True)
 
-    def run(self, plan: _Plan, seeds: Sequence[int]) -> None:
+    def run(self, plan: _Plan) -> None:
         """Do all missing cells."""
-        todo = [seed for seed in seeds if plan.missing(seed) or not _rated(plan, seed)]
+        todo = [seed for seed in plan.seeds if plan.missing(seed) or not _rated(plan, seed)]
         if self.workers == 1 or sum(len(plan.missing(seed)) for seed in todo) < 2:
             for seed in todo:
                 _work(plan, seed, plan.missing(seed), self.source.make(seed))
@@ -303,9 +307,10 @@ def _follow_parent() -> None:
 class _Reporter:
     """What is done so far: a live table with the time left on a terminal, a line per seed elsewhere."""
 
-    def __init__(self, plan: _Plan, num_seeds: int, progress: bool) -> None:
-        self.plan, self.num_seeds, self.progress = plan, num_seeds, progress
+    def __init__(self, plan: _Plan, progress: bool) -> None:
+        self.plan, self.progress = plan, progress
         self.live: Any = None
+        self.told: set[int] = set()
 
     def __enter__(self) -> "_Reporter":
         if self.progress:
@@ -322,7 +327,7 @@ class _Reporter:
                 )
                 self.bar = Progress(BarColumn(), *columns, speed_estimate_period=600)
                 self.line = self.bar.add_task(
-                    "cells", total=self.num_seeds * len(self.plan.grid), completed=self.done()
+                    "cells", total=len(self.plan.seeds) * len(self.plan.grid), completed=self.done()
                 )
                 self.live = Live(self.table(), console=self.console, transient=True, auto_refresh=False)
                 self.live.start()
@@ -335,7 +340,7 @@ class _Reporter:
 
     def done(self) -> int:
         """Finished cells."""
-        return sum(len(self.plan.grid) - len(self.plan.missing(seed)) for seed in range(self.num_seeds))
+        return sum(len(self.plan.grid) - len(self.plan.missing(seed)) for seed in self.plan.seeds)
 
     def table(self) -> Any:
         """Mean validation accuracy of every variant so far, and the bar."""
@@ -343,9 +348,11 @@ class _Reporter:
         from rich.table import Table
 
         table = Table("Variant", "Seeds done", "Mean validation accuracy, %")
-        means = _validation(_collect(self.plan, self.num_seeds))
+        means = _validation(_collect(self.plan, self.plan.seeds))
         for cell, values in means.items():
-            table.add_row(cell.name, f"{len(values)} of {self.num_seeds}", f"{100 * sum(values) / len(values):.1f}")
+            table.add_row(
+                cell.name, f"{len(values)} of {len(self.plan.seeds)}", f"{100 * sum(values) / len(values):.1f}"
+            )
         return Group(table, self.bar)
 
     def tick(self) -> None:
@@ -357,18 +364,19 @@ class _Reporter:
     def finished(self, seed: int) -> None:
         """A seed is complete."""
         self.tick()
-        if self.progress and self.live is None:
-            values = _validation(_collect(self.plan, seed + 1, first=seed))
+        if self.progress and self.live is None and seed not in self.told:
+            self.told.add(seed)
+            values = _validation(_collect(self.plan, [seed]))
             shown = ", ".join(f"{cell.name} {100 * value[0]:.1f}" for cell, value in values.items())
-            self.console.print(f"seed {seed} of {self.num_seeds}, validation: {shown}", highlight=False, soft_wrap=True)
+            self.console.print(f"seed {seed} done, validation: {shown}", highlight=False, soft_wrap=True)
 
 
 # --- choosing -------------------------------------------------------------------------------------------------------
 
 
-def _choose(plan: _Plan, num_seeds: int) -> list[Cell]:
+def _choose(plan: _Plan) -> list[Cell]:
     """The variant with the best mean validation accuracy, and what it is compared with; noted in selection.json."""
-    means = {cell: sum(v) / len(v) for cell, v in _validation(_collect(plan, num_seeds)).items()}
+    means = {cell: sum(v) / len(v) for cell, v in _validation(_collect(plan, plan.seeds)).items()}
     candidates = {cell: mean for cell, mean in means.items() if cell.arm != "no-kd"}
     best = max(candidates, key=lambda cell: candidates[cell])
     reference = [cell for cell in plan.grid if cell.arm in ("no-kd", UNMASKED.get(best.arm))]
@@ -416,7 +424,6 @@ def _config(
     source: TaskSource,
     ratios: Sequence[float],
     scores: Sequence[str],
-    num_seeds: int,
     select: bool,
 ) -> dict[str, Any]:
     settings = plan.settings.facts()
@@ -436,7 +443,8 @@ def _config(
         "threads": plan.threads,
         "data_redrawn": source.redrawn,
         "facts": dict(first.facts),
-        "num_seeds": num_seeds,
+        "first_seed": plan.seeds.start,
+        "num_seeds": len(plan.seeds),
     }
 
 
@@ -464,10 +472,10 @@ def _claim(folder: Path, config: dict[str, Any]) -> None:
     files.write_json(path, config)
 
 
-def _collect(plan: _Plan, num_seeds: int, first: int = 0) -> list[Row]:
+def _collect(plan: _Plan, seeds: Sequence[int]) -> list[Row]:
     """All rows kept so far, by seed and in the order of the grid."""
     rows: list[Row] = []
-    for seed in range(first, num_seeds):
+    for seed in seeds:
         for cell in (*plan.grid, None):
             for splits in dict.fromkeys([plan.splits, ("test",)]):
                 path = replace(plan, splits=splits).place(seed, cell)

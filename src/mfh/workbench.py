@@ -8,6 +8,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +20,9 @@ from mfh import files
 from mfh.arms import MASKED_BY_RATIO, Cell
 from mfh.errors import InputError
 from mfh.losses import KDLoss
-from mfh.masking import ChannelMask, masked_logits
-from mfh.pairs import PairLoader
-from mfh.permutation import Permutations
+from mfh.masking import ChannelMask, check_fingerprint, mask_channels, masked_logits
+from mfh.pairs import PairLoader, reads_the_same
+from mfh.permutation import AUTO_PERMUTATIONS, Permutations
 from mfh.saliency import ChannelSaliency, Score, channel_saliency
 from mfh.task import Task
 from mfh.training import Recipe, align, distill, evaluate, pretrain
@@ -185,13 +186,15 @@ class Workbench:
             layer: of the teacher; default: the task's.
         """
         layer = layer or self.task.layer
-        name = f"saliency-{score}" + ("" if layer == self.task.layer else f"-{layer}")
+        name = self.saliency_name(score, layer)
         path = self._path(f"{name}.safetensors")
 
         def make() -> ChannelSaliency:
             base = self.pretrained if score == "probe" else self.aligned
             if path is not None and path.exists():
-                return ChannelSaliency.load(path)
+                saliency = ChannelSaliency.load(path)
+                self._check_saliency(path, saliency, base("teacher"))
+                return saliency
             saliency = channel_saliency(
                 base("teacher"),
                 base("student"),
@@ -212,6 +215,20 @@ class Workbench:
             return saliency
 
         return self._once(name, make)  # type: ignore[no-any-return]
+
+    def saliency_name(self, score: Score, layer: str = "") -> str:
+        """Name of a saliency's file, without its ending."""
+        return f"saliency-{score}" + (f"-{layer}" if layer and layer != self.task.layer else "")
+
+    def _check_saliency(self, path: Path, saliency: ChannelSaliency, teacher: nn.Module) -> None:
+        check_fingerprint(teacher, saliency.fingerprint, f"saliency {path}")
+        wanted = self.settings.permutations
+        fits = ("exact", AUTO_PERMUTATIONS) if wanted == "auto" else (wanted,)
+        if saliency.permutations is not None and saliency.permutations not in fits:
+            raise InputError(
+                f"{path} was made with permutations {saliency.permutations!r}, now it is {wanted!r}: "
+                "use another --out, or the same options"
+            )
 
     def mask(self, cell: Cell) -> ChannelMask | None:
         """The mask of an arm; None for arms without one."""
@@ -254,8 +271,8 @@ class Workbench:
 
         All teachers' outputs are computed first: one trunk pass per teacher, layer and split serves all masks.
         """
-        missing = [cell for cell in cells if cell.teacher is not None and not self._kept_student(cell)]
-        train_outputs = self._outputs(missing, "train")
+        untaught = [cell for cell in cells if cell.teacher is not None and not self._kept_student(cell)]
+        train_outputs = self._outputs(untaught, "train") if self._cacheable else {}
         outputs = {
             split: self._outputs([cell for cell in cells if cell.teacher is not None], split) for split in splits
         }
@@ -293,9 +310,13 @@ class Workbench:
             return self.aligned("student"), self.recipe.epochs - 1
 
         def train(networks: list[nn.Module], _names: list[str], resume: Path | None) -> dict[str, Any]:
-            logits = self._outputs([cell], "train")[cell] if teacher_logits is None else teacher_logits
+            teacher, logits = None, teacher_logits
+            if not self._cacheable:
+                teacher = self._masked_teacher(cell)
+            elif logits is None:
+                logits = self._outputs([cell], "train")[cell]
             fit = distill(
-                None,
+                teacher,
                 networks[0],
                 loss=self.settings.loss,
                 teacher_logits=logits,
@@ -310,6 +331,20 @@ class Workbench:
             return student, train([student], [name], None)["best_epoch"]
         decided_by = {"loss": self.settings.facts()["loss"], "permutations": self.settings.permutations}
         return self._networks([name], train, decided_by)[0], self.facts(name)["best_epoch"]
+
+    @cached_property
+    def _cacheable(self) -> bool:
+        """Whether the teacher's outputs can be computed once: not for inputs that are augmented anew each time."""
+        return self.task.teacher is None or reads_the_same(self.task.train)
+
+    def _masked_teacher(self, cell: Cell) -> nn.Module:
+        if cell.arm == "tempered":
+            raise InputError(
+                "arm 'tempered' matches a temperature to outputs computed once, but teacher inputs differ "
+                "when read twice (augmented); leave the arm out"
+            )
+        mask = self.mask(cell)
+        return self.teacher(cell) if mask is None else mask_channels(self.teacher(cell), mask)
 
     def _kept_student(self, cell: Cell) -> bool:
         path = self._path(f"distilled-{cell.name}.safetensors")
@@ -407,8 +442,13 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
         except SafetensorError:
             weights = torch.load(path, map_location="cpu", weights_only=True)
         weights = weights.get("state_dict", weights)
+    except Exception:
+        raise InputError(
+            f"checkpoint {path} cannot be read; a .safetensors file or a torch state_dict of plain tensors was expected"
+        ) from None
+    try:
         network.load_state_dict(weights)
-    except Exception as error:
+    except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"checkpoint {path} does not fit {type(network).__name__}: {reason}") from None
     return network

@@ -61,11 +61,14 @@ class Summary:
         variants: in the order of `mfh.arms.ARMS`, then the controls.
         split: that accuracies were measured on: "test", or "val" for a study that has not read the test split.
         covers: what the intervals speak about.
+        num_candidates: variants other than no-kd that have a validation accuracy; more than were tested, if the study
+            read the test split only for the chosen one.
     """
 
     variants: list[Variant]
     split: str
     covers: Coverage
+    num_candidates: int
 
     def chosen(self, arm: str | None = None, *, score: str | None = None) -> Variant | None:
         """The variant with the best validation accuracy, which keeps the test split out of the choice.
@@ -159,7 +162,7 @@ def summarise(frame: "pd.DataFrame", *, data_redrawn: bool = True) -> Summary:
     validations = accuracies[accuracies["split"] == "val"]
     teachers = frame[(frame["metric"] == "teacher_accuracy") & (frame["split"] == split)]
 
-    keys = sorted(_keys(measured), key=_order)
+    keys, every_key = sorted(_keys(measured), key=_order), sorted(_keys(accuracies), key=_order)
     by_key = {key: _by_seed(measured, key) for key in keys}
     unmasked = {key[0]: series for key, series in by_key.items() if key[0] in {"no-kd", *UNMASKED.values()}}
     gains = {
@@ -180,7 +183,7 @@ def summarise(frame: "pd.DataFrame", *, data_redrawn: bool = True) -> Summary:
                 score=score,
                 layer=layer,
                 ratio=None if ratio < 0 else ratio,
-                label=_label(key, keys),
+                label=_label(key, every_key),
                 accuracy=by_key[key],
                 validation=float(validation.mean()) if len(validation) else None,
                 teacher_accuracy=_by_seed(teachers, key),
@@ -189,7 +192,8 @@ def summarise(frame: "pd.DataFrame", *, data_redrawn: bool = True) -> Summary:
                 corrected_p=corrected.get(key),
             )
         )
-    return Summary(variants, split, "data draws" if data_redrawn else "training randomness only")
+    candidates = [key for key in _keys(validations) if key[0] != "no-kd"]
+    return Summary(variants, split, "data draws" if data_redrawn else "training randomness only", len(candidates))
 
 
 def summary_table(frame: "pd.DataFrame", *, data_redrawn: bool = True) -> Table:
@@ -260,7 +264,7 @@ def finding_of(summary: Summary) -> str:
     if best.gain.num_pairs == 1:
         return f"Against no-kd, {says(best.label, best.gain)}."
     num_compared = sum(variant.gain is not None for variant in summary.variants)
-    among = f", the best of {num_compared} by validation," if num_compared > 1 and best.validation is not None else ""
+    among = f", the best of {summary.num_candidates} by validation," if summary.num_candidates > 1 else ""
     regular = summary.chosen("regular")
     sentence = "against no-kd, "
     if regular is not None and regular.gain is not None and regular is not best:
