@@ -1,0 +1,73 @@
+"""Algorithm 1's saliency of every input of a linear teacher."""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mfh.errors import InputError
+from mfh.gaussian.settings import whole
+
+Array = NDArray[np.float64]
+
+
+def input_saliency(
+    weight: Array,
+    bias: Array,
+    inputs: Array,
+    student_logits: Array,
+    *,
+    permutations: int | Literal["exact"] = "exact",
+    seed: int | np.random.Generator = 0,
+) -> Array:
+    """Rise of the squared distance to the student's logits when one of the teacher's inputs is permuted.
+
+    Algorithm 1, step 2 of Xue et al. 2023, with the mean squared error and the input itself as the layer. The
+    teacher is h = W x + b with K logits; s are the student's; r = h - s. The mean over all permutations is
+
+        E[Dist_c] - Dist = (2 / K) * (var(x_c) |w_c|^2 - w_c . cov(r, x_c))
+
+    with the population (co)variances of the data set and column c of W as w_c.
+
+    Args:
+        weight: (K, d) of the teacher, W.
+        bias: (K,) of the teacher, b.
+        inputs: (n, d) of the teacher.
+        student_logits: (n, K).
+        permutations: "exact", or the number of random permutations to average over.
+        seed: of the random permutations, or a generator, which is advanced.
+
+    Returns:
+        (d,) rise of the distance; larger is more modality-general.
+
+    Raises:
+        InputError: `permutations` is neither "exact" nor a whole number from 1, or shapes do not fit.
+    """
+    num_samples, dim = inputs.shape
+    if weight.shape[1] != dim or student_logits.shape != (num_samples, len(weight)):
+        raise InputError(
+            f"weight {weight.shape}, inputs {inputs.shape} and student_logits {student_logits.shape} do not fit; "
+            "(K, d), (n, d) and (n, K) were expected"
+        )
+    if permutations != "exact":
+        whole("permutations", permutations, least=1, otherwise=" or 'exact'")
+    residual = inputs @ weight.T + bias - student_logits
+    squared_norm = (weight**2).sum(axis=0)
+    if permutations == "exact":
+        centred = inputs - inputs.mean(axis=0)
+        covariance = residual.T @ centred / num_samples
+        rise: Array = inputs.var(axis=0) * squared_norm - (weight * covariance).sum(axis=0)
+        rise *= 2.0 / len(weight)
+        return rise
+
+    # With delta = permuted - unpermuted: mean of sum_k (r_k + w_kc delta)^2 - r_k^2, in moments of the permuted.
+    generator = np.random.default_rng(seed)
+    unpermuted = residual.T @ inputs
+    energy = (inputs**2).sum(axis=0)
+    total = np.zeros(dim)
+    for _ in range(permutations):
+        permuted = generator.permuted(inputs, axis=0)
+        total += 2.0 * (weight * (residual.T @ permuted - unpermuted)).sum(axis=0)
+        total += 2.0 * squared_norm * (energy - (inputs * permuted).sum(axis=0))
+    total /= permutations * num_samples * len(weight)
+    return total

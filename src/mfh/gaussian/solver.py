@@ -1,0 +1,316 @@
+"""Many linear softmax classifiers trained at once by full-batch gradient descent, exactly as one at a time.
+
+Two facts make it fast and change nothing but the rounding:
+
+1. With two classes, the gradients of the two logits are opposite: their sum never moves, and all that is learnt
+   is their difference. One weight vector per classifier does.
+2. At temperature 1 the gradient of `label_weight * CE + teacher_weight * KL` is, up to a factor, that of the
+   cross-entropy against a mixture of the label and the teacher's probability. Distillation costs what plain
+   training does, and both are one loop.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mfh.errors import InputError
+from mfh.gaussian.settings import check_loss, whole
+
+Array = NDArray[np.float64]
+Device = str
+
+
+@dataclass(frozen=True)
+class Classifiers:
+    """Linear softmax classifiers of two classes, Q for each of G data sets.
+
+    Args:
+        weight: (G, Q, 2, d).
+        bias: (G, Q, 2).
+    """
+
+    weight: Array
+    bias: Array
+
+    def logits(self, inputs: Array) -> Array:
+        """(G, Q, n, 2) logits of inputs (G, n, d)."""
+        product: Array = np.matmul(inputs[:, None], self.weight.swapaxes(-1, -2))
+        return product + self.bias[:, :, None, :]
+
+    def probability(self, inputs: Array) -> Array:
+        """(G, Q, n) probability of class 1 for inputs (G, n, d)."""
+        from scipy.special import expit
+
+        probability: Array = expit(self._margin(inputs))
+        return probability
+
+    def accuracy(self, inputs: Array, target: Array) -> Array:
+        """(G, Q) share of right predictions in percent, for inputs (G, n, d) and labels (G, n) of 0.0 and 1.0."""
+        predicted = self._margin(inputs) > 0
+        accuracy: Array = 100.0 * (predicted == target[:, None].astype(bool)).mean(axis=-1)
+        return accuracy
+
+    def _margin(self, inputs: Array) -> Array:
+        """(G, Q, n) logit of class 1 minus logit of class 0."""
+        weight, bias = _difference(self.weight, self.bias)
+        margin: Array = np.matmul(weight, inputs.swapaxes(-1, -2)) + bias[..., None]
+        return margin
+
+
+def initial_classifiers(generator: np.random.Generator, dim: int) -> Classifiers:
+    """One classifier, G = Q = 1, drawn as `torch.nn.Linear(dim, 2)` would: uniform within +-1/sqrt(dim)."""
+    bound = 1.0 / np.sqrt(dim)
+    return Classifiers(generator.uniform(-bound, bound, (1, 1, 2, dim)), generator.uniform(-bound, bound, (1, 1, 2)))
+
+
+def fit(
+    inputs: Array,
+    target: Array,
+    initial: Classifiers,
+    *,
+    teacher_probability: Array | None = None,
+    steps: int = 1000,
+    learning_rate: float = 0.1,
+    label_weight: float = 1.0,
+    teacher_weight: float = 1.0,
+    reduction: Literal["batchmean", "mean"] = "mean",
+    device: Device = "auto",
+) -> Classifiers:
+    """Train G x Q classifiers by full-batch gradient descent, on labels or with a teacher.
+
+    The loss of each is label_weight * CE(logits, target), plus teacher_weight * KL(teacher || student) where a
+    teacher is given; both at temperature 1, averaged over the n samples. Without a teacher the label weight is
+    taken as 1.
+
+    Args:
+        inputs: (G, n, d), one data set for each group.
+        target: (G, n) labels, 0.0 or 1.0.
+        initial: weights to start from, (G, Q, 2, d) or anything that broadcasts to it together with
+            `teacher_probability`.
+        teacher_probability: (G, Q, n) probability of class 1 by each student's teacher; None trains on labels.
+        steps: gradient steps.
+        learning_rate: of those steps.
+        label_weight: at least 0.
+        teacher_weight: at least 0.
+        reduction: of the divergence: "batchmean" sums over the two classes, "mean" (as published) halves that.
+        device: "cpu" for the compiled loop on all cores, "cuda" for one batch on a GPU, "auto" for the GPU where
+            there is one.
+
+    Returns:
+        The trained classifiers, in float64.
+
+    Raises:
+        InputError: shapes do not fit, an option is out of range, or a GPU is asked for that is not there.
+    """
+    whole("steps", steps, least=0)
+    check_loss(learning_rate, label_weight, teacher_weight, reduction)
+    num_groups, num_samples, dim = inputs.shape
+    if target.shape != (num_groups, num_samples):
+        raise InputError(f"target has shape {target.shape}; {(num_groups, num_samples)} was expected to fit inputs")
+    if teacher_probability is None:
+        per_group = initial.weight.shape[1]
+        soft_target, factor = np.repeat(target[:, None], per_group, axis=1), 1.0
+    else:
+        if teacher_probability.shape[::2] != (num_groups, num_samples):
+            raise InputError(
+                f"teacher_probability has shape {teacher_probability.shape}; "
+                f"({num_groups}, Q, {num_samples}) was expected to fit inputs"
+            )
+        per_group = teacher_probability.shape[1]
+        share = teacher_weight * (0.5 if reduction == "mean" else 1.0)
+        factor = label_weight + share
+        soft_target = (label_weight * target[:, None] + share * teacher_probability) / factor
+
+    try:
+        full_weight = np.broadcast_to(initial.weight.astype(np.float64), (num_groups, per_group, 2, dim))
+        full_bias = np.broadcast_to(initial.bias.astype(np.float64), (num_groups, per_group, 2))
+    except ValueError:
+        raise InputError(
+            f"initial has weights of shape {initial.weight.shape} and biases of shape {initial.bias.shape}; "
+            f"they do not broadcast to {(num_groups, per_group, 2, dim)} and {(num_groups, per_group, 2)}"
+        ) from None
+    weight, bias = _difference(full_weight, full_bias)
+    # Both logits move, in opposite directions, hence the 2.
+    step_size = 2.0 * learning_rate * factor
+    transposed = _transposed(inputs)
+    if _on_gpu(device):
+        weight, bias = _descend_in_torch(transposed, soft_target, weight, bias, step_size, steps, "cuda")
+    else:
+        from mfh.gaussian._kernels import descend
+
+        _in_threads(descend, [transposed, np.ascontiguousarray(soft_target), weight, bias], step_size, steps)
+    return _from_difference_and_sum(weight, bias, full_weight.sum(axis=2), full_bias.sum(axis=2))
+
+
+def fit_jointly(
+    teacher_inputs: Array,
+    student_inputs: Array,
+    target: Array,
+    initial_teacher: Classifiers,
+    initial_student: Classifiers,
+    *,
+    steps: int = 1000,
+    learning_rate: float = 0.01,
+    momentum: float = 0.9,
+    device: Device = "auto",
+) -> tuple[Classifiers, Classifiers]:
+    """Train teacher and student together, G pairs at once (Algorithm 1, step 1).
+
+    The loss is CE(teacher, y) + CE(student, y) + MSE(teacher logits, student logits); one teacher and one student
+    (Q = 1) for each of the G data sets; full-batch SGD with momentum.
+
+    Args:
+        teacher_inputs: (G, n, teacher_dim).
+        student_inputs: (G, n, student_dim).
+        target: (G, n) labels, 0.0 or 1.0.
+        initial_teacher: weights to start from, with G and Q of 1 or G and 1.
+        initial_student: the same for the student.
+        steps: gradient steps.
+        learning_rate: of those steps.
+        momentum: from 0 to below 1.
+        device: see `fit`.
+
+    Returns:
+        The trained teachers and students.
+    """
+    num_groups = len(target)
+    inputs = [_transposed(teacher_inputs), _transposed(student_inputs)]
+    weights, biases = [], []
+    for initial in (initial_teacher, initial_student):
+        weights.append(_difference_and_sum(initial.weight[:, 0], num_groups))
+        biases.append(_difference_and_sum(initial.bias[:, 0], num_groups))
+    target = np.ascontiguousarray(target)
+    if _on_gpu(device):
+        weights, biases = _descend_jointly_in_torch(
+            inputs, target, weights, biases, learning_rate, momentum, steps, "cuda"
+        )
+    else:
+        from mfh.gaussian._kernels import descend_jointly
+
+        first, second = inputs
+        arrays = [first, second, target, weights[0], biases[0], weights[1], biases[1]]
+        _in_threads(descend_jointly, arrays, learning_rate, momentum, steps)
+    teacher, student = (
+        _from_difference_and_sum(weight[:, :1], bias[:, :1], weight[:, 1:], bias[:, 1:])
+        for weight, bias in zip(weights, biases, strict=True)
+    )
+    return teacher, student
+
+
+def _transposed(inputs: Array) -> Array:
+    """(G, d, n) of (G, n, d), in memory order and starting at a cache line: vector loads are faster there."""
+    num_groups, num_samples, dim = inputs.shape
+    line = 64 // np.dtype(np.float64).itemsize
+    memory = np.empty(inputs.size + line)
+    start = -(memory.ctypes.data // memory.itemsize) % line
+    transposed = memory[start : start + inputs.size].reshape(num_groups, dim, num_samples)
+    transposed[...] = inputs.swapaxes(1, 2)
+    return transposed
+
+
+def _difference_and_sum(values: Array, num_groups: int) -> Array:
+    """(G, 2, ...) difference and sum of the two logits' parameters, given as (G or 1, 2, ...)."""
+    rows = np.stack([values[:, 1] - values[:, 0], values.sum(axis=1)], axis=1)
+    return np.broadcast_to(rows, (num_groups, *rows.shape[1:])).copy()
+
+
+def _difference(weight: Array, bias: Array) -> tuple[Array, Array]:
+    return weight[:, :, 1] - weight[:, :, 0], bias[:, :, 1] - bias[:, :, 0]
+
+
+def _from_difference_and_sum(weight: Array, bias: Array, weight_sum: Array, bias_sum: Array) -> Classifiers:
+    return Classifiers(
+        np.stack([weight_sum - weight, weight_sum + weight], axis=2) / 2,
+        np.stack([bias_sum - bias, bias_sum + bias], axis=2) / 2,
+    )
+
+
+def _in_threads(kernel: Callable[..., None], arrays: list[Array], *options: float) -> None:
+    """Call the kernel on slices of the groups, side by side.
+
+    Plain threads rather than numba's parallel loops: those share OpenMP with torch, change its number of threads
+    and do not survive a fork.
+    """
+    num_groups, num_slices = len(arrays[0]), 4 * (os.cpu_count() or 1)
+    starts = sorted({num_groups * k // num_slices for k in range(num_slices + 1)})
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for result in [
+            pool.submit(kernel, *(array[start:stop] for array in arrays), *options) for start, stop in pairwise(starts)
+        ]:
+            result.result()
+
+
+def _on_gpu(device: Device) -> bool:
+    if device == "cpu":
+        return False
+    if device not in ("auto", "cuda"):
+        raise InputError(f"device is {device!r}; choose 'auto', 'cpu' or 'cuda'")
+    # Importing torch takes longer than ten seeds do: ask the operating system for a driver first.
+    if Path("/proc/driver/nvidia").exists() or device == "cuda":
+        import torch
+
+        if torch.cuda.is_available():
+            return True
+    if device == "cuda":
+        raise InputError("device is 'cuda', but torch finds no GPU here; choose 'auto' or 'cpu'")
+    return False
+
+
+def _descend_in_torch(
+    inputs: Array, soft_target: Array, weight: Array, bias: Array, step_size: float, steps: int, device: str
+) -> tuple[Array, Array]:
+    """What `_kernels.descend` does, as batched matrix products; returns new weights and biases."""
+    import torch
+
+    with torch.no_grad():
+        x, t, w, b = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (inputs, soft_target, weight, bias))
+        scale = step_size / x.shape[2]
+        rows = x.transpose(1, 2).contiguous()
+        b = b[..., None]
+        for _ in range(steps):
+            residual = torch.sigmoid(torch.bmm(w, x) + b) - t
+            w = torch.baddbmm(w, residual, rows, alpha=-scale)
+            b = b - scale * residual.sum(dim=2, keepdim=True)
+        return w.cpu().numpy(), b[..., 0].cpu().numpy()
+
+
+def _descend_jointly_in_torch(
+    inputs: list[Array],
+    target: Array,
+    weights: list[Array],
+    biases: list[Array],
+    learning_rate: float,
+    momentum: float,
+    steps: int,
+    device: str,
+) -> tuple[list[Array], list[Array]]:
+    """What `_kernels.descend_jointly` does, as batched matrix products; returns new weights and biases."""
+    import torch
+
+    with torch.no_grad():
+        x = [torch.from_numpy(a).to(device) for a in inputs]
+        rows = [a.transpose(1, 2).contiguous() for a in x]
+        w = [torch.from_numpy(a).to(device) for a in weights]
+        b = [torch.from_numpy(a).to(device)[..., None] for a in biases]
+        t = torch.from_numpy(np.ascontiguousarray(target)).to(device)
+        w_velocity = [torch.zeros_like(a) for a in w]
+        b_velocity = [torch.zeros_like(a) for a in b]
+        for _ in range(steps):
+            z = [torch.bmm(w[k], x[k]) + b[k] for k in range(2)]
+            gap = z[0] - z[1]
+            for k, sign in enumerate((1.0, -1.0)):
+                residual = sign * gap
+                residual[:, 0] += 2.0 * (torch.sigmoid(z[k][:, 0]) - t)
+                residual /= t.shape[1]
+                w_velocity[k] = torch.baddbmm(momentum * w_velocity[k], residual, rows[k])
+                b_velocity[k] = momentum * b_velocity[k] + residual.sum(dim=2, keepdim=True)
+                w[k] = w[k] - learning_rate * w_velocity[k]
+                b[k] = b[k] - learning_rate * b_velocity[k]
+        return [a.cpu().numpy() for a in w], [a[..., 0].cpu().numpy() for a in b]
