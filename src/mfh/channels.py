@@ -5,11 +5,9 @@ The cut is found by tracing and verified against whole forwards; a network that 
 whole with the layer's output replaced, which is always right and never fast.
 """
 
-import dataclasses
 import hashlib
 import io
 import logging
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -18,10 +16,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 from mfh.errors import InputError, close_names
-from mfh.pairs import Nested, map_tensors, num_samples, tensors
+from mfh.pairs import Nested, map_tensors, num_samples
 
 log = logging.getLogger("mfh")
 
@@ -59,21 +57,36 @@ def as_logits(output: Any) -> Tensor:
 
 
 @contextmanager
+def unfused_attention() -> Iterator[None]:
+    """Keep attention off PyTorch's fused path, which skips hooks and returns nested tensors."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Eval mode without gradients; every submodule's mode is restored, also after an exception.
 
-    Attention's fused path is off meanwhile: it would skip hooks and return nested tensors.
+    Attention's fused path is off meanwhile. The global random state is restored as well: merely iterating over a
+    DataLoader draws from it.
     """
     modes = [(module, module.training) for model in models for module in model.modules()]
-    fastpath = torch.backends.mha.get_fastpath_enabled()
     try:
         for model in models:
             model.eval()
-        torch.backends.mha.set_fastpath_enabled(False)
-        with torch.no_grad():
+        # A caller's inference mode is lifted: the tail's matrix comes from gradients.
+        with (
+            unfused_attention(),
+            torch.random.fork_rng(devices=[]),
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
         for module, mode in modes:
             module.training = mode
 
@@ -120,6 +133,10 @@ def check_activation(output: Any, layer: str, samples: int | None = None) -> Ten
         raise InputError(
             f"layer {layer!r} returns a {type(output).__name__}; a tensor was expected: choose a layer whose output "
             "is one tensor, or wrap it"
+        )
+    if not output.is_floating_point():
+        raise InputError(
+            f"layer {layer!r} returns {output.dtype}; floating point activations were expected: choose a later layer"
         )
     if output.ndim < 2 or (samples is not None and len(output) != samples):
         raise InputError(
@@ -264,20 +281,21 @@ class Split:
         head: the linear layer the tail begins with, if it does and the tail runs alone.
     """
 
-    def __init__(self, model: nn.Module, layer: str, cut: "_Cut | None" = None, shapes: Any = None) -> None:
+    def __init__(self, model: nn.Module, layer: str, cut: "_Cut | None" = None, inputs: Nested = None) -> None:
         self.model, self.layer = model, layer
         self.traced = cut is not None
-        self.head = cut.head if cut else None
-        self._cut, self._shapes = cut, shapes
+        self.head: LinearHead | None = None
+        self._cut, self._traced_for = cut, _signature(inputs)
 
     def __call__(self, inputs: Nested) -> Passed:
         """Run the whole network once and keep what lies at the cut."""
-        # A trace holds for inputs of the shapes it was verified on; others take the way that is always right.
-        if self._cut is None or _shapes(inputs) != self._shapes:
-            return Passed(*capture(self.model, self.layer, inputs), Whole(inputs))
-        activation, *rest = self._cut.trunk(*self._cut.arguments(inputs))
-        bypass = self._cut.keep(rest)
-        return Passed(activation, self.tail(activation, bypass), bypass)
+        # A trace holds for inputs like those it was verified on; others take the way that is always right.
+        if self._cut is not None and _signature(inputs) == self._traced_for:
+            activation, *rest = self._cut.trunk(*self._cut.arguments(inputs))
+            bypass = self._cut.keep(rest, len(activation))
+            if bypass is not None:
+                return Passed(activation, self.tail(activation, bypass), bypass)
+        return Passed(*capture(self.model, self.layer, inputs), Whole(inputs))
 
     def tail(self, activation: Tensor, bypass: Nested) -> Tensor:
         """Continue from the layer: activation as the layer returns it -> logits (N, K).
@@ -299,8 +317,10 @@ class Whole(NamedTuple):
     inputs: Nested
 
 
-def _shapes(inputs: Nested) -> list[torch.Size]:
-    return [tensor.shape[1:] for tensor in tensors(inputs)]
+def _signature(inputs: Nested) -> Any:
+    """What all batches of one kind have in common: structure, shapes of one sample, and what is not a tensor."""
+    leaves, structure = tree_flatten(inputs)
+    return structure, [leaf.shape[1:] if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
 
 def split(model: nn.Module, layer: str, inputs: Nested) -> Split:
@@ -327,11 +347,13 @@ def split(model: nn.Module, layer: str, inputs: Nested) -> Split:
     truths = [capture(model, layer, example) for example in examples]
     for trace in (_trace_symbolically, _trace_by_export):
         try:
-            cut = _prepare(trace(model, layer, examples[-1]), examples)
-            candidate = Split(model, layer, cut, _shapes(inputs))
-            if cut and all(_agrees(candidate, e, *truth) for e, truth in zip(examples, truths, strict=True)):
+            traced = trace(model, layer, examples[-1])
+            cut, bypass = _prepare(traced, examples)
+            candidate = Split(model, layer, cut, inputs)
+            if all(_agrees(candidate, e, *truth) for e, truth in zip(examples, truths, strict=True)):
+                candidate.head = _find_head(candidate, traced, cut, bypass, examples[-1])
                 return candidate
-        except Exception as error:
+        except Exception as error:  # tracers fail in many ways, and each means: try the next
             log.debug("%s of %s at %r failed: %s", trace.__name__, type(model).__name__, layer, error)
     log.warning(
         "%s could not be cut at layer %r; every evaluation of its tail runs the whole network",
@@ -349,67 +371,51 @@ def _first(inputs: Nested, count: int) -> Nested:
 class _Cut:
     """Trunk and tail as graph modules, and what the tail takes besides the activation.
 
-    `slots` has one entry per value that bypasses the layer: _SAMPLE (a tensor with samples along dim 0, kept
-    with the activation), a constant, or a multiple of the batch size (shapes). `arguments` turns a network's input into
-    the trunk's.
+    `slots` has one entry per value that bypasses the layer: None for a tensor with samples along dim 0, which is kept
+    with the activation; otherwise a function from the batch size to the value. `arguments` turns a network's input
+    into the trunk's.
     """
 
     trunk: fx.GraphModule
     tail: fx.GraphModule
     arguments: Callable[[Nested], list[Any]]
-    slots: tuple[Any, ...] = ()
-    head: LinearHead | None = None
+    slots: tuple[Callable[[int], Any] | None, ...]
 
-    def keep(self, values: list[Any]) -> tuple[Tensor, ...]:
-        return tuple(v for v, slot in zip(values, self.slots, strict=True) if slot is _SAMPLE)
+    def keep(self, values: list[Any], size: int) -> tuple[Tensor, ...] | None:
+        """The values to keep with a batch; None if one is not what its slot says, so that the cut does not hold."""
+        for value, slot in zip(values, self.slots, strict=True):
+            if not (len(value) == size if slot is None else _same(value, slot(size))):
+                return None
+        return tuple(value for value, slot in zip(values, self.slots, strict=True) if slot is None)
 
     def complete(self, bypass: tuple[Tensor, ...], size: int) -> list[Any]:
         kept = iter(bypass)
-        return [next(kept) if slot is _SAMPLE else slot.value(size) for slot in self.slots]
+        return [next(kept) if slot is None else slot(size) for slot in self.slots]
 
 
-@dataclass(frozen=True)
-class _Constant:
-    constant: Any
-
-    def value(self, _size: int) -> Any:
-        return self.constant
-
-
-@dataclass(frozen=True)
-class _Multiple:
-    factor: int
-
-    def value(self, size: int) -> int:
-        return self.factor * size
-
-
-_SAMPLE = object()
-
-
-def _prepare(traced: "_Traced", examples: list[Nested]) -> _Cut | None:
-    trunk, tail, bypass_nodes = _cut_graph(traced.graph_module, traced.marked)
-    cut = _Cut(trunk, tail, traced.arguments)
-    sizes = tuple(num_samples(example) for example in examples)
+def _prepare(traced: "_Traced", examples: list[Nested]) -> tuple[_Cut, list[fx.Node]]:
+    trunk, tail, bypass = _cut_graph(traced.graph_module, traced.marked)
+    sizes = [num_samples(example) for example in examples]
     runs = [trunk(*traced.arguments(example))[1:] for example in examples]
-    slots = [_slot(small, large, sizes) for small, large in zip(*runs, strict=True)]
-    if None in slots:
+    slots = tuple(_slot(small, large, sizes) for small, large in zip(*runs, strict=True))
+    return _Cut(trunk, tail, traced.arguments, slots), bypass
+
+
+def _slot(small: Any, large: Any, sizes: list[int]) -> Callable[[int], Any] | None:
+    """What a bypassing value is, judged by what it was for two batches of different size."""
+    if isinstance(small, Tensor) and small.ndim and [len(small), len(large)] == sizes:
         return None
-    cut = dataclasses.replace(cut, slots=tuple(slots))
-    return dataclasses.replace(cut, head=_find_head(traced, bypass_nodes, cut))
+    if _same(small, large):
+        return lambda _size: small
+    if isinstance(small, int) and small % sizes[0] == 0 and small // sizes[0] * sizes[1] == large:
+        return lambda size: small // sizes[0] * size
+    raise InputError(f"a {type(small).__name__} that bypasses the layer is neither per sample nor constant")
 
 
-def _slot(small: Any, large: Any, sizes: tuple[int, ...]) -> Any:
-    """What a bypassing value is, judged by what it was for two batches of different size; None if unclear."""
-    if isinstance(small, Tensor):
-        if small.ndim and (len(small), len(large)) == sizes:
-            return _SAMPLE
-        return _Constant(small) if small.shape == large.shape and torch.equal(small, large) else None
-    if small == large:
-        return _Constant(small)
-    if isinstance(small, int) and small % sizes[0] == 0 and (small // sizes[0]) * sizes[1] == large:
-        return _Multiple(small // sizes[0])
-    return None
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and torch.equal(a, b)
+    return bool(a == b)
 
 
 def _cut_graph(graph_module: fx.GraphModule, marked: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule, list[fx.Node]]:
@@ -453,7 +459,9 @@ def _dependents(nodes: list[fx.Node], start: fx.Node) -> set[fx.Node]:
     return after
 
 
-def _find_head(traced: "_Traced", bypass: list[fx.Node], cut: _Cut) -> LinearHead | None:
+def _find_head(
+    candidate: Split, traced: "_Traced", cut: _Cut, bypass: list[fx.Node], example: Nested
+) -> LinearHead | None:
     """The tail's first linear layer, where the activation goes through it (flattened or not) and nowhere else."""
     graph_module, node = traced.graph_module, traced.marked
     while len(node.users) == 1:
@@ -476,7 +484,12 @@ def _find_head(traced: "_Traced", bypass: list[fx.Node], cut: _Cut) -> LinearHea
         values = cut.complete(kept, len(hidden))
         return as_logits(rest(hidden, *(values[i] for i in positions)))
 
-    return LinearHead(module.weight, module.bias, run)
+    head = LinearHead(module.weight, module.bias, run)
+    activation, logits, kept = candidate(example)
+    flat = activation.flatten(1)
+    if flat.shape[1] != module.in_features:  # applied position by position
+        return None
+    return head if _close(run(nn.functional.linear(flat, head.weight, head.bias), kept), logits) else None
 
 
 class _OneInput(nn.Module):
@@ -576,10 +589,15 @@ def _only(found: list[fx.Node]) -> fx.Node:
 
 
 def tolerance(reference: Tensor) -> float:
-    """How far two computations of `reference` may lie apart: a few hundred roundings of its type and size."""
+    """How far two computations of `reference` may lie apart."""
     scale = float(reference.abs().max()) if reference.numel() else 0.0
-    rounding: float = torch.finfo(reference.dtype).eps
-    return math.pow(rounding, 2 / 3) * max(scale, 1e-12)
+    return relative_tolerance(reference.dtype) * max(scale, 1e-12)
+
+
+def relative_tolerance(dtype: torch.dtype) -> float:
+    """A few hundred roundings of single or double precision, a few of half precision."""
+    rounding: float = torch.finfo(dtype).eps
+    return 4 * rounding if rounding > 1e-4 else rounding ** (2 / 3)
 
 
 def _agrees(candidate: Split, inputs: Nested, activation: Tensor, logits: Tensor) -> bool:
@@ -588,15 +606,17 @@ def _agrees(candidate: Split, inputs: Nested, activation: Tensor, logits: Tensor
     # Reversed order and a changed scale: both need no randomness and move every entry.
     changed = activation.flip(0) * 0.75 + activation.mean() * 0.5
     whole = replace(candidate.model, candidate.layer, inputs, changed)
-    pairs = [
-        (passed.activation, activation),
-        (passed.logits, logits),
-        (candidate.tail(changed, passed.bypass), whole),
-    ]
-    if candidate.head is not None:
-        head = candidate.head
-        hidden = nn.functional.linear(changed.flatten(1), head.weight, head.bias)
-        pairs.append((head.rest(hidden, passed.bypass), whole))
-    return all(
-        a.shape == b.shape and float((a - b).abs().max()) <= tolerance(b) if b.numel() else False for a, b in pairs
+    # The tail is run on several versions of a batch at once: a tail that mixes samples cannot be.
+    twice = map_tensors(lambda tensor: torch.cat([tensor, tensor]), passed.bypass)
+    return (
+        _close(passed.activation, activation)
+        and _close(passed.logits, logits)
+        and _close(candidate.tail(changed, passed.bypass), whole)
+        and _close(candidate.tail(torch.cat([changed, activation]), twice), torch.cat([whole, logits]))
     )
+
+
+def _close(value: Tensor, truth: Tensor) -> bool:
+    if value.shape != truth.shape or not truth.numel():
+        return False
+    return float((value - truth).abs().max()) <= tolerance(truth)

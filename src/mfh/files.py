@@ -1,17 +1,22 @@
 """Files written whole or not at all, and tensors stored without pickle."""
 
+import dataclasses
 import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from mfh.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -79,18 +84,43 @@ def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, "Tensor"], f
     """
     from safetensors.torch import save
 
-    # Tied weights share memory, which the format refuses: clone what was already seen.
+    # Tied weights and overlapping views share memory, which the format refuses: clone what was already seen.
     content: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
-        if tensor.data_ptr() in seen:
+        if tensor.untyped_storage().data_ptr() in seen:
             tensor = tensor.clone()
-        seen.add(tensor.data_ptr())
+        seen.add(tensor.untyped_storage().data_ptr())
         content[name] = tensor
     data = save(content, metadata={"mfh": kind, "facts": json.dumps(dict(facts))})
     with atomic_write(path, "wb") as file:
         file.write(data)
+
+
+def save_fields(value: Any, path: str | Path, kind: str) -> None:
+    """Write a dataclass of NumPy arrays and JSON facts with `save_tensors`."""
+    import torch
+
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    arrays = {name: field for name, field in fields.items() if isinstance(field, np.ndarray)}
+    facts = {name: field for name, field in fields.items() if name not in arrays}
+    save_tensors(
+        path, kind, {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}, facts
+    )
+
+
+def load_fields(made: type[T], path: str | Path, kind: str) -> T:
+    """Read what `save_fields` wrote, as a `made`.
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+    """
+    tensors, facts = load_tensors(path, kind)
+    try:
+        return made(**facts, **{name: tensor.numpy() for name, tensor in tensors.items()})
+    except (TypeError, InputError) as error:
+        raise InputError(f"{path} is not a {kind} this version of mfh can read ({error})") from None
 
 
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, "Tensor"], dict[str, Any]]:

@@ -35,14 +35,29 @@ def kl_divergence(
         reduction: "batchmean" sums over classes and averages over samples; "mean" averages over classes too,
             as the published code of the MFH paper does, which divides the divergence by K.
 
+    Raises:
+        InputError: student and teacher have different classes.
+
     Example:
         >>> logits = torch.tensor([[2.0, 0.0]])
         >>> float(kl_divergence(logits, logits, temperature=4.0))
         0.0
     """
-    student = F.log_softmax(student_logits / temperature, dim=1)
-    teacher = F.log_softmax(teacher_logits / temperature, dim=1)
-    return F.kl_div(student, teacher, reduction=reduction, log_target=True) * temperature**2
+    _check_same_classes(student_logits, teacher_logits)
+    # A small student's step is so short that every operation shows: no division by 1, and one factor for all.
+    if temperature != 1:
+        student_logits, teacher_logits = student_logits / temperature, teacher_logits / temperature
+    student, teacher = F.log_softmax(student_logits, dim=1), F.log_softmax(teacher_logits, dim=1)
+    total = F.kl_div(student, teacher, reduction="sum", log_target=True)
+    return total * (temperature**2 / (len(student) if reduction == "batchmean" else student.numel()))
+
+
+def _check_same_classes(student_logits: Tensor, teacher_logits: Tensor) -> None:
+    if student_logits.shape != teacher_logits.shape:
+        raise InputError(
+            f"the student returns logits of shape {tuple(student_logits.shape)} and the teacher "
+            f"{tuple(teacher_logits.shape)}; both must have the same classes"
+        )
 
 
 @dataclass(frozen=True)
@@ -85,14 +100,19 @@ class KDLoss:
 
     def __call__(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor:
         """The loss of one batch: logits (N, K) of student and teacher, target (N,)."""
-        total = student_logits.new_zeros(())
+        terms = []
         if self.label_weight:
-            total = total + self.label_weight * self.label_loss(student_logits, target)
+            terms.append(_weighted(self.label_weight, self.label_loss(student_logits, target)))
         if self.teacher_weight:
-            total = total + self.teacher_weight * kl_divergence(
+            divergence = kl_divergence(
                 student_logits, teacher_logits, temperature=self.temperature, reduction=self.reduction
             )
-        return total
+            terms.append(_weighted(self.teacher_weight, divergence))
+        return terms[0] if len(terms) == 1 else terms[0] + terms[1]
+
+
+def _weighted(weight: float, loss: Tensor) -> Tensor:
+    return loss if weight == 1 else weight * loss
 
 
 def alignment_loss(
@@ -109,7 +129,11 @@ def alignment_loss(
         student_logits: (N, K).
         target: (N,) class indices.
         label_loss: (logits, target) -> scalar.
+
+    Raises:
+        InputError: student and teacher have different classes.
     """
+    _check_same_classes(student_logits, teacher_logits)
     distance = F.mse_loss(teacher_logits, student_logits)
     return label_loss(teacher_logits, target) + label_loss(student_logits, target) + distance
 

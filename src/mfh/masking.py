@@ -1,6 +1,5 @@
 """Masks over a teacher's channels, and the focused teacher they make."""
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -48,7 +47,8 @@ class ChannelMask:
     ratio: float | None = None
 
     def __post_init__(self) -> None:
-        weights, means = np.asarray(self.weights, dtype=np.float64), np.asarray(self.means, dtype=np.float64)
+        # Copies, so that the caller's arrays can change without changing the mask.
+        weights, means = (np.array(values, dtype=np.float64, order="C") for values in (self.weights, self.means))
         if weights.ndim != 1 or not len(weights) or not ((weights >= 0) & (weights <= 1)).all():
             raise InputError(
                 f"mask weights have shape {weights.shape} and range {_range(weights)}; one number in [0, 1] per "
@@ -69,8 +69,7 @@ class ChannelMask:
 
     def save(self, path: str | Path) -> None:
         """Write the mask to a safetensors file, atomically."""
-        facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _ARRAYS}
-        files.save_tensors(path, "mask", {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}, facts)
+        files.save_fields(self, path, "mask")
 
     @classmethod
     def load(cls, path: str | Path) -> "ChannelMask":
@@ -79,12 +78,7 @@ class ChannelMask:
         Raises:
             InputError: there is no such file, or it is not a mask.
         """
-        tensors, facts = files.load_tensors(path, "mask")
-        content: dict[str, Any] = {**facts, **{name: tensors[name].numpy() for name in _ARRAYS}}
-        return cls(**content)
-
-
-_ARRAYS = ("weights", "means")
+        return files.load_fields(cls, path, "mask")
 
 
 def _range(values: NDArray[np.float64]) -> str:
@@ -103,6 +97,7 @@ class FocusedTeacher(nn.Module):
     def __init__(self, teacher: nn.Module, mask: ChannelMask) -> None:
         super().__init__()
         self.teacher = teacher
+        self.training = teacher.training
         self.layer, self.channel_dim = mask.layer, mask.channel_dim
         self.register_buffer("weights", _float32(mask.weights, torch.device("cpu")))
         self.register_buffer("means", _float32(mask.means, torch.device("cpu")))
@@ -112,7 +107,8 @@ class FocusedTeacher(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the teacher returns, computed from the masked channels."""
         self._calls = 0
-        output = self.teacher(*args, **kwargs)
+        with channels.unfused_attention():
+            output = self.teacher(*args, **kwargs)
         if self._calls != 1:
             raise InputError(f"layer {self.layer!r} ran {self._calls} times in one forward; exactly once is needed")
         return output
@@ -207,7 +203,7 @@ def masked_logits(
         One (N, K) tensor on the CPU per mask.
 
     Raises:
-        InputError: masks belong to another teacher, or to several layers.
+        InputError: masks belong to another teacher, or to several layers; there are no samples.
     """
     given = [mask for mask in masks if mask is not None]
     layers = {(mask.layer, mask.channel_dim) for mask in given}
@@ -237,6 +233,8 @@ def masked_logits(
                 else:
                     activation = apply_mask(passed.activation, *value, given[0].channel_dim)
                     result.append(split.tail(activation, passed.bypass).cpu())
+    if not all(results):
+        raise InputError("pairs has no samples; give at least one batch")
     return [torch.cat(result) for result in results]
 
 

@@ -128,9 +128,10 @@ def check_rereadable(pairs: Iterable[Any]) -> None:
 
 def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
     """The samples at `indices` as one batch; tensor data sets are indexed at once, others item by item."""
-    if isinstance(dataset, Subset):
+    # Subclasses may change what an item is: only the plain classes take the short way.
+    if type(dataset) is Subset:
         return fetch(dataset.dataset, [dataset.indices[index] for index in indices])
-    if isinstance(dataset, TensorDataset):
+    if type(dataset) is TensorDataset:
         rows = torch.as_tensor(indices)
         return as_batch([tensor[rows] for tensor in dataset.tensors])
     if hasattr(dataset, "__getitems__"):
@@ -164,8 +165,13 @@ class IndexedPairs(Dataset[tuple[PairedBatch, Tensor]]):
         return fetch(self.dataset, indices), torch.as_tensor(indices)
 
 
+def epoch_seed(seed: int, epoch: int) -> int:
+    """The seed of everything random in one epoch of one run, in [0, 2^63)."""
+    return (seed * 1_000_003 + epoch) % 2**63
+
+
 class EpochShuffle(Sampler[int]):
-    """A shuffle that is a function of (seed, epoch) alone, so an interrupted run resumes with the same order.
+    """A shuffle that is a function of `epoch_seed` alone, so an interrupted run resumes with the same order.
 
     Args:
         num_samples: size of the data set.
@@ -183,7 +189,7 @@ class EpochShuffle(Sampler[int]):
         return self.num_samples
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
         return iter(torch.randperm(self.num_samples, generator=generator).tolist())
 
 
@@ -197,6 +203,7 @@ def indexed_loader(
         sampler=None if shuffle_seed is None else EpochShuffle(len(dataset), shuffle_seed),
         num_workers=num_workers,
         collate_fn=_identity,
+        generator=torch.Generator().manual_seed(shuffle_seed or 0),  # else every pass draws from the global one
         persistent_workers=num_workers > 0,
     )
 
@@ -221,9 +228,11 @@ class PairLoader:
             yield batch
 
 
-def reads_the_same(dataset: Any, probes: int = 4) -> bool:
+def reads_the_same(dataset: Any, probes: int = 32) -> bool:
     """Whether teacher inputs are equal when read twice, tried on a few items; False means augmented data."""
-    if isinstance(dataset, TensorDataset):
+    if type(dataset) is Subset:
+        return reads_the_same(dataset.dataset, probes)
+    if type(dataset) is TensorDataset:
         return True
     positions = sorted({int(position) for position in torch.linspace(0, len(dataset) - 1, probes)})
     for position in positions:

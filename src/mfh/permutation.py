@@ -25,7 +25,7 @@ from mfh import channels
 from mfh.errors import InputError
 from mfh.pairs import map_tensors
 from mfh.reading import Estimate, Read, Reader
-from mfh.rows import Rows, gather, rank, share_rows
+from mfh.rows import Rows, distributed, gather, mean_rows, rank, share_rows
 
 Distance = Literal["mse", "l1"] | Callable[[Tensor, Tensor], Tensor]
 Permutations = Literal["auto", "exact"] | int
@@ -82,44 +82,54 @@ def permutation_scores(
 class _Affinity:
     """The tail's matrix, and the proof on every batch that the tail is affine.
 
-    W comes from one vector-Jacobian product per logit. On each batch some channels are exchanged between samples, as
-    a permutation would, and what W predicts is compared with the tail itself.
+    W comes from one vector-Jacobian product per logit. In every sample half of the channels are taken from the sample
+    before it, even ones and odd ones in turn, and what W predicts is compared with the tail itself.
     """
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self.matrix: Tensor | None = None  # (K, C, P)
+        self._samples = 0
         self._last: Tensor | None = None
-        self._worst: Tensor | None = None
-        self._tolerance = 0.0
+        self._error = self._size = torch.zeros(())
 
     def check(self, read: Read) -> Tensor:
         """Check one batch and return W."""
         first = self.matrix is None
         if self.matrix is None:
             self.matrix = _tail_matrix(self.reader, read)
-            self._tolerance = channels.tolerance(read.teacher_logits) * 8
-        donors = read.activation.roll(1, 0)
+            self._error = self._size = read.teacher_logits.new_zeros(())
+        before = read.activation.roll(1, 0)
         if self._last is not None:
-            donors[0] = self._last
-        self._last = read.activation[-1]
-        z, donors = self.reader.to_channels(read.activation), self.reader.to_channels(donors).clone()
-        donors[:, 1::2] = z[:, 1::2]
-        moved = self.reader.split.tail(self.reader.from_channels(donors), read.bypass).flatten(1)
-        expected = read.teacher_logits + torch.einsum("ncp,kcp->nk", donors - z, self.matrix)
-        worst = (moved - expected).abs().amax()
-        self._worst = worst if self._worst is None else torch.maximum(self._worst, worst)
-        if first:
+            before[0] = self._last
+        self._last = read.activation[-1].clone()
+        z, before = self.reader.to_channels(read.activation), self.reader.to_channels(before)
+        sample = torch.arange(len(z), device=z.device) + self._samples
+        channel = torch.arange(z.shape[1], device=z.device)
+        exchanged = torch.where(((sample[:, None] + channel) % 2 == 0)[:, :, None], before, z)
+        moved = self.reader.split.tail(self.reader.from_channels(exchanged), read.bypass).flatten(1)
+        expected = read.teacher_logits + torch.einsum("ncp,kcp->nk", exchanged - z, self.matrix)
+        self._error = torch.maximum(self._error, (moved - expected).abs().amax())
+        self._size = torch.maximum(self._size, torch.maximum(read.teacher_logits.abs().amax(), moved.abs().amax()))
+        self._samples += len(z)
+        if first and not distributed():  # several processes must agree, which they do at the end
             self.conclude()
         return self.matrix
 
     def conclude(self) -> None:
-        """Raise NotAffineError if a batch contradicted W."""
-        if self._worst is not None and not float(self._worst) <= self._tolerance:
+        """Raise NotAffineError if a batch, of any process, contradicted W."""
+        allowed = 8 * channels.relative_tolerance(self._size.dtype) * float(self._size)
+        error, allowed = max(gather((float(self._error), allowed)), key=_excess)
+        if _excess((error, allowed)) > 0:
             raise NotAffineError(
                 f"the network after layer {self.reader.layer!r} is not affine (exchanging channels between samples "
-                f"misses the linear prediction by {float(self._worst):.3g})"
+                f"misses the linear prediction by {error:.3g})"
             )
+
+
+def _excess(found: tuple[float, float]) -> float:
+    error, allowed = found
+    return error - allowed if math.isfinite(error) else math.inf
 
 
 def _tail_matrix(reader: Reader, read: Read) -> Tensor:
@@ -130,11 +140,14 @@ def _tail_matrix(reader: Reader, read: Read) -> Tensor:
         logits = reader.split.tail(one, bypass).flatten(1)[0]
         rows = []
         for logit in logits:
-            gradient = (
-                torch.autograd.grad(logit, one, retain_graph=True, allow_unused=True)[0]
-                if logit.requires_grad
-                else None
-            )
+            gradient = None
+            if logit.requires_grad:
+                try:
+                    (gradient,) = torch.autograd.grad(logit, one, retain_graph=True, allow_unused=True)
+                except RuntimeError as error:
+                    raise NotAffineError(
+                        f"the network after layer {reader.layer!r} has no gradient ({error})"
+                    ) from error
             rows.append(torch.zeros_like(one[0]) if gradient is None else gradient[0])
     return reader.to_channels(torch.stack(rows).detach())
 
@@ -231,7 +244,7 @@ def _exact_l1(reader: Reader, track: Any) -> Estimate:
     affinity.conclude()
     assert affinity.matrix is not None
     matrix = _double(affinity.matrix)
-    mine, residual = kept.finish(), _double(residuals.finish())
+    mine, residual = kept.finish(), _double(residuals.finish()).to(matrix.device)
     everyone = share_rows(mine)
     count, (classes, width, _) = len(everyone), matrix.shape
     step = max(1, _chunk(matrix) // (count * classes))
@@ -247,7 +260,7 @@ def _exact_l1(reader: Reader, track: Any) -> Estimate:
         scores=summed[:-1] - summed[-1],
         standard_error=torch.zeros(width, dtype=torch.float64),
         baseline=float(summed[-1]),
-        means=reader.positions(_double(everyone).mean(0)).cpu(),
+        means=reader.positions(mean_rows(everyone)),
         permutations="exact",
         samples=count,
     )
@@ -306,6 +319,7 @@ def _sampled(reader: Reader, agreement: bool, distance: Distance, repeats: int, 
     base = torch.zeros((), dtype=torch.float64)
     # Where the tail is a whole forward, its input is read again. Should that come in another order, other samples
     # meet the same donors, which is a random permutation all the same.
+    again = any(gather(again))
     stored = (mine, student_logits, [rows.finish() for rows in bypasses])
     for block in track(reader if again else _blocks(reader, *stored)):
         base += _double(_per_sample(measure, block.teacher_logits, block.student_logits)).sum().cpu()
@@ -322,7 +336,7 @@ def _sampled(reader: Reader, agreement: bool, distance: Distance, repeats: int, 
         scores=rises.mean(0),
         standard_error=spread / math.sqrt(repeats),
         baseline=float(summed[-1]) / count,
-        means=reader.positions(_double(reader.to_channels(everyone)).mean(0)).cpu(),
+        means=reader.positions(reader.to_channels(mean_rows(everyone)[None])[0]),
         permutations=repeats,
         samples=count,
     )
@@ -349,23 +363,24 @@ def _permuted_sums(reader: Reader, block: Read, donors: Tensor, measure: Distanc
     head = split.head if reader.channel_dim == 1 and not whole else None
     if head is not None:
         hidden = nn.functional.linear(z.flatten(1), head.weight, head.bias)
-        by_channel = head.weight.reshape(len(head.weight), width, positions)
+        change = (taken - z).transpose(0, 1).contiguous()
+        by_channel = head.weight.T.reshape(width, positions, len(head.weight))
     # A network that could not be cut may mix the samples of a batch: give it one channel at a time.
     elements = z.numel() if head is None else hidden.numel()
     step = 1 if whole else max(1, min(width, _chunk(z) // elements))
     sums = []
     for c in range(0, width, step):
-        chosen = torch.arange(c, min(c + step, width), device=z.device)
-        group = len(chosen)
+        chosen = slice(c, min(c + step, width))
+        group = chosen.stop - c
         bypass = block.bypass if group == 1 else map_tensors(functools.partial(_repeat, times=group), block.bypass)
         if head is not None:
             # Changing one channel is a change of rank P in the first linear layer.
-            change = (taken - z)[:, chosen].transpose(0, 1)
-            moved = torch.baddbmm(hidden, change, by_channel[:, chosen].permute(1, 2, 0))
+            moved = torch.baddbmm(hidden, change[chosen], by_channel[chosen])
             logits = head.rest(moved.flatten(0, 1), bypass)
         else:
             changed = z.repeat(group, 1, 1, 1)
-            changed[torch.arange(group, device=z.device), :, chosen] = taken[:, chosen].transpose(0, 1)
+            for i in range(group):
+                changed[i, :, c + i] = taken[:, c + i]
             logits = split.tail(reader.from_channels(changed.flatten(0, 1)), bypass)
         logits = logits.flatten(1)
         values = _per_sample(measure, logits, _repeat(block.student_logits, group))

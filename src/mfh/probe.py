@@ -16,7 +16,7 @@ from mfh import channels
 from mfh.errors import InputError
 from mfh.pairs import Nested
 from mfh.reading import Estimate, Reader
-from mfh.rows import Rows, share_rows
+from mfh.rows import Rows, mean_rows, share_rows
 
 # Penalties as multiples of the mean eigenvalue of the features' covariance.
 PENALTIES = torch.logspace(-4, 4, 25, dtype=torch.float64)
@@ -92,9 +92,15 @@ def probe_scores(
     reader = Reader(
         teacher, student, pairs, layer, channel_dim, features=lambda s, x: student_features(s, student_layer, x)
     )
-    targets, inputs, errors = Rows(), Rows(), Rows()
+    targets, inputs, errors, width = Rows(), Rows(), Rows(), None
     for read in track(reader):
         assert read.features is not None
+        if width not in (None, read.features.shape[1]):
+            raise InputError(
+                f"the student has {width} features in one batch and {read.features.shape[1]} in another; name a "
+                "student_layer whose output has one size"
+            )
+        width = read.features.shape[1]
         targets.append(reader.to_channels(read.activation))
         inputs.append(read.features.to(read.activation.device))
         errors.append((read.teacher_logits - read.student_logits).square().mean(1))
@@ -104,7 +110,7 @@ def probe_scores(
         scores=scores,
         standard_error=standard_error,
         baseline=float(error.double().mean()),
-        means=reader.positions(z.double().mean(0)).cpu(),
+        means=reader.positions(mean_rows(z)),
         permutations=None,
         samples=len(z),
     )
@@ -142,10 +148,10 @@ def cross_fitted_r2(
         )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     rss, tss = [], []
-    for held_out in track(order.tensor_split(folds)):
-        chosen = torch.ones(count, dtype=torch.bool)
-        chosen[held_out] = False
-        fold = list(_fold_sums(features[chosen], targets[chosen], features[held_out], targets[held_out]))
+    held_out_folds = order.tensor_split(folds)
+    for fold_index, held_out in enumerate(track(held_out_folds)):
+        fitting = torch.cat([*held_out_folds[:fold_index], *held_out_folds[fold_index + 1 :]])
+        fold = list(_fold_sums(features, targets, fitting, held_out))
         rss.append(torch.cat([r for r, _ in fold]))
         tss.append(torch.cat([t for _, t in fold]))
     residual, total = torch.stack(rss), torch.stack(tss)
@@ -156,12 +162,12 @@ def _ratio(residual: Tensor, total: Tensor) -> Tensor:
     return torch.where(total > 0, 1 - residual / total.clamp_min(torch.finfo(total.dtype).tiny), 0.0)
 
 
-def _fold_sums(x: Tensor, y: Tensor, new_x: Tensor, new_y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _fold_sums(features: Tensor, targets: Tensor, fitting: Tensor, held_out: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """RSS and TSS of the held-out samples, a chunk of channels at a time.
 
     With X = U diag(e)^(1/2) V', all fits are diagonal in U: a penalty shrinks component j by d_j = e_j / (e_j + l).
     """
-    x, new_x = x.double(), new_x.double()
+    x, new_x = features[fitting].double(), features[held_out].double()
     middle = x.mean(0)
     x, new_x = x - middle, new_x - middle
     count, width = x.shape
@@ -176,21 +182,24 @@ def _fold_sums(x: Tensor, y: Tensor, new_x: Tensor, new_y: Tensor) -> Iterator[t
         eigenvalues, u = eigenvalues[keep], u[:, keep]
         new_u = new_x @ (x.T @ u) / eigenvalues
     scale = eigenvalues.mean() if len(eigenvalues) else torch.ones((), dtype=torch.float64, device=x.device)
-    shrink = eigenvalues / (eigenvalues + PENALTIES.to(x.device)[:, None] * scale)  # (penalties, components)
-    freedom = 1 + shrink.sum(1)
+    penalties = PENALTIES.to(x.device)[:, None] * scale
+    left = penalties / (eigenvalues + penalties)  # (penalties, components): what a fit leaves of each component
+    # Degrees of freedom left, for GCV. With as many features as samples hardly any are, and few digits must do.
+    freedom_left = count - 1 - len(eigenvalues) + left.sum(1)
 
-    step = max(1, _CHUNK_ELEMENTS // (count * y.shape[2]))
-    for start in range(0, y.shape[1], step):
-        part, new_part = y[:, start : start + step].double(), new_y[:, start : start + step].double()
+    step = max(1, _CHUNK_ELEMENTS // (count * targets.shape[2]))
+    for start in range(0, targets.shape[1], step):
+        chosen = targets[:, start : start + step]
+        part, new_part = (chosen[rows].to(x.device).double() for rows in (fitting, held_out))
         centre = part.mean(0)
         part, new_part = part - centre, new_part - centre
         # A channel that is constant but for rounding carries nothing to predict.
         still = part.abs().amax((0, 2)) <= 1e-6 * centre.abs().amax(1)
-        part[:, still], new_part[:, still] = 0.0, 0.0
+        part[:, still] = 0.0
         coefficients = (u.T @ part.flatten(1)).reshape(-1, *part.shape[1:])  # (components, C, P)
-        explained = (2 * shrink - shrink.square()) @ coefficients.square().sum(2)  # (penalties, C)
-        rss = (part.square().sum((0, 2)) - explained).clamp_min(0)
-        gcv = rss / (1 - freedom / count).clamp_min(1e-3).square()[:, None]
-        best = shrink[gcv.argmin(0)].T  # (components, C)
+        power = coefficients.square().sum(2)  # (components, C)
+        outside = (part.square().sum((0, 2)) - power.sum(0)).clamp_min(0)
+        gcv = (outside + left.square() @ power) / freedom_left.square()[:, None]
+        best = 1 - left[gcv.argmin(0)].T  # (components, C)
         fitted = (new_u @ (best[:, :, None] * coefficients).flatten(1)).reshape(new_part.shape)
         yield (new_part - fitted).square().sum((0, 2)).cpu(), new_part.square().sum((0, 2)).cpu()

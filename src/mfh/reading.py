@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mfh import channels
 from mfh.errors import InputError
-from mfh.pairs import Nested, as_batch, to_device
+from mfh.pairs import Nested, PairedBatch, as_batch, to_device
 from mfh.rows import gather
 
 
@@ -79,7 +79,7 @@ class Reader:
         self.channel_dim, self._features = channel_dim, features
         self.shape = torch.Size()
         self._split: channels.Split | None = None
-        self._healthy: dict[str, Tensor] = {}
+        self._samples: int | None = None
 
     @property
     def split(self) -> channels.Split:
@@ -88,20 +88,47 @@ class Reader:
         return self._split
 
     def __iter__(self) -> Iterator[Read]:
-        """One pass; raises InputError at its end if there were too few samples or logits that are not finite."""
-        self._healthy = {}
-        total = 0
+        """One pass; raises InputError at its end if there were too few samples or logits that are not finite.
+
+        Under torch.distributed all processes raise if one does.
+        """
+        finite: dict[str, Tensor] = {}
+        samples = 0
         for item in self.pairs:
-            read = self._read(item)
-            total += len(read.activation)
+            batch = as_batch(item)
+            if not len(batch.target):
+                continue
+            read = self._read(batch)
+            for role, logits in (("teacher", read.teacher_logits), ("student", read.student_logits)):
+                well = torch.isfinite(logits).all()
+                finite[role] = finite[role] & well if role in finite else well
+            if not samples:  # here waiting for the device costs nothing, and what follows would not understand NaN
+                self._check_finite([finite])
+            samples += len(read.activation)
             yield read
-        check_count(total)
-        for role, healthy in self._healthy.items():
-            if not bool(healthy):
+        passes = gather((samples, {role: well.cpu() for role, well in finite.items()}))
+        self._check_finite([well for _, well in passes])
+        self._check_counts([count for count, _ in passes])
+        if self._samples not in (None, samples):
+            raise InputError(
+                f"pairs gave {self._samples} samples when first read and then {samples}; give a DataLoader or a list "
+                "of batches, which give the same samples every time"
+            )
+        self._samples = samples
+
+    def _check_finite(self, passes: list[dict[str, Tensor]]) -> None:
+        for role in ("teacher", "student"):
+            if not all(bool(finite.get(role, True)) for finite in passes):
                 raise InputError(f"the {role} returned NaN or infinite logits; check its weights and its input")
 
-    def _read(self, item: Any) -> Read:
-        batch = as_batch(item)
+    def _check_counts(self, counts: list[int]) -> None:
+        total = sum(counts)
+        if total < 2:
+            raise InputError(f"pairs has {total or 'no'} sample{'s' * (total != 1)}; permuting needs at least 2")
+        if not all(counts):
+            raise InputError(f"process {counts.index(0)} of {len(counts)} has no samples; each needs at least one")
+
+    def _read(self, batch: PairedBatch) -> Read:
         home = channels.device_of(self.teacher)
         inputs = to_device(batch.teacher_input, home)
         if self._features is not None:
@@ -131,9 +158,6 @@ class Reader:
                 f"{tuple(student_logits.shape)}; both must have the same classes"
             )
         teacher_logits, student_logits = passed.logits.flatten(1), student_logits.flatten(1)
-        for role, logits in (("teacher", teacher_logits), ("student", student_logits)):
-            finite = torch.isfinite(logits).all()
-            self._healthy[role] = self._healthy[role] & finite if role in self._healthy else finite
         return Read(passed.activation, teacher_logits, student_logits, passed.bypass, features)
 
     def to_channels(self, activation: Tensor) -> Tensor:
@@ -147,15 +171,3 @@ class Reader:
     def positions(self, means: Tensor) -> Tensor:
         """(C, *positions) of (C, P)."""
         return self.from_channels(means[None])[0].movedim(self.channel_dim - 1, 0).contiguous()
-
-
-def check_count(local: int) -> int:
-    """Samples over all processes.
-
-    Raises:
-        InputError: there are fewer than two.
-    """
-    total = sum(gather(local))
-    if total < 2:
-        raise InputError(f"pairs has {total or 'no'} sample{'s' * (total != 1)}; permuting needs at least 2")
-    return total

@@ -1,6 +1,7 @@
 """One row per sample, collected batch by batch: in memory while small, in a memory-mapped file when large."""
 
 import tempfile
+import weakref
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
@@ -27,7 +28,8 @@ class Rows:
 
     def append(self, rows: Tensor) -> None:
         """Add rows; all must agree in type and in the shape of one row."""
-        self._parts.append(rows.detach())
+        # A copy: the loader may reuse its memory, and a view would keep all of what it looks into.
+        self._parts.append(rows.detach().clone())
         self._count += len(rows)
         self._bytes += rows.numel() * rows.element_size()
         if self._bytes > self._limit:
@@ -43,16 +45,25 @@ class Rows:
         whole = torch.from_file(
             str(path), size=self._count * example[:1].numel(), dtype=example.dtype, shared=False
         ).reshape(self._count, *example.shape[1:])
-        path.unlink()  # the mapping keeps the data until the tensor goes
+        self._remove()  # the mapping keeps the data until the tensor goes
         return whole
 
     def _spill(self) -> None:
         if self._file is None:
             self._file = cast(BinaryIO, tempfile.NamedTemporaryFile(prefix="mfh-rows-", delete=False))  # noqa: SIM115
+            self._remove = weakref.finalize(self, Path(self._file.name).unlink, missing_ok=True)
             self._example = self._parts[0][:1].cpu()
         for part in self._parts:
             self._file.write(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         self._parts = []
+
+
+def mean_rows(rows: Tensor) -> Tensor:
+    """Mean over dim 0 in float64, on the CPU, a block at a time: the rows may be larger than memory."""
+    total = torch.zeros(rows.shape[1:], dtype=torch.float64)
+    for start in range(0, len(rows), 4096):
+        total += rows[start : start + 4096].cpu().double().sum(0)
+    return total / len(rows)
 
 
 def share_rows(rows: Tensor) -> Tensor:
@@ -63,14 +74,18 @@ def share_rows(rows: Tensor) -> Tensor:
 
 def gather(value: T) -> list[T]:
     """One value per process, in order of rank; a list of one without torch.distributed."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not distributed():
         return [value]
     values: list[T] = [value] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)
     return values
 
 
+def distributed() -> bool:
+    """Whether several processes may take part."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def rank() -> int:
     """This process's number, 0 without torch.distributed."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() if distributed else 0
+    return torch.distributed.get_rank() if distributed() else 0

@@ -1,8 +1,8 @@
 """Which channels of a teacher carry what the student's modality has too (Algorithm 1, step 2, and the probe)."""
 
-import dataclasses
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -110,13 +110,12 @@ class ChannelSaliency:
             channel_dim=self.channel_dim,
             kind=kind,
             score=None if kind == "random" else self.score,
-            ratio=ratio,
+            ratio=None if ratio is None else float(ratio),
         )
 
     def save(self, path: str | Path) -> None:
         """Write everything to a safetensors file, atomically."""
-        facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _ARRAYS}
-        files.save_tensors(path, "saliency", {n: torch.from_numpy(getattr(self, n)) for n in _ARRAYS}, facts)
+        files.save_fields(self, path, "saliency")
 
     @classmethod
     def load(cls, path: str | Path) -> "ChannelSaliency":
@@ -125,9 +124,7 @@ class ChannelSaliency:
         Raises:
             InputError: there is no such file, or it is not a saliency.
         """
-        tensors, facts = files.load_tensors(path, "saliency")
-        content: dict[str, Any] = {**facts, **{name: tensors[name].numpy() for name in _ARRAYS}}
-        return cls(**content)
+        return files.load_fields(cls, path, "saliency")
 
     def plot(self, path: str | Path, *, ratio: float | None = None, truth: NDArray[np.bool_] | None = None) -> None:
         """Draw the scores by channel, and sorted with what a general mask keeps (the paper's saliency figure).
@@ -140,9 +137,6 @@ class ChannelSaliency:
         from mfh.figures import draw_saliency, save_figure
 
         save_figure(draw_saliency(self.scores, score=self.score, ratio=ratio, truth=truth), path)
-
-
-_ARRAYS = ("scores", "standard_error", "means")
 
 
 def channel_saliency(
@@ -191,7 +185,8 @@ def channel_saliency(
         progress: show a progress bar.
 
     Raises:
-        InputError: anything above is not as described, there are fewer than two samples, or logits are not finite.
+        InputError: anything above is not as described, there are fewer than two samples, or logits or scores are not
+            finite.
 
     Example:
         >>> teacher, student = nn.Linear(4, 2), nn.Linear(3, 2)
@@ -207,8 +202,10 @@ def channel_saliency(
         raise InputError(f"distance is {distance!r}; choose 'mse', 'l1' or give a callable")
     if score != "distance" and distance != "mse":
         raise InputError(f"distance is {distance!r}, but score {score!r} knows only 'mse'; use score='distance'")
-    if permutations not in ("auto", "exact") and (not isinstance(permutations, int) or permutations < 1):
-        raise InputError(f"permutations is {permutations!r}; choose 'exact', 'auto' or a number from 1")
+    if permutations not in ("auto", "exact"):
+        if isinstance(permutations, bool) or not isinstance(permutations, Integral) or permutations < 1:
+            raise InputError(f"permutations is {permutations!r}; choose 'exact', 'auto' or a number from 1")
+        permutations = int(permutations)
     check_rereadable(pairs)
     track = _tracker(progress, f"saliency of {layer}")
     with channels.placed(device, teacher, student), channels.evaluating(teacher, student):
@@ -233,6 +230,11 @@ def channel_saliency(
                 track=track,
             )
         fingerprint = channels.fingerprint(teacher)
+    if not bool(torch.isfinite(estimate.scores).all()):
+        raise InputError(
+            f"{int((~torch.isfinite(estimate.scores)).sum())} of {len(estimate.scores)} scores are NaN or infinite "
+            "although all logits are finite; check the distance, and the activations and weights for overflow"
+        )
     return ChannelSaliency(
         scores=estimate.scores.numpy(),
         standard_error=estimate.standard_error.numpy(),

@@ -1,6 +1,7 @@
 """The modality Venn diagram: how decisive features are shared between two modalities."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from mfh.errors import InputError
 
@@ -32,7 +33,7 @@ class ModalityVenn:
     def __post_init__(self) -> None:
         for name in ("general", "teacher_only", "student_only"):
             count = getattr(self, name)
-            if isinstance(count, bool) or int(count) != count or count < 0:
+            if not _is_count(count):
                 raise InputError(f"{name} is {count!r}; a count of features is a whole number from 0")
         if not self.total:
             raise InputError("no feature is decisive: give at least one of general, teacher_only, student_only")
@@ -56,6 +57,13 @@ class ModalityVenn:
     def gamma(self) -> float:
         """Share of all decisive features that both modalities have: g / (g + s_a + s_b)."""
         return self.general / self.total
+
+
+def _is_count(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and bool(value >= 0 and value % 1 == 0)
+    except TypeError:
+        return False
 
 
 def _share(part: int, whole: int) -> float:

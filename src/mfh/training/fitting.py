@@ -4,6 +4,8 @@ Networks are trained in place and returned. Randomness comes from `seed` alone; 
 """
 
 import logging
+import random
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +21,7 @@ from mfh import channels
 from mfh.errors import InputError
 from mfh.losses import KDLoss
 from mfh.masking import masked_logits
-from mfh.pairs import PairLoader, indexed_loader, reads_the_same
+from mfh.pairs import PairLoader, indexed_loader, reads_the_same, to_device
 from mfh.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -172,7 +175,7 @@ def distill(
         checkpoint: a file written after every epoch; if it exists, training resumes from it. Removed at the end.
 
     Raises:
-        InputError: there is neither a teacher nor its logits, or they do not fit the data.
+        InputError: there is neither a teacher nor its logits, or they do not fit the data or are not finite.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -186,17 +189,22 @@ def distill(
     recipe = recipe or Recipe()
     if teacher is None and teacher_logits is None:
         raise InputError("there is no teacher; give a network, or teacher_logits")
-    if teacher_logits is None and teacher is not None and reads_the_same(train):
-        reader = PairLoader(train, num_workers=recipe.num_workers)
-        with channels.placed(_device(device), teacher):
-            (teacher_logits,) = masked_logits(teacher, [None], reader)
-    if teacher_logits is not None and len(teacher_logits) != len(train):
-        raise InputError(
-            f"teacher_logits has {len(teacher_logits)} rows for {len(train)} training samples; one row per sample, "
-            "in data-set order, was expected"
-        )
-    if teacher_logits is None:
-        log.warning("teacher inputs differ when read twice (augmented?): the teacher runs on every batch")
+    _check_splits(train, val)
+    if teacher_logits is None and teacher is not None:
+        with _seeded(seed, device):
+            if reads_the_same(train):
+                reader = PairLoader(train, num_workers=recipe.num_workers)
+                (teacher_logits,) = masked_logits(teacher, [None], reader, device=_device(device))
+            else:
+                log.warning("teacher inputs differ when read twice (augmented?): the teacher runs on every batch")
+    if teacher_logits is not None:
+        if len(teacher_logits) != len(train):
+            raise InputError(
+                f"teacher_logits has {len(teacher_logits)} rows for {len(train)} training samples; one row per "
+                "sample, in data-set order, was expected"
+            )
+        if not bool(torch.isfinite(teacher_logits).all()):
+            raise InputError("the teacher's logits are NaN or infinite; check its weights and its input")
     module = Distillation(student, recipe, loss or KDLoss(), teacher_logits, teacher)
     with _frozen(None if teacher_logits is not None else teacher, _device(device)):
         history, best_epoch = _run(module, "student", True, train, val, seed, device, progress, checkpoint)
@@ -211,8 +219,6 @@ def evaluate(network: nn.Module, dataset: Any, modality: Literal["teacher", "stu
         dataset: map-style data set of (teacher_input, student_input, target).
         modality: whether the network reads the teacher's or the student's input.
     """
-    from mfh.pairs import to_device
-
     home, right = channels.device_of(network), 0
     with channels.evaluating(network):
         for batch in PairLoader(dataset):
@@ -257,57 +263,104 @@ def _run(
     import lightning as L
     from lightning.pytorch.callbacks import ModelCheckpoint
 
+    from mfh.training.modules import EpochSeed
     from mfh.training.modules import History as HistoryCallback
 
-    for name, split in (("train", train), ("val", val)):
-        if not len(split):
-            raise InputError(f"the {name} split is empty; give at least one sample")
+    _check_splits(train, val)
     recipe, target = module.recipe, _device(device)
     home = {role: channels.device_of(network) for role, network in module.networks.items()}
     modes = [(m, m.training) for m in module.networks.modules()]
     history = HistoryCallback(watched, keep_best, recipe.patience)
-    callbacks: list[Any] = [history]
+    callbacks: list[Any] = [EpochSeed(seed), history]
+    resume: Path | None = None
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
         callbacks.append(
-            ModelCheckpoint(dirpath=checkpoint.parent, filename=checkpoint.stem, enable_version_counter=False)
+            ModelCheckpoint(
+                dirpath=checkpoint.parent,
+                filename=checkpoint.stem,
+                save_on_train_epoch_end=True,  # not after validation, when the epoch's training loss is not yet known
+                enable_version_counter=False,
+            )
         )
         callbacks[-1].FILE_EXTENSION = checkpoint.suffix
+        if checkpoint.exists():
+            resume = checkpoint
+            _check_resumable(module, checkpoint)
     devices = [target.index] if target.type == "cuda" and target.index is not None else 1
-    with _quiet(), torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
-        torch.manual_seed(seed)
-        trainer = L.Trainer(
-            accelerator="gpu" if target.type == "cuda" else target.type,
-            devices=devices,
-            max_epochs=recipe.epochs,
-            precision=recipe.precision,
-            callbacks=callbacks,
-            logger=False,
-            enable_checkpointing=checkpoint is not None,
-            enable_progress_bar=progress,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
-        module.networks.train()
-        trainer.fit(
-            module,
-            indexed_loader(train, recipe.batch_size, shuffle_seed=seed, num_workers=recipe.num_workers),
-            indexed_loader(val, max(recipe.batch_size, 256), num_workers=recipe.num_workers),
-            ckpt_path=str(checkpoint) if checkpoint is not None and checkpoint.exists() else None,
-            weights_only=True,
-        )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    if keep_best and history.weights:
-        module.networks.load_state_dict(history.weights)
-    for role, network in module.networks.items():
-        network.to(home[role])
-    for submodule, mode in modes:
-        submodule.training = mode
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        with _quiet(), _seeded(seed, target):
+            trainer = L.Trainer(
+                accelerator="gpu" if target.type == "cuda" else target.type,
+                devices=devices,
+                max_epochs=recipe.epochs,
+                precision=recipe.precision,
+                callbacks=callbacks,
+                logger=False,
+                enable_checkpointing=checkpoint is not None,
+                enable_progress_bar=progress,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,
+            )
+            module.networks.train()
+            trainer.fit(
+                module,
+                indexed_loader(train, recipe.batch_size, shuffle_seed=seed, num_workers=recipe.num_workers),
+                indexed_loader(val, max(recipe.batch_size, 256), num_workers=recipe.num_workers),
+                ckpt_path=resume,
+                weights_only=True,
+            )
+        if keep_best and history.weights:
+            module.networks.load_state_dict(history.weights)
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl+C into an exit and then ignores it
+            signal.signal(signal.SIGINT, on_interrupt)
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        module.networks.zero_grad()
+        for role, network in module.networks.items():
+            network.to(home[role])
+        for submodule, mode in modes:
+            submodule.training = mode
     if checkpoint is not None:
-        Path(checkpoint).unlink(missing_ok=True)
+        checkpoint.unlink(missing_ok=True)
     return history.epochs, history.best_epoch
+
+
+def _check_splits(train: Any, val: Any) -> None:
+    for name, split in (("train", train), ("val", val)):
+        if not len(split):
+            raise InputError(f"the {name} split is empty; give at least one sample")
+
+
+def _check_resumable(module: "Training", checkpoint: Path) -> None:
+    try:
+        kept = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        found = {name: tensor.shape for name, tensor in kept.items()}
+    except Exception as error:  # whatever the file is, it is no checkpoint
+        reason = str(error).split("\n")[0]
+        raise InputError(f"{checkpoint} cannot be resumed from ({reason}); delete it to start afresh") from None
+    if found != {name: tensor.shape for name, tensor in module.state_dict().items()}:
+        raise InputError(f"{checkpoint} is of other networks than the ones given; delete it to start afresh")
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device | str | None) -> Iterator[None]:
+    """Seed all global generators, and leave them as they were."""
+    target = _device(device)
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
+        try:
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+            random.seed(seed)
+            yield
+        finally:
+            np.random.set_state(numpy_state)  # noqa: NPY002
+            random.setstate(python_state)
 
 
 @contextmanager

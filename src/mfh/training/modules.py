@@ -4,17 +4,19 @@ Batches are (PairedBatch, indices); every module trains `self.networks` and repo
 the validation split.
 """
 
+import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mfh.channels import as_logits
 from mfh.losses import KDLoss, alignment_loss
-from mfh.pairs import PairedBatch
+from mfh.pairs import PairedBatch, epoch_seed
 from mfh.training.recipe import Recipe
 
 Batch = tuple[PairedBatch, Tensor]
@@ -45,11 +47,25 @@ class Training(L.LightningModule):
         """The scalar to minimise."""
         raise NotImplementedError
 
+    def on_train_epoch_start(self) -> None:
+        """Start adding up losses."""
+        self._train_loss = torch.zeros((), device=self.device)
+        self._seen = 0
+
     def training_step(self, batch: Batch, _index: int) -> Tensor:
-        """One step's loss."""
-        loss = self.loss(*batch)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch[1]))
+        """One step's loss, added up here: logging every step costs a small network as much as training it."""
+        loss: Tensor = self.loss(*batch)
+        self._train_loss += loss.detach() * len(batch[1])
+        self._seen += len(batch[1])
         return loss
+
+    def train_loss(self) -> float:
+        """Mean loss over the epoch's samples so far."""
+        return float(self._train_loss) / self._seen
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's mean loss."""
+        self.log("train_loss", self._train_loss / self._seen)
 
     def on_validation_epoch_start(self) -> None:
         """Start counting."""
@@ -152,6 +168,24 @@ class Distillation(Training):
         return self.kd_loss(self.logits(batch, "student"), teacher_logits, batch.target)
 
 
+class EpochSeed(L.Callback):
+    """Seeds all global generators before every epoch, so that a resumed run draws what it would have drawn.
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """Seed torch (all devices), NumPy and random."""
+        seed = epoch_seed(self.seed, trainer.current_epoch)
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        random.seed(seed)
+
+
 class History(L.Callback):
     """Losses and accuracies of every epoch, and the weights of the best one.
 
@@ -185,7 +219,8 @@ class History(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         """The training loss is known only after the validation of the same epoch."""
-        self.epochs[-1]["train_loss"] = float(trainer.callback_metrics["train_loss"])
+        assert isinstance(pl_module, Training)
+        self.epochs[-1]["train_loss"] = pl_module.train_loss()
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints: an interrupted run finds its best epoch again."""

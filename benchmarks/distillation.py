@@ -1,0 +1,130 @@
+"""What distillation from a frozen teacher costs, against supervised training of the student alone.
+
+    python benchmarks/distillation.py --report benchmarks/reports/distillation-YYYY-MM-DD.md
+
+Both through `mfh.training`, the same epochs over the same data. The teacher's outputs are computed once per teacher and
+reused by all arms, ratios and epochs; what that single pass costs is shown beside it. Takes a few minutes.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from mfh.tasks.digits import task
+from mfh.training import Recipe, distill, pretrain
+
+FLOOR = 1.05
+
+
+def convolutional(channels, pooled):
+    layers, before = [], channels
+    for count in (16, 32, 64):
+        layers += [nn.Conv2d(before, count, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        before = count
+    layers[-1] = nn.AdaptiveMaxPool2d(pooled)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * pooled**2, 128), nn.ReLU(), nn.Linear(128, 8))
+
+
+def images():
+    generator = torch.Generator().manual_seed(0)
+
+    def split(count):
+        return TensorDataset(
+            torch.randn(count, 1, 40, 64, generator=generator),
+            torch.randn(count, 3, 64, 64, generator=generator),
+            torch.randint(0, 8, (count,), generator=generator),
+        )
+
+    return (lambda: convolutional(1, 4)), (lambda: convolutional(3, 4)), split(512), split(64), 3
+
+
+def digits():
+    world = task()
+    return world.teacher, world.student, world.train, world.val, 15
+
+
+CASES = {"digits, 15 epochs": digits, "images of 64 x 64, 3 epochs": images}
+
+
+def seconds(function, *arguments, **options):
+    start = time.perf_counter()
+    function(*arguments, **options)
+    return time.perf_counter() - start
+
+
+def cpu_model():
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def fresh(factory):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return factory()
+
+
+def measure(case, runs):
+    make_teacher, make_student, train, val, epochs = case()
+    recipe, teacher = Recipe(epochs=epochs), fresh(make_teacher).eval()
+    with torch.no_grad():
+        logits = torch.cat([teacher(part) for part in train.tensors[0].split(256)])
+    times = {"alone": [], "cached": [], "once": []}
+    common = {"recipe": recipe, "device": "cpu"}
+    for _ in range(runs):  # in turn, so that all meet the same other work
+        times["alone"].append(seconds(pretrain, fresh(make_student), train, val, modality="student", **common))
+        times["cached"].append(seconds(distill, None, fresh(make_student), train, val, teacher_logits=logits, **common))
+        times["once"].append(seconds(distill, teacher, fresh(make_student), train, val, **common))
+    return {kind: min(values) for kind, values in times.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--report", type=Path, help="markdown file to write")
+    parser.add_argument("--runs", type=int, default=7)
+    options = parser.parse_args()
+    lines = []
+
+    def say(text=""):
+        print(text, flush=True)
+        lines.append(text)
+
+    say(f"# Distillation: speed, {datetime.date.today().isoformat()}")
+    say()
+    say(f"Command: `python {' '.join(sys.argv)}`. {os.cpu_count()} cores, {cpu_model()};")
+    say(f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads.")
+    say(f"Load average at the start, from other work: {os.getloadavg()[0]:.1f}. Least of {options.runs} runs each.")
+    say()
+    say("| training | student alone, s | distilled, s | ratio | with the teacher's one pass, s | ratio |")
+    say("| --- | ---: | ---: | ---: | ---: | ---: |")
+    verdicts = []
+    for name, case in CASES.items():
+        best = measure(case, options.runs)
+        ratio = best["cached"] / best["alone"]
+        say(
+            f"| {name} | {best['alone']:.2f} | {best['cached']:.2f} | **{ratio:.3f}** "
+            f"| {best['once']:.2f} | {best['once'] / best['alone']:.3f} |"
+        )
+        verdicts.append(f"- {name}: the floor of {FLOOR} {'holds' if ratio <= FLOOR else 'is MISSED'}.")
+    say()
+    for verdict in verdicts:
+        say(verdict)
+    say()
+    say(
+        "Distilled: from logits computed once and shared by arms, ratios and seeds of the student. With the teacher's one"
+    )
+    say("pass: what a single distillation costs from nothing.")
+    if options.report:
+        options.report.parent.mkdir(parents=True, exist_ok=True)
+        options.report.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""What exact saliency costs, against one forward pass of both networks and against permuting with whole forwards.
+
+    python benchmarks/saliency.py --report benchmarks/reports/saliency-YYYY-MM-DD.md
+
+Three pairs of convolutional networks, all tapped where the rest of the teacher is affine: the pair published for
+RAVDESS (12544-1024-128-8, the 128 channels after the second fully connected layer), a smaller pair of the same make,
+and a small pair tapped at its last convolution (128 channels of 20 positions, average-pooled and classified). Batches
+are in memory, so that only networks and statistics are timed. Takes a few minutes.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import mfh
+
+FLOOR = 1.1
+PERMUTATIONS = 10
+
+
+def fully_connected(inputs, widths):
+    layers = []
+    for width in widths:
+        layers += [nn.Linear(inputs, width), nn.ReLU()]
+        inputs = width
+    return [*layers, nn.Linear(inputs, 8)]
+
+
+def ravdess(channels, kernels, filters=(32, 64, 128), pooled=(7, 14), widths=(1024, 128)):
+    """Three blocks of convolution and ReLU, max pools after two of them, an adaptive one, fully connected layers."""
+    layers, before = [], channels
+    for i, (kernel, count) in enumerate(zip(kernels, filters, strict=True)):
+        layers += [nn.Conv2d(before, count, kernel, padding=1), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)] if i < 2 else [nn.AdaptiveMaxPool2d(pooled), nn.Flatten()]
+        before = count
+    return nn.Sequential(*layers, *fully_connected(filters[-1] * pooled[0] * pooled[1], widths))
+
+
+def pooled_classifier(channels):
+    return nn.Sequential(
+        nn.Conv2d(channels, 64, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(64, 128, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(128, 128, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(128, 8),
+    )
+
+
+# name -> (teacher, student, teacher input, student input, layer, samples, batch size)
+CASES = {
+    "RAVDESS": (
+        lambda: ravdess(1, (7, 5, 5)),
+        lambda: ravdess(3, (3, 3, 3)),
+        (1, 40, 256),
+        (3, 256, 512),
+        "13",
+        128,
+        32,
+    ),
+    "RAVDESS, a quarter": (
+        lambda: ravdess(1, (7, 5, 5), (8, 16, 32), (4, 4), (256, 128)),
+        lambda: ravdess(3, (3, 3, 3), (8, 16, 32), (4, 4), (256, 128)),
+        (1, 40, 64),
+        (3, 64, 64),
+        "13",
+        1024,
+        64,
+    ),
+    "last convolution": (
+        lambda: pooled_classifier(1),
+        lambda: pooled_classifier(3),
+        (1, 32, 40),
+        (3, 48, 48),
+        "5",
+        1024,
+        64,
+    ),
+}
+
+
+def forward(teacher, student, pairs):
+    with torch.no_grad():
+        for x, s, _ in pairs:
+            teacher(x)
+            student(s)
+
+
+def whole_forwards(teacher, pairs, layer, permutations, channels):
+    """Algorithm 1 as first written: the whole teacher for every channel and permutation, by a hook."""
+    activations = []
+    handle = teacher.get_submodule(layer).register_forward_hook(lambda _m, _a, z: activations.append(z.clone()))
+    forward(teacher, nn.Identity(), pairs)
+    handle.remove()
+    activation = torch.cat(activations)
+    for permutation in permutations:
+        for c in channels:
+            start = 0
+
+            def hook(_module, _args, z, c=c, permutation=permutation):
+                z = z.clone()
+                z[:, c] = activation[permutation[start : start + len(z)], c]  # noqa: B023
+                return z
+
+            handle = teacher.get_submodule(layer).register_forward_hook(hook)
+            with torch.no_grad():
+                for x, _, _ in pairs:
+                    teacher(x)
+                    start += len(x)
+            handle.remove()
+
+
+def seconds(function, *arguments, **options):
+    start = time.perf_counter()
+    function(*arguments, **options)
+    return time.perf_counter() - start
+
+
+def cpu_model():
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def measure(name, runs):
+    make_teacher, make_student, teacher_shape, student_shape, layer, count, size = CASES[name]
+    torch.manual_seed(0)
+    teacher, student = make_teacher().eval(), make_student().eval()
+    pairs = [
+        (torch.randn(size, *teacher_shape), torch.randn(size, *student_shape), torch.zeros(size))
+        for _ in range(count // size)
+    ]
+    times = {"forward": [], "exact": [], "sampled": []}
+    for _ in range(runs):  # in turn, so that all meet the same other work
+        times["forward"].append(seconds(forward, teacher, student, pairs))
+        saliency = mfh.channel_saliency
+        times["exact"].append(seconds(saliency, teacher, student, pairs, layer=layer, permutations="exact"))
+        times["sampled"].append(seconds(saliency, teacher, student, pairs, layer=layer, permutations=PERMUTATIONS))
+    best = {kind: min(values) for kind, values in times.items()}
+    # All 128 channels by whole forwards would take hours: a few, and the rest by proportion.
+    few = [torch.randperm(count)]
+    width = 128
+    alone = min(seconds(whole_forwards, teacher, pairs, layer, few, range(4)) for _ in range(2)) / 4
+    best["whole"] = alone * width * PERMUTATIONS
+    return best
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--report", type=Path, help="markdown file to write")
+    parser.add_argument("--runs", type=int, default=7)
+    options = parser.parse_args()
+    lines = []
+
+    def say(text=""):
+        print(text, flush=True)
+        lines.append(text)
+
+    say(f"# Saliency: speed, {datetime.date.today().isoformat()}")
+    say()
+    say(f"Command: `python {' '.join(sys.argv)}`. {os.cpu_count()} cores, {cpu_model()};")
+    say(f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads.")
+    say(f"Load average at the start, from other work: {os.getloadavg()[0]:.1f}. Least of {options.runs} runs each.")
+    say()
+    say(
+        "| networks | one forward pass of both, s | exact, s | ratio | sampled, M = 10, s | whole forwards, M = 10, s |"
+    )
+    say("| --- | ---: | ---: | ---: | ---: | ---: |")
+    found = {}
+    for name in CASES:
+        best = found[name] = measure(name, options.runs)
+        say(
+            f"| {name} | {best['forward']:.3f} | {best['exact']:.3f} | **{best['exact'] / best['forward']:.3f}** "
+            f"| {best['sampled']:.3f} | {best['whole']:.0f} |"
+        )
+    say()
+    for name, best in found.items():
+        verdict = "holds" if best["exact"] <= FLOOR * best["forward"] else "is MISSED"
+        say(
+            f"- {name}: the floor of {FLOOR} {verdict}; exact is {best['whole'] / best['exact']:,.0f} times faster than "
+            f"whole forwards, ten samples of the tail {best['whole'] / best['sampled']:,.0f} times."
+        )
+    say()
+    say(
+        "Whole forwards: 128 channels, 10 permutations, the teacher only; extrapolated from four channels. All channels"
+    )
+    say("number 128. Exact includes cutting the network, the tail's matrix, and the check on every batch that the tail")
+    say("is affine.")
+    if options.report:
+        options.report.parent.mkdir(parents=True, exist_ok=True)
+        options.report.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

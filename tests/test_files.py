@@ -1,0 +1,171 @@
+import json
+import os
+import pickle
+import stat
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mfh import ChannelMask, ChannelSaliency
+from mfh.errors import InputError, close_names
+from mfh.files import atomic_write, load_tensors, read_json, save_fields, save_tensors, write_json
+
+
+def mask():
+    return ChannelMask("a", np.array([0.0, 1.0]), np.zeros(2), "f" * 32)
+
+
+def saliency():
+    return ChannelSaliency(
+        scores=np.array([1.0, 2.0]),
+        standard_error=np.zeros(2),
+        baseline=1.0,
+        means=np.zeros((2, 3)),
+        layer="a",
+        channel_dim=1,
+        score="distance",
+        distance="mse",
+        permutations="exact",
+        samples=4,
+        fingerprint="f" * 32,
+    )
+
+
+def test_old_content_survives_a_crash(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with atomic_write(path) as file:
+        file.write("first")
+
+    def crash():
+        with atomic_write(path) as file:
+            file.write("half of the sec")
+            raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError, match="crash"):
+        crash()
+    assert path.read_text() == "first"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+    with atomic_write(path, "wb") as file:
+        file.write(b"\x00\xff")
+    assert path.read_bytes() == b"\x00\xff"
+
+
+def test_permissions_are_those_of_any_new_file(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_write(tmp_path / "a"):
+            pass
+        assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+
+
+def test_json(tmp_path):
+    write_json(tmp_path / "a.json", {"path": tmp_path, "umlaut": "ä", "n": 1})
+    assert read_json(tmp_path / "a.json") == {"path": str(tmp_path), "umlaut": "ä", "n": 1}
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "text.json").write_text("hello")
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    for name, match in [
+        ("none.json", "no file .*none.json"),
+        ("list.json", "holds a JSON list; an object was expected"),
+        ("text.json", "not a readable JSON file"),
+        ("bytes.json", "not a readable JSON file"),
+        (".", "not a readable JSON file"),
+    ]:
+        with pytest.raises(InputError, match=match):
+            read_json(tmp_path / name)
+
+
+def test_tensors(tmp_path):
+    base = torch.arange(12.0)
+    tensors = {
+        "tied": base,
+        "again": base,
+        "part": base[:5],
+        "other part": base[3:],
+        "transposed": base.reshape(3, 4).T,
+        "empty": torch.zeros(0),
+        "empty too": torch.zeros(0),
+        "half": base.bfloat16(),
+        "parameter": torch.nn.Parameter(base + 1),
+    }
+    save_tensors(tmp_path / "t", "network", tensors, {"layers": [1, 2], "name": "ä"})
+    loaded, facts = load_tensors(tmp_path / "t", "network")
+    assert facts == {"layers": [1, 2], "name": "ä"}
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+    assert loaded["half"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("made", "cls", "kind"), [(mask, ChannelMask, "mask"), (saliency, ChannelSaliency, "saliency")]
+)
+def test_files_that_are_something_else(tmp_path, made, cls, kind):
+    good = tmp_path / "good"
+    made().save(good)
+    assert isinstance(cls.load(str(good)), cls)
+    contents = {
+        "text": b"weights: 1, 0, 1\n",
+        "empty": b"",
+        "truncated": good.read_bytes()[:-7],
+        "header only": good.read_bytes()[:40],
+        "pickle": pickle.dumps({"weights": [1]}),
+        "zeros": bytes(1000),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    torch.save({"weights": torch.ones(2)}, tmp_path / "torch")
+    save_file({"weights": torch.ones(2)}, tmp_path / "foreign")
+    save_file({"weights": torch.ones(2)}, tmp_path / "no facts", metadata={"mfh": kind})
+    save_file({"weights": torch.ones(2)}, tmp_path / "no json", metadata={"mfh": kind, "facts": "{"})
+    save_tensors(tmp_path / "old version", kind, {"weights": torch.ones(2)}, {"colour": "red"})
+    other = saliency() if kind == "mask" else mask()
+    other.save(tmp_path / "other")
+    matches = {
+        "other": f"holds {'saliency' if kind == 'mask' else 'mask'}, not a {kind} saved by mfh",
+        "foreign": f"holds tensors of another program, not a {kind}",
+        "old version": f"not a {kind} this version of mfh can read",
+        "missing": f"no file .*missing; a {kind} saved by mfh was expected",
+        ".": f"not a {kind} saved by mfh",
+    }
+    for name in [*contents, "torch", "foreign", "no facts", "no json", "old version", "other", "missing", "."]:
+        with pytest.raises(InputError, match=matches.get(name, f"{name} is not a {kind} saved by mfh")) as caught:
+            cls.load(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_mask_whose_content_is_impossible(tmp_path):
+    bad = mask()
+    object.__setattr__(bad, "weights", np.array([0.0, 2.0]))
+    save_fields(bad, tmp_path / "m", "mask")
+    with pytest.raises(InputError, match=r"not a mask this version of mfh can read \(mask weights"):
+        ChannelMask.load(tmp_path / "m")
+
+
+def test_nothing_is_unpickled(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "boom"),)
+
+    (tmp_path / "bomb").write_bytes(pickle.dumps(Bomb()))
+    torch.save(Bomb(), tmp_path / "bomb2")
+    for name in ("bomb", "bomb2"):
+        with pytest.raises(InputError):
+            ChannelMask.load(tmp_path / name)
+    assert not (tmp_path / "boom").exists()
+
+
+def test_facts_are_json(tmp_path):
+    mask().save(tmp_path / "m")
+    raw = (tmp_path / "m").read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    assert json.loads(header["__metadata__"]["facts"])["layer"] == "a"
+
+
+def test_close_names():
+    assert close_names("genral", ["general", "specific"]) == "close names: 'general'"
+    assert close_names("x", list("abcdefg")) == "known names: 'a', 'b', 'c', 'd', 'e', ..."
+    assert close_names("x", []) == "there are none"

@@ -1,0 +1,141 @@
+"""Rules of the house: what may import what, what names mean, and that every example in a docstring runs."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mfh
+
+SOURCE = Path(mfh.__file__).parent
+
+# A module imports only modules further down. Modules on one line are independent of each other.
+ORDER = [
+    ["__main__"],
+    ["cli"],
+    ["options"],
+    ["reporting"],
+    ["studies"],
+    ["workbench"],
+    ["arms"],
+    ["diagnosis"],
+    ["tasks"],
+    ["gaussian"],
+    ["task"],
+    ["training"],
+    ["stats"],
+    ["saliency"],
+    ["permutation", "probe"],
+    ["reading"],
+    ["masking"],
+    ["channels"],
+    ["losses"],
+    ["venn"],
+    ["pairs"],
+    ["rows"],
+    ["figures"],
+    ["files"],
+    ["errors"],
+]
+FLOOR = {name: i for i, names in enumerate(ORDER) for name in names}
+CORE = ["saliency", "permutation", "probe", "reading", "masking", "channels", "losses", "venn", "pairs", "rows"]
+FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+MODULES = sorted(module.name for module in pkgutil.walk_packages([str(SOURCE)], "mfh."))
+
+
+def part(path):
+    """The name in ORDER of a file's module."""
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(path, nodes=ast.walk):
+    """Everything of ours that a file imports, as parts of the name: mfh.channels -> channels."""
+    for node in nodes(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} uses a relative import"
+            below = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = below if node.module == "mfh" else [node.module]
+        else:
+            continue
+        yield from (name.split(".") for name in names)
+
+
+def test_every_module_has_its_place():
+    assert {part(path) for path in FILES} <= set(FLOOR)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_module_imports_only_modules_further_down(path):
+    own = part(path)
+    for name in imported(path):
+        if name[0] != "mfh" or len(name) == 1:
+            continue
+        assert name[1] in FLOOR or hasattr(mfh, name[1]), f"{path.name} imports {'.'.join(name)}"
+        if name[1] in FLOOR and name[1] != own:
+            assert FLOOR[name[1]] > FLOOR[own], f"{own} imports {name[1]}, which is not below it"
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_the_core_needs_torch_and_numpy_only(name):
+    """What is imported when a core module is, not what a plot or a progress bar fetches when asked for."""
+    given = {entry[0] for entry in imported(SOURCE / f"{name}.py", lambda tree: ast.iter_child_nodes(tree))}
+    assert given - set(sys.stdlib_module_names) <= {"torch", "numpy", "mfh"}
+
+
+def test_light_import():
+    heavy = "{'torch', 'lightning', 'matplotlib', 'pandas', 'numpy', 'sklearn', 'scipy', 'rich'}"
+    code = f"import sys, mfh; found = {heavy} & set(sys.modules); sys.exit(str(found) if found else 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_exports():
+    assert set(dir(mfh)) >= set(mfh.__all__)
+    for name in mfh.__all__:
+        value = getattr(mfh, name)
+        assert name.startswith("__") or inspect.getdoc(value), f"{name} has no docstring"
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = mfh.nothing
+    listed = SOURCE.joinpath("__init__.py").read_text()
+    for name in mfh._EXPORTS:  # type checkers see the same names as users
+        assert f"import {name} as {name}\n" in listed, name
+
+
+def test_public_names_and_modules_never_meet():
+    for package in ("mfh", *[name for name in MODULES if hasattr(importlib.import_module(name), "__path__")]):
+        public = set(getattr(importlib.import_module(package), "__all__", ()))
+        children = {name.rsplit(".", 1)[1] for name in MODULES if name.rsplit(".", 1)[0] == package}
+        assert not public & children, package
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "mfh.__main__"])
+def test_every_public_thing_is_explained_and_its_examples_run(name):
+    module = importlib.import_module(name)
+    assert inspect.getdoc(module), f"{name} has no docstring"
+    for key, value in vars(module).items():
+        ours = getattr(value, "__module__", None) == name and not key.startswith("_")
+        if ours and (inspect.isfunction(value) or inspect.isclass(value)):
+            assert inspect.getdoc(value), f"{name}.{key} has no docstring"
+    failed, _ = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    assert not failed
+
+
+def test_examples_of_the_core_exist():
+    finder = doctest.DocTestFinder()
+    found = {
+        test.name
+        for name in MODULES
+        if name.count(".") == 1 and name != "mfh.__main__"
+        for test in finder.find(importlib.import_module(name))
+        if test.examples
+    }
+    for name in ("saliency.channel_saliency", "masking.mask_channels", "losses.KDLoss", "venn.ModalityVenn"):
+        assert f"mfh.{name}" in found
