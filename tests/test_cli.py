@@ -66,6 +66,8 @@ def test_a_study_prints_table_finding_and_report(tmp_path, capsys):
         (("distill", TINY, "--arm", "no-kd"), "pretrain"),
         (("distill", TINY, "--arm", "soft", "--temperature", "0"), "temperature is 0"),
         (("pretrain", TINY, "--preset", "paper"), "preset"),
+        (("pretrain", TINY, "--device", "abacus"), "no device 'abacus'"),
+        (("study", TINY, "--device", "cuda:7"), "no device 'cuda:7'"),
         (("report", "no-such-run"), "no-such-run"),
         (("report",), "no run folder"),
         (("study", TINY, "--no-such-option"), "no-such-option"),

@@ -91,19 +91,36 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def find_device(device: torch.device | str | None = None) -> torch.device:
+    """A device that is there; without a name a GPU if there is one, otherwise the CPU.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise InputError(
+            f"there is no device {str(device)!r} here; choose 'cpu', or install a PyTorch built for it"
+        ) from None
+    return found
+
+
 @contextmanager
 def placed(device: torch.device | str | None, *models: nn.Module) -> Iterator[None]:
     """Move the networks to `device` and back afterwards; None leaves them where they are."""
-    before = [device_of(model) for model in models]
+    if device is None:
+        yield
+        return
+    found, before = find_device(device), [device_of(model) for model in models]
     try:
-        if device is not None:
-            for model in models:
-                model.to(device)
+        for model in models:
+            model.to(found)
         yield
     finally:
-        if device is not None:
-            for model, home in zip(models, before, strict=True):
-                model.to(home)
+        for model, home in zip(models, before, strict=True):
+            model.to(home)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -23,7 +23,7 @@ import torch
 
 from mfh import files
 from mfh.arms import ARMS, COLUMNS, UNMASKED, Cell, cells
-from mfh.channels import find_layer
+from mfh.channels import find_device, find_layer
 from mfh.errors import InputError
 from mfh.losses import KDLoss
 from mfh.permutation import Permutations
@@ -128,6 +128,7 @@ def study(
             return replace(study(**arguments | {"out": Path(temporary) / "run"}), folder=None)
     folder = Path(out)
     num_seeds = _num_seeds(folder, num_seeds, add_seeds)
+    find_device(device)
     source = find_task(task, data=data, preset=preset)
     settings = Settings(
         epochs=epochs,

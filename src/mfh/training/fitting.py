@@ -194,7 +194,7 @@ def distill(
         with _seeded(seed, device):
             if reads_the_same(train):
                 reader = PairLoader(train, num_workers=recipe.num_workers)
-                (teacher_logits,) = masked_logits(teacher, [None], reader, device=_device(device))
+                (teacher_logits,) = masked_logits(teacher, [None], reader, device=channels.find_device(device))
             else:
                 log.warning("teacher inputs differ when read twice (augmented?): the teacher runs on every batch")
     if teacher_logits is not None:
@@ -206,7 +206,7 @@ def distill(
         if not bool(torch.isfinite(teacher_logits).all()):
             raise InputError("the teacher's logits are NaN or infinite; check its weights and its input")
     module = Distillation(student, recipe, loss or KDLoss(), teacher_logits, teacher)
-    with _frozen(None if teacher_logits is not None else teacher, _device(device)):
+    with _frozen(None if teacher_logits is not None else teacher, channels.find_device(device)):
         history, best_epoch = _run(module, "student", True, train, val, seed, device, progress, checkpoint)
     return Fit(student, best_epoch, history)
 
@@ -225,12 +225,6 @@ def evaluate(network: nn.Module, dataset: Any, modality: Literal["teacher", "stu
             inputs = to_device(batch.teacher_input if modality == "teacher" else batch.student_input, home)
             right += int((channels.as_logits(network(inputs)).argmax(1).cpu() == batch.target).sum())
     return right / len(dataset)
-
-
-def _device(device: torch.device | str | None) -> torch.device:
-    if device is not None:
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager
@@ -267,7 +261,7 @@ def _run(
     from mfh.training.modules import History as HistoryCallback
 
     _check_splits(train, val)
-    recipe, target = module.recipe, _device(device)
+    recipe, target = module.recipe, channels.find_device(device)
     home = {role: channels.device_of(network) for role, network in module.networks.items()}
     modes = [(m, m.training) for m in module.networks.modules()]
     history = HistoryCallback(watched, keep_best, recipe.patience)
@@ -350,7 +344,7 @@ def _check_resumable(module: "Training", checkpoint: Path) -> None:
 @contextmanager
 def _seeded(seed: int, device: torch.device | str | None) -> Iterator[None]:
     """Seed all global generators, and leave them as they were."""
-    target = _device(device)
+    target = channels.find_device(device)
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
         try:
