@@ -10,8 +10,6 @@ from mfh.figures import new_figure, save_figure
 from mfh.gaussian import ModifyGamma, VaryGamma, modify_gamma, vary_gamma
 from mfh.reporting import gaussian_run
 from mfh.reporting.gaussian import (
-    _centre_distance,
-    _lens,
     gaussian_sections,
     modification_figure,
     sweep_figure,
@@ -150,13 +148,6 @@ def test_options_reach_the_experiments_that_have_them():
     assert config["experiments"]["modify-gamma"]["permutations"] == 7
     assert [settings["student_dim"] for settings in config["experiments"].values()] == [60, 60, 60]
     assert config["experiments"]["vary-alpha"]["steps"] == 1000
-
-
-@pytest.mark.parametrize(("a", "b", "overlap"), [(0.5, 0.5, 0.2), (0.3, 0.6, 0.1), (0.2, 0.7, 0.12)])
-def test_circles_overlap_to_scale(a, b, overlap):
-    distance = _centre_distance(a, b, overlap)
-    assert abs(a - b) < distance < a + b
-    assert _lens(a, b, distance) == pytest.approx(overlap)
 
 
 def test_venn_diagram_areas():

@@ -1,4 +1,7 @@
-"""Rules of the house: what may import what, what names mean, and that every example in a docstring runs."""
+"""Rules of the house: what names mean, what the core needs, and that every example in a docstring runs.
+
+The order of modules is checked with its description, in test_docs.py.
+"""
 
 import ast
 import doctest
@@ -15,43 +18,8 @@ import mfh
 
 SOURCE = Path(mfh.__file__).parent
 
-# A module imports only modules further down. Modules on one line are independent of each other.
-ORDER = [
-    ["__main__"],
-    ["cli"],
-    ["options"],
-    ["reporting"],
-    ["studies"],
-    ["workbench"],
-    ["arms"],
-    ["diagnosis"],
-    ["tasks"],
-    ["gaussian"],
-    ["task"],
-    ["training"],
-    ["stats"],
-    ["saliency"],
-    ["permutation", "probe"],
-    ["reading"],
-    ["masking"],
-    ["channels"],
-    ["losses"],
-    ["venn"],
-    ["pairs"],
-    ["rows"],
-    ["figures"],
-    ["files"],
-    ["errors"],
-]
-FLOOR = {name: i for i, names in enumerate(ORDER) for name in names}
 CORE = ["saliency", "permutation", "probe", "reading", "masking", "channels", "losses", "venn", "pairs", "rows"]
-FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 MODULES = sorted(module.name for module in pkgutil.walk_packages([str(SOURCE)], "mfh."))
-
-
-def part(path):
-    """The name in ORDER of a file's module."""
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
 def imported(path, nodes=ast.walk):
@@ -66,21 +34,6 @@ def imported(path, nodes=ast.walk):
         else:
             continue
         yield from (name.split(".") for name in names)
-
-
-def test_every_module_has_its_place():
-    assert {part(path) for path in FILES} <= set(FLOOR)
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_a_module_imports_only_modules_further_down(path):
-    own = part(path)
-    for name in imported(path):
-        if name[0] != "mfh" or len(name) == 1:
-            continue
-        assert name[1] in FLOOR or hasattr(mfh, name[1]), f"{path.name} imports {'.'.join(name)}"
-        if name[1] in FLOOR and name[1] != own:
-            assert FLOOR[name[1]] > FLOOR[own], f"{own} imports {name[1]}, which is not below it"
 
 
 @pytest.mark.parametrize("name", CORE)

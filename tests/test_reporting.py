@@ -11,8 +11,9 @@ import fake_study
 from mfh.errors import InputError
 from mfh.figures import new_figure
 from mfh.reporting import report
+from mfh.reporting.circles import centre_distance, lens
 from mfh.reporting.page import Picture, Section, Table, write_page
-from mfh.reporting.pictures import _distance, _lens, venn_picture
+from mfh.reporting.pictures import venn_picture
 from mfh.reporting.study import _duration, _flatten
 from mfh.reporting.summary import finding, read_results, summarise, summary_table
 from mfh.stats import holm, paired_comparison
@@ -330,9 +331,9 @@ def test_no_run_at_all(tmp_path):
 def test_venn_areas_are_to_scale(counts):
     general, teacher_only, student_only = counts
     radius, other = (math.sqrt((general + only) / math.pi) for only in (teacher_only, student_only))
-    distance = _distance(radius, other, general)
+    distance = centre_distance(radius, other, general)
     if 0 < general < min(general + teacher_only, general + student_only):
-        assert _lens(radius, other, distance) == pytest.approx(general)
+        assert lens(radius, other, distance) == pytest.approx(general)
     elif general:
         assert distance == abs(radius - other)  # one lies within the other
     else:

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import pickle
-import platform
 import tempfile
 import threading
 import time
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from math import isnan
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait as wait_for_any
@@ -27,6 +25,7 @@ from mfh.channels import find_device, find_layer
 from mfh.errors import InputError
 from mfh.losses import KDLoss
 from mfh.permutation import Permutations
+from mfh.provenance import environment
 from mfh.task import Task
 from mfh.tasks import TaskSource, find_task
 from mfh.workbench import Row, Settings, Workbench
@@ -160,20 +159,6 @@ def study(
     if len(list(folder.glob("seed-*/cells/*.csv"))) > cached or not (folder / "environment.json").exists():
         files.write_json(folder / "environment.json", environment(seconds=round(time.monotonic() - started, 1)))
     return StudyResult(_frame(rows), source.redrawn, folder)
-
-
-def environment(**more: Any) -> dict[str, Any]:
-    """Versions and hardware, for a run folder."""
-    packages = ("torch", "lightning", "numpy", "scipy", "scikit-learn", "mfh")
-    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-        "system": f"{platform.system()} {platform.machine()}",
-        "processors": os.cpu_count(),
-        **gpu,
-        **more,
-    }
 
 
 # --- the work -------------------------------------------------------------------------------------------------------

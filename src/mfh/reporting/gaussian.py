@@ -10,6 +10,7 @@ from mfh.errors import InputError
 from mfh.figures import FAINT, INK, arm_colour, style
 from mfh.gaussian.crossing import sign_change
 from mfh.gaussian.tables import gains, summary, table_rows
+from mfh.reporting.circles import centre_distance
 from mfh.reporting.page import Picture, Section, Table
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def venn_diagram(axes: "Axes", alpha: float, beta: float, gamma: float) -> None:
 
     teacher, student = _circle_areas(alpha, beta, gamma)
     radius, other = math.sqrt(teacher / math.pi), math.sqrt(student / math.pi)
-    distance = _centre_distance(radius, other, gamma)
+    distance = centre_distance(radius, other, gamma)
     left = min(-other, distance - radius)
     middle = (left + max(other, distance + radius)) / 2
     for centre, size, colour in ((0.0, other, _STUDENT_COLOUR), (distance, radius, _TEACHER_COLOUR)):
@@ -291,23 +292,3 @@ def _circle_areas(alpha: float, beta: float, gamma: float) -> tuple[float, float
     if gamma > 0:
         return gamma / (1 - alpha), gamma / (1 - beta)
     return 0.5, 0.5
-
-
-def _centre_distance(radius: float, other: float, overlap: float) -> float:
-    """Distance between the centres of two circles whose intersection has the area `overlap`."""
-    from scipy.optimize import brentq
-
-    apart, inside = radius + other, abs(radius - other)
-    if overlap <= 1e-9:
-        return apart
-    if overlap >= math.pi * min(radius, other) ** 2 - 1e-9:
-        return inside
-    return float(brentq(lambda distance: _lens(radius, other, distance) - overlap, inside + 1e-12, apart))
-
-
-def _lens(a: float, b: float, distance: float) -> float:
-    """Area of the intersection of two circles with radii a and b."""
-    cosines = [(distance**2 + p**2 - q**2) / (2 * distance * p) for p, q in ((a, b), (b, a))]
-    angles = [math.acos(min(1.0, max(-1.0, cosine))) for cosine in cosines]
-    product = (-distance + a + b) * (distance + a - b) * (distance - a + b) * (distance + a + b)
-    return a**2 * angles[0] + b**2 * angles[1] - 0.5 * math.sqrt(max(product, 0.0))

@@ -1,7 +1,6 @@
 """Run the Gaussian experiments into a run folder: results, report, figures and how they came about."""
 
 import json
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mfh.errors import InputError, close_names
 from mfh.files import atomic_write, read_json, write_json
 from mfh.gaussian.settings import ModifyGamma, VaryAlpha, VaryGamma, whole
+from mfh.provenance import environment
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +70,7 @@ def run(
 
     try:
         write_json(out / "config.json", config)
-        write_json(out / "environment.json", environment(device))
+        write_json(out / "environment.json", environment(device=device))
     except OSError as error:
         raise InputError(
             f"out is {str(out)!r}, where nothing can be written ({error.strerror}); give a folder that can be made"
@@ -119,39 +119,6 @@ def resolve(
     # What a JSON file gives back, so that a stored configuration compares equal: lists for tuples.
     plain: dict[str, Any] = json.loads(json.dumps({"num_seeds": num_seeds, "experiments": resolved}))
     return plain
-
-
-def environment(device: str) -> dict[str, Any]:
-    """What the results were computed with."""
-    from importlib.metadata import version
-
-    names = ("numpy", "numba", "scipy", "pandas", "torch")
-    return {
-        "mfh": _own_version(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in names},
-        "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu(),
-        "device": device,
-    }
-
-
-def _own_version() -> str:
-    from mfh import __version__
-
-    return __version__
-
-
-def _cpu() -> str:
-    """Number of cores and model of the processor."""
-    import os
-
-    model = platform.processor() or platform.machine()
-    cpu_info = Path("/proc/cpuinfo")
-    if cpu_info.exists():
-        lines = [line for line in cpu_info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
-        model = lines[0].partition(":")[2].strip() if lines else model
-    return f"{os.cpu_count()} cores, {model}"
 
 
 def _same_configuration(out: Path, config: dict[str, Any]) -> bool:

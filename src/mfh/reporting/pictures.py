@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mfh.figures import FAINT, INK, PALETTE, arm_colour, draw_saliency, new_figure, style
+from mfh.reporting.circles import centre_distance
 from mfh.reporting.page import Picture
 from mfh.reporting.summary import Summary, Variant, interval_in_words
 from mfh.venn import ModalityVenn
@@ -233,7 +234,7 @@ def venn_picture(venn: ModalityVenn) -> Picture:
 
     teacher_radius = math.sqrt((venn.general + venn.teacher_only) / math.pi)
     student_radius = math.sqrt((venn.general + venn.student_only) / math.pi)
-    distance = _distance(teacher_radius, student_radius, venn.general)
+    distance = centre_distance(teacher_radius, student_radius, venn.general)
     total = max(teacher_radius, student_radius)
     left, right = distance - student_radius, distance + student_radius
     begin, end = min(-teacher_radius, left), max(teacher_radius, right)
@@ -284,29 +285,6 @@ def venn_picture(venn: ModalityVenn) -> Picture:
         f"What decides the label, areas to scale: {counts} features, so {measures}.",
         f"Venn diagram of two circles: {counts} decisive features; {measures}.",
     )
-
-
-def _distance(radius: float, other: float, overlap: float) -> float:
-    """How far apart the centres of two circles are whose overlap has the given area."""
-    from scipy.optimize import brentq
-
-    if overlap <= 0:
-        return 1.1 * (radius + other)  # apart, not touching
-    nearest, farthest = abs(radius - other), radius + other
-    if overlap >= math.pi * min(radius, other) ** 2 * (1 - 1e-9):
-        return nearest
-    return float(brentq(lambda distance: _lens(radius, other, distance) - overlap, nearest, farthest))
-
-
-def _lens(radius: float, other: float, distance: float) -> float:
-    """Area common to two circles that cut each other."""
-
-    def segment(one: float, two: float) -> float:
-        cosine = np.clip((distance**2 + one**2 - two**2) / (2 * distance * one), -1, 1)
-        angle = math.acos(cosine)
-        return one**2 * (angle - math.sin(angle) * math.cos(angle))
-
-    return segment(radius, other) + segment(other, radius)
 
 
 def _split(summary: Summary) -> str:
