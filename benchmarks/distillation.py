@@ -55,9 +55,10 @@ CASES = {"digits, 15 epochs": digits, "images of 64 x 64, 3 epochs": images}
 
 
 def seconds(function, *arguments, **options):
-    start = time.perf_counter()
+    """(wall seconds, CPU seconds)"""
+    start, cpu = time.perf_counter(), time.process_time()
     function(*arguments, **options)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - cpu
 
 
 def cpu_model():
@@ -77,12 +78,15 @@ def measure(case, runs):
     with torch.no_grad():
         logits = torch.cat([teacher(part) for part in train.tensors[0].split(256)])
     times = {"alone": [], "cached": [], "once": []}
+    pretrain(fresh(make_student), val, val, modality="student", recipe=Recipe(epochs=1))  # load Lightning
     common = {"recipe": recipe, "device": "cpu"}
     for _ in range(runs):  # in turn, so that all meet the same other work
         times["alone"].append(seconds(pretrain, fresh(make_student), train, val, modality="student", **common))
         times["cached"].append(seconds(distill, None, fresh(make_student), train, val, teacher_logits=logits, **common))
         times["once"].append(seconds(distill, teacher, fresh(make_student), train, val, **common))
-    return {kind: min(values) for kind, values in times.items()}
+    best = {kind: min(wall for wall, _ in values) for kind, values in times.items()}
+    best["cpu"] = min(cpu for _, cpu in times["cached"]) / min(cpu for _, cpu in times["alone"])
+    return best
 
 
 def main():
@@ -102,15 +106,15 @@ def main():
     say(f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads.")
     say(f"Load average at the start, from other work: {os.getloadavg()[0]:.1f}. Least of {options.runs} runs each.")
     say()
-    say("| training | student alone, s | distilled, s | ratio | with the teacher's one pass, s | ratio |")
-    say("| --- | ---: | ---: | ---: | ---: | ---: |")
+    say("| training | student alone, s | distilled, s | ratio | of CPU time | with the teacher's one pass, s | ratio |")
+    say("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     verdicts = []
     for name, case in CASES.items():
         best = measure(case, options.runs)
         ratio = best["cached"] / best["alone"]
         say(
             f"| {name} | {best['alone']:.2f} | {best['cached']:.2f} | **{ratio:.3f}** "
-            f"| {best['once']:.2f} | {best['once'] / best['alone']:.3f} |"
+            f"| {best['cpu']:.3f} | {best['once']:.2f} | {best['once'] / best['alone']:.3f} |"
         )
         verdicts.append(f"- {name}: the floor of {FLOOR} {'holds' if ratio <= FLOOR else 'is MISSED'}.")
     say()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mfh.cli import main
+from mfh.masking import ChannelMask
 
 TINY = str(Path(__file__).parent / "tiny_task.py")
 
@@ -38,6 +39,7 @@ def test_steps_find_what_earlier_ones_left(tmp_path, capsys):
     made = {path.name for path in (tmp_path / "run" / "seed-0").iterdir()}
     assert {"teacher.safetensors", "aligned-teacher.safetensors", "saliency-distance.svg"} <= made
     assert {"distilled-general-distance-0.5-1.safetensors", "distilled-soft-probe-1.safetensors"} <= made
+    assert ChannelMask.load(tmp_path / "run/seed-0/mask-soft-probe-1.safetensors").kind == "soft"
 
 
 def test_a_study_prints_table_finding_and_report(tmp_path, capsys):

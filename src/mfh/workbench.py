@@ -231,18 +231,22 @@ class Workbench:
             )
 
     def mask(self, cell: Cell) -> ChannelMask | None:
-        """The mask of an arm; None for arms without one."""
+        """The mask of an arm; None for arms without one. Kept where students are."""
+        if cell.arm not in (*MASKED_BY_RATIO, "soft", "soft-shuffled", "tempered"):
+            return None
         if cell.arm in MASKED_BY_RATIO:
             score: Any = cell.score or "distance"
             kind: Any = cell.arm
-            return self.saliency(score, cell.layer).mask(kind, cell.ratio, seed=self.seed)
-        if cell.arm in ("soft", "soft-shuffled", "tempered"):
+            mask = self.saliency(score, cell.layer).mask(kind, cell.ratio, seed=self.seed)
+        else:
             mask = self.saliency("probe", cell.layer).mask("soft")
             if cell.arm == "soft-shuffled":
                 order = np.random.default_rng(self.seed).permutation(len(mask.weights))
                 mask = dataclasses.replace(mask, weights=mask.weights[order], kind="soft-shuffled")
-            return mask
-        return None
+        path = self._path(f"mask-{cell.name}.safetensors")
+        if path is not None and self.settings.keep_students and not path.exists():
+            mask.save(path)
+        return mask
 
     def auroc(self, score: Score) -> float | None:
         """Area under the ROC curve of a score against the task's truth; None where that is unknown or one-sided."""
