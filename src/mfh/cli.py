@@ -32,7 +32,8 @@ def main(args: Sequence[str] | None = None) -> None:
     except InputError as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        where = f": {error.filename}" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}; what was finished is kept, and the same command resumes")
     except KeyboardInterrupt:
         print("mfh: interrupted; the same command resumes", file=sys.stderr)  # noqa: T201
         sys.exit(130)
