@@ -172,7 +172,7 @@ class _Moments:
         mean_y, mean_z = y.mean(0), z.mean(0)
         y, z = y - mean_y, z - mean_z
         products = (y.T @ z.flatten(1)).reshape(-1, *z.shape[1:])
-        power = _contribution_power(z, matrix).sum(0)
+        power = _contribution_power(z, matrix)
         return _Moments(len(y), mean_y, mean_z, products, power, _double(residual).square().sum())
 
     def merge(self, other: "_Moments", matrix: Tensor) -> "_Moments":
@@ -184,7 +184,7 @@ class _Moments:
             self.mean_y + dy * (other.count / count),
             self.mean_z + dz * (other.count / count),
             self.products + other.products + between * dy[:, None, None] * dz,
-            self.power + other.power + between * _contribution_power(dz[None], matrix)[0],
+            self.power + other.power + between * _contribution_power(dz[None], matrix),
             self.squared_error + other.squared_error,
         )
 
@@ -195,15 +195,13 @@ def _double(tensor: Tensor) -> Tensor:
 
 
 def _contribution_power(z: Tensor, matrix: Tensor) -> Tensor:
-    """(N, C): squared length of every channel's contribution W_c z_c to the logits; z is (N, C, P)."""
+    """(C,): squared length of every channel's contribution W_c z_c to the logits, over all samples; z is (N, C, P)."""
     if z.shape[2] == 1:
-        return z[:, :, 0].square() * matrix.square().sum((0, 2))
-    step = max(1, _chunk(z) // (len(z) * len(matrix)))
-    parts = [
-        torch.einsum("ncp,kcp->nck", z[:, c : c + step], matrix[:, c : c + step]).square().sum(2)
-        for c in range(0, z.shape[1], step)
-    ]
-    return torch.cat(parts, 1)
+        return z[:, :, 0].square().sum(0) * matrix.square().sum((0, 2))
+    z, matrix = z.transpose(0, 1), matrix.permute(1, 2, 0)
+    step = max(1, _chunk(z) // (z.shape[1] * matrix.shape[2]))
+    parts = [torch.bmm(z[c : c + step], matrix[c : c + step]).square().sum((1, 2)) for c in range(0, len(z), step)]
+    return torch.cat(parts)
 
 
 def _exact_mse(reader: Reader, agreement: bool, track: Any) -> Estimate:
