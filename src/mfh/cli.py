@@ -111,6 +111,7 @@ def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
 def _repeat_command(num_seeds: int) -> str:
     """The command line just given; seeds that were added count as if asked for at once."""
     words = sys.argv[1:]
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if "--add-seeds" in words:
         for option in ("--add-seeds", "--num-seeds"):
             if option in words:

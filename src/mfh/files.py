@@ -49,6 +49,30 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         raise
 
 
+@contextmanager
+def claimed(folder: str | Path) -> Iterator[None]:
+    """Hold a run folder for this process; the claim ends with the process, however it ends.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield
+        return
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".in-use").open("a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{folder} is in use by another process of mfh; wait for it, or use another --out"
+            ) from None
+        yield
+
+
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write `content` as indented JSON, atomically."""
     with atomic_write(path) as file:

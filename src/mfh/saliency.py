@@ -41,6 +41,7 @@ class ChannelSaliency:
         permutations: "exact", how many were drawn, or None for the probe.
         samples: pairs read.
         fingerprint: of the teacher's weights.
+        student_fingerprint: of the student's weights.
     """
 
     scores: NDArray[np.float64]
@@ -54,6 +55,7 @@ class ChannelSaliency:
     permutations: Literal["exact"] | int | None
     samples: int
     fingerprint: str
+    student_fingerprint: str = ""
 
     @property
     def normalized(self) -> NDArray[np.float64]:
@@ -98,7 +100,7 @@ class ChannelSaliency:
             order = {
                 "general": self.ranking[::-1],
                 "specific": self.ranking,
-                "random": np.random.default_rng(seed).permutation(width),
+                "random": np.random.default_rng(seed % 2**63).permutation(width),
             }[kind]
             weights = np.ones(width)
             weights[order[:count]] = 0.0
@@ -229,7 +231,7 @@ def channel_saliency(
                 seed=seed,
                 track=track,
             )
-        fingerprint = channels.fingerprint(teacher)
+        fingerprint, student_fingerprint = channels.fingerprint(teacher), channels.fingerprint(student)
     if not bool(torch.isfinite(estimate.scores).all()):
         raise InputError(
             f"{int((~torch.isfinite(estimate.scores)).sum())} of {len(estimate.scores)} scores are NaN or infinite "
@@ -247,6 +249,7 @@ def channel_saliency(
         permutations=estimate.permutations,
         samples=estimate.samples,
         fingerprint=fingerprint,
+        student_fingerprint=student_fingerprint,
     )
 
 

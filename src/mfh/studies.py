@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import isnan
@@ -147,17 +148,33 @@ def study(
     plan = _Plan(task, data, preset, tuple(grid), splits, settings, folder, threads, seeds)
     if select and ("no-kd" not in arms or len(grid) < 2):
         raise InputError("select compares with no-kd; add it, and at least one other arm, to arms")
-    _claim(folder, _config(plan, first, source, ratios, scores, select))
+    if first.teacher is None and any(cell.arm not in ("no-kd", "regular") for cell in grid):
+        raise InputError(f"task {first.name!r} has only its teacher's outputs; choose arms from no-kd and regular")
+    config = _config(plan, first, source, ratios, scores, select)
+    _refuse_foreign(folder)
+    with files.claimed(folder):
+        return _measured(plan, config, source, processes, progress, select)
 
+
+def _measured(
+    plan: "_Plan", config: dict[str, Any], source: TaskSource, processes: int | None, progress: bool, select: bool
+) -> StudyResult:
+    folder, seeds = plan.folder, plan.seeds
+    _claim(folder, config)
     started, cached = time.monotonic(), len(list(folder.glob("seed-*/cells/*.csv")))
     with _Crew(plan, source, processes, _Reporter(plan, progress)) as crew:
         crew.run(plan)
+        rows = _collect(plan, seeds)
         if select:
-            crew.run(replace(plan, grid=tuple(_choose(plan)), splits=("test",)))
-    rows = _collect(plan, seeds)
+            chosen = replace(plan, grid=tuple(_choose(plan)), splits=("test",))
+            crew.run(chosen)
+            rows += _collect(chosen, seeds)
     _write_rows(folder / "results.csv", rows)
     if len(list(folder.glob("seed-*/cells/*.csv"))) > cached or not (folder / "environment.json").exists():
-        files.write_json(folder / "environment.json", environment(seconds=round(time.monotonic() - started, 1)))
+        seconds = time.monotonic() - started
+        if (folder / "environment.json").exists():  # more seeds, or the rest after an interrupt
+            seconds += float(files.read_json(folder / "environment.json").get("seconds", 0))
+        files.write_json(folder / "environment.json", environment(seconds=round(seconds, 1)))
     return StudyResult(_frame(rows), source.redrawn, folder)
 
 
@@ -188,8 +205,14 @@ class _Plan:
         return [cell for cell in self.grid if not self.place(seed, cell).exists()]
 
 
-def _work(plan: _Plan, seed: int, chunk: Sequence[Cell] | None, task: Task | None = None) -> None:
-    """Do some cells of one seed; with None only what they share."""
+def _work(
+    plan: _Plan,
+    seed: int,
+    chunk: Sequence[Cell] | None,
+    task: Task | None = None,
+    tick: Callable[[], None] | None = None,
+) -> None:
+    """Do some cells of one seed; with None only what they share. `tick` is called after each."""
     task = task or find_task(plan.task, data=plan.data, preset=plan.preset).make(seed)
     with _threads(plan.threads):
         bench = Workbench(task, seed, plan.settings, plan.folder / f"seed-{seed}")
@@ -198,6 +221,8 @@ def _work(plan: _Plan, seed: int, chunk: Sequence[Cell] | None, task: Task | Non
             return
         for cell, rows in zip(chunk, bench.measure(chunk, splits=plan.splits), strict=True):
             _write_rows(plan.place(seed, cell), rows)
+            if tick is not None:
+                tick()
         if plan.splits != ("test",) and not plan.missing(seed):
             _write_rows(plan.place(seed, None), bench.score_rows(plan.grid))
 
@@ -238,7 +263,7 @@ class _Crew:
         todo = [seed for seed in plan.seeds if plan.missing(seed) or not _rated(plan, seed)]
         if self.workers == 1 or sum(len(plan.missing(seed)) for seed in todo) < 2:
             for seed in todo:
-                _work(plan, seed, plan.missing(seed), self.source.make(seed))
+                _work(plan, seed, plan.missing(seed), self.source.make(seed), self.reporter.tick)
                 self.reporter.finished(seed)
             return
         # Workers start afresh: a forked process inherits locks of threads that do not exist in it.
@@ -253,7 +278,14 @@ class _Crew:
         while jobs:
             for future in wait(jobs, timeout=0.5, return_when=FIRST_COMPLETED).done:
                 seed, prepared = jobs.pop(future)
-                future.result()
+                try:
+                    future.result()
+                except BrokenProcessPool:
+                    raise InputError(
+                        "a worker process ended before its work: out of memory, or the script that calls study() does "
+                        'not guard it with `if __name__ == "__main__":`; what was finished is kept, and processes=1 '
+                        "needs no workers"
+                    ) from None
                 if prepared:
                     cells_left = plan.missing(seed)
                     for chunk in (cells_left[i::parts] for i in range(min(parts, max(1, len(cells_left))))):
@@ -271,6 +303,8 @@ def _rated(plan: _Plan, seed: int) -> bool:
 
 
 def _can_travel(plan: _Plan) -> bool:
+    if getattr(plan.task, "__module__", None) == "__main__":  # workers do not run the caller's script or notebook
+        return False
     try:
         pickle.dumps(plan)
     except Exception:
@@ -389,7 +423,12 @@ def _num_seeds(folder: Path, num_seeds: int, add_seeds: int) -> int:
     if add_seeds:
         if not (folder / "config.json").exists():
             raise InputError(f"add_seeds is {add_seeds}, but {folder} holds no study to add to; use num_seeds")
-        return int(files.read_json(folder / "config.json").get("num_seeds", 0)) + add_seeds
+        asked = int(files.read_json(folder / "config.json").get("num_seeds", 0))
+        # An interrupted addition is finished, not repeated: results.csv is written when all seeds are there.
+        done = (
+            len({row["seed"] for row in _read_rows(folder / "results.csv")}) if (folder / "results.csv").exists() else 0
+        )
+        return asked if 0 < done < asked else asked + add_seeds
     if num_seeds < 1:
         raise InputError(f"num_seeds is {num_seeds}; at least 1 is needed")
     return num_seeds
@@ -429,15 +468,25 @@ def _config(
         "threads": plan.threads,
         "data_redrawn": source.redrawn,
         "facts": dict(first.facts),
+        "identity": Workbench(first, plan.seeds.start, plan.settings).identity,
         "first_seed": plan.seeds.start,
         "num_seeds": len(plan.seeds),
     }
 
 
+def _refuse_foreign(folder: Path) -> None:
+    """A folder with anything but our own in it is left alone; steps may have left networks of some seed."""
+    if folder.exists() and not (folder / "config.json").exists():
+        ours = ("seed-", ".in-use", ".config.json.")
+        strange = [item.name for item in folder.iterdir() if not item.name.startswith(ours)]
+        if strange:
+            raise InputError(f"{folder} is not empty ({strange[0]!r}) and no run of mfh; choose another --out")
+
+
 def _claim(folder: Path, config: dict[str, Any]) -> None:
     """Make the run folder, or check that it belongs to this configuration; only seeds may be added."""
     path = folder / "config.json"
-    if path.exists():
+    if path.exists() and any(folder.glob("seed-*/cells/*.csv")):
         found, wanted = files.read_json(path), json.loads(json.dumps(config, default=str))
         for name in sorted({*found, *wanted} - {"num_seeds"}):
             if found.get(name) != wanted.get(name):
@@ -450,11 +499,6 @@ def _claim(folder: Path, config: dict[str, Any]) -> None:
                 f"{folder} holds {found['num_seeds']} seeds, now num_seeds is {config['num_seeds']}; "
                 "ask for at least as many, or choose another --out"
             )
-    elif folder.exists():
-        # Steps of the command line may have left networks of some seed, which are used.
-        strange = [item.name for item in folder.iterdir() if not item.name.startswith("seed-")]
-        if strange:
-            raise InputError(f"{folder} is not empty ({strange[0]!r}) and no run of mfh; choose another --out")
     files.write_json(path, config)
 
 
@@ -463,16 +507,16 @@ def _collect(plan: _Plan, seeds: Sequence[int]) -> list[Row]:
     rows: list[Row] = []
     for seed in seeds:
         for cell in (*plan.grid, None):
-            for splits in dict.fromkeys([plan.splits, ("test",)]):
-                path = replace(plan, splits=splits).place(seed, cell)
-                rows += _read_rows(path) if path.exists() else []
+            path = plan.place(seed, cell)
+            rows += _read_rows(path) if path.exists() else []
     return rows
 
 
 def _read_rows(path: Path) -> list[Row]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows: list[Row] = list(csv.DictReader(file))
-    if any(tuple(row) != COLUMNS or None in row.values() for row in rows):
+    text = path.read_text(encoding="utf-8")
+    rows: list[Row] = list(csv.DictReader(text.splitlines()))
+    cut = not text.endswith("\n") or not text.startswith(",".join(COLUMNS))
+    if cut or any(tuple(row) != COLUMNS or None in row.values() for row in rows):
         raise InputError(f"{path} is not a table that mfh wrote whole; remove it to measure this cell again")
     return rows
 

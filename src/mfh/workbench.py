@@ -5,6 +5,7 @@ what is made is kept there and found again.
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,16 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mfh import files
+from mfh import channels, files
 from mfh.arms import MASKED_BY_RATIO, Cell
+from mfh.channels import find_device
 from mfh.errors import InputError
 from mfh.losses import KDLoss
 from mfh.masking import ChannelMask, check_fingerprint, mask_channels, masked_logits
-from mfh.pairs import PairLoader, reads_the_same
+from mfh.pairs import PairLoader, fetch, reads_the_same, tensors
 from mfh.permutation import AUTO_PERMUTATIONS, Permutations
 from mfh.saliency import ChannelSaliency, Score, channel_saliency
 from mfh.task import Task
 from mfh.training import Recipe, align, distill, evaluate, pretrain
+from mfh.training.recipe import describe
 
 Role = Literal["teacher", "student"]
 Row = dict[str, Any]
@@ -59,7 +62,7 @@ class Settings:
 
     def facts(self) -> dict[str, Any]:
         """What decides the results, as JSON can hold it."""
-        loss = {f.name: getattr(self.loss, f.name) for f in dataclasses.fields(self.loss) if f.name != "label_loss"}
+        loss = {f.name: describe(getattr(self.loss, f.name)) for f in dataclasses.fields(self.loss)}
         return {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
@@ -85,7 +88,28 @@ class Workbench:
         changes = {n: v for n in ("epochs", "batch_size") if (v := getattr(settings, n)) is not None}
         self.task, self.seed, self.settings, self.folder = task, seed, settings, folder
         self.recipe: Recipe = dataclasses.replace(task.recipe, **changes)
+        self.device = find_device(settings.device)
         self._made: dict[str, Any] = {}
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What decides the networks made here, as JSON can hold it: options, data, architecture, given weights.
+
+        Data are known by their number and by a digest of a few samples.
+        """
+        roles: list[Role] = ["student"] if self.task.teacher is None else ["teacher", "student"]
+        given = {
+            "teacher_checkpoint": self.settings.teacher_checkpoint or self.task.teacher_checkpoint,
+            "student_checkpoint": self.settings.student_checkpoint,
+        }
+        return {
+            "task": self.task.name,
+            **self.recipe.facts(),
+            "data": {split: _data_digest(getattr(self.task, split)) for split in ("train", "val", "test")},
+            "teacher_logits": None if self.task.teacher_logits is None else _digest([self.task.teacher_logits]),
+            "networks": {role: channels.fingerprint(self.new(role)) for role in roles},
+            **{name: None if path is None else _file_digest(path) for name, path in given.items()},
+        }
 
     # --- networks -------------------------------------------------------------------------------------------------
 
@@ -134,7 +158,7 @@ class Workbench:
             "val": self.task.val,
             "recipe": self.recipe,
             "seed": self.seed,
-            "device": self.settings.device,
+            "device": self.device,
             "progress": self.settings.progress,
         }
 
@@ -144,13 +168,7 @@ class Workbench:
         train: Callable[[list[nn.Module], list[str], Path | None], dict[str, Any]],
         decided_by: dict[str, Any] | None = None,
     ) -> list[nn.Module]:
-        made_with = {
-            "task": self.task.name,
-            "seed": self.seed,
-            "epochs": self.recipe.epochs,
-            "batch_size": self.recipe.batch_size,
-            **(decided_by or {}),
-        }
+        made_with = {"seed": self.seed, **self.identity, **(decided_by or {})}
 
         def make() -> list[nn.Module]:
             networks = [self.new("teacher" if name in ("teacher", "aligned-teacher") else "student") for name in names]
@@ -160,10 +178,12 @@ class Workbench:
                     assert path is not None
                     weights, facts = files.load_tensors(path, "network")
                     _check_made_with(path, facts["made_with"], made_with)
-                    network.load_state_dict(weights)
+                    _load_state(network, weights, path)
                     self._made[f"{path.stem} facts"] = facts
                 return networks
-            facts = {"made_with": made_with} | train(networks, names, self._path(f"{names[0]}.ckpt"))
+            # Named after what decides it, so that training never resumes from another one's checkpoint.
+            resume = self._path(f"{names[0]}-{_digest([json.dumps(made_with, sort_keys=True)])[:8]}.ckpt")
+            facts = {"made_with": made_with} | train(networks, names, resume)
             for name, network, path in zip(names, networks, paths, strict=True):
                 self._made[f"{name} facts"] = facts
                 if path is not None:
@@ -205,7 +225,7 @@ class Workbench:
                 score=score,
                 permutations="auto" if score == "probe" else self.settings.permutations,
                 seed=self.seed,
-                device=self.settings.device,
+                device=self.device,
                 progress=self.settings.progress,
             )
             if path is not None:
@@ -222,6 +242,9 @@ class Workbench:
 
     def _check_saliency(self, path: Path, saliency: ChannelSaliency, teacher: nn.Module) -> None:
         check_fingerprint(teacher, saliency.fingerprint, f"saliency {path}")
+        student = self.pretrained("student") if saliency.score == "probe" else self.aligned("student")
+        if saliency.student_fingerprint != channels.fingerprint(student):
+            raise InputError(f"saliency {path} was made with another student: use another --out, or the same options")
         wanted = self.settings.permutations
         fits = ("exact", AUTO_PERMUTATIONS) if wanted == "auto" else (wanted,)
         if saliency.permutations is not None and saliency.permutations not in fits:
@@ -241,7 +264,7 @@ class Workbench:
         else:
             mask = self.saliency("probe", cell.layer).mask("soft")
             if cell.arm == "soft-shuffled":
-                order = np.random.default_rng(self.seed).permutation(len(mask.weights))
+                order = np.random.default_rng(self.seed % 2**63).permutation(len(mask.weights))
                 mask = dataclasses.replace(mask, weights=mask.weights[order], kind="soft-shuffled")
         path = self._path(f"mask-{cell.name}.safetensors")
         if path is not None and self.settings.keep_students and not path.exists():
@@ -282,10 +305,12 @@ class Workbench:
         }
         for cell in cells:
             student, best_epoch = self.student(cell, train_outputs.get(cell))
-            rows = [] if best_epoch is None else [self._row(cell, "val", "best_epoch", best_epoch)]
+            epoch_known = best_epoch is not None and "val" in splits
+            rows = [self._row(cell, "val", "best_epoch", float(best_epoch or 0))] if epoch_known else []
             for split in splits:
                 dataset = getattr(self.task, split)
-                rows.append(self._row(cell, split, "accuracy", evaluate(student, dataset, "student")))
+                accuracy = evaluate(student, dataset, "student", device=self.device)
+                rows.append(self._row(cell, split, "accuracy", accuracy))
                 if cell in outputs[split]:
                     right = outputs[split][cell].argmax(1) == _targets(dataset)
                     rows.append(self._row(cell, split, "teacher_accuracy", float(right.double().mean())))
@@ -373,7 +398,7 @@ class Workbench:
             groups.setdefault((cell.teacher, cell.layer), []).append(cell)
         for group in groups.values():
             wanted = [None, *(self.mask(cell) for cell in group)]
-            plain, *rest = masked_logits(self.teacher(group[0]), wanted, loader, device=self.settings.device)
+            plain, *rest = masked_logits(self.teacher(group[0]), wanted, loader, device=self.device)
             for cell, logits in zip(group, rest, strict=True):
                 outputs[cell] = plain / matching_temperature(plain, logits) if cell.arm == "tempered" else logits
         return outputs
@@ -450,12 +475,41 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
         raise InputError(
             f"checkpoint {path} cannot be read; a .safetensors file or a torch state_dict of plain tensors was expected"
         ) from None
+    _load_state(network, weights, path)
+    return network
+
+
+def _load_state(network: nn.Module, weights: dict[str, Any], path: str | Path) -> None:
     try:
         network.load_state_dict(weights)
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"checkpoint {path} does not fit {type(network).__name__}: {reason}") from None
-    return network
+
+
+def _digest(parts: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.detach().cpu().contiguous().numpy().tobytes() if isinstance(part, Tensor) else str(part).encode()
+        digest.update(data)
+    return digest.hexdigest()[:16]
+
+
+def _file_digest(path: str | Path) -> str:
+    if not Path(path).is_file():
+        raise InputError(f"there is no checkpoint {path}; give a .safetensors file or a torch state_dict")
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _data_digest(dataset: Any) -> str:
+    """Number of samples, and three of them; of what differs when read twice (augmentation) only the shape."""
+    parts: list[Any] = [len(dataset)]
+    for position in sorted({0, len(dataset) // 2, len(dataset) - 1}):
+        with torch.random.fork_rng(devices=[]):
+            first, second = (list(tensors(fetch(dataset, [position]))) for _ in range(2))
+        parts += [a if torch.equal(a, b) else a.shape for a, b in zip(first, second, strict=True)]
+    return _digest(parts)
 
 
 def _targets(dataset: Any) -> Tensor:

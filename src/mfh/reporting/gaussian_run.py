@@ -117,7 +117,9 @@ def resolve(
         wrong = min(unused)
         raise InputError(f"{wrong} is no option of {', '.join(experiments)}; {close_names(wrong, sorted(known))}")
     # What a JSON file gives back, so that a stored configuration compares equal: lists for tuples.
-    plain: dict[str, Any] = json.loads(json.dumps({"num_seeds": num_seeds, "experiments": resolved}))
+    plain: dict[str, Any] = json.loads(
+        json.dumps({"command": "gauss", "num_seeds": num_seeds, "experiments": resolved})
+    )
     return plain
 
 

@@ -98,7 +98,7 @@ def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"there is no task file {path}; give the path of a Python file with a function task()")
     # Registered under its own stem, so that classes in it can be pickled for worker processes.
-    name = path.stem
+    name = path.stem.replace(".", "_")
     if getattr(sys.modules.get(name), "__file__", None) == str(path.resolve()):
         return sys.modules[name]
     if name in sys.modules or importlib.util.find_spec(name) is not None:

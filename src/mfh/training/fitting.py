@@ -211,16 +211,24 @@ def distill(
     return Fit(student, best_epoch, history)
 
 
-def evaluate(network: nn.Module, dataset: Any, modality: Literal["teacher", "student"]) -> float:
+def evaluate(
+    network: nn.Module,
+    dataset: Any,
+    modality: Literal["teacher", "student"],
+    *,
+    device: torch.device | str | None = None,
+) -> float:
     """Accuracy on a data set, as a fraction; every sample counts once.
 
     Args:
         network: returns logits (N, K).
         dataset: map-style data set of (teacher_input, student_input, target).
         modality: whether the network reads the teacher's or the student's input.
+        device: where to run; default: where the network is.
     """
-    home, right = channels.device_of(network), 0
-    with channels.evaluating(network):
+    right = 0
+    with channels.placed(device, network), channels.evaluating(network):
+        home = channels.device_of(network)
         for batch in PairLoader(dataset):
             inputs = to_device(batch.teacher_input if modality == "teacher" else batch.student_input, home)
             right += int((channels.as_logits(network(inputs)).argmax(1).cpu() == batch.target).sum())
@@ -264,7 +272,9 @@ def _run(
     recipe, target = module.recipe, channels.find_device(device)
     home = {role: channels.device_of(network) for role, network in module.networks.items()}
     modes = [(m, m.training) for m in module.networks.modules()]
-    history = HistoryCallback(watched, keep_best, recipe.patience)
+    # Without a best epoch to keep there is nothing to be patient about: the last epoch is the result.
+    history = HistoryCallback(watched, keep_best, recipe.patience if keep_best else None)
+    module.made_with = {"seed": seed, **recipe.facts()}
     callbacks: list[Any] = [EpochSeed(seed), history]
     resume: Path | None = None
     if checkpoint is not None:
@@ -332,13 +342,19 @@ def _check_splits(train: Any, val: Any) -> None:
 
 def _check_resumable(module: "Training", checkpoint: Path) -> None:
     try:
-        kept = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-        found = {name: tensor.shape for name, tensor in kept.items()}
+        kept = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        found = {name: tensor.shape for name, tensor in kept["state_dict"].items()}
     except Exception as error:  # whatever the file is, it is no checkpoint
         reason = str(error).split("\n")[0]
         raise InputError(f"{checkpoint} cannot be resumed from ({reason}); delete it to start afresh") from None
     if found != {name: tensor.shape for name, tensor in module.state_dict().items()}:
         raise InputError(f"{checkpoint} is of other networks than the ones given; delete it to start afresh")
+    for name, now in module.made_with.items():
+        before = kept.get("made_with", {}).get(name)
+        if before != now:
+            raise InputError(
+                f"{checkpoint} was made with {name} {before!r}, now it is {now!r}; delete it to start afresh"
+            )
 
 
 @contextmanager

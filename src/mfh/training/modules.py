@@ -4,6 +4,7 @@ Batches are (PairedBatch, indices); every module trains `self.networks` and repo
 the validation split.
 """
 
+import math
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mfh.channels import as_logits
+from mfh.errors import InputError
 from mfh.losses import KDLoss, alignment_loss
 from mfh.pairs import PairedBatch, epoch_seed
 from mfh.training.recipe import Recipe
@@ -34,6 +36,7 @@ class Training(L.LightningModule):
         super().__init__()
         self.networks = nn.ModuleDict(networks)
         self.recipe = recipe
+        self.made_with: dict[str, Any] = {}
 
     def inputs(self, batch: PairedBatch, role: str) -> Any:
         """What the network of this role reads."""
@@ -86,6 +89,10 @@ class Training(L.LightningModule):
         for role, counts in self._counts.items():
             self.log(f"{role}_val_accuracy", counts[0] / counts[2])
             self.log(f"{role}_val_loss", counts[1] / counts[2])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note what decides the result, so that a run with other options does not take it for its own."""
+        checkpoint["made_with"] = self.made_with
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimizer and scheduler, for the networks' parameters."""
@@ -217,10 +224,15 @@ class History(L.Callback):
         elif self.patience is not None and trainer.current_epoch - self.best_epoch >= self.patience:
             trainer.should_stop = True
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The training loss is known only after the validation of the same epoch."""
         assert isinstance(pl_module, Training)
-        self.epochs[-1]["train_loss"] = pl_module.train_loss()
+        loss = self.epochs[-1]["train_loss"] = pl_module.train_loss()
+        if not math.isfinite(loss):
+            raise InputError(
+                f"training of the {' and the '.join(pl_module.networks)} diverged: the loss is {loss} in epoch "
+                f"{trainer.current_epoch}; lower the learning rate, or check the inputs"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints: an interrupted run finds its best epoch again."""

@@ -1,5 +1,6 @@
 """How a network is trained: everything but the data and the loss."""
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -48,3 +49,19 @@ class Recipe:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.patience is not None and self.patience < 1:
             raise InputError(f"patience is {self.patience}; it must be at least 1, or None for no early stopping")
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the result, as JSON can hold it; functions by their names."""
+        names = ("epochs", "batch_size", "optimizer", "scheduler", "patience", "precision")
+        return {name: describe(getattr(self, name)) for name in names}
+
+
+def describe(value: Any) -> Any:
+    """A plain value itself; a function or class by its full name, a partial one with its arguments."""
+    if isinstance(value, functools.partial):
+        keywords = [f"{name}={describe(argument)!r}" for name, argument in value.keywords.items()]
+        return f"{describe(value.func)}({', '.join([*(repr(describe(a)) for a in value.args), *keywords])})"
+    if callable(value):
+        kind = value if hasattr(value, "__qualname__") else type(value)
+        return f"{kind.__module__}.{kind.__qualname__}"
+    return value
