@@ -55,6 +55,15 @@ def test_a_study_prints_table_finding_and_report(tmp_path, capsys):
     assert (out / "report.html").is_file()
 
 
+def test_a_gaussian_run_gets_its_report_again(tmp_path, capsys):
+    out = tmp_path / "gauss"
+    run("gauss", "vary-gamma", "--num-seeds", 2, "--overlaps", 0, 10, "--out", out, "--quiet")
+    assert "gamma" in capsys.readouterr().out
+    (out / "report.html").unlink()
+    run("report", out)
+    assert "How it was made" in (out / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [

@@ -6,7 +6,7 @@ import pytest
 
 import mfh
 import tiny_task
-from mfh import studies
+from mfh import files, studies
 from mfh.arms import ARMS
 from mfh.errors import InputError
 
@@ -155,3 +155,37 @@ def test_a_half_written_table_is_named_and_kept(finished, tmp_path):
     with pytest.raises(InputError, match=path.name):
         mfh.study(TINY, out=tmp_path / "run", **FEW)
     assert path.read_text() == broken
+
+
+def test_an_interrupted_addition_is_finished_not_repeated(tmp_path, monkeypatch):
+    few = FEW | {"arms": ["no-kd"]}
+    mfh.study(TINY, out=tmp_path / "run", **few)
+    with monkeypatch.context() as patch:
+        patch.setattr(studies, "_write_rows", None)
+        with pytest.raises(TypeError):
+            mfh.study(TINY, out=tmp_path / "run", **few | {"add_seeds": 1})
+    assert set(mfh.study(TINY, out=tmp_path / "run", **few | {"add_seeds": 1}).frame["seed"]) == {0, 1, 2}
+
+
+def test_an_empty_or_cut_cell_is_not_taken_for_finished(tmp_path):
+    few = FEW | {"arms": ["no-kd"], "num_seeds": 1}
+    mfh.study(TINY, out=tmp_path / "run", **few)
+    (path,) = (tmp_path / "run" / "seed-0" / "cells").glob("no-kd*.csv")
+    whole = path.read_text()
+    for damaged in ("", whole[:-3]):
+        path.write_text(damaged)
+        with pytest.raises(InputError, match="wrote whole"):
+            mfh.study(TINY, out=tmp_path / "run", **few)
+
+
+def test_other_data_under_the_same_name_are_noticed(tmp_path):
+    few = {"arms": ["no-kd"], "num_seeds": 1, "out": tmp_path / "run"}
+    mfh.study(tiny_task.task(0), **few)
+    with pytest.raises(InputError, match="identity"):
+        mfh.study(tiny_task.task(1), **few)
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path):
+    (tmp_path / "run").mkdir()
+    with files.claimed(tmp_path / "run"), pytest.raises(InputError, match="in use"):
+        mfh.study(TINY, out=tmp_path / "run", **FEW)

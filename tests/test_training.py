@@ -380,3 +380,16 @@ def test_bad_input():
     for wrong in ({"epochs": 0}, {"batch_size": 0}, {"num_workers": -1}, {"patience": 0}):
         with pytest.raises(InputError, match=r"is (0|-1); it must be at least"):
             Recipe(**wrong)
+
+
+def test_diverged_training_is_an_error_not_a_result():
+    data = TensorDataset(torch.randn(40, 4), torch.randn(40, 3), torch.arange(40) % 2)
+    wild = Recipe(epochs=3, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1e30))
+    with pytest.raises(InputError, match="student diverged"):
+        pretrain(nn.Linear(3, 2), data, data, modality="student", recipe=wild)
+
+
+def test_alignment_runs_all_epochs_whatever_the_patience():
+    data = TensorDataset(torch.randn(40, 4), torch.randn(40, 3), torch.arange(40) % 2)
+    pair = align(nn.Linear(4, 2), nn.Linear(3, 2), data, data, recipe=Recipe(epochs=6, patience=1))
+    assert len(pair.history) == 6

@@ -178,6 +178,9 @@ class Distillation(Training):
 class EpochSeed(L.Callback):
     """Seeds all global generators before every epoch, so that a resumed run draws what it would have drawn.
 
+    That holds for what is drawn in the training process; reading processes (`num_workers`) have generators of their
+    own.
+
     Args:
         seed: of the run.
     """
