@@ -386,7 +386,7 @@ def test_diverged_training_is_an_error_not_a_result():
     data = TensorDataset(torch.randn(40, 4), torch.randn(40, 3), torch.arange(40) % 2)
     wild = Recipe(epochs=3, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1e30))
     with pytest.raises(InputError, match="student diverged"):
-        pretrain(nn.Linear(3, 2), data, data, modality="student", recipe=wild)
+        pretrain(nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2)), data, data, modality="student", recipe=wild)
 
 
 def test_alignment_runs_all_epochs_whatever_the_patience():
