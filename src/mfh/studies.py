@@ -204,6 +204,10 @@ class _Plan:
         """Cells of a seed that are still to be done."""
         return [cell for cell in self.grid if not self.place(seed, cell).exists()]
 
+    def unrated(self, seed: int) -> bool:
+        """Whether a seed's AUROCs are still to be written; testing what was chosen writes none."""
+        return self.splits != ("test",) and not self.place(seed, None).exists()
+
 
 def _work(
     plan: _Plan,
@@ -223,7 +227,7 @@ def _work(
             _write_rows(plan.place(seed, cell), rows)
             if tick is not None:
                 tick()
-        if plan.splits != ("test",) and not plan.missing(seed):
+        if plan.unrated(seed) and not plan.missing(seed):
             _write_rows(plan.place(seed, None), bench.score_rows(plan.grid))
 
 
@@ -241,7 +245,7 @@ class _Crew:
     """Worker processes, or this process where the task cannot travel or there is little to do."""
 
     def __init__(self, plan: _Plan, source: TaskSource, processes: int | None, reporter: "_Reporter") -> None:
-        on_gpu = torch.cuda.is_available() if plan.settings.device is None else plan.settings.device.startswith("cuda")
+        on_gpu = find_device(plan.settings.device).type == "cuda"
         self.workers = (processes or (1 if on_gpu else (os.cpu_count() or 1))) if _can_travel(plan) else 1
         self.source, self.reporter = source, reporter
         self.pool: ProcessPoolExecutor | None = None
@@ -260,7 +264,7 @@ class _Crew:
 
     def run(self, plan: _Plan) -> None:
         """Do all missing cells."""
-        todo = [seed for seed in plan.seeds if plan.missing(seed) or not _rated(plan, seed)]
+        todo = [seed for seed in plan.seeds if plan.missing(seed) or plan.unrated(seed)]
         if self.workers == 1 or sum(len(plan.missing(seed)) for seed in todo) < 2:
             for seed in todo:
                 _work(plan, seed, plan.missing(seed), self.source.make(seed), self.reporter.tick)
@@ -296,10 +300,6 @@ class _Crew:
                 if not left[seed]:
                     self.reporter.finished(seed)
             self.reporter.tick()
-
-
-def _rated(plan: _Plan, seed: int) -> bool:
-    return plan.splits == ("test",) or plan.place(seed, None).exists()
 
 
 def _can_travel(plan: _Plan) -> bool:

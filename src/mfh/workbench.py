@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mfh import channels, files
-from mfh.arms import MASKED_BY_RATIO, Cell
+from mfh.arms import MASKED_BY_RATIO, UNMASKED, Cell
 from mfh.channels import find_device
 from mfh.errors import InputError
 from mfh.losses import KDLoss
@@ -255,7 +255,7 @@ class Workbench:
 
     def mask(self, cell: Cell) -> ChannelMask | None:
         """The mask of an arm; None for arms without one. Kept where students are."""
-        if cell.arm not in (*MASKED_BY_RATIO, "soft", "soft-shuffled", "tempered"):
+        if cell.arm not in UNMASKED:
             return None
         if cell.arm in MASKED_BY_RATIO:
             score: Any = cell.score or "distance"
