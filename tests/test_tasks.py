@@ -6,7 +6,7 @@ import torch
 import mfh
 import tiny_task
 from mfh.errors import InputError
-from mfh.tasks import find_task
+from mfh.tasks import Handed, find_task
 
 HERE = Path(__file__).parent
 
@@ -67,9 +67,9 @@ def test_two_files_of_the_same_name_do_not_get_mixed_up(tmp_path):
 
 def test_arguments_the_function_does_not_take_are_refused():
     with pytest.raises(InputError, match="takes no 'preset'"):
-        find_task("tiny_task:task", preset="paper")
+        find_task("tiny_task:task", Handed(preset="paper"))
     with pytest.raises(InputError, match="made already"):
-        find_task(tiny_task.task(), data="somewhere")
+        find_task(tiny_task.task(), Handed(data="somewhere"))
 
 
 @pytest.mark.parametrize(

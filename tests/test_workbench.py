@@ -7,7 +7,10 @@ import torch
 import tiny_task
 from mfh import channels, masking
 from mfh.arms import ARMS, CONTROLS, Cell, cells
+from mfh.channels import fingerprint
 from mfh.errors import InputError
+from mfh.losses import KDLoss
+from mfh.task import Protocol
 from mfh.training import evaluate
 from mfh.workbench import Settings, Workbench, load_weights, matching_temperature
 
@@ -148,3 +151,54 @@ def test_a_teacher_known_only_by_its_outputs_can_teach_but_not_be_masked():
     assert {row["arm"] for row in rows} == {"no-kd", "regular"}
     with pytest.raises(InputError, match="has only its outputs"):
         list(bench.measure([Cell("soft", "probe")]))
+
+
+def test_the_protocol_of_the_task_decides_unless_the_run_says_otherwise():
+    loss = KDLoss(label_weight=0, reduction="mean")
+    task = dataclasses.replace(tiny_task.task(), protocol=Protocol(loss=loss, fill="zero", distance="l1"))
+    bench = Workbench(task, 0, Settings(epochs=1, loss={"temperature": 2.0}))
+    assert bench.protocol.loss == dataclasses.replace(loss, temperature=2.0)
+    assert bench.saliency("distance").distance == "l1"
+    assert bench.saliency("agreement").distance == "mse"
+    mask = bench.mask(Cell("general", "distance", 0.5, "1"))
+    assert mask is not None
+    assert not mask.means.any()
+    assert Workbench(task, 0, Settings(loss=KDLoss())).protocol.loss == KDLoss()
+
+
+def test_without_joint_training_the_pretrained_networks_stand_for_the_pair():
+    task = dataclasses.replace(tiny_task.task(), protocol=Protocol(joint=False))
+    bench = Workbench(task, 0, Settings(epochs=1))
+    assert bench.aligned("teacher") is bench.pretrained("teacher")
+    assert bench.student(Cell("aligned-student"))[0] is bench.pretrained("student")
+    assert bench.saliency("distance").fingerprint == fingerprint(bench.pretrained("teacher"))
+
+
+def test_an_aligned_teacher_and_its_saliency_may_come_from_elsewhere(tmp_path):
+    made = Workbench(tiny_task.task(), 0, Settings(epochs=1))
+    torch.save(made.aligned("teacher").state_dict(), tmp_path / "teacher.pt")
+    scores = made.saliency("distance").scores
+    np.save(tmp_path / "scores.npy", scores)
+    made.saliency("distance").save(tmp_path / "scores.safetensors")
+    cell = Cell("general", "distance", 0.5, "1")
+    wanted = made.mask(cell)
+    assert wanted is not None
+    teacher = str(tmp_path / "teacher.pt")
+    for file in ("scores.npy", "scores.safetensors"):
+        given = Settings(epochs=1, aligned_teacher_checkpoint=teacher, saliency=str(tmp_path / file))
+        bench = Workbench(tiny_task.task(), 1, given)
+        mask = bench.mask(cell)
+        assert mask is not None
+        assert mask.removed.tolist() == wanted.removed.tolist()
+        assert mask.fingerprint == wanted.fingerprint
+        np.testing.assert_allclose(mask.means, wanted.means, rtol=1e-6)
+    with pytest.raises(InputError, match="aligned-student"):
+        bench.student(Cell("aligned-student"))
+    np.save(tmp_path / "short.npy", scores[:3])
+    bench = Workbench(tiny_task.task(), 0, dataclasses.replace(given, saliency=str(tmp_path / "short.npy")))
+    with pytest.raises(InputError, match=r"shape \(3,\).*12 channels"):
+        bench.mask(cell)
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    bench = Workbench(tiny_task.task(), 0, dataclasses.replace(given, saliency=str(tmp_path / "objects.npy")))
+    with pytest.raises(InputError, match="not an array of numbers"):
+        bench.mask(cell)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mfh.saliency import channel_saliency as channel_saliency
     from mfh.studies import StudyResult as StudyResult
     from mfh.studies import study as study
+    from mfh.task import Protocol as Protocol
     from mfh.task import Task as Task
     from mfh.training import Recipe as Recipe
     from mfh.training import align as align
@@ -33,6 +34,7 @@ _EXPORTS = {
     "ModalityVenn": "mfh.venn",
     "PairLoader": "mfh.pairs",
     "PairedBatch": "mfh.pairs",
+    "Protocol": "mfh.task",
     "Recipe": "mfh.training",
     "StudyResult": "mfh.studies",
     "Task": "mfh.task",

@@ -63,8 +63,6 @@ def _demo(options: opt.Demo) -> None:
 
 
 def _study(options: opt.Study) -> None:
-    from mfh.losses import KDLoss
-
     out = options.out or Path("runs") / _stem(options.task)
     _run_study(
         out,
@@ -80,15 +78,15 @@ def _study(options: opt.Study) -> None:
         select=options.select,
         epochs=options.epochs,
         batch_size=options.batch_size,
-        loss=KDLoss(options.temperature, options.label_weight, options.teacher_weight),
+        loss=_loss_changes(options),
         permutations=_permutations(options.permutations),
         device=options.device,
         processes=options.processes,
         threads=options.threads,
         data=options.data,
         preset=options.preset,
-        teacher_checkpoint=_text(options.teacher_checkpoint),
-        student_checkpoint=_text(options.student_checkpoint),
+        augment=options.augment,
+        **_given_files(options),
     )
 
 
@@ -172,17 +170,18 @@ def _saliency(options: opt.Saliency) -> None:
 
 
 def _distill(options: opt.Distill) -> None:
-    from mfh.arms import cells
-    from mfh.losses import KDLoss
+    from mfh.arms import MASKED_BY_RATIO, cells
     from mfh.training import evaluate
 
     bench = _workbench(
         options,
         permutations=_permutations(options.permutations),
-        loss=KDLoss(options.temperature, options.label_weight, options.teacher_weight),
+        loss=_loss_changes(options),
         keep_students=True,
     )
-    ratios = () if options.ratio is None else (options.ratio,)
+    default = bench.protocol.ratio if options.arm in MASKED_BY_RATIO else None
+    ratio = default if options.ratio is None else options.ratio
+    ratios = () if ratio is None else (ratio,)
     (cell,) = cells([options.arm], ratios, [options.score], [options.layer or bench.task.layer])
     if cell.teacher is None:
         raise InputError(f"arm is {options.arm!r}, which distils from no teacher; use 'mfh pretrain' or 'mfh align'")
@@ -253,17 +252,16 @@ def _report(options: opt.Report) -> None:
 
 
 def _workbench(options: Any, **settings: Any) -> "Workbench":
-    from mfh.tasks import find_task
+    from mfh.tasks import Handed, find_task
     from mfh.workbench import Settings, Workbench
 
     out = options.out or Path("runs") / _stem(options.task)
-    task = find_task(options.task, data=options.data, preset=options.preset).make(options.seed)
+    task = find_task(options.task, Handed(options.data, options.preset, options.augment)).make(options.seed)
     common = Settings(
         epochs=options.epochs,
         batch_size=options.batch_size,
         device=options.device,
-        teacher_checkpoint=_text(options.teacher_checkpoint),
-        student_checkpoint=_text(options.student_checkpoint),
+        **_given_files(options),
         progress=not options.quiet and sys.stderr.isatty(),
         **settings,
     )
@@ -274,8 +272,15 @@ def _stem(task: str) -> str:
     return Path(task).stem if task.endswith(".py") else task.replace(":", ".")
 
 
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
+def _given_files(options: Any) -> dict[str, Any]:
+    from mfh.workbench import CHECKPOINTS
+
+    return {name: str(path) for name in CHECKPOINTS if (path := getattr(options, name, None)) is not None}
+
+
+def _loss_changes(options: opt.LossOptions) -> dict[str, float]:
+    names = ("temperature", "label_weight", "teacher_weight")
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 def _permutations(text: str) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mfh.errors import InputError
 
@@ -95,6 +96,23 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a JSON {type(content).__name__}; an object was expected")
     return content
+
+
+def load_array(path: str | Path) -> NDArray[Any]:
+    """Read a .npy file of numbers.
+
+    Raises:
+        InputError: there is no such file, or it is not an array of plain numbers.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"no file {path}; an array saved by numpy.save was expected") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} is not an array of numbers saved by numpy.save ({error})") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+        raise InputError(f"{path} holds no array of numbers; one saved by numpy.save was expected")
+    return array
 
 
 def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, "Tensor"], facts: Mapping[str, Any]) -> None:

@@ -31,6 +31,8 @@ class TaskOptions:
     """A prepared folder, handed to the task."""
     preset: Literal["paper"] | None = None
     """Handed to the task: the published protocol."""
+    augment: bool = False
+    """Handed to the task: vary the training inputs at random."""
     seed: int = 0
     """Of data, initial weights, order of data and permutations; a study's first."""
     device: str | None = None
@@ -49,12 +51,22 @@ class TaskOptions:
 class LossOptions:
     """The distillation loss: label_weight * CE + teacher_weight * T^2 KL."""
 
-    temperature: float = 1.0
-    """T."""
-    label_weight: float = 1.0
-    """Of the label loss."""
-    teacher_weight: float = 1.0
-    """Of the divergence from the teacher."""
+    temperature: float | None = None
+    """T; default: the task's, usually 1."""
+    label_weight: float | None = None
+    """Of the label loss; default: the task's, usually 1."""
+    teacher_weight: float | None = None
+    """Of the divergence from the teacher; default: the task's, usually 1."""
+
+
+@dataclass(frozen=True)
+class GivenOptions:
+    """What Algorithm 1 left elsewhere, instead of running it."""
+
+    aligned_teacher_checkpoint: Path | None = None
+    """Weights of a jointly trained teacher."""
+    saliency: Path | None = None
+    """Scores of that teacher's channels: a saliency saved by mfh, or a .npy of one number per channel."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +105,13 @@ class Saliency(RunOptions, TaskOptions):
 
 
 @dataclass(frozen=True)
-class Distill(LossOptions, RunOptions, TaskOptions):
+class Distill(GivenOptions, LossOptions, RunOptions, TaskOptions):
     """Train one student from one kind of teacher."""
 
     arm: str = "general"
     """Kind of teacher: regular, aligned, random, specific, general, soft, soft-shuffled or tempered."""
     ratio: float | None = None
-    """Fraction of channels removed, for random, specific and general."""
+    """Fraction of channels removed, for random, specific and general; default: the task's, usually 0.5."""
     score: Literal["distance", "agreement"] = "distance"
     """Of the saliency, for specific and general."""
     layer: str | None = None
@@ -109,13 +121,13 @@ class Distill(LossOptions, RunOptions, TaskOptions):
 
 
 @dataclass(frozen=True)
-class Study(LossOptions, RunOptions, TaskOptions):
+class Study(GivenOptions, LossOptions, RunOptions, TaskOptions):
     """Compare all ways to make a student, paired by seed, with statistics and a report."""
 
     arms: tuple[str, ...] = ARMS
     """Ways to make a student."""
-    ratios: tuple[float, ...] = (0.5,)
-    """Fractions of channels removed, for random, specific and general."""
+    ratios: tuple[float, ...] = ()
+    """Fractions of channels removed, for random, specific and general; default: the task's, usually 0.5."""
     scores: tuple[str, ...] = ("distance",)
     """distance and/or agreement, for specific and general."""
     sweep: bool = False

@@ -8,13 +8,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from mfh import channels, files
 from mfh.errors import InputError, close_names
 from mfh.masking import ChannelMask
-from mfh.pairs import check_rereadable
+from mfh.pairs import as_batch, check_rereadable, to_device
 from mfh.permutation import Distance, Permutations, permutation_scores
 from mfh.probe import probe_scores
 from mfh.reading import Reader
@@ -37,8 +37,8 @@ class ChannelSaliency:
         layer: of the teacher.
         channel_dim: the dimension of the layer's output that counts channels.
         score: "distance", "agreement" or "probe".
-        distance: "mse", "l1" or the name of a callable.
-        permutations: "exact", how many were drawn, or None for the probe.
+        distance: "mse", "l1" or the name of a callable; "given" for scores computed elsewhere.
+        permutations: "exact", how many were drawn, or None for the probe and for scores computed elsewhere.
         samples: pairs read.
         fingerprint: of the teacher's weights.
         student_fingerprint: of the student's weights.
@@ -113,6 +113,74 @@ class ChannelSaliency:
             kind=kind,
             score=None if kind == "random" else self.score,
             ratio=None if ratio is None else float(ratio),
+        )
+
+    @classmethod
+    def from_scores(
+        cls,
+        scores: ArrayLike,
+        teacher: nn.Module,
+        pairs: Iterable[Any],
+        *,
+        layer: str,
+        channel_dim: int = 1,
+        score: Score = "distance",
+        device: torch.device | str | None = None,
+    ) -> "ChannelSaliency":
+        """A saliency from scores computed elsewhere: published ones, or by a method of your own.
+
+        The channels' means, which masks need, are taken in one pass of the teacher over the pairs.
+
+        Args:
+            scores: (C,), larger is more general.
+            teacher: the network whose channels were scored.
+            pairs: as in `channel_saliency`; the student's input is not read.
+            layer: of the teacher.
+            channel_dim: the dimension of that layer's output that counts channels.
+            score: what to call the scores. "probe" says that they lie in [0, 1] and are a soft mask as they are.
+            device: where to run; default: where the teacher is.
+
+        Raises:
+            InputError: scores are not one finite number per channel of the layer, or there are no samples.
+
+        Example:
+            >>> teacher = nn.Sequential(nn.Identity(), nn.Linear(4, 2))
+            >>> pairs = [(torch.ones(5, 4), torch.zeros(5, 1), torch.zeros(5))]
+            >>> saliency = ChannelSaliency.from_scores([0.1, 0.4, 0.3, 0.2], teacher, pairs, layer="0")
+            >>> saliency.mask("general", ratio=0.5).removed
+            array([0, 3])
+        """
+        given = np.array(scores, dtype=np.float64)
+        check_rereadable(pairs)
+        total, samples, shape = torch.zeros(0), 0, torch.Size()
+        with channels.placed(device, teacher), channels.evaluating(teacher):
+            home = channels.device_of(teacher)
+            for item in pairs:
+                activation, _ = channels.capture(teacher, layer, to_device(as_batch(item).teacher_input, home))
+                channel_dim = channels.check_channel_dim(activation, channel_dim, layer)
+                sums = activation.movedim(channel_dim, 1).double().sum(0).cpu()
+                total = sums if not samples else total + sums
+                samples, shape = samples + len(activation), activation.shape
+            fingerprint = channels.fingerprint(teacher)
+        if not samples:
+            raise InputError("pairs has no samples; give at least one batch")
+        if given.shape != total.shape[:1] or not np.isfinite(given).all():
+            raise InputError(
+                f"scores have shape {given.shape}, but layer {layer!r} returns shape {tuple(shape)}: one finite number "
+                f"for each of its {len(total)} channels was expected"
+            )
+        return cls(
+            scores=given,
+            standard_error=np.zeros_like(given),
+            baseline=float("nan"),
+            means=(total / samples).numpy(),
+            layer=layer,
+            channel_dim=channel_dim,
+            score=score,
+            distance="given",
+            permutations=None,
+            samples=samples,
+            fingerprint=fingerprint,
         )
 
     def save(self, path: str | Path) -> None:
@@ -245,12 +313,17 @@ def channel_saliency(
         layer=layer,
         channel_dim=channel_dim if channel_dim > 0 else estimate.means.ndim + 1 + channel_dim,
         score=score,
-        distance=getattr(distance, "__name__", type(distance).__name__) if callable(distance) else distance,
+        distance=distance_name(distance),
         permutations=estimate.permutations,
         samples=estimate.samples,
         fingerprint=fingerprint,
         student_fingerprint=student_fingerprint,
     )
+
+
+def distance_name(distance: Distance) -> str:
+    """What a distance is called in files and tables."""
+    return getattr(distance, "__name__", type(distance).__name__) if callable(distance) else distance
 
 
 def _tracker(progress: bool, description: str) -> Callable[[Iterable[Any]], Iterable[Any]]:

@@ -5,22 +5,19 @@ import json
 import os
 import pickle
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import isnan
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait as wait_for_any
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mfh import files
+from mfh import files, workers
 from mfh.arms import ARMS, COLUMNS, UNMASKED, Cell, cells
 from mfh.channels import find_device, find_layer
 from mfh.errors import InputError
@@ -28,13 +25,12 @@ from mfh.losses import KDLoss
 from mfh.permutation import Permutations
 from mfh.provenance import environment
 from mfh.task import Task
-from mfh.tasks import TaskSource, find_task
+from mfh.tasks import Handed, TaskSource, find_task
 from mfh.workbench import Row, Settings, Workbench
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DEFAULT_RATIOS = (0.5,)
 DEFAULT_SCORES = ("distance",)
 
 
@@ -65,7 +61,7 @@ def study(
     task: str | Path | Task | Callable[..., Task],
     *,
     arms: Sequence[str] = ARMS,
-    ratios: Sequence[float] = DEFAULT_RATIOS,
+    ratios: Sequence[float] = (),
     scores: Sequence[str] = DEFAULT_SCORES,
     layers: Sequence[str] = (),
     num_seeds: int = 5,
@@ -75,15 +71,18 @@ def study(
     out: str | Path | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
-    loss: KDLoss | None = None,
+    loss: KDLoss | Mapping[str, Any] | None = None,
     permutations: Permutations = "auto",
     device: str | None = None,
     processes: int | None = None,
     threads: int = 1,
     data: str | Path | None = None,
     preset: str | None = None,
+    augment: bool = False,
     teacher_checkpoint: str | None = None,
     student_checkpoint: str | None = None,
+    aligned_teacher_checkpoint: str | None = None,
+    saliency: str | None = None,
     progress: bool = False,
 ) -> StudyResult:
     """Compare ways to make a student, paired by seed.
@@ -96,7 +95,7 @@ def study(
         task: what `find_task` accepts; a Task keeps its data for all seeds, a function with a parameter `seed`
             redraws them.
         arms: ways to make a student; see `mfh.arms`.
-        ratios: fractions of channels removed, for random, specific and general.
+        ratios: fractions of channels removed, for random, specific and general; default: the task's protocol's.
         scores: "distance" and/or "agreement", for specific and general.
         layers: of the teacher, to mask; default: the task's.
         num_seeds: how many seeds.
@@ -107,7 +106,7 @@ def study(
         out: run folder, which grows cell by cell, and from which the same call resumes. None keeps nothing.
         epochs: instead of the recipe's.
         batch_size: instead of the recipe's.
-        loss: of distillation; default `KDLoss()`.
+        loss: of distillation, or some fields of a KDLoss to change in the one of the task's protocol.
         permutations: for Algorithm 1; see `channel_saliency`.
         device: where to run; default: a GPU if there is one, otherwise the CPU.
         processes: at a time; default: the number of processors, on a GPU 1.
@@ -115,8 +114,11 @@ def study(
             in another order.
         data: handed to the task's function.
         preset: handed to the task's function.
+        augment: handed to the task's function, if true.
         teacher_checkpoint: a pretrained teacher's weights, instead of training one per seed.
         student_checkpoint: weights of a student trained on labels, instead of training one per seed.
+        aligned_teacher_checkpoint: weights of a jointly trained teacher, instead of training a pair per seed.
+        saliency: a file of scores of that teacher's channels (saved by mfh, or .npy), instead of computing them.
         progress: report progress on the terminal.
 
     Raises:
@@ -129,23 +131,27 @@ def study(
     folder = Path(out)
     num_seeds = _num_seeds(folder, num_seeds, add_seeds)
     find_device(device)
-    source = find_task(task, data=data, preset=preset)
+    handed = Handed(data, preset, augment)
+    source = find_task(task, handed)
     settings = Settings(
         epochs=epochs,
         batch_size=batch_size,
         device=device,
         permutations=permutations,
-        loss=loss or KDLoss(),
+        loss=loss,
         teacher_checkpoint=teacher_checkpoint,
         student_checkpoint=student_checkpoint,
+        aligned_teacher_checkpoint=aligned_teacher_checkpoint,
+        saliency=saliency,
         keep_students=select,
     )
     first = source.make(first_seed)
+    ratios = ratios or [first.protocol.ratio]
     grid = cells(arms, ratios, scores, layers or [first.layer])
     check_layers(first, {cell.layer for cell in grid if cell.layer})
     splits = ("val",) if select else ("val", "test")
     seeds = range(first_seed, first_seed + num_seeds)
-    plan = _Plan(task, data, preset, tuple(grid), splits, settings, folder, threads, seeds)
+    plan = _Plan(task, handed, tuple(grid), splits, settings, folder, threads, seeds)
     if select and ("no-kd" not in arms or len(grid) < 2):
         raise InputError("select compares with no-kd; add it, and at least one other arm, to arms")
     if first.teacher is None and any(cell.arm not in ("no-kd", "regular") for cell in grid):
@@ -186,8 +192,7 @@ class _Plan:
     """What a worker process needs to know."""
 
     task: Any
-    data: Any
-    preset: Any
+    handed: Handed
     grid: tuple[Cell, ...]
     splits: tuple[str, ...]
     settings: Settings
@@ -217,7 +222,7 @@ def _work(
     tick: Callable[[], None] | None = None,
 ) -> None:
     """Do some cells of one seed; with None only what they share. `tick` is called after each."""
-    task = task or find_task(plan.task, data=plan.data, preset=plan.preset).make(seed)
+    task = task or find_task(plan.task, plan.handed).make(seed)
     with _threads(plan.threads):
         bench = Workbench(task, seed, plan.settings, plan.folder / f"seed-{seed}")
         if chunk is None:
@@ -257,10 +262,7 @@ class _Crew:
     def __exit__(self, kind: Any, *_: Any) -> None:
         self.reporter.__exit__()
         if self.pool is not None:
-            if kind is not None:  # do not wait for cells that nobody will read
-                for process in list((self.pool._processes or {}).values()):
-                    process.terminate()
-            self.pool.shutdown(cancel_futures=True)
+            workers.stop(self.pool, at_once=kind is not None)
 
     def run(self, plan: _Plan) -> None:
         """Do all missing cells."""
@@ -270,10 +272,7 @@ class _Crew:
                 _work(plan, seed, plan.missing(seed), self.source.make(seed), self.reporter.tick)
                 self.reporter.finished(seed)
             return
-        # Workers start afresh: a forked process inherits locks of threads that do not exist in it.
-        self.pool = self.pool or ProcessPoolExecutor(
-            self.workers, mp_context=get_context("spawn"), initializer=_follow_parent
-        )
+        self.pool = self.pool or workers.start(self.workers)
         parts = max(1, self.workers // len(todo))
         jobs: dict[Future[None], tuple[int, bool]] = {}
         for seed in todo:
@@ -310,18 +309,6 @@ def _can_travel(plan: _Plan) -> bool:
     except Exception:
         return False
     return True
-
-
-def _follow_parent() -> None:
-    """End this worker with the process that started it, also when that one is killed."""
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait_for_any([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 class _Reporter:
@@ -451,6 +438,7 @@ def _config(
     scores: Sequence[str],
     select: bool,
 ) -> dict[str, Any]:
+    bench = Workbench(first, plan.seeds.start, plan.settings)
     settings = plan.settings.facts()
     settings["epochs"] = first.recipe.epochs if settings["epochs"] is None else settings["epochs"]
     settings["batch_size"] = first.recipe.batch_size if settings["batch_size"] is None else settings["batch_size"]
@@ -462,13 +450,13 @@ def _config(
         "scores": list(dict.fromkeys(scores)),
         "layers": list(dict.fromkeys(cell.layer for cell in plan.grid if cell.layer)) or [first.layer],
         "select": select,
-        "data": None if plan.data is None else str(plan.data),
-        "preset": plan.preset,
+        **plan.handed.facts(),
         **settings,
+        **bench.protocol_facts(),
         "threads": plan.threads,
         "data_redrawn": source.redrawn,
         "facts": dict(first.facts),
-        "identity": Workbench(first, plan.seeds.start, plan.settings).identity,
+        "identity": bench.identity,
         "first_seed": plan.seeds.start,
         "num_seeds": len(plan.seeds),
     }

@@ -10,7 +10,30 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mfh.errors import InputError
+from mfh.losses import KDLoss
+from mfh.permutation import Distance
+from mfh.saliency import Fill
 from mfh.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How channels are scored and masked and how students are distilled, unless a run says otherwise.
+
+    Args:
+        loss: of distillation.
+        ratio: fraction of channels removed, at least 0 and below 1.
+        fill: what a removed channel becomes: its data-set "mean", or "zero".
+        distance: of the score "distance".
+        joint: whether the pair that Algorithm 1 looks at is trained jointly, its first step. False takes the networks
+            trained on labels for it, as in the published VGGSound runs; "aligned" then means these.
+    """
+
+    loss: KDLoss = field(default_factory=KDLoss)
+    ratio: float = 0.5
+    fill: Fill = "mean"
+    distance: Distance = "mse"
+    joint: bool = True
 
 
 @dataclass(frozen=True)
@@ -31,6 +54,7 @@ class Task:
             leaf module.
         channel_dim: the dimension of the layer's output that counts channels.
         recipe: how teacher and students are trained.
+        protocol: how channels are scored and masked and students distilled.
         teacher_checkpoint: a file of the pretrained teacher's weights; default: it is trained, once per seed.
         teacher_logits: (len(train), K) outputs in data-set order, of a teacher known only by them.
         truth: (C,) booleans, whether each channel of `layer` is modality-general, where that is known.
@@ -50,6 +74,7 @@ class Task:
     student_layer: str | None = None
     channel_dim: int = 1
     recipe: Recipe = field(default_factory=Recipe)
+    protocol: Protocol = field(default_factory=Protocol)
     teacher_checkpoint: str | Path | None = None
     teacher_logits: Tensor | None = None
     truth: NDArray[np.bool_] | None = None

@@ -7,8 +7,8 @@ what is made is kept there and found again.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -25,13 +25,16 @@ from mfh.losses import KDLoss
 from mfh.masking import ChannelMask, check_fingerprint, mask_channels, masked_logits
 from mfh.pairs import PairLoader, fetch, reads_the_same, tensors
 from mfh.permutation import AUTO_PERMUTATIONS, Permutations
-from mfh.saliency import ChannelSaliency, Score, channel_saliency
-from mfh.task import Task
+from mfh.saliency import ChannelSaliency, Score, channel_saliency, distance_name
+from mfh.task import Protocol, Task
 from mfh.training import Recipe, align, distill, evaluate, pretrain
 from mfh.training.recipe import describe
 
 Role = Literal["teacher", "student"]
 Row = dict[str, Any]
+
+#: Files a user may give instead of having something made.
+CHECKPOINTS = ("teacher_checkpoint", "student_checkpoint", "aligned_teacher_checkpoint", "saliency")
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,12 @@ class Settings:
         batch_size: instead of the recipe's.
         device: where to run; default: a GPU if there is one.
         permutations: for saliencies, see `channel_saliency`.
-        loss: of distillation.
+        loss: of distillation, or some fields of a KDLoss to change in the protocol's.
         teacher_checkpoint: weights of a pretrained teacher, instead of training one.
         student_checkpoint: weights of a student trained on labels, instead of training one.
+        aligned_teacher_checkpoint: weights of a jointly trained teacher, instead of training a pair.
+        saliency: a file of scores of that teacher's channels, instead of computing them: a saliency saved by mfh, or
+            a .npy of one number per channel.
         progress: show progress bars.
         keep_students: keep every arm's student in the folder, not only those that others are made from.
     """
@@ -54,23 +60,18 @@ class Settings:
     batch_size: int | None = None
     device: str | None = None
     permutations: Permutations = "auto"
-    loss: KDLoss = field(default_factory=KDLoss)
+    loss: KDLoss | Mapping[str, Any] | None = None
     teacher_checkpoint: str | None = None
     student_checkpoint: str | None = None
+    aligned_teacher_checkpoint: str | None = None
+    saliency: str | None = None
     progress: bool = False
     keep_students: bool = False
 
     def facts(self) -> dict[str, Any]:
         """What decides the results, as JSON can hold it."""
-        loss = {f.name: describe(getattr(self.loss, f.name)) for f in dataclasses.fields(self.loss)}
-        return {
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "permutations": self.permutations,
-            "loss": loss,
-            "teacher_checkpoint": self.teacher_checkpoint,
-            "student_checkpoint": self.student_checkpoint,
-        }
+        names = ("epochs", "batch_size", "permutations", *CHECKPOINTS)
+        return {name: getattr(self, name) for name in names}
 
 
 class Workbench:
@@ -88,6 +89,9 @@ class Workbench:
         changes = {n: v for n in ("epochs", "batch_size") if (v := getattr(settings, n)) is not None}
         self.task, self.seed, self.settings, self.folder = task, seed, settings, folder
         self.recipe: Recipe = dataclasses.replace(task.recipe, **changes)
+        changed = settings.loss or {}
+        loss = changed if isinstance(changed, KDLoss) else dataclasses.replace(task.protocol.loss, **changed)
+        self.protocol: Protocol = dataclasses.replace(task.protocol, loss=loss)
         self.device = find_device(settings.device)
         self._made: dict[str, Any] = {}
 
@@ -98,10 +102,8 @@ class Workbench:
         Data are known by their number and by a digest of a few samples.
         """
         roles: list[Role] = ["student"] if self.task.teacher is None else ["teacher", "student"]
-        given = {
-            "teacher_checkpoint": self.settings.teacher_checkpoint or self.task.teacher_checkpoint,
-            "student_checkpoint": self.settings.student_checkpoint,
-        }
+        given = {name: getattr(self.settings, name) for name in CHECKPOINTS}
+        given["teacher_checkpoint"] = given["teacher_checkpoint"] or self.task.teacher_checkpoint
         return {
             "task": self.task.name,
             **self.recipe.facts(),
@@ -110,6 +112,13 @@ class Workbench:
             "networks": {role: channels.fingerprint(self.new(role)) for role in roles},
             **{name: None if path is None else _file_digest(path) for name, path in given.items()},
         }
+
+    def protocol_facts(self) -> dict[str, Any]:
+        """How students are distilled here, as JSON can hold it."""
+        protocol = self.protocol
+        loss = {f.name: describe(getattr(protocol.loss, f.name)) for f in dataclasses.fields(protocol.loss)}
+        distance = distance_name(protocol.distance)
+        return {"loss": loss, "fill": protocol.fill, "distance": distance, "joint": protocol.joint}
 
     # --- networks -------------------------------------------------------------------------------------------------
 
@@ -140,7 +149,18 @@ class Workbench:
         return {"best_epoch": fit.best_epoch, "history": fit.history}
 
     def aligned(self, role: Role) -> nn.Module:
-        """The network of this role from the joint training (Algorithm 1, step 1)."""
+        """The network of this role from the joint training (Algorithm 1, step 1), or what stands for it."""
+        given = self.settings.aligned_teacher_checkpoint
+        if given is not None:
+            if role == "student":
+                raise InputError(
+                    f"the aligned teacher is given ({given}), which says nothing of the student trained along with it; "
+                    "give its saliency too, and leave out what needs that student (arm 'aligned-student')"
+                )
+            teacher: nn.Module = self._once("given-aligned-teacher", lambda: load_weights(self.new("teacher"), given))
+            return teacher
+        if not self.protocol.joint:
+            return self.pretrained(role)
         both = self._networks(["aligned-teacher", "aligned-student"], self._align)
         return both[0] if role == "teacher" else both[1]
 
@@ -211,6 +231,9 @@ class Workbench:
 
         def make() -> ChannelSaliency:
             base = self.pretrained if score == "probe" else self.aligned
+            pairs = PairLoader(self.task.train, num_workers=self.recipe.num_workers)
+            if self.settings.saliency is not None and score != "probe":
+                return self._given_saliency(self.settings.saliency, score, layer, base("teacher"), pairs)
             if path is not None and path.exists():
                 saliency = ChannelSaliency.load(path)
                 self._check_saliency(path, saliency, base("teacher"))
@@ -218,11 +241,12 @@ class Workbench:
             saliency = channel_saliency(
                 base("teacher"),
                 base("student"),
-                PairLoader(self.task.train, num_workers=self.recipe.num_workers),
+                pairs,
                 layer=layer,
                 channel_dim=self.task.channel_dim,
                 student_layer=self.task.student_layer,
                 score=score,
+                distance=self.protocol.distance if score == "distance" else "mse",
                 permutations="auto" if score == "probe" else self.settings.permutations,
                 seed=self.seed,
                 device=self.device,
@@ -236,6 +260,23 @@ class Workbench:
 
         return self._once(name, make)  # type: ignore[no-any-return]
 
+    def _given_saliency(
+        self, path: str, score: Score, layer: str, teacher: nn.Module, pairs: PairLoader
+    ) -> ChannelSaliency:
+        if not path.endswith(".npy"):
+            saliency = ChannelSaliency.load(path)
+            check_fingerprint(teacher, saliency.fingerprint, f"saliency {path}")
+            return saliency
+        return ChannelSaliency.from_scores(
+            files.load_array(path),
+            teacher,
+            pairs,
+            layer=layer,
+            channel_dim=self.task.channel_dim,
+            score=score,
+            device=self.device,
+        )
+
     def saliency_name(self, score: Score, layer: str = "") -> str:
         """Name of a saliency's file, without its ending."""
         return f"saliency-{score}" + (f"-{layer}" if layer and layer != self.task.layer else "")
@@ -245,6 +286,12 @@ class Workbench:
         student = self.pretrained("student") if saliency.score == "probe" else self.aligned("student")
         if saliency.student_fingerprint != channels.fingerprint(student):
             raise InputError(f"saliency {path} was made with another student: use another --out, or the same options")
+        distance = distance_name(self.protocol.distance)
+        if saliency.score == "distance" and saliency.distance != distance:
+            raise InputError(
+                f"{path} was made with distance {saliency.distance!r}, now it is {distance!r}: "
+                "use another --out, or the same options"
+            )
         wanted = self.settings.permutations
         fits = ("exact", AUTO_PERMUTATIONS) if wanted == "auto" else (wanted,)
         if saliency.permutations is not None and saliency.permutations not in fits:
@@ -260,7 +307,7 @@ class Workbench:
         if cell.arm in MASKED_BY_RATIO:
             score: Any = cell.score or "distance"
             kind: Any = cell.arm
-            mask = self.saliency(score, cell.layer).mask(kind, cell.ratio, seed=self.seed)
+            mask = self.saliency(score, cell.layer).mask(kind, cell.ratio, fill=self.protocol.fill, seed=self.seed)
         else:
             mask = self.saliency("probe", cell.layer).mask("soft")
             if cell.arm == "soft-shuffled":
@@ -333,7 +380,7 @@ class Workbench:
             cell: any arm.
             teacher_logits: of the arm's masked teacher on the training split, if known.
         """
-        if cell.arm == "no-kd":
+        if cell.arm == "no-kd" or (cell.arm == "aligned-student" and not self.protocol.joint):
             return self.pretrained("student"), self._made.get("student facts", {}).get("best_epoch")
         if cell.arm == "aligned-student":
             return self.aligned("student"), self.recipe.epochs - 1
@@ -347,7 +394,7 @@ class Workbench:
             fit = distill(
                 teacher,
                 networks[0],
-                loss=self.settings.loss,
+                loss=self.protocol.loss,
                 teacher_logits=logits,
                 checkpoint=resume,
                 **self._training(),
@@ -358,7 +405,7 @@ class Workbench:
         if not self.settings.keep_students:
             student = self.new("student")
             return student, train([student], [name], None)["best_epoch"]
-        decided_by = {"loss": self.settings.facts()["loss"], "permutations": self.settings.permutations}
+        decided_by = {**self.protocol_facts(), "permutations": self.settings.permutations}
         return self._networks([name], train, decided_by)[0], self.facts(name)["best_epoch"]
 
     @cached_property
@@ -497,7 +544,9 @@ def _digest(parts: Iterable[Any]) -> str:
 
 def _file_digest(path: str | Path) -> str:
     if not Path(path).is_file():
-        raise InputError(f"there is no checkpoint {path}; give a .safetensors file or a torch state_dict")
+        raise InputError(
+            f"there is no file {path}; weights are a .safetensors file or a torch state_dict, scores a .npy"
+        )
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 

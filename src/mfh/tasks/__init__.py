@@ -30,30 +30,50 @@ class TaskSource:
     redrawn: bool
 
 
-def find_task(
-    task: "str | Path | Task | Callable[..., Task]", *, data: str | Path | None = None, preset: str | None = None
-) -> TaskSource:
+@dataclass(frozen=True)
+class Handed:
+    """What is handed to a task's function, where it is given.
+
+    Args:
+        data: a prepared folder.
+        preset: for instance "paper".
+        augment: whether to vary the training inputs at random.
+    """
+
+    data: str | Path | None = None
+    preset: str | None = None
+    augment: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            "data": None if self.data is None else str(self.data),
+            "preset": self.preset,
+            "augment": self.augment,
+        }
+
+
+def find_task(task: "str | Path | Task | Callable[..., Task]", handed: Handed | None = None) -> TaskSource:
     """The source of a task.
 
     Args:
         task: the name of a shipped task, "path/to/file.py" with a function `task()`, "package.module:function", such
             a function, or a Task, whose data then stay the same for all seeds.
-        data: handed to the function, if given; a prepared folder.
-        preset: handed to the function, if given; for instance "paper".
+        handed: what the function is called with.
 
     Raises:
         InputError: there is no such task, or its function cannot be used.
     """
     if isinstance(task, Task):
-        if data is not None or preset is not None:
-            raise InputError("data and preset are for a task's function; this task is made already")
+        if handed is not None and handed != Handed():
+            raise InputError("data, preset and augment are for a task's function; this task is made already")
         return TaskSource(lambda _seed: task, redrawn=False)
     function, origin = (task, getattr(task, "__name__", repr(task))) if callable(task) else _find(str(task))
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError) as error:
         raise InputError(f"task() of {origin} cannot be called ({error})") from None
-    given = {name: value for name, value in (("data", data), ("preset", preset)) if value is not None}
+    given = {name: value for name, value in vars(handed or Handed()).items() if value}
     for name in given:
         if name not in parameters:
             raise InputError(f"task() of {origin} takes no {name!r}; leave --{name} out, or add the parameter")

@@ -1,0 +1,248 @@
+"""Pictures and sound out of media files, decoded by PyAV; files in archives are read without unpacking them.
+
+Needs the extra `media`.
+"""
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mfh.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Reason = Literal["unreadable", "truncated", "silent", "no picture", "no sound"]
+
+#: Peak amplitude, of full scale 1, below which a recording counts as silent.
+SILENCE = 1e-4
+
+#: The largest member of an archive that is read; a clip is a few MB, a bomb is larger.
+MOST_BYTES = 2 * 2**30
+
+
+class MediaError(Exception):
+    """A media file cannot be used.
+
+    Args:
+        reason: which kind of fault, one of `Reason`.
+    """
+
+    def __init__(self, reason: Reason) -> None:
+        assert reason in get_args(Reason)
+        super().__init__(reason)
+        self.reason: Reason = reason
+
+
+@dataclass(frozen=True, order=True)
+class MediaFile:
+    """A file on disk, or a member of a zip archive.
+
+    Args:
+        path: of the file, or of the archive.
+        member: name inside the archive; empty for a file.
+        stamp: changes when the content does (size and time, or the archive's checksum).
+    """
+
+    path: Path
+    member: str = ""
+    stamp: str = ""
+
+    @property
+    def name(self) -> str:
+        """The file's own name, without folders."""
+        return (self.member or str(self.path)).replace("\\", "/").rpartition("/")[2]
+
+    def __str__(self) -> str:
+        return f"{self.path}/{self.member}" if self.member else str(self.path)
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """The content, to read and to seek in.
+
+        Raises:
+            MediaError: the archive is damaged there, or encrypted.
+        """
+        if not self.member:
+            with self.path.open("rb") as file:
+                yield file
+            return
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                if archive.getinfo(self.member).file_size > MOST_BYTES:
+                    raise MediaError("unreadable")
+                content = archive.read(self.member)
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, KeyError, OSError, ValueError):
+            raise MediaError("unreadable") from None
+        except Exception as error:  # zlib and lzma have errors of their own
+            if type(error).__module__ not in ("zlib", "lzma", "_lzma"):
+                raise
+            raise MediaError("unreadable") from None
+        yield io.BytesIO(content)
+
+
+def require_media() -> None:
+    """Check that the extra `media` is installed.
+
+    Raises:
+        InputError: it is not.
+    """
+    try:
+        import av  # noqa: F401
+        import librosa  # noqa: F401
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"preparing media needs {error.name}; install it: pip install 'mfh[media]'") from None
+
+
+def read_frames(file: BinaryIO, num_frames: int, fit: "Callable[[Image], Image]") -> NDArray[np.uint8]:
+    """Evenly spaced frames of a video.
+
+    Frame i of F is the one at the share (i + 0.5) / F of all frames, so a single one is the middle one. Only what
+    lies before the last of them is decoded.
+
+    Args:
+        file: of the video.
+        num_frames: F.
+        fit: brings a picture to its final size, for instance `cover`.
+
+    Returns:
+        (F, H, W, 3) RGB.
+
+    Raises:
+        MediaError: the file is unreadable or truncated, or has no picture.
+    """
+    with _opened(file) as container:
+        streams = container.streams.video
+        if not streams:
+            raise MediaError("no picture")
+        stream = streams[0]
+        stream.codec_context.thread_count = 1  # several files at a time use the cores better
+        count = sum(1 for packet in container.demux(stream) if packet.size)
+        if not count:
+            raise MediaError("no picture")
+        container.seek(0)
+        wanted = [int((i + 0.5) * count / num_frames) for i in range(num_frames)]
+        chosen: list[NDArray[np.uint8]] = []
+        for index, frame in enumerate(container.decode(stream)):
+            if index == wanted[len(chosen)]:
+                picture = np.asarray(fit(frame.to_image()).convert("RGB"))
+                while len(chosen) < num_frames and wanted[len(chosen)] == index:
+                    chosen.append(picture)
+                if len(chosen) == num_frames:
+                    return np.stack(chosen)
+    raise MediaError("truncated")
+
+
+def cover(height: int, width: int) -> "Callable[[Image], Image]":
+    """Scale a picture so that it just covers height x width, and cut off evenly what stands over.
+
+    Args:
+        height: of the result, in pixels.
+        width: of the result.
+    """
+
+    def fit(picture: "Image") -> "Image":
+        from PIL import Image, ImageOps
+
+        if picture.size == (width, height):
+            return picture
+        return ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
+
+    return fit
+
+
+def read_audio(file: BinaryIO, sample_rate: int) -> NDArray[np.float32]:
+    """The sound of a media file: channels averaged, resampled, full scale 1.
+
+    Args:
+        file: with a sound stream.
+        sample_rate: of the result, in Hz.
+
+    Returns:
+        (T,).
+
+    Raises:
+        MediaError: the file is unreadable or truncated, or has no sound, or nothing but silence.
+    """
+    import librosa
+
+    with _opened(file) as container:
+        streams = container.streams.audio
+        if not streams:
+            raise MediaError("no sound")
+        rate = int(streams[0].rate or 0)
+        blocks = [_mono(frame) for frame in container.decode(streams[0])]
+    if not blocks or not rate:
+        raise MediaError("no sound")
+    sound = np.concatenate(blocks)
+    if not np.isfinite(sound).all():
+        raise MediaError("unreadable")
+    if np.abs(sound).max(initial=0.0) < SILENCE:
+        raise MediaError("silent")
+    resampled = librosa.resample(sound, orig_sr=rate, target_sr=sample_rate)
+    return np.ascontiguousarray(resampled, dtype=np.float32)
+
+
+def _mono(frame: Any) -> NDArray[np.float32]:
+    """Mean over the channels of an audio frame of any sample format."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:  # (1, T * channels)
+        samples = samples.reshape(-1, len(frame.layout.channels)).T
+    if samples.dtype == np.uint8:
+        samples = (samples.astype(np.float32) - 128) / 128
+    elif samples.dtype.kind == "i":
+        samples = samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
+    return samples.mean(axis=0, dtype=np.float32)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _opened(file: BinaryIO) -> Iterator[Any]:
+    import av
+
+    if _is_truncated(file):
+        raise MediaError("truncated")
+    try:
+        with av.open(file, metadata_errors="ignore") as container:
+            yield container
+    except (av.error.FFmpegError, ValueError, EOFError):
+        raise MediaError("unreadable") from None
+
+
+def _is_truncated(file: BinaryIO) -> bool:
+    """Whether an MP4 or WAV declares more bytes than there are.
+
+    A decoder does not tell: of a half file whose index stands in front it reports the full length, and then simply
+    stops early.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    try:
+        head = file.read(12)
+        if head[:4] == b"RIFF":
+            declared = int.from_bytes(head[4:8], "little")
+            return declared not in (0, 0xFFFFFFFF) and declared + 8 > size  # both are written by streaming recorders
+        if head[4:8] != b"ftyp":
+            return False
+        position = 0
+        while position < size:
+            file.seek(position)
+            head = file.read(16)
+            length = int.from_bytes(head[:4], "big")
+            if length == 1:
+                length = int.from_bytes(head[8:16], "big")
+            if length == 0:  # the last box, up to the end
+                return False
+            if length < 8:
+                return True
+            position += length
+        return position > size
+    finally:
+        file.seek(0)

@@ -1,0 +1,42 @@
+"""Worker processes that start afresh and never outlive the process that started them."""
+
+import os
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+
+
+def start(count: int) -> ProcessPoolExecutor:
+    """A pool of worker processes.
+
+    Args:
+        count: how many at most; they start when there is work.
+    """
+    # Spawned, not forked: a forked process inherits locks of threads that do not exist in it.
+    return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_follow_parent)
+
+
+def stop(pool: ProcessPoolExecutor, *, at_once: bool) -> None:
+    """End a pool.
+
+    Args:
+        pool: made by `start`.
+        at_once: do not wait for work that nobody will look at.
+    """
+    if at_once:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+    pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """End this worker with the process that started it, also when that one is killed."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
