@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mfh.workbench import Workbench
 
 _DESCRIPTION = """Cross-modal knowledge distillation: what in the teacher can cross, the teacher that teaches best,
-and whether it helped. Start with: mfh demo. Still to come: prepare (data sets), diagnose (a verdict beforehand)."""
+and whether it helped. Start with: mfh demo. Still to come: diagnose (a verdict beforehand)."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -245,6 +245,25 @@ def _seeds_done(quiet: bool) -> Iterator[Any]:
         yield progress
 
 
+def _prepare(options: opt.Prepare) -> None:
+    from dataclasses import asdict
+
+    given = asdict(options.dataset)
+    if isinstance(options.dataset, opt.PrepareVggsound):
+        raise InputError("prepare vggsound is not here yet")
+    from mfh.tasks.ravdess.prepare import Features, prepare
+
+    features = Features(**{name: given.pop(name) for name in Features.__dataclass_fields__})
+    made = prepare(features=features, **given)
+    console = _console()
+    counts = ", ".join(f"{count} {split}" for split, count in made.counts.items())
+    console.print(f"{sum(made.counts.values())} clips ({counts}){'' if made.fresh else ', prepared before'}")
+    if made.skipped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(made.skipped.items()))
+        console.print(f"not used: {reasons}; see {made.folder / 'skipped.csv'}")
+    console.print(f"next: mfh study ravdess --data {made.folder}")
+
+
 def _report(options: opt.Report) -> None:
     from mfh.reporting import report
 
@@ -300,5 +319,6 @@ _COMMANDS: dict[type, Any] = {
     opt.Distill: _distill,
     opt.Study: _study,
     opt.Gauss: _gauss,
+    opt.Prepare: _prepare,
     opt.Report: _report,
 }

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from mfh.arms import ARMS
 
@@ -149,6 +149,73 @@ class Study(GivenOptions, LossOptions, RunOptions, TaskOptions):
 
 
 @dataclass(frozen=True)
+class PrepareRavdess:
+    """Prepare RAVDESS: from the official archives, or the authors' features, to a folder for --data."""
+
+    source: Annotated[Positional[Path], arg(metavar="SOURCE")]
+    """Folder with the official zip files and/or what was in them; or the authors' data folder."""
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    """The prepared folder."""
+    layout: Literal["archives", "features"] = "archives"
+    """archives: official files; features: the authors' aud_features, vid_features and data_file."""
+    split: str = "actors"
+    """actors: no actor in two splits; random: speakers mixed, as in some papers; or a CSV: id,split or actor,split."""
+    seed: int = 0
+    """Of the split random."""
+    num_frames: int = 1
+    """RGB frames per clip, evenly spaced; with more than one, --augment draws among them."""
+    height: int = 256
+    """Of a frame."""
+    width: int = 512
+    """Of a frame."""
+    sample_rate: int = 22_050
+    """That the sound is resampled to, in Hz."""
+    num_mfcc: int = 40
+    """Mel-frequency cepstral coefficients."""
+    mfcc_frames: int = 256
+    """Time steps of the coefficients."""
+    fft_size: int = 2048
+    """Of their short-time Fourier transform, in samples."""
+    hop: int = 512
+    """Of their short-time Fourier transform, in samples."""
+    processes: int | None = None
+    """At a time; default: the number of processors."""
+    quiet: Annotated[bool, arg(name="quiet", aliases=("-q",))] = False
+    """Print results only: no progress."""
+
+
+@dataclass(frozen=True)
+class PrepareVggsound:
+    """Prepare VGGSound: from clips and the official annotations to a folder for --data."""
+
+    clips: Annotated[Positional[Path], arg(metavar="CLIPS")]
+    """Folder with the clips."""
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    """The prepared folder."""
+    csv: Path
+    """The official vggsound.csv."""
+    quiet: Annotated[bool, arg(name="quiet", aliases=("-q",))] = False
+    """Print results only: no progress."""
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Prepare a data set for training."""
+
+    dataset: OmitSubcommandPrefixes[
+        OmitArgPrefixes[
+            Annotated[PrepareRavdess, subcommand("ravdess")] | Annotated[PrepareVggsound, subcommand("vggsound")]
+        ]
+    ]
+    """Which."""
+
+    @property
+    def quiet(self) -> bool:
+        """Print results only: no progress."""
+        return self.dataset.quiet
+
+
+@dataclass(frozen=True)
 class Report(RunOptions):
     """Write the report of a run, or one page that compares several."""
 
@@ -216,5 +283,6 @@ Command = (
     | Annotated[Distill, subcommand("distill")]
     | Annotated[Study, subcommand("study")]
     | Annotated[Gauss, subcommand("gauss")]
+    | Annotated[Prepare, subcommand("prepare")]
     | Annotated[Report, subcommand("report")]
 )

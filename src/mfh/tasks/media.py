@@ -55,6 +55,12 @@ class MediaFile:
     member: str = ""
     stamp: str = ""
 
+    @classmethod
+    def of(cls, path: Path) -> "MediaFile":
+        """A file on disk, stamped with its size and time."""
+        status = path.stat()
+        return cls(path, stamp=f"{status.st_size} {status.st_mtime_ns}")
+
     @property
     def name(self) -> str:
         """The file's own name, without folders."""
@@ -139,6 +145,28 @@ def read_frames(file: BinaryIO, num_frames: int, fit: "Callable[[Image], Image]"
                 if len(chosen) == num_frames:
                     return np.stack(chosen)
     raise MediaError("truncated")
+
+
+def read_picture(file: BinaryIO, fit: "Callable[[Image], Image]") -> NDArray[np.uint8]:
+    """A picture (JPEG, PNG, ...).
+
+    Args:
+        file: of the picture.
+        fit: brings it to its final size, for instance `cover`.
+
+    Returns:
+        (H, W, 3) RGB.
+
+    Raises:
+        MediaError: the file is unreadable.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(file) as picture:
+            return np.asarray(fit(picture.convert("RGB")))
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+        raise MediaError("unreadable") from None
 
 
 def cover(height: int, width: int) -> "Callable[[Image], Image]":

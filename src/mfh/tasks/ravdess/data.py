@@ -1,0 +1,113 @@
+"""The splits of a prepared RAVDESS folder, read from memory maps."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mfh.errors import InputError
+from mfh.tasks import preparing
+from mfh.tasks.ravdess import splits
+from mfh.tasks.ravdess.names import EMOTIONS
+from mfh.tasks.ravdess.prepare import KIND, MANIFEST
+
+
+class Clips(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """The clips of one split: (MFCC (1, M, T) float32, frame (3, H, W) uint8, emotion).
+
+    Frames are stored as (H, W, 3) and viewed, so batches reach a convolution in the memory format that suits it.
+    Normalisation is the networks' first layer.
+
+    Args:
+        folder: prepared by `mfh prepare ravdess`.
+        rows: positions in its arrays.
+        targets: classes of these rows.
+        augment: draw one of the frames, mirror it half of the time, and shift it by up to a sixteenth of its size.
+            The teacher's inputs stay as they are, so that its outputs can be computed once.
+    """
+
+    def __init__(self, folder: Path, rows: NDArray[np.int64], targets: NDArray[np.int64], *, augment: bool) -> None:
+        self.folder, self.rows, self.augment = folder, rows, augment
+        self.targets = torch.from_numpy(targets)
+        self._open()
+
+    def _open(self) -> None:
+        self.mfcc = np.load(self.folder / "mfcc.npy", mmap_mode="r", allow_pickle=False)
+        self.frames = np.load(self.folder / "frames.npy", mmap_mode="r", allow_pickle=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes: a memory map would travel as a copy of all it maps."""
+        return {name: value for name, value in vars(self).items() if name not in ("mfcc", "frames")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._open()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        row = int(self.rows[index])
+        mfcc = torch.from_numpy(self.mfcc[row].copy())[None]
+        stored = self.frames[row]
+        frame = stored[int(torch.randint(len(stored), ())) if self.augment else len(stored) // 2]
+        picture = torch.from_numpy(frame.copy()).permute(2, 0, 1)
+        return mfcc, _varied(picture) if self.augment else picture, self.targets[index]
+
+
+def _varied(picture: Tensor) -> Tensor:
+    """The picture mirrored half of the time and shifted at random; its border is repeated."""
+    if torch.rand(()) < 0.5:
+        picture = picture.flip(2)
+    for dim in (1, 2):
+        size = picture.shape[dim]
+        most = size // 16
+        shift = int(torch.randint(-most, most + 1, ()))
+        picture = picture.index_select(dim, (torch.arange(size) + shift).clamp(0, size - 1))
+    return picture
+
+
+def load_splits(folder: str | Path, *, augment: bool = False) -> tuple[dict[str, Clips], dict[str, Any]]:
+    """The three splits of a prepared folder, and its meta.json.
+
+    Args:
+        folder: prepared by `mfh prepare ravdess`.
+        augment: vary the pictures of the training split at random.
+
+    Raises:
+        InputError: the folder is not prepared to the end, of another version, damaged, or its splits leak.
+    """
+    folder = Path(folder)
+    meta = preparing.read_meta(folder, KIND)
+    manifest = preparing.read_table(folder / "manifest.csv", MANIFEST)
+    splits.check_leaks(manifest, meta["options"]["split"])
+    for name, facts in meta["arrays"].items():
+        found = _shape(folder / f"{name}.npy")
+        if found != facts["shape"] or found[0] != len(manifest):
+            raise InputError(
+                f"{folder / name}.npy has shape {found} for {len(manifest)} clips in manifest.csv, prepared was "
+                f"{facts['shape']}: the folder was changed; prepare it again into another one"
+            )
+    classes = {emotion: place for place, emotion in enumerate(EMOTIONS)}
+    strange = next((row for row in manifest if row["emotion"] not in classes), None)
+    if strange is not None:
+        raise InputError(
+            f"clip {strange['id']} has emotion {strange['emotion']!r}; {', '.join(EMOTIONS)} were expected"
+        )
+    targets = np.array([classes[row["emotion"]] for row in manifest], dtype=np.int64)
+    parts = {}
+    for name in splits.SPLITS:
+        rows = np.flatnonzero([row["split"] == name for row in manifest])
+        parts[name] = Clips(folder, rows, targets[rows], augment=augment and name == "train")
+    return parts, meta
+
+
+def _shape(path: Path) -> list[int]:
+    try:
+        return list(np.load(path, mmap_mode="r", allow_pickle=False).shape)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} cannot be read ({error}); prepare the data again into another folder") from None

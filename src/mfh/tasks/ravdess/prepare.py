@@ -1,0 +1,335 @@
+"""`mfh prepare ravdess`: from the official archives, or the authors' feature folders, to a prepared folder.
+
+A prepared folder holds manifest.csv (one row per usable clip), mfcc.npy and frames.npy (in the manifest's order, to be
+read as memory maps), skipped.csv (what was not used, and why) and meta.json.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mfh import files
+from mfh.errors import InputError
+from mfh.tasks import preparing
+from mfh.tasks.media import MediaError, MediaFile, cover, read_audio, read_frames, read_picture, require_media
+from mfh.tasks.ravdess import names, splits
+from mfh.tasks.ravdess.authors import find_features
+from mfh.tasks.ravdess.clips import FACTS, Clip, find_clips, skip
+
+KIND = "ravdess"
+MANIFEST = (*FACTS, "split")
+SKIPPED = ("file", "reason")
+
+
+@dataclass(frozen=True)
+class Features:
+    """What is computed of a clip.
+
+    Args:
+        num_frames: RGB frames F, evenly spaced; one is the middle one.
+        height: of a frame, in pixels; pictures are scaled to cover it and cropped evenly.
+        width: of a frame.
+        sample_rate: in Hz, that the sound is resampled to.
+        num_mfcc: mel-frequency cepstral coefficients.
+        mfcc_frames: time steps; shorter sounds are followed by silence, longer ones are cut.
+        fft_size: of the short-time Fourier transform, in samples.
+        hop: of the short-time Fourier transform, in samples.
+
+    Raises:
+        InputError: a number is out of range.
+    """
+
+    num_frames: int = 1
+    height: int = 256
+    width: int = 512
+    sample_rate: int = 22_050
+    num_mfcc: int = 40
+    mfcc_frames: int = 256
+    fft_size: int = 2048
+    hop: int = 512
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 1:
+                raise InputError(f"{name} is {value}; it must be at least 1")
+        if self.num_mfcc > 128:
+            raise InputError(f"num_mfcc is {self.num_mfcc}; there are 128 mel bands to take coefficients from")
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of one clip: MFCC (num_mfcc, mfcc_frames) and frames (F, H, W, 3)."""
+        return {
+            "mfcc": (self.num_mfcc, self.mfcc_frames),
+            "frames": (self.num_frames, self.height, self.width, 3),
+        }
+
+
+_TYPES: dict[str, Any] = {"mfcc": np.float32, "frames": np.uint8}
+
+_FINDERS = {"archives": find_clips, "features": find_features}
+
+
+class Prepared(NamedTuple):
+    """What a preparation came to.
+
+    Args:
+        folder: the prepared folder.
+        counts: clips by split.
+        skipped: files by reason.
+        fresh: whether it was made now; otherwise it was complete already.
+    """
+
+    folder: Path
+    counts: dict[str, int]
+    skipped: dict[str, int]
+    fresh: bool
+
+
+def prepare(
+    source: str | Path,
+    out: str | Path,
+    *,
+    layout: str = "archives",
+    split: str = "actors",
+    seed: int = 0,
+    features: Features | None = None,
+    processes: int | None = None,
+    quiet: bool = True,
+) -> Prepared:
+    """Prepare RAVDESS for training.
+
+    Interrupt it at any moment and call it again: finished clips are kept, and the result is the same. Archives are read
+    where they are; nothing is unpacked.
+
+    Args:
+        source: with layout "archives" a folder (or one zip file) with the official zip files and/or their unpacked
+            content, in any arrangement; picture and sound of a clip may be in one file (full-AV mp4) or two
+            (video-only mp4 and wav). Where there is a choice, the picture is the full-AV file's and the sound the
+            wav's. With layout "features" the authors' folder: aud_features, vid_features and data_file.
+        out: the prepared folder.
+        layout: "archives" or "features".
+        split: "actors", "random" or a CSV; see `splits.assign`. With layout "features" the authors' tables decide.
+        seed: of the split "random".
+        features: what is computed of a clip; default `Features()`. Layout "features" takes only its sizes.
+        processes: at a time; default: the number of processors.
+        quiet: show no progress.
+
+    Raises:
+        InputError: there are no clips, too few for the split, or `out` holds something else.
+    """
+    require_media()
+    source, out, features = Path(source), Path(out), features or Features()
+    if not source.exists():
+        raise InputError(f"there is no {source}; the folder with RAVDESS archives or clips was expected")
+    if layout not in _FINDERS:
+        raise InputError(f"layout is {layout!r}; choose {' or '.join(_FINDERS)}")
+    if layout == "features" and features.num_frames != 1:
+        raise InputError(f"num_frames is {features.num_frames}, but the authors' features hold one frame per clip")
+    found = _FINDERS[layout](source)
+    options = {
+        "layout": layout,
+        "split": split if layout == "archives" else "authors",
+        "seed": seed if split == "random" else None,
+        "split_table": hashlib.sha256(Path(split).read_bytes()).hexdigest()[:16] if Path(split).is_file() else None,
+        **asdict(features),
+        "source": preparing.digest([[clip.facts["id"], *map(str, clip.stamps)] for clip in found.clips]),
+    }
+    if layout == "archives":  # before hours are spent
+        splits.assign([clip.facts for clip in found.clips], split, seed)
+    with preparing.preparing(out, KIND, options) as pieces:
+        if pieces is not None:
+            jobs = {pieces / f"{clip.facts['id']}-{preparing.digest(clip.stamps)}.npz": clip for clip in found.clips}
+            if jobs and layout == "archives":
+                mfcc(np.zeros(features.sample_rate, np.float32), features)  # compiles once, before workers all would
+            work = _Work(features)
+            with preparing.Meter(len(jobs), "clips", quiet=quiet) as meter:
+                crashed = preparing.make_pieces(jobs, work, processes=processes, progress=meter)
+            _assemble(out, jobs, crashed, found.skipped, split, seed, features, options)
+    counts, skipped = _summary(out)
+    return Prepared(out, counts, skipped, pieces is not None)
+
+
+# --- one clip -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Makes the piece of one clip: its arrays, or only the files that were in vain. Runs in worker processes."""
+
+    features: Features
+
+    def __call__(self, clip: Clip, piece: Path) -> None:
+        tried: list[tuple[str, str]] = []
+        frames = _first(clip.pictures, self._frames, tried)
+        sound = _first(clip.sounds, self._mfcc, tried)
+        arrays = {}
+        if frames is not None and sound is not None:
+            arrays = {"mfcc": sound, "frames": frames}
+        else:
+            bad = {file for file, _ in tried}
+            tried += [(str(file), "no partner") for file in {*clip.pictures, *clip.sounds} if str(file) not in bad]
+        with files.atomic_write(piece, "wb") as file:
+            np.savez(
+                file, allow_pickle=False, tried=np.frombuffer(json.dumps(sorted(tried)).encode(), np.uint8), **arrays
+            )
+
+    def _frames(self, file: MediaFile) -> NDArray[np.uint8]:
+        fit = cover(self.features.height, self.features.width)
+        with file.open() as content:
+            if not file.name.lower().endswith(".mp4"):
+                return read_picture(content, fit)[None]
+            return read_frames(content, self.features.num_frames, fit)
+
+    def _mfcc(self, file: MediaFile) -> NDArray[np.float32]:
+        if file.name.endswith(".npy"):
+            return self._read_array(file.path)
+        with file.open() as content:
+            return mfcc(read_audio(content, self.features.sample_rate), self.features)
+
+    def _read_array(self, path: Path) -> NDArray[np.float32]:
+        shape = self.features.shapes["mfcc"]
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            raise MediaError("unreadable") from None
+        if array.dtype.kind not in "fiu" or array.size != shape[0] * shape[1] or not np.isfinite(array).all():
+            raise MediaError("unreadable")
+        return array.reshape(shape).astype(np.float32)  # type: ignore[no-any-return]
+
+
+def _first(candidates: Sequence[MediaFile], read: Any, tried: list[tuple[str, str]]) -> Any:
+    """What can be read of the first file that has it; those in vain are noted."""
+    for file in candidates:
+        try:
+            return read(file)
+        except MediaError as error:
+            tried.append((str(file), error.reason))
+    return None
+
+
+def mfcc(sound: NDArray[np.float32], features: Features) -> NDArray[np.float32]:
+    """Mel-frequency cepstral coefficients of a sound brought to one length.
+
+    Args:
+        sound: (T,) at `features.sample_rate`.
+        features: sizes.
+
+    Returns:
+        (num_mfcc, mfcc_frames), by librosa: 128 mel bands in dB, at most 80 dB below the loudest.
+    """
+    import librosa
+
+    samples = (features.mfcc_frames - 1) * features.hop
+    whole = librosa.util.fix_length(sound, size=samples)
+    coefficients = librosa.feature.mfcc(
+        y=whole,
+        sr=features.sample_rate,
+        n_mfcc=features.num_mfcc,
+        n_fft=features.fft_size,
+        hop_length=features.hop,
+    )
+    return np.ascontiguousarray(coefficients[:, : features.mfcc_frames], dtype=np.float32)
+
+
+# --- putting together -----------------------------------------------------------------------------------------------
+
+
+def _assemble(
+    out: Path,
+    jobs: Mapping[Path, Clip],
+    crashed: set[Path],
+    skipped: Sequence[Mapping[str, str]],
+    split: str,
+    seed: int,
+    features: Features,
+    options: Mapping[str, Any],
+) -> None:
+    lines, usable, seen = list(skipped), [], {}
+    for piece, clip in jobs.items():
+        if piece in crashed:
+            lines += [skip(file, "unreadable") for file in {*clip.pictures, *clip.sounds}]
+            continue
+        with np.load(piece, allow_pickle=False) as content:
+            lines += [skip(file, reason) for file, reason in json.loads(bytes(content["tried"]))]
+            if "mfcc" not in content:
+                continue
+            same = hashlib.sha256(content["mfcc"].tobytes() + content["frames"].tobytes()).digest()
+        if same in seen:  # the same recording under two names could be in two splits
+            lines += [skip(file, "duplicate") for file in {*clip.pictures, *clip.sounds}]
+        else:
+            seen[same] = piece
+            usable.append(piece)
+    if not usable:
+        raise InputError(
+            f"none of the {len(jobs)} clips can be used; the first reason is {lines[0]['reason']} ({lines[0]['file']})"
+        )
+    facts = [jobs[piece].facts for piece in usable]
+    given = {clip["id"]: str(clip["split"]) for clip in facts if "split" in clip}
+    chosen = given or splits.assign(facts, split, seed)
+    lines += [skip(str(clip["id"]), "in no split") for clip in facts if clip["id"] not in chosen]
+    kept = [piece for piece in usable if jobs[piece].facts["id"] in chosen]
+    rows = [{**jobs[piece].facts, "split": chosen[jobs[piece].facts["id"]]} for piece in kept]
+    arrays = {}
+    for name, shape in features.shapes.items():
+        checksum = _write_array(out / f"{name}.npy", _rows(kept, name), (len(kept), *shape), _TYPES[name])
+        arrays[name] = {"shape": [len(kept), *shape], "type": np.dtype(_TYPES[name]).name, "sha256": checksum}
+    mean, std = _moments(
+        _rows([piece for piece, row in zip(kept, rows, strict=True) if row["split"] == "train"], "mfcc")
+    )
+    preparing.write_table(out / "manifest.csv", MANIFEST, rows)
+    preparing.write_table(out / "skipped.csv", SKIPPED, sorted(lines, key=lambda line: (line["file"], line["reason"])))
+    facts_of_all = {
+        "classes": names.EMOTIONS,
+        "counts": {name: sum(row["split"] == name for row in rows) for name in splits.SPLITS},
+        "arrays": arrays,
+        "statistics": {"mfcc_mean": mean, "mfcc_std": std},  # of the training split
+    }
+    preparing.finish(out, KIND, options, facts_of_all)
+
+
+def _rows(pieces: Sequence[Path], name: str) -> Iterable[NDArray[Any]]:
+    for piece in pieces:
+        with np.load(piece, allow_pickle=False) as content:
+            yield content[name]
+
+
+def _moments(rows: Iterable[NDArray[Any]]) -> tuple[float, float]:
+    """Mean and standard deviation of all numbers, in float64; 1 for the latter where all are the same."""
+    count, total, squares = 0, 0.0, 0.0
+    for row in rows:
+        count += row.size
+        total += float(row.sum(dtype=np.float64))
+        squares += float(np.square(row, dtype=np.float64).sum())
+    variance = squares / count - (total / count) ** 2
+    return total / count, float(np.sqrt(variance)) if variance > 0 else 1.0
+
+
+def _write_array(path: Path, rows: Iterable[NDArray[Any]], shape: tuple[int, ...], kind: Any) -> str:
+    """Write a .npy file row by row; its checksum."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
+    )
+    checksum = hashlib.sha256(header.getvalue())
+    with files.atomic_write(path, "wb") as file:
+        file.write(header.getvalue())
+        for row in rows:
+            block = np.ascontiguousarray(row, dtype=kind).tobytes()
+            file.write(block)
+            checksum.update(block)
+    return checksum.hexdigest()
+
+
+def _summary(out: Path) -> tuple[dict[str, int], dict[str, int]]:
+    counts = preparing.read_meta(out, KIND)["counts"]
+    skipped: dict[str, int] = {}
+    for row in preparing.read_table(out / "skipped.csv", SKIPPED):
+        skipped[row["reason"]] = skipped.get(row["reason"], 0) + 1
+    return counts, skipped
