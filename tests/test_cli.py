@@ -21,7 +21,7 @@ def test_help_is_instant_and_names_every_command():
         "assert not {'torch', 'lightning', 'matplotlib', 'pandas', 'numba'} & set(sys.modules)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for command in ("demo", "pretrain", "align", "saliency", "distill", "study", "report", "gauss"):
+    for command in ("demo", "pretrain", "align", "saliency", "distill", "study", "report", "gauss", "prepare"):
         assert command in shown
 
 

@@ -63,7 +63,10 @@ def _demo(options: opt.Demo) -> None:
 
 
 def _study(options: opt.Study) -> None:
+    from mfh.tasks import Handed
+
     out = options.out or Path("runs") / _stem(options.task)
+    handed = Handed(options.data, options.preset, options.augment).or_as_before(out)
     _run_study(
         out,
         options.quiet,
@@ -83,9 +86,7 @@ def _study(options: opt.Study) -> None:
         device=options.device,
         processes=options.processes,
         threads=options.threads,
-        data=options.data,
-        preset=options.preset,
-        augment=options.augment,
+        **vars(handed),
         **_given_files(options),
     )
 
@@ -271,11 +272,15 @@ def _report(options: opt.Report) -> None:
 
 
 def _workbench(options: Any, **settings: Any) -> "Workbench":
+    from mfh.files import write_json
     from mfh.tasks import Handed, find_task
     from mfh.workbench import Settings, Workbench
 
     out = options.out or Path("runs") / _stem(options.task)
-    task = find_task(options.task, Handed(options.data, options.preset, options.augment)).make(options.seed)
+    handed = Handed(options.data, options.preset, options.augment).or_as_before(out)
+    task = find_task(options.task, handed).make(options.seed)
+    if not (out / "config.json").exists():
+        write_json(out / "config.json", {"command": "steps", "task": task.name, **handed.facts()})
     common = Settings(
         epochs=options.epochs,
         batch_size=options.batch_size,

@@ -25,13 +25,13 @@ def environment(**more: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu(),
+        "cpu": cpu(),
         **gpu,
         **more,
     }
 
 
-def _cpu() -> str:
+def cpu() -> str:
     """Number of cores and model of the processor."""
     model = platform.processor() or platform.machine()
     described = Path("/proc/cpuinfo")

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mfh import files
 from mfh.errors import InputError, close_names
 from mfh.task import Task
 
@@ -43,6 +44,12 @@ class Handed:
     data: str | Path | None = None
     preset: str | None = None
     augment: bool = False
+
+    def or_as_before(self, run: Path) -> "Handed":
+        """What is given now; for the rest, what an earlier step in the run folder was given."""
+        path = run / "config.json"
+        before = files.read_json(path) if path.exists() else {}
+        return Handed(**{name: value or before.get(name, value) for name, value in vars(self).items()})
 
     def facts(self) -> dict[str, Any]:
         """As JSON can hold it."""
