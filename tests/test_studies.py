@@ -98,6 +98,22 @@ def test_a_choice_reads_the_test_split_only_for_the_chosen(tmp_path):
     assert len(result.accuracies("test").columns) in (2, 3)
 
 
+def test_a_choice_stays_when_seeds_are_added(tmp_path):
+    options = FEW | {"select": True, "num_seeds": 1, "arms": ["no-kd", "regular", "soft"]}
+    mfh.study(TINY, out=tmp_path / "run", **options)
+    path = tmp_path / "run" / "selection.json"
+    choice = json.loads(path.read_text())
+    other = {"regular": ("soft", "probe", "1"), "soft": ("regular", "", "")}[choice["arm"]]
+    path.write_text(json.dumps(choice | dict(zip(("arm", "score", "layer"), other, strict=True))))  # as if so chosen
+    more = mfh.study(TINY, out=tmp_path / "run", **options | {"add_seeds": 2})
+    tested = more.frame[more.frame["split"] == "test"]
+    assert set(tested["arm"]) == {"no-kd", "regular", other[0]}
+    assert set(tested["seed"]) == {0, 1, 2}
+    path.write_text(json.dumps(choice | {"arm": "general"}))
+    with pytest.raises(InputError, match="names no variant"):
+        mfh.study(TINY, out=tmp_path / "run", **options | {"num_seeds": 3})
+
+
 def test_a_task_that_cannot_travel_runs_here():
     task = tiny_task.task()
     result = mfh.study(lambda: task, arms=["no-kd", "soft"], num_seeds=2, processes=2)

@@ -102,7 +102,7 @@ def study(
         first_seed: of consecutive ones.
         add_seeds: so many more than the run folder holds already; then `num_seeds` does not count.
         select: choose arm, ratio, layer and score by mean validation accuracy, and read the test split only for the
-            chosen one, no-kd and the same teacher unmasked.
+            chosen one, no-kd and the same teacher unmasked. The choice stays when seeds are added.
         out: run folder, which grows cell by cell, and from which the same call resumes. None keeps nothing.
         epochs: instead of the recipe's.
         batch_size: instead of the recipe's.
@@ -382,15 +382,27 @@ class _Reporter:
 
 
 def _choose(plan: _Plan) -> list[Cell]:
-    """The variant with the best mean validation accuracy, and what it is compared with; noted in selection.json."""
+    """The variant with the best mean validation accuracy, and what it is compared with.
+
+    It is noted in selection.json and stays when seeds are added: the test split is read for one choice only.
+    """
+    path = plan.folder / "selection.json"
+    if path.exists():
+        noted = files.read_json(path)
+        best = next((cell for cell in plan.grid if all(noted.get(k) == v for k, v in vars(cell).items())), None)
+        if best is None:
+            raise InputError(f"{path} names no variant of this study; remove it to choose again")
+        return [*_references(plan, best), best]
     means = {cell: sum(v) / len(v) for cell, v in _validation(_collect(plan, plan.seeds)).items()}
     candidates = {cell: mean for cell, mean in means.items() if cell.arm != "no-kd"}
     best = max(candidates, key=lambda cell: candidates[cell])
-    reference = [cell for cell in plan.grid if cell.arm in ("no-kd", UNMASKED.get(best.arm))]
-    choice = {"arm": best.arm, "score": best.score, "ratio": best.ratio, "layer": best.layer}
-    choice |= {"validation_accuracy": means[best], "candidates": len(candidates)}
-    files.write_json(plan.folder / "selection.json", choice)
-    return [*reference, best]
+    chosen_on = {"validation_accuracy": means[best], "candidates": len(candidates), "num_seeds": len(plan.seeds)}
+    files.write_json(path, {**vars(best), **chosen_on})
+    return [*_references(plan, best), best]
+
+
+def _references(plan: _Plan, best: Cell) -> list[Cell]:
+    return [cell for cell in plan.grid if cell.arm in ("no-kd", UNMASKED.get(best.arm))]
 
 
 def _validation(rows: list[Row]) -> dict[Cell, list[float]]:

@@ -142,16 +142,20 @@ def make_pieces(
     Args:
         jobs: piece -> what its worker needs; must travel to other processes.
         work: writes the piece atomically; a function of a module.
-        processes: at a time; default: the number of processors.
+        processes: at a time; default: the number of processors. 0 works in this process, which a crashing decoder
+            takes along.
         progress: called with the number of pieces done, as they are.
 
     Returns:
         Pieces whose worker died (a decoder that crashed), twice: once among others and once alone.
 
     Raises:
-        InputError: workers die before they begin.
+        InputError: workers die before they begin; `processes` is negative.
     """
-    count, tell = processes or os.cpu_count() or 1, progress or (lambda _done: None)
+    count = (os.cpu_count() or 1) if processes is None else processes
+    if count < 0:
+        raise InputError(f"processes is {count}; it must be at least 0")
+    tell = progress or (lambda _done: None)
     crashed: set[Path] = set()
     while todo := {piece: job for piece, job in jobs.items() if piece not in crashed and not piece.exists()}:
         done = len(jobs) - len(todo)
@@ -166,6 +170,11 @@ def _run(
     todo: Mapping[Path, Job], work: Callable[[Job, Path], None], count: int, tell: Callable[[int], None]
 ) -> list[Path]:
     """Work with `count` processes; if one of them dies, the pieces that were being worked on."""
+    if not count:
+        for done, (piece, job) in enumerate(todo.items(), start=1):
+            work(job, piece)
+            tell(done)
+        return []
     pool, finished, ended_well = workers.start(min(count, len(todo))), 0, False
     try:
         waiting = {pool.submit(_marked, work, job, piece) for piece, job in todo.items()}

@@ -135,8 +135,7 @@ def prepare(
     found = _FINDERS[layout](source)
     options = {
         "layout": layout,
-        "split": split if layout == "archives" else "authors",
-        "seed": seed if split == "random" else None,
+        "split": "authors" if layout == "features" else f"random, seed {seed}" if split == "random" else split,
         "split_table": hashlib.sha256(Path(split).read_bytes()).hexdigest()[:16] if Path(split).is_file() else None,
         **asdict(features),
         "source": preparing.digest([[clip.facts["id"], *map(str, clip.stamps)] for clip in found.clips]),

@@ -1,0 +1,90 @@
+"""The engine of preparation: pieces, interruptions, workers that die."""
+
+import os
+import re
+
+import pytest
+
+from mfh.errors import InputError
+from mfh.files import atomic_write
+from mfh.tasks import preparing
+
+
+def write(job, piece):
+    """A worker: some jobs are fatal."""
+    if job == "fatal":
+        os._exit(3)  # as a decoder that crashes
+    if job == "error":
+        raise OSError(28, "No space left on device")
+    with atomic_write(piece) as file:
+        file.write(job)
+
+
+def test_every_missing_piece_is_made_and_none_twice(tmp_path):
+    jobs = {tmp_path / name: name for name in "abc"}
+    (tmp_path / "b").write_text("from before")
+    told = []
+    assert preparing.make_pieces(jobs, write, processes=0, progress=told.append) == set()
+    assert [path.read_text() for path in jobs] == ["a", "from before", "c"]
+    assert (told[0], told[-1]) == (1, 3)
+    with pytest.raises(OSError, match="No space"):
+        preparing.make_pieces({tmp_path / "d": "error"}, write, processes=0)
+    with pytest.raises(InputError, match="processes is -1"):
+        preparing.make_pieces(jobs, write, processes=-1)
+
+
+def test_a_worker_that_dies_costs_only_its_own_piece(tmp_path):
+    jobs = {tmp_path / f"{number}": "fatal" if number == 2 else f"{number}" for number in range(5)}
+    assert preparing.make_pieces(jobs, write, processes=2) == {tmp_path / "2"}
+    assert sorted(path.name for path in tmp_path.glob("[0-9]")) == ["0", "1", "3", "4"]
+
+
+def test_a_folder_is_complete_only_at_the_end(tmp_path):
+    out, options = tmp_path / "out", {"size": 3}
+    with pytest.raises(RuntimeError), preparing.preparing(out, "kind", options) as pieces:
+        (pieces / "1").write_text("kept")
+        raise RuntimeError
+    with pytest.raises(InputError, match="not prepared to the end"):
+        preparing.read_meta(out, "kind")
+    with preparing.preparing(out, "kind", {"size": 4}) as others:
+        assert others != pieces
+        assert (pieces / "1").exists()
+        preparing.finish(out, "kind", {"size": 4}, {"count": 1})
+    assert preparing.read_meta(out, "kind")["count"] == 1
+    assert not list(out.glob(".pieces*"))
+    with preparing.preparing(out, "kind", {"size": 4}) as pieces:
+        assert pieces is None
+    with (
+        pytest.raises(InputError, match="prepared with size 4, now it is 3"),
+        preparing.preparing(out, "kind", options),
+    ):
+        pass
+    with pytest.raises(InputError, match="was prepared for 'kind'"):
+        preparing.read_meta(out, "other")
+
+
+def test_the_meter_speaks_now_and_then_where_there_is_no_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(preparing.Meter, "SECONDS_BETWEEN_LINES", 0.0)
+    with preparing.Meter(4, "clips", quiet=False) as meter:
+        meter(1)
+        meter(2)
+        meter(4)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("4 of 4 clips")
+    assert re.fullmatch(r"2 of 4 clips, [\d.e+]+ per second, about \d+ s left", lines[1])
+    with preparing.Meter(1, "clips", quiet=True) as meter:
+        meter(1)
+    assert not capsys.readouterr().err
+
+
+def test_tables_are_read_with_their_columns(tmp_path):
+    path = tmp_path / "table.csv"
+    preparing.write_table(path, ("a", "b"), [{"a": 1, "b": "x, y"}])
+    assert preparing.read_table(path, ("b",)) == [{"a": "1", "b": "x, y"}]
+    path.write_text("a,b\n1\n")
+    with pytest.raises(InputError, match="another number of fields in line 2"):
+        preparing.read_table(path, ("a",))
+    with pytest.raises(InputError, match="no column 'c'"):
+        preparing.read_table(path, ("c",))
+    with pytest.raises(InputError, match="no file"):
+        preparing.read_table(tmp_path / "none.csv", ("a",))
