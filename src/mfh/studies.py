@@ -23,6 +23,7 @@ from mfh.channels import find_device, find_layer
 from mfh.errors import InputError
 from mfh.losses import KDLoss
 from mfh.permutation import Permutations
+from mfh.progress import progress_bar
 from mfh.provenance import environment
 from mfh.task import Task
 from mfh.tasks import Handed, TaskSource, find_task
@@ -323,16 +324,10 @@ class _Reporter:
         if self.progress:
             from rich.console import Console
             from rich.live import Live
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             self.console = Console(stderr=True)
             if self.console.is_terminal:
-                columns = (
-                    MofNCompleteColumn(),
-                    TextColumn("cells, {task.speed} per second, left:"),
-                    TimeRemainingColumn(),
-                )
-                self.bar = Progress(BarColumn(), *columns, speed_estimate_period=600)
+                self.bar = progress_bar()
                 self.line = self.bar.add_task(
                     "cells", total=len(self.plan.seeds) * len(self.plan.grid), completed=self.done()
                 )

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from mfh import files, workers
 from mfh.errors import InputError
+from mfh.progress import progress_bar
 
 Job = TypeVar("Job")
 
@@ -227,15 +228,11 @@ class Meter:
     def __enter__(self) -> "Meter":
         if not self.quiet:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._console = Console(stderr=True)
             if self._console.is_terminal:
-                columns = (MofNCompleteColumn(), TextColumn("{task.description}, {task.fields[rate]} left:"))
-                self._bar = Progress(
-                    BarColumn(), *columns, TimeRemainingColumn(), console=self._console, transient=True
-                )
-                self._line = self._bar.add_task(self.what, total=self.total, rate="")
+                self._bar = progress_bar(self._console)
+                self._line = self._bar.add_task(self.what, total=self.total)
                 self._bar.start()
         self._began: tuple[float, int] | None = None
         self._told = time.monotonic()
@@ -250,11 +247,11 @@ class Meter:
         now = time.monotonic()
         self._began = self._began or (now, done)  # what an earlier run left says nothing about the rate
         seconds, fresh = now - self._began[0], done - self._began[1]
-        rate = f"{fresh / seconds:.3g} per second," if fresh and seconds else ""
         if self._bar is not None:
-            self._bar.update(self._line, completed=done, rate=rate)
+            self._bar.update(self._line, completed=done)
         elif not self.quiet and (now - self._told > self.SECONDS_BETWEEN_LINES or done == self.total):
             self._told = now
+            rate = f"{fresh / seconds:.3g} per second," if fresh and seconds else ""
             left = f" about {(self.total - done) * seconds / fresh:.0f} s left" if fresh and done < self.total else ""
             self._console.print(f"{done} of {self.total} {self.what}, {rate}{left}".rstrip(", "), highlight=False)
 
