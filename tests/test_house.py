@@ -18,7 +18,19 @@ import mfh
 
 SOURCE = Path(mfh.__file__).parent
 
-CORE = ["saliency", "permutation", "probe", "reading", "masking", "channels", "losses", "venn", "pairs", "rows"]
+CORE = [
+    "saliency",
+    "permutation",
+    "probe",
+    "reading",
+    "masking",
+    "channels",
+    "losses",
+    "venn",
+    "pairs",
+    "rows",
+    "distributed",
+]
 MODULES = sorted(module.name for module in pkgutil.walk_packages([str(SOURCE)], "mfh."))
 
 

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from mfh import PairedBatch, PairLoader
 from mfh.errors import InputError
 from mfh.pairs import (
+    EpochBatches,
     EpochShuffle,
     as_batch,
     check_rereadable,
@@ -137,7 +138,7 @@ def test_loader_in_order(workers):
 
 
 def test_indices_come_with_the_batch():
-    loader = indexed_loader(Items(), 4, shuffle_seed=1)
+    loader = indexed_loader(Items(), batches=EpochBatches(10, 4, seed=1))
     seen = []
     for batch, indices in loader:
         assert batch.student_input[:, 0].tolist() == [2.0 * i for i in indices]
@@ -157,6 +158,34 @@ def test_shuffles_are_a_function_of_seed_and_epoch():
     assert order(1, 2) == order(1, 2)
     assert len(EpochShuffle(50, 0)) == 50
     assert 0 <= epoch_seed(-5, 3) < 2**63
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 9), st.integers(1, 3), st.integers(1, 4), st.integers(0, 3))
+def test_batches_of_several_processes(num_samples, batch_size, accumulate, processes, epoch):
+    def epoch_of(accumulate, processes, rank):
+        batches = EpochBatches(num_samples, batch_size, 5, accumulate=accumulate, processes=processes, rank=rank)
+        batches.sampler.set_epoch(epoch)
+        found = list(batches)
+        assert len(found) == len(batches)
+        return [(batch[: batches.count(i)], batches.weight(i), len(batch)) for i, batch in enumerate(found)]
+
+    shuffle, parts = EpochShuffle(num_samples, 5), accumulate * processes
+    shuffle.set_epoch(epoch)
+    steps = torch.tensor(list(shuffle)).split(batch_size * parts)
+    ours = [epoch_of(accumulate, processes, rank) for rank in range(processes)]
+    for number, step in enumerate(steps):
+        turns = range(number * accumulate, (number + 1) * accumulate)
+        batches = [ours[rank][turn] for turn in turns for rank in range(processes)]
+        assert [index for batch, _, _ in batches for index in batch] == step.tolist()
+        assert all(0 < size <= batch_size for _, _, size in batches)  # none is empty, whatever it counts
+        for batch, weight, _ in batches:  # averaged over batches, every sample has the weight 1 / len(step)
+            assert weight / parts == pytest.approx(len(batch) / len(step))
+        if len(step) == batch_size * parts:
+            assert {weight for _, weight, _ in batches} == {1}
+    assert len(ours[0]) == len(steps) * accumulate
+    alone = epoch_of(parts, 1, 0)
+    assert alone == [ours[rank][turn] for turn in range(len(ours[0])) for rank in range(processes)]
 
 
 def test_augmented_data_is_noticed():

@@ -1,12 +1,11 @@
 import gc
 import tempfile
-from pathlib import Path
 
 import pytest
 import torch
 
 from mfh import rows
-from mfh.rows import Rows, gather, mean_rows, rank, share_rows
+from mfh.rows import Rows, mean_rows
 from networks import randn
 
 
@@ -58,11 +57,3 @@ def test_mean_of_many_rows():
     values = randn(10_000, 3) + 1e4
     torch.testing.assert_close(mean_rows(values), values.double().mean(0))
     assert mean_rows(values).dtype == torch.float64
-
-
-def test_one_process():
-    values = randn(3, 2)
-    assert share_rows(values) is values
-    assert gather("x") == ["x"]
-    assert rank() == 0
-    assert Path(tempfile.gettempdir()).exists()

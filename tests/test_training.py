@@ -104,6 +104,45 @@ def test_equals_a_plain_loop(scheduler):
     assert not torch.allclose(slow[0][0], slow[-1][0])
 
 
+def test_accumulated_batches_equal_a_large_one():
+    """With 60 samples, 24 to a step: the last step is smaller, and its two batches count by their samples."""
+    whole = pretrain(student(), TRAIN, VAL, modality="student", recipe=Recipe(epochs=3, batch_size=24, optimizer=sgd))
+    recipe = Recipe(epochs=3, batch_size=12, accumulate=2, optimizer=sgd)
+    parts = pretrain(student(), TRAIN, VAL, modality="student", recipe=recipe)
+    assert [entry["steps"] for entry in parts.history] == [entry["steps"] for entry in whole.history] == [3, 6, 9]
+    assert parts.best_epoch == whole.best_epoch
+    torch.testing.assert_close(weights(parts.network), weights(whole.network))
+    for mine, other in zip(parts.history, whole.history, strict=True):
+        assert mine == pytest.approx(other, rel=1e-5)
+
+
+def test_layout_and_compilation_leave_networks_as_they_were():
+    def convolutional():
+        return nn.Sequential(nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 2))
+
+    images = TensorDataset(TRAIN.tensors[0], TRAIN.tensors[1].reshape(60, 1, 2, 2), TRAIN.tensors[2])
+    plain, faster = seeded(convolutional), seeded(convolutional)
+    pretrain(plain, images, images, modality="student", recipe=SHORT)
+    recipe = Recipe(epochs=3, batch_size=16, channels_last=True, compile=True)
+    with torch.compiler.set_stance("force_eager"):  # what the compiler makes is PyTorch's business
+        pretrain(faster, images, images, modality="student", recipe=recipe)
+    torch.testing.assert_close(weights(plain), weights(faster))
+    assert all(parameter.is_contiguous() for parameter in faster.parameters())
+    assert faster._compiled_call_impl is None
+
+
+def test_half_precision_on_a_cpu_is_refused():
+    with pytest.raises(InputError, match="precision is '16-mixed', which needs a GPU"):
+        pretrain(student(), TRAIN, VAL, modality="student", recipe=Recipe(epochs=1, precision="16-mixed"))
+
+
+def test_processes_that_would_train_apart_are_refused(monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="torchrun started 2 processes, but they would train apart"):
+        pretrain(student(), TRAIN, VAL, modality="student", recipe=SHORT)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_seed_same_weights_whatever_the_global_state(kind):
     torch.manual_seed(1)
@@ -129,6 +168,7 @@ def test_history_and_evaluation():
     assert [entry["epoch"] for entry in history] == [0, 1, 2]
     assert set(history[0]) == {
         "epoch",
+        "steps",
         "train_loss",
         "teacher_val_accuracy",
         "teacher_val_loss",

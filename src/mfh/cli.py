@@ -1,10 +1,12 @@
 """The command line: parse, call, print. No logic lives here."""
 
 import logging
+import os
 import shlex
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,30 +27,88 @@ and whether it helped. Start with: mfh demo. Still to come: diagnose (a verdict 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command; errors a user can cause end in one line and exit code 2."""
-    options: Any = tyro.cli(opt.Command, prog="mfh", description=_DESCRIPTION, args=args)
+    with _heard_once():
+        options: Any = tyro.cli(opt.Command, prog="mfh", description=_DESCRIPTION, args=args)
+        if _processes() > 1 and type(options) not in _TOGETHER:
+            sys.exit(_tell(InputError(_ALONE)))
     logging.basicConfig(format="mfh: %(message)s", level=logging.ERROR if options.quiet else logging.WARNING)
+    if not options.quiet:
+        logging.getLogger("mfh").setLevel(logging.INFO if _first() else logging.ERROR)
     try:
-        _COMMANDS[type(options)](options)
-    except InputError as error:
-        _fail(str(error))
-    except OSError as error:
+        with _working_together(options):
+            _COMMANDS[type(options)](options)
+    except (InputError, OSError, KeyboardInterrupt) as error:
+        sys.exit(_tell(error))
+
+
+def _tell(error: BaseException) -> int:
+    """Say what went wrong, and return the exit code; what is no user's fault keeps its traceback."""
+    if isinstance(error, InputError):
+        message, code = str(error), 2
+    elif isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}; what was finished is kept, and the same command resumes")
-    except KeyboardInterrupt:
-        print("mfh: interrupted; the same command resumes", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
-
-
-def _fail(message: str) -> None:
+        message = f"{error.strerror or error}{where}; what was finished is kept, and the same command resumes"
+        code = 2
+    elif isinstance(error, KeyboardInterrupt):
+        message, code = "interrupted; the same command resumes", 130
+    else:
+        traceback.print_exception(error)
+        return 1
     print(f"mfh: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
-    sys.exit(2)
+    return code
+
+
+# --- several processes: under torchrun all do the work, the first one speaks ------------------------------------------
+
+_TOGETHER = (opt.Pretrain, opt.Align, opt.Saliency, opt.Distill)
+_ALONE = (
+    "pretrain, align, saliency and distill share torchrun's processes, other commands run in one: leave torchrun out "
+    "(a study runs its seeds in parallel by itself, --processes)"
+)
+
+
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
+def _first() -> bool:
+    return _processes() == 1 or os.environ["RANK"] == "0"
+
+
+@contextmanager
+def _heard_once() -> Iterator[None]:
+    """What all processes find in the same words only the first one says; it also ends the job."""
+    if _first():
+        yield
+        return
+    try:
+        with (
+            Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+            redirect_stdout(nowhere),
+            redirect_stderr(nowhere),
+        ):
+            yield
+    except SystemExit:
+        sys.exit(0)
+
+
+def _working_together(options: Any) -> AbstractContextManager[None]:
+    if _processes() == 1:
+        return nullcontext()
+    from mfh.distributed import joined
+
+    return joined(options.device, _tell)
+
+
+# --- the commands -----------------------------------------------------------------------------------------------------
 
 
 def _console() -> "Console":
     from rich.console import Console
 
     # Where there is no terminal to fit into, tables keep their lines whole.
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+    width = None if sys.stdout.isatty() else 160
+    return Console(highlight=False, soft_wrap=True, width=width, quiet=not _first())
 
 
 def _demo(options: opt.Demo) -> None:
@@ -81,6 +141,7 @@ def _study(options: opt.Study) -> None:
         select=options.select,
         epochs=options.epochs,
         batch_size=options.batch_size,
+        **_training(options),
         loss=_loss_changes(options),
         permutations=_permutations(options.permutations),
         device=options.device,
@@ -158,7 +219,8 @@ def _saliency(options: opt.Saliency) -> None:
     assert bench.folder is not None
     name = bench.saliency_name(options.score, options.layer or "")
     picture = bench.folder / f"{name}.svg"
-    saliency.plot(picture)
+    if _first():
+        saliency.plot(picture)
     how = "cross-fitted" if saliency.permutations is None else f"permutations: {saliency.permutations}"
     best = ", ".join(f"{c} ({saliency.scores[c]:.3g})" for c in saliency.ranking[:5])
     console = _console()
@@ -284,12 +346,23 @@ def _workbench(options: Any, **settings: Any) -> "Workbench":
     common = Settings(
         epochs=options.epochs,
         batch_size=options.batch_size,
+        **_training(options),
         device=options.device,
         **_given_files(options),
-        progress=not options.quiet and sys.stderr.isatty(),
+        progress=not options.quiet and sys.stderr.isatty() and _first(),
         **settings,
     )
     return Workbench(task, options.seed, common, out / f"seed-{options.seed}")
+
+
+def _training(options: opt.TrainingOptions) -> dict[str, Any]:
+    return {
+        "accumulate": options.accumulate,
+        "precision": options.precision,
+        "num_workers": options.num_workers,
+        "channels_last": options.channels_last or None,
+        "compile": options.compile or None,
+    }
 
 
 def _stem(task: str) -> str:

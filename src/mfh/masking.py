@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mfh import channels, files
+from mfh.distributed import share_rows
 from mfh.errors import InputError
 from mfh.pairs import as_batch, to_device
 
@@ -196,11 +197,11 @@ def masked_logits(
     Args:
         teacher: the network the masks were made for.
         masks: all of one layer; None stands for the unmasked teacher.
-        pairs: batches, read once, in order.
+        pairs: batches, read once, in order; under torch.distributed each process passes a disjoint part.
         device: where to run; default: where the teacher is.
 
     Returns:
-        One (N, K) tensor on the CPU per mask.
+        One (N, K) tensor on the CPU per mask, of all processes' samples in order of rank.
 
     Raises:
         InputError: masks belong to another teacher, or to several layers; there are no samples.
@@ -235,7 +236,7 @@ def masked_logits(
                     result.append(split.tail(activation, passed.bypass).cpu())
     if not all(results):
         raise InputError("pairs has no samples; give at least one batch")
-    return [torch.cat(result) for result in results]
+    return [share_rows(torch.cat(result)) for result in results]
 
 
 def _float32(values: NDArray[np.float64], device: torch.device) -> Tensor:

@@ -48,6 +48,22 @@ class TaskOptions:
 
 
 @dataclass(frozen=True)
+class TrainingOptions:
+    """Options of every command that trains."""
+
+    accumulate: int | None = None
+    """Batches per step, instead of the task's (1); with several processes, of each."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = None
+    """Of training, instead of the task's (32-true); 16-mixed needs a GPU."""
+    num_workers: int | None = None
+    """Processes that read the data, per training process, instead of the task's (0)."""
+    channels_last: bool = False
+    """Keep weights of convolutions channels-last: often faster on a GPU with mixed precision."""
+    compile: bool = False
+    """Compile networks with torch.compile: pays for long training of large networks."""
+
+
+@dataclass(frozen=True)
 class LossOptions:
     """The distillation loss: label_weight * CE + teacher_weight * T^2 KL."""
 
@@ -80,7 +96,7 @@ class Demo(RunOptions):
 
 
 @dataclass(frozen=True)
-class Pretrain(RunOptions, TaskOptions):
+class Pretrain(TrainingOptions, RunOptions, TaskOptions):
     """Train one network of a task on labels alone."""
 
     modality: Role = "teacher"
@@ -88,12 +104,12 @@ class Pretrain(RunOptions, TaskOptions):
 
 
 @dataclass(frozen=True)
-class Align(RunOptions, TaskOptions):
+class Align(TrainingOptions, RunOptions, TaskOptions):
     """Train teacher and student jointly (Algorithm 1, step 1)."""
 
 
 @dataclass(frozen=True)
-class Saliency(RunOptions, TaskOptions):
+class Saliency(TrainingOptions, RunOptions, TaskOptions):
     """Score every channel of the teacher for how modality-general it is (Algorithm 1, step 2, and the probe)."""
 
     score: Literal["distance", "agreement", "probe"] = "distance"
@@ -105,7 +121,7 @@ class Saliency(RunOptions, TaskOptions):
 
 
 @dataclass(frozen=True)
-class Distill(GivenOptions, LossOptions, RunOptions, TaskOptions):
+class Distill(GivenOptions, LossOptions, TrainingOptions, RunOptions, TaskOptions):
     """Train one student from one kind of teacher."""
 
     arm: str = "general"
@@ -121,7 +137,7 @@ class Distill(GivenOptions, LossOptions, RunOptions, TaskOptions):
 
 
 @dataclass(frozen=True)
-class Study(GivenOptions, LossOptions, RunOptions, TaskOptions):
+class Study(GivenOptions, LossOptions, TrainingOptions, RunOptions, TaskOptions):
     """Compare all ways to make a student, paired by seed, with statistics and a report."""
 
     arms: tuple[str, ...] = ARMS

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset, TensorDataset
 from torch.utils.data._utils.collate import default_collate
 
+from mfh.distributed import gather
 from mfh.errors import InputError
 
 Nested = Any  # a tensor, or nested tuples, lists and dicts of tensors
@@ -165,9 +166,9 @@ class IndexedPairs(Dataset[tuple[PairedBatch, Tensor]]):
         return fetch(self.dataset, indices), torch.as_tensor(indices)
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """The seed of everything random in one epoch of one run, in [0, 2^63)."""
-    return (seed * 1_000_003 + epoch) % 2**63
+def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
+    """The seed of everything random in one epoch of one run and process, in [0, 2^63)."""
+    return (seed * 1_000_003 + epoch + rank * 500_009) % 2**63
 
 
 class EpochShuffle(Sampler[int]):
@@ -193,23 +194,83 @@ class EpochShuffle(Sampler[int]):
         return iter(torch.randperm(self.num_samples, generator=generator).tolist())
 
 
+class EpochBatches(Sampler[list[int]]):
+    """The batches of one process, where several may share the steps of an epoch.
+
+    The shuffled samples are cut into steps of `batch_size * accumulate * processes` samples, and a step into as many
+    batches: the first for each process, then the second for each, and so on. So two processes, and one that
+    accumulates two batches, see the same batches in the same steps. What is left for the last step is dealt out
+    evenly. Every sample counts once and equally within its step: `weight` is what makes it so.
+
+    Args:
+        num_samples: size of the data set.
+        batch_size: samples in a batch.
+        seed: of the shuffles.
+        accumulate: batches of one process per step.
+        processes: how many share the epoch.
+        rank: which of them this is.
+    """
+
+    def __init__(
+        self, num_samples: int, batch_size: int, seed: int, *, accumulate: int = 1, processes: int = 1, rank: int = 0
+    ) -> None:
+        self.sampler = EpochShuffle(num_samples, seed)  # by this name Lightning finds it, to set the epoch
+        self.batch_size, self.accumulate, self.processes, self.rank = batch_size, accumulate, processes, rank
+        self._parts = accumulate * processes
+        self._step_size = batch_size * self._parts
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self._step_size) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(self.sampler)
+        for index in range(len(self)):
+            start, stop = self._range(index)
+            yield order[start:stop] or [order[start - 1]]
+
+    def count(self, index: int) -> int:
+        """Samples in a batch that count: all, or none of the one that stands in where a process has none left."""
+        start, stop = self._range(index)
+        return stop - start
+
+    def weight(self, index: int) -> float:
+        """Factor of a batch's mean loss, 1 unless the step is a last, smaller one with uneven parts.
+
+        Gradients are averaged over processes and accumulated batches; with it that is the mean over samples.
+        """
+        first = index // self.accumulate * self._step_size
+        return self.count(index) * self._parts / min(self._step_size, len(self.sampler) - first)
+
+    def _range(self, index: int) -> tuple[int, int]:
+        """Positions of a batch's samples in the epoch's order."""
+        step, turn = divmod(index, self.accumulate)
+        first = step * self._step_size
+        size = min(self._step_size, len(self.sampler) - first)
+        place = turn * self.processes + self.rank
+        return first + size * place // self._parts, first + size * (place + 1) // self._parts
+
+
 def indexed_loader(
-    dataset: Any, batch_size: int, *, shuffle_seed: int | None = None, num_workers: int = 0
+    dataset: Any, batch_size: int = 1, *, batches: EpochBatches | None = None, num_workers: int = 0, pin: bool = False
 ) -> DataLoader[tuple[PairedBatch, Tensor]]:
-    """A loader of (PairedBatch, indices), in data-set order or shuffled by (seed, epoch)."""
+    """A loader of (PairedBatch, indices), in data-set order or in the given batches; `pin` suits copies to a GPU."""
+    how: dict[str, Any] = {"batch_size": batch_size} if batches is None else {"batch_sampler": batches}
+    seed = 0 if batches is None else epoch_seed(batches.sampler.seed, 0, batches.rank)
     return DataLoader(
         IndexedPairs(dataset),
-        batch_size=batch_size,
-        sampler=None if shuffle_seed is None else EpochShuffle(len(dataset), shuffle_seed),
+        **how,
         num_workers=num_workers,
         collate_fn=_identity,
-        generator=torch.Generator().manual_seed(shuffle_seed or 0),  # else every pass draws from the global one
+        generator=torch.Generator().manual_seed(seed),  # else every pass draws from the global one
         persistent_workers=num_workers > 0,
+        pin_memory=pin,
     )
 
 
 class PairLoader:
     """Batches of a data set in its own order; can be read any number of times.
+
+    Under torch.distributed give each process its own, disjoint part of the data.
 
     Args:
         dataset: a map-style data set of (teacher_input, student_input, target).
@@ -229,17 +290,21 @@ class PairLoader:
 
 
 def reads_the_same(dataset: Any, probes: int = 32) -> bool:
-    """Whether teacher inputs are equal when read twice, tried on a few items; False means augmented data."""
+    """Whether teacher inputs are equal when read twice, tried on a few items; False means augmented data.
+
+    Under torch.distributed all processes give the same answer.
+    """
     if type(dataset) is Subset:
         return reads_the_same(dataset.dataset, probes)
     if type(dataset) is TensorDataset:
         return True
     positions = sorted({int(position) for position in torch.linspace(0, len(dataset) - 1, probes)})
-    for position in positions:
-        first, second = (list(tensors(dataset[position][0])) for _ in range(2))
-        if len(first) != len(second) or not all(torch.equal(a, b) for a, b in zip(first, second, strict=True)):
-            return False
-    return True
+    return all(gather(all(_reads_the_same(dataset, position) for position in positions)))
+
+
+def _reads_the_same(dataset: Any, position: int) -> bool:
+    first, second = (list(tensors(dataset[position][0])) for _ in range(2))
+    return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def _identity(batch: Any) -> Any:

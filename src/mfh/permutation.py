@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from mfh import channels
+from mfh.distributed import gather, rank, share_rows, world_size
 from mfh.errors import InputError
 from mfh.pairs import map_tensors
 from mfh.reading import Estimate, Read, Reader
-from mfh.rows import Rows, distributed, gather, mean_rows, rank, share_rows
+from mfh.rows import Rows, mean_rows
 
 Distance = Literal["mse", "l1"] | Callable[[Tensor, Tensor], Tensor]
 Permutations = Literal["auto", "exact"] | int
@@ -112,7 +113,7 @@ class _Affinity:
         self._error = torch.maximum(self._error, (moved - expected).abs().amax())
         self._size = torch.maximum(self._size, torch.maximum(read.teacher_logits.abs().amax(), moved.abs().amax()))
         self._samples += len(z)
-        if first and not distributed():  # several processes must agree, which they do at the end
+        if first and world_size() == 1:  # several processes must agree, which they do at the end
             self.conclude()
         return self.matrix
 

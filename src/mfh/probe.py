@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from mfh import channels
+from mfh.distributed import share_rows
 from mfh.errors import InputError
 from mfh.pairs import Nested
 from mfh.reading import Estimate, Reader
-from mfh.rows import Rows, mean_rows, share_rows
+from mfh.rows import Rows, mean_rows
 
 # Penalties as multiples of the mean eigenvalue of the features' covariance.
 PENALTIES = torch.logspace(-4, 4, 25, dtype=torch.float64)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mfh import channels
+from mfh.distributed import gather
 from mfh.errors import InputError
 from mfh.pairs import Nested, PairedBatch, as_batch, to_device
-from mfh.rows import gather
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,11 @@
 import tempfile
 import weakref
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
+from typing import BinaryIO, cast
 
 import torch
 from torch import Tensor
 
-T = TypeVar("T")
 IN_MEMORY_BYTES = 2 * 2**30
 
 
@@ -64,28 +63,3 @@ def mean_rows(rows: Tensor) -> Tensor:
     for start in range(0, len(rows), 4096):
         total += rows[start : start + 4096].cpu().double().sum(0)
     return total / len(rows)
-
-
-def share_rows(rows: Tensor) -> Tensor:
-    """Under torch.distributed, the rows of all processes in order of rank; otherwise the rows themselves."""
-    gathered = gather(rows.cpu())
-    return rows if len(gathered) == 1 else torch.cat(gathered).to(rows.device)
-
-
-def gather(value: T) -> list[T]:
-    """One value per process, in order of rank; a list of one without torch.distributed."""
-    if not distributed():
-        return [value]
-    values: list[T] = [value] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values
-
-
-def distributed() -> bool:
-    """Whether several processes may take part."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def rank() -> int:
-    """This process's number, 0 without torch.distributed."""
-    return torch.distributed.get_rank() if distributed() else 0

@@ -20,6 +20,7 @@ import torch
 from mfh import files, workers
 from mfh.arms import ARMS, COLUMNS, UNMASKED, Cell, cells
 from mfh.channels import find_device, find_layer
+from mfh.distributed import world_size
 from mfh.errors import InputError
 from mfh.losses import KDLoss
 from mfh.permutation import Permutations
@@ -72,6 +73,11 @@ def study(
     out: str | Path | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
+    accumulate: int | None = None,
+    precision: str | None = None,
+    num_workers: int | None = None,
+    channels_last: bool | None = None,
+    compile: bool | None = None,  # noqa: A002 (the word users know)
     loss: KDLoss | Mapping[str, Any] | None = None,
     permutations: Permutations = "auto",
     device: str | None = None,
@@ -106,7 +112,12 @@ def study(
             chosen one, no-kd and the same teacher unmasked. The choice stays when seeds are added.
         out: run folder, which grows cell by cell, and from which the same call resumes. None keeps nothing.
         epochs: instead of the recipe's.
-        batch_size: instead of the recipe's.
+        batch_size: instead of the recipe's, as the five that follow; see `Recipe`.
+        accumulate: batches per step.
+        precision: of training.
+        num_workers: processes that read the data, per training process.
+        channels_last: layout of convolutions' weights.
+        compile: use `torch.compile`.
         loss: of distillation, or some fields of a KDLoss to change in the one of the task's protocol.
         permutations: for Algorithm 1; see `channel_saliency`.
         device: where to run; default: a GPU if there is one, otherwise the CPU.
@@ -125,6 +136,8 @@ def study(
     Raises:
         InputError: something is not as described, or `out` belongs to another configuration.
     """
+    if world_size() > 1:
+        raise InputError("a study runs in one process and starts its own (processes=...); call it without torchrun")
     if out is None:
         arguments = dict(locals())
         with tempfile.TemporaryDirectory(prefix="mfh-study-") as temporary:
@@ -137,6 +150,11 @@ def study(
     settings = Settings(
         epochs=epochs,
         batch_size=batch_size,
+        accumulate=accumulate,
+        precision=precision,
+        num_workers=num_workers,
+        channels_last=channels_last,
+        compile=compile,
         device=device,
         permutations=permutations,
         loss=loss,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mfh import channels, files
 from mfh.arms import MASKED_BY_RATIO, UNMASKED, Cell
 from mfh.channels import find_device
+from mfh.distributed import exists, gather, part, rank, world_size
 from mfh.errors import InputError
 from mfh.losses import KDLoss
 from mfh.masking import ChannelMask, check_fingerprint, mask_channels, masked_logits
@@ -42,8 +43,13 @@ class Settings:
     """What the user may change about a task.
 
     Args:
-        epochs: instead of the recipe's.
-        batch_size: instead of the recipe's.
+        epochs: instead of the recipe's, as all that follow up to compile.
+        batch_size: see `Recipe`.
+        accumulate: see `Recipe`.
+        precision: see `Recipe`.
+        num_workers: see `Recipe`.
+        channels_last: see `Recipe`.
+        compile: see `Recipe`.
         device: where to run; default: a GPU if there is one.
         permutations: for saliencies, see `channel_saliency`.
         loss: of distillation, or some fields of a KDLoss to change in the protocol's.
@@ -58,6 +64,11 @@ class Settings:
 
     epochs: int | None = None
     batch_size: int | None = None
+    accumulate: int | None = None
+    precision: str | None = None
+    num_workers: int | None = None
+    channels_last: bool | None = None
+    compile: bool | None = None
     device: str | None = None
     permutations: Permutations = "auto"
     loss: KDLoss | Mapping[str, Any] | None = None
@@ -74,8 +85,13 @@ class Settings:
         return {name: getattr(self, name) for name in names}
 
 
+_RECIPE = ("epochs", "batch_size", "accumulate", "precision", "num_workers", "channels_last", "compile")
+
+
 class Workbench:
     """One seed of one task.
+
+    Under torch.distributed all processes take the same steps together; the first one writes, all read.
 
     Args:
         task: as drawn for this seed.
@@ -86,7 +102,7 @@ class Workbench:
     """
 
     def __init__(self, task: Task, seed: int, settings: Settings, folder: Path | None = None) -> None:
-        changes = {n: v for n in ("epochs", "batch_size") if (v := getattr(settings, n)) is not None}
+        changes = {name: value for name in _RECIPE if (value := getattr(settings, name)) is not None}
         self.task, self.seed, self.settings, self.folder = task, seed, settings, folder
         self.recipe: Recipe = dataclasses.replace(task.recipe, **changes)
         changed = settings.loss or {}
@@ -100,11 +116,14 @@ class Workbench:
         """What decides the networks made here, as JSON can hold it: options, data, architecture, given weights.
 
         Data are known by their number and by a digest of a few samples.
+
+        Raises:
+            InputError: it is not the same in all processes.
         """
         roles: list[Role] = ["student"] if self.task.teacher is None else ["teacher", "student"]
         given = {name: getattr(self.settings, name) for name in CHECKPOINTS}
         given["teacher_checkpoint"] = given["teacher_checkpoint"] or self.task.teacher_checkpoint
-        return {
+        identity = {
             "task": self.task.name,
             **self.recipe.facts(),
             "data": {split: _data_digest(getattr(self.task, split)) for split in ("train", "val", "test")},
@@ -112,6 +131,15 @@ class Workbench:
             "networks": {role: channels.fingerprint(self.new(role)) for role in roles},
             **{name: None if path is None else _file_digest(path) for name, path in given.items()},
         }
+        first, *others = gather(identity)
+        for process, theirs in enumerate(others, start=1):
+            differing = [name for name, value in theirs.items() if value != first[name]]
+            if differing:
+                raise InputError(
+                    f"task {self.task.name!r} has other {differing[0]} in process {process} than in process 0; "
+                    "all processes need the same: let its function draw from generators with a fixed seed"
+                )
+        return identity
 
     def protocol_facts(self) -> dict[str, Any]:
         """How students are distilled here, as JSON can hold it."""
@@ -193,7 +221,8 @@ class Workbench:
         def make() -> list[nn.Module]:
             networks = [self.new("teacher" if name in ("teacher", "aligned-teacher") else "student") for name in names]
             paths = [self._path(f"{name}.safetensors") for name in names]
-            if all(path is not None and path.exists() for path in paths):
+            kept = [path is not None and exists(path) for path in paths]
+            if all(kept):
                 for network, path in zip(networks, paths, strict=True):
                     assert path is not None
                     weights, facts = files.load_tensors(path, "network")
@@ -203,10 +232,10 @@ class Workbench:
                 return networks
             # Named after what decides it, so that training never resumes from another one's checkpoint.
             resume = self._path(f"{names[0]}-{_digest([json.dumps(made_with, sort_keys=True)])[:8]}.ckpt")
-            facts = {"made_with": made_with} | train(networks, names, resume)
+            facts = {"made_with": made_with, "processes": world_size()} | train(networks, names, resume)
             for name, network, path in zip(names, networks, paths, strict=True):
                 self._made[f"{name} facts"] = facts
-                if path is not None:
+                if path is not None and rank() == 0:
                     files.save_tensors(path, "network", network.state_dict(), facts)
             return networks
 
@@ -231,10 +260,10 @@ class Workbench:
 
         def make() -> ChannelSaliency:
             base = self.pretrained if score == "probe" else self.aligned
-            pairs = PairLoader(self.task.train, num_workers=self.recipe.num_workers)
+            pairs = PairLoader(part(self.task.train), num_workers=self.recipe.num_workers)
             if self.settings.saliency is not None and score != "probe":
                 return self._given_saliency(self.settings.saliency, score, layer, base("teacher"), pairs)
-            if path is not None and path.exists():
+            if path is not None and exists(path):
                 saliency = ChannelSaliency.load(path)
                 self._check_saliency(path, saliency, base("teacher"))
                 return saliency
@@ -252,7 +281,8 @@ class Workbench:
                 device=self.device,
                 progress=self.settings.progress,
             )
-            if path is not None:
+            saliency = gather(saliency)[0]  # masks must be the same to the last bit
+            if path is not None and rank() == 0:
                 saliency.save(path)
                 if self.task.truth is not None:
                     files.write_json(path.parent / "truth.json", {"general": np.asarray(self.task.truth).tolist()})
@@ -314,7 +344,7 @@ class Workbench:
                 order = np.random.default_rng(self.seed % 2**63).permutation(len(mask.weights))
                 mask = dataclasses.replace(mask, weights=mask.weights[order], kind="soft-shuffled")
         path = self._path(f"mask-{cell.name}.safetensors")
-        if path is not None and self.settings.keep_students and not path.exists():
+        if path is not None and self.settings.keep_students and rank() == 0 and not path.exists():
             mask.save(path)
         return mask
 
@@ -424,7 +454,7 @@ class Workbench:
 
     def _kept_student(self, cell: Cell) -> bool:
         path = self._path(f"distilled-{cell.name}.safetensors")
-        return path is not None and path.exists()
+        return path is not None and exists(path)
 
     def _outputs(self, cells: Sequence[Cell], split: str) -> dict[Cell, Tensor]:
         """Logits of every arm's teacher on one split."""
@@ -438,7 +468,7 @@ class Workbench:
                 )
             assert known is not None
             return dict.fromkeys(cells, known) if split == "train" else {}
-        loader = PairLoader(getattr(self.task, split), num_workers=self.recipe.num_workers)
+        loader = PairLoader(part(getattr(self.task, split)), num_workers=self.recipe.num_workers)
         outputs: dict[Cell, Tensor] = {}
         groups: dict[tuple[str | None, str], list[Cell]] = {}
         for cell in cells:
@@ -536,8 +566,8 @@ def _load_state(network: nn.Module, weights: dict[str, Any], path: str | Path) -
 
 def _digest(parts: Iterable[Any]) -> str:
     digest = hashlib.sha256()
-    for part in parts:
-        data = part.detach().cpu().contiguous().numpy().tobytes() if isinstance(part, Tensor) else str(part).encode()
+    for item in parts:
+        data = item.detach().cpu().contiguous().numpy().tobytes() if isinstance(item, Tensor) else str(item).encode()
         digest.update(data)
     return digest.hexdigest()[:16]
 

@@ -1,9 +1,13 @@
 """Training in one call: `pretrain`, `align` and `distill`.
 
 Networks are trained in place and returned. Randomness comes from `seed` alone; global state is left as found.
+
+Under torch.distributed all processes call the same function with the same arguments, whole data sets among them, and
+all get the same result. Each has its own batches, and gradients are averaged (DistributedDataParallel).
 """
 
 import logging
+import os
 import random
 import signal
 import warnings
@@ -18,10 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from mfh import channels
+from mfh.distributed import check_uniform, exists, gather, part, rank, world_size
 from mfh.errors import InputError
 from mfh.losses import KDLoss
 from mfh.masking import masked_logits
-from mfh.pairs import PairLoader, indexed_loader, reads_the_same, to_device
+from mfh.pairs import EpochBatches, PairLoader, indexed_loader, reads_the_same, to_device
+from mfh.training.preparing import prepared
 from mfh.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -39,7 +45,7 @@ class Fit:
     Args:
         network: with the weights of its best epoch.
         best_epoch: counted from 0, by validation accuracy.
-        history: one dict per epoch: train_loss, <role>_val_accuracy, <role>_val_loss.
+        history: one dict per epoch: steps so far, train_loss, <role>_val_accuracy, <role>_val_loss.
     """
 
     network: nn.Module
@@ -59,7 +65,7 @@ class AlignedPair:
     Args:
         teacher: the aligned teacher.
         student: the aligned student.
-        history: one dict per epoch: train_loss, and accuracy and loss of both on the validation split.
+        history: one dict per epoch: steps so far, train_loss, and accuracy and loss of both on the validation split.
     """
 
     teacher: nn.Module
@@ -193,7 +199,7 @@ def distill(
     if teacher_logits is None and teacher is not None:
         with _seeded(seed, device):
             if reads_the_same(train):
-                reader = PairLoader(train, num_workers=recipe.num_workers)
+                reader = PairLoader(part(train), num_workers=recipe.num_workers)
                 (teacher_logits,) = masked_logits(teacher, [None], reader, device=channels.find_device(device))
             else:
                 log.warning("teacher inputs differ when read twice (augmented?): the teacher runs on every batch")
@@ -218,7 +224,7 @@ def evaluate(
     *,
     device: torch.device | str | None = None,
 ) -> float:
-    """Accuracy on a data set, as a fraction; every sample counts once.
+    """Accuracy on a data set, as a fraction; every sample counts once, also where several processes share the work.
 
     Args:
         network: returns logits (N, K).
@@ -229,10 +235,10 @@ def evaluate(
     right = 0
     with channels.placed(device, network), channels.evaluating(network):
         home = channels.device_of(network)
-        for batch in PairLoader(dataset):
+        for batch in PairLoader(part(dataset)):
             inputs = to_device(batch.teacher_input if modality == "teacher" else batch.student_input, home)
             right += int((channels.as_logits(network(inputs)).argmax(1).cpu() == batch.target).sum())
-    return right / len(dataset)
+    return sum(gather(right)) / len(dataset)
 
 
 @contextmanager
@@ -265,7 +271,7 @@ def _run(
     import lightning as L
     from lightning.pytorch.callbacks import ModelCheckpoint
 
-    from mfh.training.modules import EpochSeed
+    from mfh.training.modules import EpochSeed, OwnSignals
     from mfh.training.modules import History as HistoryCallback
 
     _check_splits(train, val)
@@ -274,8 +280,11 @@ def _run(
     modes = [(m, m.training) for m in module.networks.modules()]
     # Without a best epoch to keep there is nothing to be patient about: the last epoch is the result.
     history = HistoryCallback(watched, keep_best, recipe.patience if keep_best else None)
-    module.made_with = {"seed": seed, **recipe.facts()}
-    callbacks: list[Any] = [EpochSeed(seed), history]
+    module.made_with = {"seed": seed, **recipe.facts(), "processes": world_size()}
+    module.batches = EpochBatches(
+        len(train), recipe.batch_size, seed, accumulate=recipe.accumulate, processes=world_size(), rank=rank()
+    )
+    callbacks: list[Any] = [EpochSeed(seed), OwnSignals(), history]
     resume: Path | None = None
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
@@ -288,16 +297,19 @@ def _run(
             )
         )
         callbacks[-1].FILE_EXTENSION = checkpoint.suffix
-        if checkpoint.exists():
+        if exists(checkpoint):
             resume = checkpoint
             _check_resumable(module, checkpoint)
-    devices = [target.index] if target.type == "cuda" and target.index is not None else 1
+    readers: dict[str, Any] = {
+        "num_workers": recipe.num_workers,
+        "pin": target.type == "cuda" and recipe.num_workers > 0,
+    }
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
-        with _quiet(), _seeded(seed, target):
+        with _quiet(), _seeded(seed, target), prepared(module.networks, recipe, target):
             trainer = L.Trainer(
-                accelerator="gpu" if target.type == "cuda" else target.type,
-                devices=devices,
+                **_place(target),
+                accumulate_grad_batches=recipe.accumulate,
                 max_epochs=recipe.epochs,
                 precision=recipe.precision,
                 callbacks=callbacks,
@@ -308,16 +320,24 @@ def _run(
                 num_sanity_val_steps=0,
                 use_distributed_sampler=False,
             )
+            assert trainer.world_size == world_size()  # otherwise processes would train apart
             module.networks.train()
             trainer.fit(
                 module,
-                indexed_loader(train, recipe.batch_size, shuffle_seed=seed, num_workers=recipe.num_workers),
-                indexed_loader(val, max(recipe.batch_size, 256), num_workers=recipe.num_workers),
+                indexed_loader(train, batches=module.batches, **readers),
+                indexed_loader(part(val), max(recipe.batch_size, 256), **readers),
                 ckpt_path=resume,
                 weights_only=True,
             )
         if keep_best and history.weights:
             module.networks.load_state_dict(history.weights)
+    except RuntimeError as error:
+        if "find_unused_parameters" not in str(error):
+            raise
+        raise InputError(
+            "some parameters take no part in the loss, which several processes cannot train; freeze them "
+            "(requires_grad_(False)), or leave them out"
+        ) from error
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl+C into an exit and then ignores it
             signal.signal(signal.SIGINT, on_interrupt)
@@ -329,15 +349,45 @@ def _run(
             network.to(home[role])
         for submodule, mode in modes:
             submodule.training = mode
-    if checkpoint is not None:
+    if checkpoint is not None and rank() == 0:
         checkpoint.unlink(missing_ok=True)
     return history.epochs, history.best_epoch
+
+
+def _place(device: torch.device) -> dict[str, Any]:
+    """Where Lightning trains: on one device, or in every process that torchrun started."""
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+    from lightning.pytorch.strategies import DDPStrategy
+
+    from mfh.training.modules import AtomicCheckpoints
+
+    accelerator = "gpu" if device.type == "cuda" else device.type
+    if world_size() == 1:
+        if torch.distributed.is_torchelastic_launched() and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise InputError(
+                f"torchrun started {os.environ['WORLD_SIZE']} processes, but they would train apart; call "
+                "torch.distributed.init_process_group() first"
+            )
+        devices: Any = [device.index] if device.type == "cuda" and device.index is not None else 1
+        return {"accelerator": accelerator, "devices": devices, "plugins": [AtomicCheckpoints()]}
+    on_each, machines = check_uniform()
+    return {
+        "accelerator": accelerator,
+        "devices": on_each,
+        "num_nodes": machines,
+        # Buffers are averaged once per epoch. Sent around at every step they would cost as much as gradients, and
+        # in validation, where processes have different numbers of batches, wait for ever.
+        "strategy": DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True),
+        "plugins": [TorchElasticEnvironment(), AtomicCheckpoints()],
+    }
 
 
 def _check_splits(train: Any, val: Any) -> None:
     for name, split in (("train", train), ("val", val)):
         if not len(split):
             raise InputError(f"the {name} split is empty; give at least one sample")
+        if len(split) < world_size():
+            raise InputError(f"the {name} split has {len(split)} samples for {world_size()} processes; start fewer")
 
 
 def _check_resumable(module: "Training", checkpoint: Path) -> None:

@@ -6,6 +6,8 @@ the validation split.
 
 import math
 import random
+import signal
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,12 +15,15 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
 from mfh.channels import as_logits
+from mfh.distributed import average_buffers, rank, total
 from mfh.errors import InputError
+from mfh.files import atomic_write
 from mfh.losses import KDLoss, alignment_loss
-from mfh.pairs import PairedBatch, epoch_seed
+from mfh.pairs import EpochBatches, PairedBatch, epoch_seed
 from mfh.training.recipe import Recipe
 
 Batch = tuple[PairedBatch, Tensor]
@@ -31,6 +36,8 @@ class Training(L.LightningModule):
         networks: role ("teacher", "student") -> network to train.
         recipe: how.
     """
+
+    batches: EpochBatches  # given before training: how much each batch counts
 
     def __init__(self, networks: Mapping[str, nn.Module], recipe: Recipe) -> None:
         super().__init__()
@@ -55,23 +62,22 @@ class Training(L.LightningModule):
         self._train_loss = torch.zeros((), device=self.device)
         self._seen = 0
 
-    def training_step(self, batch: Batch, _index: int) -> Tensor:
-        """One step's loss, added up here: logging every step costs a small network as much as training it."""
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """One batch's loss, added up here: logging every step costs a small network as much as training it."""
         loss: Tensor = self.loss(*batch)
-        self._train_loss += loss.detach() * len(batch[1])
-        self._seen += len(batch[1])
-        return loss
+        count, weight = self.batches.count(index), self.batches.weight(index)
+        self._train_loss += loss.detach() * count
+        self._seen += count
+        return loss if weight == 1 else loss * weight
 
     def train_loss(self) -> float:
-        """Mean loss over the epoch's samples so far."""
-        return float(self._train_loss) / self._seen
-
-    def on_train_epoch_end(self) -> None:
-        """Log the epoch's mean loss."""
-        self.log("train_loss", self._train_loss / self._seen)
+        """Mean loss over the epoch's samples so far, of all processes."""
+        loss, seen = total(torch.stack([self._train_loss, torch.full_like(self._train_loss, self._seen)])).tolist()
+        return float(loss / seen)
 
     def on_validation_epoch_start(self) -> None:
-        """Start counting."""
+        """Start counting, with the same network in all processes."""
+        average_buffers(self.networks)
         self._counts: dict[str, Tensor] = {}
 
     def validation_step(self, batch: Batch, _index: int) -> None:
@@ -86,7 +92,8 @@ class Training(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the accuracy and the loss of every network."""
-        for role, counts in self._counts.items():
+        for role in self.networks:
+            counts = total(self._counts[role])  # once: processes may have different numbers of batches
             self.log(f"{role}_val_accuracy", counts[0] / counts[2])
             self.log(f"{role}_val_loss", counts[1] / counts[2])
 
@@ -178,6 +185,8 @@ class Distillation(Training):
 class EpochSeed(L.Callback):
     """Seeds all global generators before every epoch, so that a resumed run draws what it would have drawn.
 
+    Each process draws its own numbers.
+
     That holds for what is drawn in the training process; reading processes (`num_workers`) have generators of their
     own.
 
@@ -190,10 +199,35 @@ class EpochSeed(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         """Seed torch (all devices), NumPy and random."""
-        seed = epoch_seed(self.seed, trainer.current_epoch)
+        seed = epoch_seed(self.seed, trainer.current_epoch, rank())
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
         random.seed(seed)
+
+
+class OwnSignals(L.Callback):
+    """Lets the process end at once when it is told to, as without Lightning.
+
+    Lightning would send word to the other processes first, which waits for ever where one of them is gone. Nothing is
+    lost: every finished epoch is on disk.
+    """
+
+    def __init__(self) -> None:
+        self.found = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """Undo what Lightning has just set up."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.found)
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints written beside their place: Lightning copies them from a temporary folder, which can be cut short."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
+        """Write one file, whole or not at all."""
+        with atomic_write(path, "wb") as file:
+            torch.save(checkpoint, file)
 
 
 class History(L.Callback):
@@ -216,7 +250,7 @@ class History(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note the epoch, keep it if it is the best so far, stop if it is time to."""
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if "val" in k}
-        self.epochs.append({"epoch": float(trainer.current_epoch), **values})
+        self.epochs.append({"epoch": float(trainer.current_epoch), "steps": float(trainer.global_step), **values})
         rank = (values[f"{self.watched}_val_accuracy"], -values[f"{self.watched}_val_loss"])
         if self.best_epoch < 0 or rank > self.best:
             self.best, self.best_epoch = rank, trainer.current_epoch
