@@ -119,11 +119,10 @@ def test_a_job_survives_a_killed_process(tmp_path):
     assert "terminate called" not in said  # the interpreters ended in order
     assert (tmp_path / "happened").exists()
     ours = [line for line in said.splitlines() if line.startswith("mfh: ")]
-    assert ours == [
-        "mfh: training on 2 processes (Gloo)",
-        "mfh: another process of this job has ended; the same command resumes",
-        "mfh: training on 2 processes (Gloo)",
-    ]
+    lost = "mfh: another process of this job has ended; the same command resumes"  # unless torchrun was faster
+    assert [line for line in ours if line != lost] == ["mfh: training on 2 processes (Gloo)"] * 2
+    assert ours.count(lost) <= 1
+    assert "Error" not in said  # no traceback of ours
     assert said.count("student: validation accuracy") == 1
     path = tmp_path / "runs/fragile_task/seed-0/student.safetensors"
     assert [path] == list(path.parent.iterdir())

@@ -16,6 +16,7 @@ from mfh.errors import InputError
 from mfh.losses import alignment_loss
 from mfh.pairs import EpochShuffle
 from mfh.training import evaluate
+from mfh.training.preparing import prepared
 from networks import Attention, Branching, padding, randn, seeded
 
 
@@ -129,6 +130,25 @@ def test_layout_and_compilation_leave_networks_as_they_were():
     torch.testing.assert_close(weights(plain), weights(faster))
     assert all(parameter.is_contiguous() for parameter in faster.parameters())
     assert faster._compiled_call_impl is None
+
+
+def test_batch_normalisation_is_exchanged_between_gpus_and_put_back(monkeypatch):
+    """Synchronised batch normalisation exists on GPUs only; here only the exchange is tried."""
+    monkeypatch.setattr("mfh.training.preparing.world_size", lambda: 2)
+    norm = nn.BatchNorm2d(3)
+    network = nn.Sequential(nn.Conv2d(1, 3, 2), norm, nn.Sequential(norm, nn.ReLU()))
+    networks = nn.ModuleDict({"teacher": network, "student": nn.Linear(2, 2)})
+    names = list(networks.state_dict())
+    with prepared(networks, SHORT, torch.device("cuda")):
+        assert type(network[1]) is nn.SyncBatchNorm
+        assert network[1] is network[2][0]
+        assert network[1].weight is norm.weight
+        assert list(networks.state_dict()) == names
+        network[1].running_mean = torch.ones(3)  # as a move to a device exchanges it
+    assert network[1] is network[2][0] is norm
+    assert norm.running_mean.tolist() == [1, 1, 1]
+    with prepared(networks, SHORT, torch.device("cpu")):
+        assert network[1] is norm
 
 
 def test_half_precision_on_a_cpu_is_refused():

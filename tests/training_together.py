@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 import tiny_task
-from mfh import InputError, Recipe, align, channel_saliency, distill, pretrain
+from mfh import ChannelSaliency, InputError, Recipe, align, channel_saliency, distill, pretrain
 from mfh.arms import Cell
 from mfh.channels import fingerprint
 from mfh.cli import _tell
@@ -62,6 +62,8 @@ def measurements():
     ]:
         saliency = channel_saliency(teacher, student, PairLoader(part(task.train)), layer="1", **options)
         found[name] = [saliency.samples, saliency.scores.tolist(), saliency.means.tolist()]
+    given = ChannelSaliency.from_scores(range(12), teacher, PairLoader(part(task.train)), layer="1")
+    found["given"] = [given.samples, given.scores.tolist(), given.means.tolist()]
     return found
 
 
@@ -105,7 +107,6 @@ def refusals(folder):
     task, small, messages = uneven_task(), Subset(uneven_task().train, [0]), {}
     own = TensorDataset(*(tensor + rank() for tensor in task.train.dataset.tensors))
     (folder / f"of-{rank()}").touch()
-    foreign = Workbench(replace(task, train=own), 0, Settings())
 
     def train(network, train, val):
         return pretrain(network, train, val, modality="student", recipe=task.recipe)
@@ -115,7 +116,7 @@ def refusals(folder):
         "val": lambda: train(tiny_task.student(), task.train, small),
         "part": lambda: part(small),
         "unused": lambda: train(Unused(), task.train, task.val),
-        "data": lambda: foreign.pretrained("student"),
+        "data": lambda: Workbench(replace(task, train=own), 0, Settings()),
         "disk": lambda: exists(folder / "of-0") if rank() == 0 else exists(folder / "elsewhere" / "of-0"),
     }.items():
         try:

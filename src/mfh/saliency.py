@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from mfh import channels, files
+from mfh.distributed import gather
 from mfh.errors import InputError, close_names
 from mfh.masking import ChannelMask
 from mfh.pairs import as_batch, check_rereadable, to_device
@@ -129,7 +130,8 @@ class ChannelSaliency:
     ) -> "ChannelSaliency":
         """A saliency from scores computed elsewhere: published ones, or by a method of your own.
 
-        The channels' means, which masks need, are taken in one pass of the teacher over the pairs.
+        The channels' means, which masks need, are taken in one pass of the teacher over the pairs. Under
+        torch.distributed each process passes a disjoint part of the data.
 
         Args:
             scores: (C,), larger is more general.
@@ -162,8 +164,10 @@ class ChannelSaliency:
                 total = sums if not samples else total + sums
                 samples, shape = samples + len(activation), activation.shape
             fingerprint = channels.fingerprint(teacher)
-        if not samples:
+        passes = [(sums, count) for sums, count in gather((total, samples)) if count]
+        if not passes:
             raise InputError("pairs has no samples; give at least one batch")
+        total, samples = torch.stack([sums for sums, _ in passes]).sum(0), sum(count for _, count in passes)
         if given.shape != total.shape[:1] or not np.isfinite(given).all():
             raise InputError(
                 f"scores have shape {given.shape}, but layer {layer!r} returns shape {tuple(shape)}: one finite number "

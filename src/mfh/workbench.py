@@ -110,6 +110,8 @@ class Workbench:
         self.protocol: Protocol = dataclasses.replace(task.protocol, loss=loss)
         self.device = find_device(settings.device)
         self._made: dict[str, Any] = {}
+        if world_size() > 1:
+            _ = self.identity  # before anything is made of data or networks that are not the same
 
     @cached_property
     def identity(self) -> dict[str, Any]:
