@@ -107,7 +107,7 @@ def shell_lines(page: Path) -> list[list[str]]:
     lines = [
         shlex.split(line.removeprefix("$ "), comments=True)
         for block in blocks(page)
-        for line in block.code.splitlines()
+        for line in block.code.replace("\\\n", " ").splitlines()
         if block.language in ("bash", "console") or line.startswith("$ ")
     ]
     return [words for words in lines if words]
