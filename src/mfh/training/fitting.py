@@ -356,6 +356,7 @@ def _run(
 
 def _place(device: torch.device) -> dict[str, Any]:
     """Where Lightning trains: on one device, or in every process that torchrun started."""
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
     from lightning.pytorch.strategies import DDPStrategy
 
@@ -369,7 +370,12 @@ def _place(device: torch.device) -> dict[str, Any]:
                 "torch.distributed.init_process_group() first"
             )
         devices: Any = [device.index] if device.type == "cuda" and device.index is not None else 1
-        return {"accelerator": accelerator, "devices": devices, "plugins": [AtomicCheckpoints()]}
+        # Named, because Lightning would look for a cluster around it, and find one where torchrun or SLURM runs.
+        return {
+            "accelerator": accelerator,
+            "devices": devices,
+            "plugins": [LightningEnvironment(), AtomicCheckpoints()],
+        }
     on_each, machines = check_uniform()
     return {
         "accelerator": accelerator,
