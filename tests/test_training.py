@@ -309,6 +309,24 @@ def test_an_interruption_leaves_no_trace(error):
     assert logging.getLogger("lightning.pytorch").level != logging.ERROR
 
 
+def test_a_process_told_to_end_ends_as_without_lightning():
+    def handler(*_):
+        raise AssertionError
+
+    class Looking(Fragile):
+        def __getitem__(self, index):
+            found.add(signal.getsignal(signal.SIGTERM))
+            return TRAIN[index]
+
+    found, before = set(), signal.signal(signal.SIGTERM, handler)
+    try:
+        pretrain(student(), Looking(), VAL, modality="student", recipe=SHORT)
+        assert found == {handler}
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_checkpoints_that_cannot_be_resumed(tmp_path):
     path = tmp_path / "run.ckpt"
     for content in (b"", b"no checkpoint"):
