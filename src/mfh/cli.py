@@ -341,7 +341,7 @@ def _workbench(options: Any, **settings: Any) -> "Workbench":
     out = options.out or Path("runs") / _stem(options.task)
     handed = Handed(options.data, options.preset, options.augment).or_as_before(out)
     task = find_task(options.task, handed).make(options.seed)
-    if not (out / "config.json").exists():
+    if _first() and not (out / "config.json").exists():
         write_json(out / "config.json", {"command": "steps", "task": task.name, **handed.facts()})
     common = Settings(
         epochs=options.epochs,
