@@ -16,7 +16,7 @@ from mfh.errors import InputError
 from mfh.losses import alignment_loss
 from mfh.pairs import EpochShuffle
 from mfh.training import evaluate
-from mfh.training.preparing import prepared
+from mfh.training.acceleration import prepared
 from networks import Attention, Branching, padding, randn, seeded
 
 
@@ -134,7 +134,7 @@ def test_layout_and_compilation_leave_networks_as_they_were():
 
 def test_batch_normalisation_is_exchanged_between_gpus_and_put_back(monkeypatch):
     """Synchronised batch normalisation exists on GPUs only; here only the exchange is tried."""
-    monkeypatch.setattr("mfh.training.preparing.world_size", lambda: 2)
+    monkeypatch.setattr("mfh.training.acceleration.world_size", lambda: 2)
     norm = nn.BatchNorm2d(3)
     network = nn.Sequential(nn.Conv2d(1, 3, 2), norm, nn.Sequential(norm, nn.ReLU()))
     networks = nn.ModuleDict({"teacher": network, "student": nn.Linear(2, 2)})

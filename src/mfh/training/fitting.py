@@ -27,7 +27,7 @@ from mfh.errors import InputError
 from mfh.losses import KDLoss
 from mfh.masking import masked_logits
 from mfh.pairs import EpochBatches, PairLoader, indexed_loader, reads_the_same, to_device
-from mfh.training.preparing import prepared
+from mfh.training.acceleration import prepared
 from mfh.training.recipe import Recipe
 
 if TYPE_CHECKING:
