@@ -147,7 +147,7 @@ def prepare(
             jobs = {pieces / f"{clip.facts['id']}-{preparing.digest(clip.stamps)}.npz": clip for clip in found.clips}
             if jobs and layout == "archives":
                 mfcc(np.zeros(features.sample_rate, np.float32), features)  # compiles once, before workers all would
-            work = _Work(features)
+            work = Work(features)
             with preparing.Meter(len(jobs), "clips", quiet=quiet) as meter:
                 crashed = preparing.make_pieces(jobs, work, processes=processes, progress=meter)
             _assemble(out, jobs, crashed, found.skipped, split, seed, features, options)
@@ -159,7 +159,7 @@ def prepare(
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """Makes the piece of one clip: its arrays, or only the files that were in vain. Runs in worker processes."""
 
     features: Features
