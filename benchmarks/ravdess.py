@@ -34,8 +34,8 @@ from mfh.tasks.ravdess.prepare import Features, Work, prepare
 from mfh.training import Recipe, distill, pretrain
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from media import write_mp4  # noqa: E402
-from ravdess_clips import sound_of  # noqa: E402
+from media import write_mp4
+from ravdess_clips import sound_of
 
 BATCH = 64
 LOSS = KDLoss(label_weight=0, reduction="mean")
