@@ -364,7 +364,7 @@ def test_a_finished_folder_is_left_as_it_is(raw, prepared, tmp_path):
     ("arguments", "said"),
     [
         ({"layout": "tapes"}, "layout is 'tapes'"),
-        ({"split": "nowhere.csv"}, "no file nowhere.csv"),
+        ({"split": "nowhere.csv"}, "choose actors, random or an existing CSV"),
         ({"layout": "features"}, r"spa_dl.csv; the authors"),
     ],
 )
@@ -455,6 +455,13 @@ def test_missing_and_broken_features_are_listed(authors, tmp_path):
     skipped = {(Path(row["file"]).name, row["reason"]) for row in rows_of(tmp_path / "out" / "skipped.csv")}
     broken = {("clip00.npy", "missing"), ("clip01.npy", "unreadable"), ("clip02.jpg", "unreadable")}
     assert skipped == broken | {("clip01.jpg", "no partner"), ("clip02.npy", "no partner")}
+
+
+def test_a_split_of_the_authors_may_not_be_empty(authors, tmp_path):
+    for path in (authors / "vid_features").glob("clip0*"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(InputError, match="leaves no clip for train"):
+        prepare(authors, tmp_path / "out", layout="features", features=SMALL)
 
 
 # --- the task ---------------------------------------------------------------------------------------------------------

@@ -62,16 +62,12 @@ def preparing(out: Path, kind: str, options: Mapping[str, Any]) -> Iterator[Path
 def _refuse_foreign(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; a folder to prepare was expected")
-    if out.is_dir() and not (out / "meta.json").exists():
-        strange = [item.name for item in out.iterdir() if not item.name.startswith(".") and not _ours(item.name)]
+    if out.is_dir() and not (out / "meta.json").exists() and not any(out.glob(".pieces-*")):
+        strange = [item.name for item in out.iterdir() if not item.name.startswith(".")]
         if strange:
             raise InputError(
                 f"{out} is not empty ({sorted(strange)[0]!r}) and was not prepared by mfh; choose another OUT"
             )
-
-
-def _ours(name: str) -> bool:
-    return name.endswith((".npy", ".csv")) or name.startswith("shard-")
 
 
 def finish(out: Path, kind: str, options: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The published RAVDESS networks: three convolutions, an adaptive pool, three fully connected layers.
 
-Raw inputs go in; they are normalised by the network's first layer, on its device.
+Raw inputs go in; they are normalised by the network's first layer, on its device. A state_dict with other names whose
+tensors come in the same order and shapes, as the authors' files have them, loads as well.
 """
 
 from collections import OrderedDict
@@ -44,46 +45,41 @@ class Normalize(nn.Module):
         return inputs.to(self.factor.dtype) * self.factor - self.shift
 
 
-class RavdessNetwork(nn.Sequential):
-    """One of the two networks: (N, C, H, W) -> logits (N, num_classes).
+def _network(normalize: Normalize, kernels: Sequence[int], num_classes: int) -> nn.Sequential:
+    """(N, C, H, W) -> logits (N, num_classes); `kernels` are the sizes of three square kernels, padding is 1."""
+    layers: list[tuple[str, nn.Module]] = [("normalize", normalize)]
+    width = normalize.factor.shape[1]
+    pools = [nn.MaxPool2d(2), nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(_POOLED)]
+    for number, (filters, kernel, pool) in enumerate(zip(_FILTERS, kernels, pools, strict=True), start=1):
+        layers.append((f"conv{number}", nn.Conv2d(width, filters, kernel, padding=1)))
+        layers += [(f"relu{number}", nn.ReLU()), (f"pool{number}", pool)]
+        width = filters
+    layers.append(("flatten", nn.Flatten()))
+    width *= _POOLED[0] * _POOLED[1]
+    for number, features in enumerate(_WIDTHS, start=1):
+        layers += [(f"fc{number}", nn.Linear(width, features)), (f"relu{number + 3}", nn.ReLU())]
+        width = features
+    layers.append(("fc3", nn.Linear(width, num_classes)))
+    network = nn.Sequential(OrderedDict(layers))
+    network.register_load_state_dict_pre_hook(_take_in_order)
+    return network
 
-    A state_dict whose names differ but whose tensors come in the same order and shapes (as the authors' networks have
-    them: weight and bias of each layer, from first to last) is accepted as well.
 
-    Args:
-        normalize: the first layer.
-        kernels: sizes of the three square convolution kernels; padding is 1.
-        num_classes: K.
+def _take_in_order(network: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Rename tensors that have other names but come in the order and the shapes of the network's own.
+
+    The authors' networks have the same layers; weight and bias of each come from first to last.
     """
-
-    def __init__(self, normalize: Normalize, kernels: Sequence[int], num_classes: int = 8) -> None:
-        layers: list[tuple[str, nn.Module]] = [("normalize", normalize)]
-        width = normalize.factor.shape[1]
-        pools = [nn.MaxPool2d(2), nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(_POOLED)]
-        for number, (filters, kernel, pool) in enumerate(zip(_FILTERS, kernels, pools, strict=True), start=1):
-            layers.append((f"conv{number}", nn.Conv2d(width, filters, kernel, padding=1)))
-            layers += [(f"relu{number}", nn.ReLU()), (f"pool{number}", pool)]
-            width = filters
-        layers.append(("flatten", nn.Flatten()))
-        width *= _POOLED[0] * _POOLED[1]
-        for number, features in enumerate(_WIDTHS, start=1):
-            layers += [(f"fc{number}", nn.Linear(width, features)), (f"relu{number + 3}", nn.ReLU())]
-            width = features
-        layers.append(("fc3", nn.Linear(width, num_classes)))
-        super().__init__(OrderedDict(layers))
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """As usual, but tensors without our names are taken in order, if all shapes agree."""
-        mine = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("normalize.")}
-        given = {name: tensor for name, tensor in state_dict.items() if isinstance(tensor, Tensor)}
-        in_order = [tensor.shape for tensor in given.values()] == [tensor.shape for tensor in mine.values()]
-        if in_order and not set(mine) & set(given):
-            normalize = {name: tensor for name, tensor in self.state_dict().items() if name not in mine}
-            state_dict = normalize | dict(zip(mine, given.values(), strict=True))
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+    own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("normalize.")}
+    given = {name: tensor for name, tensor in state_dict.items() if isinstance(tensor, Tensor)}
+    in_order = [tensor.shape for tensor in given.values()] == [tensor.shape for tensor in own.values()]
+    if prefix or not in_order or set(own) & set(given):
+        return
+    state_dict.clear()
+    state_dict |= network.state_dict() | dict(zip(own, given.values(), strict=True))
 
 
-def audio_network(mean: float, std: float, num_classes: int = 8) -> RavdessNetwork:
+def audio_network(mean: float, std: float, num_classes: int = 8) -> nn.Sequential:
     """The teacher: MFCC (N, 1, 40, 256) -> logits; kernels 7, 5, 5.
 
     Args:
@@ -91,13 +87,13 @@ def audio_network(mean: float, std: float, num_classes: int = 8) -> RavdessNetwo
         std: of the training split's features.
         num_classes: K.
     """
-    return RavdessNetwork(Normalize([mean], [std]), (7, 5, 5), num_classes)
+    return _network(Normalize([mean], [std]), (7, 5, 5), num_classes)
 
 
-def image_network(num_classes: int = 8) -> RavdessNetwork:
+def image_network(num_classes: int = 8) -> nn.Sequential:
     """The student: RGB bytes (N, 3, 256, 512) -> logits; kernels 3, 3, 3.
 
     Args:
         num_classes: K.
     """
-    return RavdessNetwork(Normalize(IMAGENET_MEAN, IMAGENET_STD, scale=255), (3, 3, 3), num_classes)
+    return _network(Normalize(IMAGENET_MEAN, IMAGENET_STD, scale=255), (3, 3, 3), num_classes)

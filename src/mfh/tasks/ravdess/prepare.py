@@ -160,11 +160,16 @@ def prepare(
 
 @dataclass(frozen=True)
 class Work:
-    """Makes the piece of one clip: its arrays, or only the files that were in vain. Runs in worker processes."""
+    """Makes the piece of one clip: its arrays, or only the files that were in vain. Runs in worker processes.
+
+    Args:
+        features: what is computed.
+    """
 
     features: Features
 
     def __call__(self, clip: Clip, piece: Path) -> None:
+        """Write the piece, a .npz file."""
         tried: list[tuple[str, str]] = []
         frames = _first(clip.pictures, self._frames, tried)
         sound = _first(clip.sounds, self._mfcc, tried)
@@ -270,8 +275,11 @@ def _assemble(
             f"none of the {len(jobs)} clips can be used; the first reason is {lines[0]['reason']} ({lines[0]['file']})"
         )
     facts = [jobs[piece].facts for piece in usable]
-    given = {clip["id"]: str(clip["split"]) for clip in facts if "split" in clip}
-    chosen = given or splits.assign(facts, split, seed)
+    if options["layout"] == "features":
+        chosen = {str(clip["id"]): str(clip["split"]) for clip in facts}
+        splits.check(facts, chosen, "of the authors")
+    else:
+        chosen = splits.assign(facts, split, seed)
     lines += [skip(str(clip["id"]), "in no split") for clip in facts if clip["id"] not in chosen]
     kept = [piece for piece in usable if jobs[piece].facts["id"] in chosen]
     rows = [{**jobs[piece].facts, "split": chosen[jobs[piece].facts["id"]]} for piece in kept]

@@ -33,8 +33,25 @@ def assign(clips: Sequence[Clip], split: str, seed: int) -> dict[str, str]:
         chosen = {clip["id"]: by_actor[int(clip["actor"])] for clip in clips}
     elif split == "random":
         chosen = _split_at_random(clips, seed)
-    else:
+    elif Path(split).is_file():
         chosen = _split_by_table(clips, Path(split))
+    else:
+        raise InputError(f"split is {split!r}; choose actors, random or an existing CSV")
+    check(clips, chosen, split)
+    return chosen
+
+
+def check(clips: Sequence[Clip], chosen: Mapping[str, str], split: str) -> None:
+    """Refuse splits of which one is empty, and tell where an emotion is missing.
+
+    Args:
+        clips: with id and emotion.
+        chosen: id -> split.
+        split: what they were made by, for the message.
+
+    Raises:
+        InputError: a split is empty.
+    """
     for name in SPLITS:
         members = [clip for clip in clips if chosen.get(clip["id"]) == name]
         if not members:
@@ -42,7 +59,6 @@ def assign(clips: Sequence[Clip], split: str, seed: int) -> dict[str, str]:
         missing = [emotion for emotion in EMOTIONS if emotion not in {clip["emotion"] for clip in members}]
         if missing:
             log.warning("no %s clip is %s", name, " or ".join(missing))
-    return chosen
 
 
 def split_actors(actors: Iterable[int]) -> dict[int, str]:
