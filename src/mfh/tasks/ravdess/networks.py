@@ -61,7 +61,7 @@ def _network(normalize: Normalize, kernels: Sequence[int], num_classes: int) -> 
         width = features
     layers.append(("fc3", nn.Linear(width, num_classes)))
     network = nn.Sequential(OrderedDict(layers))
-    network.register_load_state_dict_pre_hook(_take_in_order)
+    network.register_load_state_dict_pre_hook(_take_in_order)  # type: ignore[no-untyped-call]
     return network
 
 
