@@ -19,7 +19,7 @@ from mfh.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Reason = Literal["unreadable", "truncated", "silent", "no picture", "no sound"]
+Reason = Literal["unreadable", "truncated", "silent", "too short", "no picture", "no sound"]
 
 #: Peak amplitude, of full scale 1, below which a recording counts as silent.
 SILENCE = 1e-4
@@ -43,17 +43,19 @@ class MediaError(Exception):
 
 @dataclass(frozen=True, order=True)
 class MediaFile:
-    """A file on disk, or a member of a zip archive.
+    """A file on disk, or a member of a zip archive or of an uncompressed tar.
 
     Args:
         path: of the file, or of the archive.
         member: name inside the archive; empty for a file.
         stamp: changes when the content does (size and time, or the archive's checksum).
+        place: where a tar holds the member: first byte and number of bytes; None for a file and in a zip.
     """
 
     path: Path
     member: str = ""
     stamp: str = ""
+    place: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, path: Path) -> "MediaFile":
@@ -79,6 +81,17 @@ class MediaFile:
         if not self.member:
             with self.path.open("rb") as file:
                 yield file
+            return
+        if self.place is not None:
+            start, size = self.place
+            if size > MOST_BYTES:
+                raise MediaError("unreadable")
+            with self.path.open("rb") as file:
+                file.seek(start)
+                content = file.read(size)
+            if len(content) < size:
+                raise MediaError("truncated")
+            yield io.BytesIO(content)
             return
         try:
             with zipfile.ZipFile(self.path) as archive:
@@ -187,12 +200,13 @@ def cover(height: int, width: int) -> "Callable[[Image], Image]":
     return fit
 
 
-def read_audio(file: BinaryIO, sample_rate: int) -> NDArray[np.float32]:
+def read_audio(file: BinaryIO, sample_rate: int, most_seconds: float | None = None) -> NDArray[np.float32]:
     """The sound of a media file: channels averaged, resampled, full scale 1.
 
     Args:
         file: with a sound stream.
         sample_rate: of the result, in Hz.
+        most_seconds: how much to read, from the beginning; default: all.
 
     Returns:
         (T,).
@@ -207,10 +221,17 @@ def read_audio(file: BinaryIO, sample_rate: int) -> NDArray[np.float32]:
         if not streams:
             raise MediaError("no sound")
         rate = int(streams[0].rate or 0)
-        blocks = [_mono(frame) for frame in container.decode(streams[0])]
+        blocks: list[NDArray[np.float32]] = []
+        enough = float("inf") if most_seconds is None else most_seconds * rate
+        for frame in container.decode(streams[0]):
+            blocks.append(_mono(frame))
+            if sum(map(len, blocks)) >= enough:
+                break
     if not blocks or not rate:
         raise MediaError("no sound")
     sound = np.concatenate(blocks)
+    if most_seconds is not None:
+        sound = sound[: int(enough)]
     if not np.isfinite(sound).all():
         raise MediaError("unreadable")
     if np.abs(sound).max(initial=0.0) < SILENCE:

@@ -63,7 +63,7 @@ def _refuse_foreign(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; a folder to prepare was expected")
     if out.is_dir() and not (out / "meta.json").exists() and not any(out.glob(".pieces-*")):
-        strange = [item.name for item in out.iterdir() if not item.name.startswith(".")]
+        strange = [item.name for item in out.iterdir() if not item.name.startswith((".", "part-"))]
         if strange:
             raise InputError(
                 f"{out} is not empty ({sorted(strange)[0]!r}) and was not prepared by mfh; choose another OUT"

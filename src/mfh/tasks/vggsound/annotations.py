@@ -1,0 +1,244 @@
+"""What VGGSound says about its clips (`vggsound.csv`), and where the clips are: in folders and tar files."""
+
+import csv
+import hashlib
+import logging
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mfh.errors import InputError, close_names
+from mfh.tasks.media import MediaFile
+
+log = logging.getLogger("mfh")
+
+SPLITS = ("train", "val", "test")
+
+#: Length of an annotated clip.
+CLIP_SECONDS = 10
+
+#: Share of the training videos that becomes the validation split.
+VALIDATION_SHARE = 0.1
+
+ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One annotated clip.
+
+    Args:
+        id: of its video; may begin with "-".
+        start: where in the video it starts, in seconds.
+        label: its class.
+        split: "train", "val" or "test".
+    """
+
+    id: str
+    start: int
+    label: str
+    split: str
+
+    @property
+    def key(self) -> str:
+        """Its name in file names and shards: `<id>_<start, 6 digits>`."""
+        return f"{self.id}_{self.start:06d}"
+
+
+def read_annotations(path: Path) -> list[Clip]:
+    """Read the official csv: video id, start second, label, "train" or "test"; no header.
+
+    A tenth of the training videos becomes the validation split, see `is_validation`.
+
+    Args:
+        path: of the csv.
+
+    Returns:
+        All clips, in the order of the file.
+
+    Raises:
+        InputError: there is no such file, a line has other columns or values, or a clip is annotated twice in
+            different ways.
+    """
+    clips: dict[str, Clip] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            for number, row in enumerate(csv.reader(file), start=1):
+                if row:
+                    clip = _clip(row, f"{path}, line {number}")
+                    if clips.setdefault(clip.key, clip) != clip:
+                        raise InputError(f"{path}, line {number}: clip {clip.key} has another label or split before")
+    except FileNotFoundError:
+        raise InputError(f"no file {path}; the annotations vggsound.csv were expected") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a readable csv file ({error})") from None
+    if not clips:
+        raise InputError(f"{path} is empty; lines of video id, start second, label, split were expected")
+    return list(clips.values())
+
+
+def _clip(row: list[str], where: str) -> Clip:
+    if len(row) != 4:
+        raise InputError(
+            f"{where} has {len(row)} columns; 4 were expected: video id, start second, label (in quotes if it has "
+            "commas), split"
+        )
+    video, start, label, split = (value.strip() for value in row)
+    if not start.isdecimal():
+        raise InputError(f"{where}: the start second is {start!r}; a whole number was expected (and no header)")
+    if split not in ("train", "test"):
+        raise InputError(f"{where}: the split is {split!r}; 'train' or 'test' was expected")
+    if not 1 <= len(video) <= 64 or not set(video) <= _ID_CHARACTERS or not label:
+        raise InputError(f"{where}: the video id is {video!r} and the label {label!r}; a YouTube id and a label")
+    return Clip(video, int(start), label, "val" if split == "train" and is_validation(video) else split)
+
+
+_ID_CHARACTERS = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+def is_validation(video: str) -> bool:
+    """Whether a training video belongs to the validation split: by the SHA-256 of its id, the same everywhere."""
+    return _hash(video) < VALIDATION_SHARE * 2**64
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def in_mixed_order(clips: Iterable[Clip]) -> list[Clip]:
+    """Clips in an order that mixes classes, the same everywhere: by the SHA-256 of their keys."""
+    return sorted(clips, key=lambda clip: (_hash(clip.key), clip.key))
+
+
+def choose_classes(clips: Sequence[Clip], classes: str | None) -> list[str]:
+    """The labels to keep, in the order of their indices.
+
+    Args:
+        clips: all annotated clips.
+        classes: None for all; a number for the labels with the most annotated training clips (ties by name): it
+            depends on the annotations alone, so every machine chooses the same, whatever clips can be had; or a file,
+            either text with one label per line or JSON from label to index, as the authors' `label.json`.
+
+    Returns:
+        Sorted by name, except for a JSON file, which has indices of its own.
+
+    Raises:
+        InputError: the number is out of range, or the file cannot be read or has unknown labels.
+    """
+    known = sorted({clip.label for clip in clips})
+    if classes is None:
+        return known
+    if classes.isdecimal():
+        if not 2 <= int(classes) <= len(known):
+            raise InputError(f"classes is {classes}; the annotations have {len(known)} labels: give 2 to that")
+        counts = Counter(clip.label for clip in clips if clip.split != "test")
+        return sorted(sorted(known, key=lambda label: (-counts[label], label))[: int(classes)])
+    labels = read_labels(Path(classes)) if classes.endswith(".json") else _read_lines(Path(classes))
+    for label in labels:
+        if label not in known:
+            raise InputError(f"{classes} has the label {label!r}, which the annotations do not; {close_names(label, known)}")
+    if len(labels) < 2:
+        raise InputError(f"{classes} has {len(labels)} labels; at least 2 were expected")
+    return labels
+
+
+def read_labels(path: Path) -> list[str]:
+    """Labels in the order of their indices, from a JSON object of label to index (the authors' `label.json`).
+
+    Raises:
+        InputError: it is something else, or the indices are not 0, 1, 2, ...
+    """
+    from mfh.files import read_json
+
+    content = read_json(path)
+    labels = sorted(content, key=lambda label: (str(type(content[label])), content[label]))
+    if [content[label] for label in labels] != list(range(len(labels))):
+        raise InputError(f"{path} does not map labels to 0, 1, 2, ...; an object of label to index was expected")
+    return labels
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"classes is {str(path)!r}: neither a number nor a file of labels, one per line") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a readable text file ({error})") from None
+    return sorted({line.strip() for line in lines if line.strip()})
+
+
+def find_clips(clips: Iterable[Clip], sources: Sequence[Path]) -> dict[Clip, MediaFile]:
+    """Where the clips are.
+
+    Looked for by name, whatever folders they are in: `<id>_<start, 6 digits>` (the official name), then
+    `<id>_<start>`, `<id>_<start>_<end>` in seconds, and the same in milliseconds. A bare `<id>` is not taken: it may be
+    the whole video. Where a clip is found more than once, the better name wins, then the earlier source.
+
+    Args:
+        clips: to look for.
+        sources: folders, searched with all below them, in which uncompressed tar files are searched too; or such tar
+            files themselves.
+
+    Raises:
+        InputError: a source is not there, or there is none of the clips in any of them.
+    """
+    names: dict[str, tuple[int, Clip]] = {}
+    for clip in clips:
+        start, end = clip.start, clip.start + CLIP_SECONDS
+        patterns = (clip.key, f"{clip.id}_{start}", f"{clip.id}_{start}_{end}", f"{clip.id}_{start}000_{end}000")
+        for rank, name in enumerate(patterns):
+            names.setdefault(name, (rank, clip))
+    found: dict[Clip, tuple[int, MediaFile]] = {}
+    for source in sources:
+        for file in _media_files(source):
+            stem, _, ending = file.name.rpartition(".")
+            if f".{ending.lower()}" in ENDINGS and stem in names:
+                rank, clip = names[stem]
+                if clip not in found or rank < found[clip][0]:
+                    found[clip] = (rank, file)
+    if not found:
+        where = ", ".join(map(str, sources))
+        raise InputError(f"none of the {len({c for _, c in names.values()})} clips is in {where}; names as <id>_<start, 6 digits>.mp4 were expected")
+    return {clip: file for clip, (_, file) in found.items()}
+
+
+def _media_files(source: Path) -> Iterator[MediaFile]:
+    if source.is_file():
+        yield from _tar_members(source)
+        return
+    if not source.is_dir():
+        raise InputError(f"there is no folder or tar file {source}; give what holds the clips")
+    compressed = []
+    for folder, folders, names in os.walk(source, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(folder, name)
+            if name.endswith(".tar"):
+                yield from _tar_members(path)
+            elif name.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")):
+                compressed.append(path)
+            else:
+                yield MediaFile(path)
+    if compressed:
+        log.warning(
+            "%d compressed archives were not looked into, for instance %s: unpack them, or gunzip a .tar.gz, which "
+            "leaves a tar that can be read in place",
+            len(compressed),
+            compressed[0],
+        )
+
+
+def _tar_members(path: Path) -> Iterator[MediaFile]:
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if member.isfile():
+                    yield MediaFile(path, member.name, str(member.mtime), (member.offset_data, member.size))
+                archive.members = []  # type: ignore[attr-defined]  # else it remembers every one
+    except (tarfile.TarError, OSError, EOFError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        log.warning("%s cannot be read to its end (%s); what stands before it is used", path, error)

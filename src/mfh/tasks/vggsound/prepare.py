@@ -1,0 +1,459 @@
+"""VGGSound clips to tar shards with an index: by many processes and machines, interruptible at any moment.
+
+Which clips belong into which shard follows from the annotations alone. So every machine can make its part of the shards
+without asking the others, and the shards are the same, byte for byte, however the work was divided.
+
+    OUT/part-1-of-4/           what one of four machines made; gone after the merge
+    OUT/shard-train-00000.tar  clips, see `mfh.tasks.vggsound.shards`
+    OUT/index.csv              where every clip is
+    OUT/skipped.csv            clips that cannot be used, and why
+    OUT/classes.csv            counts per class and split
+    OUT/meta.json              options, labels, shards with their checksums; written last
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mfh import files
+from mfh.errors import InputError
+from mfh.tasks.media import MediaError, MediaFile, cover, read_audio, read_frames, require_media
+from mfh.tasks.preparing import Meter, check_options, digest, finish, make_pieces, preparing, read_meta, write_table
+from mfh.tasks.vggsound.annotations import SPLITS, Clip, choose_classes, find_clips, in_mixed_order, read_annotations
+from mfh.tasks.vggsound.shards import INDEX, KIND, ShardWriter, jpeg, wav
+from mfh.tasks.vggsound.strips import Strip, find_strips, read_sound, read_strip
+
+log = logging.getLogger("mfh")
+
+Source = MediaFile | Strip
+
+SAMPLE_RATE = 16_000  # Hz
+
+#: Sounds with fewer samples are of no use: not even one window of the spectrogram.
+LEAST_SAMPLES = 1024
+
+#: Peak after normalisation is 1 / HEADROOM.
+HEADROOM = 1.1
+
+PART = "vggsound part"
+
+SKIPPED = ("id", "start", "label", "split", "file", "reason")
+
+#: A clip that was being decoded when so many worker processes died is skipped.
+MOST_DEATHS = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the content of a prepared clip and of a shard.
+
+    Args:
+        num_frames: evenly spaced over the clip.
+        size: frames are scaled and centre-cropped to size x size pixels.
+        quality: of JPEGs, 1 to 95.
+        seconds: of sound; what is longer is cut, what is shorter is padded with zeros.
+        clips_per_shard: annotated clips, usable or not.
+
+    Raises:
+        InputError: a number is out of range.
+    """
+
+    num_frames: int = 32
+    size: int = 256
+    quality: int = 90
+    seconds: float = 10.0
+    clips_per_shard: int = 128
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("num_frames", 1, 100),
+            ("size", 8, 4096),
+            ("quality", 1, 95),
+            ("seconds", LEAST_SAMPLES / SAMPLE_RATE, 600),
+            ("clips_per_shard", 1, 100_000),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise InputError(f"{name} is {getattr(self, name)}; {least} to {most} was expected")
+
+    @property
+    def samples(self) -> int:
+        """Samples of sound."""
+        return int(self.seconds * SAMPLE_RATE)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which clips belong together.
+
+    Args:
+        name: of the tar.
+        clips: in order.
+    """
+
+    name: str
+    clips: tuple[Clip, ...]
+
+
+def prepare(
+    clips: Path,
+    out: Path,
+    *,
+    csv: Path | None = None,
+    also: Sequence[Path] = (),
+    classes: str | None = None,
+    layout: Literal["clips", "strips"] = "clips",
+    test: Path | None = None,
+    settings: Settings | None = None,
+    shard: tuple[int, int] | None = None,
+    merge: bool = False,
+    processes: int | None = None,
+    quiet: bool = False,
+) -> str:
+    """Prepare VGGSound, or a part of it, or put parts together.
+
+    Args:
+        clips: folder or uncompressed tar of clips, see `find_clips`; for "strips" the authors' folder.
+        out: the prepared folder.
+        csv: annotations; needed for "clips".
+        also: more of the same as `clips`.
+        classes: see `choose_classes`.
+        layout: "clips" (media files named after video and second), or "strips" (see `find_strips`).
+        test: for "strips": the test root, where it is apart.
+        settings: numbers of frames, pixels, samples; default `Settings()`.
+        shard: (i, n): make only part i of n, with i from 0; all machines need the same arguments otherwise.
+        merge: put together the parts that are in `out`; clips are not looked at.
+        processes: at a time; default: the number of processors.
+        quiet: show no progress.
+
+    Returns:
+        What was done, in a few words.
+
+    Raises:
+        InputError: something given cannot be used; what was finished is kept.
+    """
+    require_media()
+    if shard is not None and not 0 <= shard[0] < shard[1]:
+        raise InputError(f"shard is {shard[0]}/{shard[1]}; i/n with i from 0 to n - 1 was expected")
+    if shard is not None and merge:
+        raise InputError("shard and merge exclude each other: first all parts, then the merge")
+    settings = settings or Settings()
+    sources: Mapping[Clip, Source] | None = None
+    if layout == "strips":
+        sources, labels = find_strips(clips, test)
+        annotated = list(sources)
+        if classes is not None:
+            labels = choose_classes(annotated, classes)
+    else:
+        if csv is None:
+            raise InputError("the annotations are missing; give --csv vggsound.csv")
+        annotated = read_annotations(csv)
+        labels = choose_classes(annotated, classes)
+    chosen = [clip for clip in annotated if clip.label in set(labels)]
+    shards = plan(chosen, settings.clips_per_shard)
+    options = {
+        "layout": layout,
+        "labels": digest(labels),
+        "clips": digest([asdict(clip) for shard in shards for clip in shard.clips]),
+        **asdict(settings),
+        "samples": settings.samples,
+    }
+    if (out / "meta.json").exists():
+        check_options(out, read_meta(out, KIND), options)
+        return f"{out} is complete already; remove it to prepare it anew, for instance with more clips"
+    if not merge:
+        sources = find_clips(chosen, [clips, *also]) if sources is None else sources
+        part, parts = shard or (0, 1)
+        folder = out / f"part-{part}-of-{parts}"
+        _make_part(folder, shards[part::parts], sources, labels, settings, options, processes, quiet)
+        if shard is not None:
+            return f"part {part} of {parts} is complete, in {folder}; after all parts: the same command with --merge"
+    return _merge(out, shards, labels, options)
+
+
+def plan(clips: Sequence[Clip], clips_per_shard: int) -> list[Shard]:
+    """Deal clips into shards of one split each, in an order that mixes classes.
+
+    Raises:
+        InputError: there are no clips of a split.
+    """
+    shards = []
+    for split in SPLITS:
+        members = in_mixed_order(clip for clip in clips if clip.split == split)
+        if not members:
+            raise InputError(
+                f"the annotations have no {split} clips of the chosen classes"
+                + ("; a tenth of the training videos is taken for it, which here is none" if split == "val" else "")
+            )
+        for number, first in enumerate(range(0, len(members), clips_per_shard)):
+            shards.append(Shard(f"shard-{split}-{number:05d}.tar", tuple(members[first : first + clips_per_shard])))
+    return shards
+
+
+# --- one part ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker needs to make a shard."""
+
+    shard: Shard
+    sources: tuple[Source | None, ...]
+    indices: Mapping[str, int]
+    settings: Settings
+    run: str
+
+
+def _make_part(
+    folder: Path,
+    shards: Sequence[Shard],
+    sources: Mapping[Clip, Source],
+    labels: Sequence[str],
+    settings: Settings,
+    options: Mapping[str, Any],
+    processes: int | None,
+    quiet: bool,
+) -> None:
+    indices, run = {label: index for index, label in enumerate(labels)}, secrets.token_hex(8)
+    with preparing(folder, PART, options) as pieces:
+        if pieces is None:
+            return
+        jobs = {}
+        for shard in shards:
+            found = tuple(_stamped(sources.get(clip)) for clip in shard.clips)
+            # Named after the files too: where clips were added or replaced, the shard is made again.
+            piece = pieces / f"{shard.name}.{digest([repr(source) for source in found])}.json"
+            jobs[piece] = _Job(shard, found, indices, settings, run)
+        with Meter(len(jobs), "shards", quiet=quiet) as meter:
+            # A clip that kills its worker twice is skipped the next time; other deaths would come again for ever.
+            before: set[Path] = set()
+            while crashed := make_pieces(jobs, _make_shard, processes=processes, progress=meter):
+                guilty = {piece for piece in crashed if _Deaths(piece, run).worst >= MOST_DEATHS}
+                if crashed - guilty or len(before) > sum(map(len, (shard.clips for shard in shards))):
+                    raise InputError(
+                        f"the worker of {sorted(crashed)[0].name} died between two clips, for instance for lack of "
+                        "memory; what was finished is kept, and the same command with --processes 1 needs the least"
+                    )
+        for piece, job in jobs.items():
+            (pieces / job.shard.name).replace(folder / job.shard.name)
+            piece.replace(folder / f"{job.shard.name}.json")
+        finish(folder, PART, options, {"shards": [shard.name for shard in shards]})
+
+
+def _stamped(source: Source | None) -> Source | None:
+    if not isinstance(source, MediaFile) or source.stamp:
+        return source
+    facts = source.path.stat()
+    return replace(source, stamp=f"{facts.st_size} {facts.st_mtime_ns}")
+
+
+def _make_shard(job: _Job, piece: Path) -> None:
+    """Decode the clips of a shard, one after the other, into a tar; the piece, written last, says what is in it."""
+    skipped, tar, deaths = [], piece.parent / job.shard.name, _Deaths(piece, job.run)
+    with files.atomic_write(tar, "wb") as file:
+        writer = ShardWriter(file)
+        for clip, source in zip(job.shard.clips, job.sources, strict=True):
+            try:
+                if source is None:
+                    raise _Skip("missing")
+                if not deaths.begin(clip.key):
+                    raise _Skip("crashes the decoder")
+                frames, sound = decode(source, job.settings)
+                pictures = [jpeg(frame, job.settings.quality) for frame in frames]
+                writer.add(clip, job.indices[clip.label], pictures, wav(sound, SAMPLE_RATE))
+            except (_Skip, MediaError) as error:
+                skipped.append({**asdict(clip), "file": "" if source is None else str(source), "reason": str(error)})
+        writer.close()
+    rows = [{**row, "shard": job.shard.name} for row in writer.rows]
+    files.write_json(piece, {"rows": rows, "skipped": skipped, "size": tar.stat().st_size, "sha256": _sha256(tar)})
+    deaths.path.unlink(missing_ok=True)
+
+
+class _Skip(Exception):
+    """A clip is left out."""
+
+
+def decode(source: Source, settings: Settings) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Frames (F, size, size, 3) and normalised sound (T,) of one clip.
+
+    Raises:
+        MediaError: the clip cannot be used.
+    """
+    if isinstance(source, Strip):
+        sound = read_sound(source.audio, SAMPLE_RATE, settings.seconds)
+        return read_strip(source.video, settings.num_frames, settings.size), normalised(sound, settings.samples)
+    try:
+        with source.open() as file:
+            # Sound first: what is decoded faster tells sooner that a clip is of no use.
+            sound = normalised(read_audio(file, SAMPLE_RATE, settings.seconds), settings.samples)
+            file.seek(0)
+            return read_frames(file, settings.num_frames, cover(settings.size, settings.size)), sound
+    except OSError:
+        raise MediaError("unreadable") from None
+
+
+def normalised(sound: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
+    """Sound of a fixed length, its peak at 1 / 1.1; zeros follow where it is shorter.
+
+    Args:
+        sound: (T,), not silent.
+        samples: of the result.
+
+    Raises:
+        MediaError: it has fewer than 1024 samples, or is silent.
+    """
+    sound = sound[:samples]
+    if len(sound) < LEAST_SAMPLES:
+        raise MediaError("too short")
+    peak = float(np.abs(sound).max())
+    if not peak > 0:
+        raise MediaError("silent")
+    result = np.zeros(samples, np.float32)
+    result[: len(sound)] = sound / (HEADROOM * peak)
+    return result
+
+
+class _Deaths:
+    """How often a worker died while it decoded a clip, in this run.
+
+    An interrupted run ends its workers too; what they were at is no worse for it.
+    """
+
+    def __init__(self, piece: Path, run: str) -> None:
+        self.path, self.run = piece.with_name(f"{piece.name}.deaths"), run
+        self.counts: dict[str, int] = {}
+        if self.path.exists():
+            kept = json.loads(self.path.read_text(encoding="utf-8"))
+            self.counts = kept["counts"] if kept["run"] == run else {}
+        self._now = ""
+
+    @property
+    def worst(self) -> int:
+        return max(self.counts.values(), default=0)
+
+    def begin(self, key: str) -> bool:
+        """Note a clip before it is decoded; False if it must not be."""
+        if self.counts.get(key, 0) >= MOST_DEATHS:
+            return False
+        self.counts.pop(self._now, None)  # the one before it was survived
+        self._now = key
+        self.counts[key] = self.counts.get(key, 0) + 1
+        part = self.path.with_name(f"{self.path.name}.part")
+        part.write_text(json.dumps({"run": self.run, "counts": self.counts}), encoding="utf-8")
+        part.replace(self.path)
+        return True
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- all parts --------------------------------------------------------------------------------------------------------
+
+
+def _merge(out: Path, shards: Sequence[Shard], labels: Sequence[str], options: Mapping[str, Any]) -> str:
+    """Verify that the parts are the whole, move their shards, and write index, counts and meta."""
+    with preparing(out, KIND, options) as pieces:
+        assert pieces is not None
+        parts = _complete_parts(out)
+        for folder in parts:
+            check_options(folder, read_meta(folder, PART), options)
+        of_shard = {shard.name: parts[number % len(parts)] for number, shard in enumerate(shards)}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            made = list(pool.map(lambda shard: _verified(shard, of_shard[shard.name], out), shards))
+        for shard in shards:
+            here = of_shard[shard.name] / shard.name
+            if here.exists():
+                here.replace(out / shard.name)
+        rows = [row for each in made for row in each["rows"]]
+        skipped = [row for each in made for row in each["skipped"]]
+        write_table(out / "index.csv", INDEX, rows)
+        write_table(out / "skipped.csv", SKIPPED, skipped)
+        write_table(out / "classes.csv", _COUNTED, _counts(labels, rows, skipped))
+        usable = Counter(row["split"] for row in rows)
+        for split in SPLITS:
+            if not usable[split]:
+                raise InputError(f"there is no usable {split} clip; see {out / 'skipped.csv'}")
+        trained = {row["label"] for row in rows if row["split"] == "train"}
+        if lost := [label for label in labels if label not in trained]:
+            log.warning("%d classes have no usable training clip, for instance %r", len(lost), lost[0])
+        facts = {
+            "labels": list(labels),
+            "clips": dict(usable),
+            "index_sha256": _sha256(out / "index.csv"),
+            "shards": {
+                shard.name: {"size": each["size"], "sha256": each["sha256"], "clips": len(each["rows"])}
+                for shard, each in zip(shards, made, strict=True)
+            },
+        }
+        finish(out, KIND, options, facts)
+        for folder in parts:
+            shutil.rmtree(folder)
+    reasons = Counter(row["reason"] for row in skipped)
+    told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "none"
+    counts = ", ".join(f"{usable[split]} {split}" for split in SPLITS)
+    return f"{len(rows)} clips of {len(labels)} classes ({counts}) in {len(shards)} shards; skipped: {told}; in {out}"
+
+
+_COUNTED = ("class", "label", "split", "annotated", "usable", "missing", "broken")
+
+
+def _counts(
+    labels: Sequence[str], rows: Sequence[Mapping[str, Any]], skipped: Sequence[Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    usable = Counter((row["label"], row["split"]) for row in rows)
+    lost = Counter((row["label"], row["split"], row["reason"] == "missing") for row in skipped)
+    for index, label in enumerate(labels):
+        for split in SPLITS:
+            here, missing, broken = usable[label, split], lost[label, split, True], lost[label, split, False]
+            counts = {"annotated": here + missing + broken, "usable": here, "missing": missing, "broken": broken}
+            yield {"class": index, "label": label, "split": split, **counts}
+
+
+def _complete_parts(out: Path) -> list[Path]:
+    """The folders of a complete set of parts, in order."""
+    sets: dict[int, set[int]] = {}
+    for folder in out.glob("part-*-of-*"):
+        numbers = re.fullmatch(r"part-(\d+)-of-(\d+)", folder.name)
+        if numbers and (folder / "meta.json").exists():
+            sets.setdefault(int(numbers[2]), set()).add(int(numbers[1]))
+    for count, found in sorted(sets.items()):
+        if found == set(range(count)):
+            return [out / f"part-{part}-of-{count}" for part in range(count)]
+    if not sets:
+        raise InputError(f"{out} has no complete part to merge; make all parts first, with --shard i/n")
+    count, found = max(sets.items(), key=lambda item: len(item[1]))
+    missing = ", ".join(str(part) for part in range(count) if part not in found)
+    raise InputError(f"{out} lacks part {missing} of {count}, or it is not complete; run --shard for it, or copy it there")
+
+
+def _verified(shard: Shard, folder: Path, out: Path) -> dict[str, Any]:
+    """What is in a shard, after checking that it is whole and has the clips it should have."""
+    made = files.read_json(folder / f"{shard.name}.json")
+    found = sorted([*(row["key"] for row in made["rows"]), *(_key(row) for row in made["skipped"])])
+    if found != sorted(clip.key for clip in shard.clips):
+        raise InputError(f"{folder / shard.name}.json is not of this preparation: it lists other clips")
+    # An interrupted merge has moved some of them already.
+    path = next((path for path in (folder / shard.name, out / shard.name) if path.exists()), None)
+    if path is None:
+        raise InputError(f"{folder} has no {shard.name}; copy the whole part, or make it again")
+    if path.stat().st_size != made["size"] or _sha256(path) != made["sha256"]:
+        raise InputError(f"{path} is not as it was written (truncated?); copy it again, or make the part again")
+    return made
+
+
+def _key(row: Mapping[str, Any]) -> str:
+    return Clip(row["id"], row["start"], row["label"], row["split"]).key

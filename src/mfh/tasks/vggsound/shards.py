@@ -1,0 +1,355 @@
+"""Prepared clips in tar shards, read map-style: any clip by its offset, from a folder or from an fsspec URL.
+
+A shard has the layout of WebDataset: consecutive members of one name are one sample, `<key>.00.jpg`, `<key>.01.jpg`,
+... (frames), `<key>.wav` (sound) and `<key>.json` (what it is). `index.csv` says where each clip's members begin and
+end. Nothing is ever unpickled, and what a member is called is checked against the index.
+"""
+
+import copy
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import struct
+import tarfile
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mfh.errors import InputError
+from mfh.tasks.preparing import read_meta
+from mfh.tasks.vggsound.annotations import Clip
+
+KIND = "vggsound"
+
+#: Columns of index.csv; offset and size are bytes of the shard.
+INDEX = ("key", "id", "start", "label", "class", "split", "shard", "offset", "size")
+
+_SHARD_NAME = re.compile(r"shard-(train|val|test)-\d{5}\.tar")
+_BLOCK = 512
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+class ShardWriter:
+    """Writes clips into one tar; the same clips give the same bytes.
+
+    Args:
+        file: opened to write.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._tar = tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  closed by close
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, clip: Clip, label_index: int, frames: Iterable[bytes], sound: bytes) -> None:
+        """Append a clip.
+
+        Args:
+            clip: which.
+            label_index: of its label.
+            frames: JPEGs, in order.
+            sound: a WAV.
+        """
+        facts = {**asdict(clip), "class": label_index}
+        first = self._tar.offset
+        for number, frame in enumerate(frames):
+            self._member(f"{clip.key}.{number:02d}.jpg", frame)
+        self._member(f"{clip.key}.wav", sound)
+        self._member(f"{clip.key}.json", json.dumps(facts).encode())
+        self.rows.append({"key": clip.key, **facts, "offset": first, "size": self._tar.offset - first})
+
+    def _member(self, name: str, content: bytes) -> None:
+        entry = tarfile.TarInfo(name)  # no times and owners: the bytes depend on the content alone
+        entry.size = len(content)
+        self._tar.addfile(entry, io.BytesIO(content))
+
+    def close(self) -> None:
+        """Write the end of the tar; the file stays open."""
+        self._tar.close()
+
+
+def wav(sound: NDArray[np.float32], sample_rate: int) -> bytes:
+    """A mono 16-bit WAV of sound (T,) in [-1, 1]."""
+    samples = np.round(sound * 32767).astype("<i2").tobytes()
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16)
+    data = struct.pack("<4sI", b"data", len(samples)) + samples
+    return struct.pack("<4sI4s", b"RIFF", 4 + len(form) + len(data), b"WAVE") + form + data
+
+
+def jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:
+    """The JPEG of a picture (H, W, 3)."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+class Store:
+    """Where a prepared folder is: a local one, or an fsspec URL whose files are kept locally once they were read.
+
+    Args:
+        place: a folder or a URL such as "s3://bucket/vggsound".
+        cache: where files of a URL are kept; default: the environment variable MFH_CACHE, or ~/.cache/mfh. As large as
+            what is read.
+    """
+
+    def __init__(self, place: str | Path, cache: str | Path | None = None) -> None:
+        self.place = str(place)
+        self.remote = "://" in self.place
+        base = Path(cache or os.environ.get("MFH_CACHE") or Path.home() / ".cache" / "mfh")
+        digest = hashlib.sha256(self.place.rstrip("/").encode()).hexdigest()[:16]
+        self.folder = base / digest if self.remote else Path(self.place)
+
+    def fetch(self, name: str, size: int | None = None) -> Path:
+        """The local path of a file; fetched if it is not there, or, where `size` is given, not of that size.
+
+        Raises:
+            InputError: it is not there, cannot be had, or has another size.
+        """
+        path = self.folder / name
+        if self.remote and not (path.is_file() and size is not None and path.stat().st_size == size):
+            self._download(name, path, size)
+        if not path.is_file():
+            raise InputError(f"{self.place} has no file {name}; prepare it again, or copy all of it")
+        if size is not None and path.stat().st_size != size:
+            raise InputError(
+                f"{path} has {path.stat().st_size} bytes, {size} were expected: it is truncated or of another "
+                "preparation; copy it again, or prepare again"
+            )
+        return path
+
+    def _download(self, name: str, path: Path, size: int | None) -> None:
+        import fcntl
+
+        import fsspec
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(f".{name}.lock").open("w") as lock:  # reading processes wait for one of them to fetch it
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.is_file() and size is not None and path.stat().st_size == size:
+                return
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{name}.", suffix=".part")
+            os.close(handle)
+            try:
+                system, root = fsspec.core.url_to_fs(self.place)
+                system.get_file(f"{root.rstrip('/')}/{name}", temporary)
+                Path(temporary).replace(path)
+            except Exception as error:  # every file system has errors of its own
+                reason = " ".join(str(error).split())[:200]
+                raise InputError(f"{self.place}/{name} cannot be fetched: {type(error).__name__}: {reason}") from None
+            finally:
+                Path(temporary).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A complete prepared folder.
+
+    Args:
+        store: where it is.
+        meta: what `mfh.tasks.preparing.finish` wrote.
+        rows: of index.csv.
+    """
+
+    store: Store
+    meta: Mapping[str, Any]
+    rows: Sequence[Mapping[str, str]]
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels in the order of their indices."""
+        return list(self.meta["labels"])
+
+
+def open_prepared(place: str | Path, cache: str | Path | None = None) -> Prepared:
+    """Read meta.json and index.csv of a prepared folder, and check that they belong together.
+
+    Args:
+        place: a folder or an fsspec URL.
+        cache: for URLs, see `Store`.
+
+    Raises:
+        InputError: it is no complete preparation of VGGSound, the index is missing or of another one, or, in a local
+            folder, a shard is missing or has another size.
+    """
+    store = Store(place, cache)
+    if store.remote:
+        store.fetch("meta.json")
+    meta = read_meta(store.folder, KIND)
+    content = store.fetch("index.csv").read_bytes()
+    if hashlib.sha256(content).hexdigest() != meta.get("index_sha256"):
+        raise InputError(f"{store.place}/index.csv is not the index of this preparation; copy it again, or prepare again")
+    for name, facts in meta["shards"].items():
+        if not _SHARD_NAME.fullmatch(name):
+            raise InputError(f"{store.place}/meta.json names a shard {name!r}; names as shard-train-00000.tar were expected")
+        if not store.remote:
+            store.fetch(name, facts["size"])
+    rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+    return Prepared(store, meta, rows)
+
+
+class Clips(Dataset[tuple[Tensor, Tensor, int]]):
+    """The clips of one split, as (sound, video, class); any by its number.
+
+    The sound is float32 (T,) in [-1, 1] at 16 kHz; the video is uint8 (F, H, W, 3), RGB, F frames evenly spaced over
+    the clip. With `augment`, both come from the same random window of the clip, and half of the videos are mirrored.
+
+    Args:
+        prepared: from `open_prepared`.
+        split: "train", "val" or "test".
+        num_frames: F, at most as many as were prepared; default: all.
+        augment: whether items vary at random, by torch's global generator.
+        crop: length of the random window, as a share of the clip.
+        modality: read only what this network reads, "teacher" (sound) or "student" (video); the other part is then
+            empty, (0,). Default: both.
+
+    Raises:
+        InputError: num_frames or crop is out of range.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        split: str,
+        *,
+        num_frames: int | None = None,
+        augment: bool = False,
+        crop: float = 0.8,
+        modality: str | None = None,
+    ) -> None:
+        options = prepared.meta["options"]
+        self.stored_frames, self.size = int(options["num_frames"]), int(options["size"])
+        self.num_frames = self.stored_frames if num_frames is None else num_frames
+        if not 1 <= self.num_frames <= self.stored_frames:
+            raise InputError(f"num_frames is {num_frames}; the clips were prepared with {self.stored_frames}: give 1 to that")
+        if not 0 < crop <= 1:
+            raise InputError(f"crop is {crop}; a share of the clip above 0 and at most 1 was expected")
+        self.samples, self.augment, self.crop, self.modality = int(options["samples"]), augment, crop, modality
+        rows = [row for row in prepared.rows if row["split"] == split]
+        self.shards = sorted({row["shard"] for row in rows})
+        place = {name: number for number, name in enumerate(self.shards)}
+        # Arrays, not objects: they are shared with reading processes and do not grow there.
+        self.keys = np.array([row["key"] for row in rows], dtype=np.bytes_)
+        self.targets = np.array([int(row["class"]) for row in rows], dtype=np.int64)
+        self._where = np.array(
+            [(place[row["shard"]], int(row["offset"]), int(row["size"])) for row in rows], dtype=np.int64
+        ).reshape(-1, 3)
+        self._sizes = [int(prepared.meta["shards"][name]["size"]) for name in self.shards]
+        self._store = prepared.store
+        self._opened: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def only(self, modality: str) -> "Clips":
+        """The same clips, with nothing but what the network of this modality reads."""
+        clips = copy.copy(self)
+        clips.modality = modality
+        return clips
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        start, mirrored, crop = 0.0, False, 1.0
+        if self.augment:
+            draws = torch.rand(2).tolist()
+            start, mirrored, crop = draws[0] * (1 - self.crop), draws[1] < 0.5, self.crop
+        members = self._members(index)
+        sound, video = torch.empty(0), torch.empty(0, dtype=torch.uint8)
+        if self.modality != "student":
+            sound = self._sound(members, index)
+            sound = sound[int(start * self.samples) :][: int(crop * self.samples)]
+        if self.modality != "teacher":
+            share = (np.arange(self.num_frames) + 0.5) / self.num_frames
+            chosen = ((start + crop * share) * self.stored_frames).astype(int).clip(0, self.stored_frames - 1)
+            video = self._video(members, chosen, index)
+            video = video.flip(2) if mirrored else video
+        return sound, video, int(self.targets[index])
+
+    def _sound(self, members: Mapping[str, bytes], index: int) -> Tensor:
+        content = members.get("wav", b"")
+        samples = np.frombuffer(content[44:], dtype="<i2") if content[:4] == b"RIFF" else np.empty(0)
+        if len(samples) != self.samples:
+            raise self._foreign(index, f"{len(samples)} sound samples, {self.samples} were expected")
+        return torch.from_numpy(samples.astype(np.float32) / 32767)
+
+    def _video(self, members: Mapping[str, bytes], chosen: NDArray[np.int64], index: int) -> Tensor:
+        from PIL import Image
+
+        video = np.empty((len(chosen), self.size, self.size, 3), np.uint8)
+        for place, number in enumerate(chosen):
+            try:
+                # Only JPEG, and nothing is decoded before its size is known to be right.
+                with Image.open(io.BytesIO(members[f"{number:02d}.jpg"]), formats=["JPEG"]) as picture:
+                    if picture.size != (self.size, self.size):
+                        raise ValueError(f"{picture.size} pixels")
+                    video[place] = np.asarray(picture.convert("RGB"))
+            except (KeyError, OSError, ValueError, SyntaxError) as error:
+                raise self._foreign(index, f"no readable frame {number} ({error})") from None
+        return torch.from_numpy(video)
+
+    def _members(self, index: int) -> dict[str, bytes]:
+        """Content of the clip's members by the part of their names after the key."""
+        shard, offset, size = (int(value) for value in self._where[index])
+        content = os.pread(self._handle(shard), size, offset)
+        key = self.keys[index].decode()
+        members: dict[str, bytes] = {}
+        position = 0
+        while position + _BLOCK <= len(content):
+            name = content[position : position + 100].rstrip(b"\0").decode("ascii", "replace")
+            digits = content[position + 124 : position + 135]
+            if not name.startswith(f"{key}.") or not digits.isdigit():
+                raise self._foreign(index, f"{name[:60]!r} there")
+            length, position = int(digits, 8), position + _BLOCK
+            members[name.removeprefix(f"{key}.")] = content[position : position + length]
+            position += -(-length // _BLOCK) * _BLOCK
+        if len(content) != size or position != len(content):
+            raise self._foreign(index, "another end")
+        return members
+
+    def _foreign(self, index: int, found: str) -> InputError:
+        shard = self._store.folder / self.shards[self._where[index, 0]]
+        return InputError(
+            f"{shard} does not hold clip {self.keys[index].decode()} as the index says ({found}): it is damaged or of "
+            "another preparation; copy it again, or prepare again"
+        )
+
+    def _handle(self, shard: int) -> int:
+        """A descriptor of the shard; read by position, so that forked processes and threads may share it."""
+        with self._lock:
+            if shard not in self._opened:
+                path = self._store.fetch(self.shards[shard], self._sizes[shard])
+                if len(self._opened) >= _MOST_OPEN:
+                    os.close(self._opened.pop(next(iter(self._opened))))
+                self._opened[shard] = os.open(path, os.O_RDONLY)
+            return self._opened[shard]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes: they open their own files."""
+        return {**self.__dict__, "_opened": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def __del__(self) -> None:
+        for handle in self.__dict__.get("_opened", {}).values():
+            os.close(handle)
+
+
+_MOST_OPEN = 64  # descriptors; a process may usually have 1024

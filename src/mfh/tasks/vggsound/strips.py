@@ -1,0 +1,140 @@
+"""The authors' pre-processed layout: frames in one tall JPEG, sound as .npy or .wav, train and test apart.
+
+    TRAIN/label.json                       label -> index
+    TRAIN/video_jpg/<id>_<label>_<n>.jpg   32 frames, one below the other
+    TRAIN/audio_npy/<id>_<label>_<n>.npy   mono sound at 16 kHz, or TRAIN/audio/<id>_<label>_<n>.wav
+    TEST/...                               the same
+
+Underscores in ids and labels are no trouble: labels are known from `label.json`.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mfh.errors import InputError
+from mfh.tasks.media import SILENCE, MediaError, cover, read_audio
+from mfh.tasks.vggsound.annotations import Clip, is_validation, read_labels
+
+#: Frames in a strip.
+STRIP_FRAMES = 32
+
+_MOST_PIXELS = 2**28
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Files of one clip.
+
+    Args:
+        video: a JPEG of frames, one below the other.
+        audio: a .npy or .wav; may be missing.
+    """
+
+    video: Path
+    audio: Path
+
+    def __str__(self) -> str:
+        return str(self.video)
+
+
+def find_strips(train: Path, test: Path | None) -> tuple[dict[Clip, Strip], list[str]]:
+    """The clips of the authors' layout and their labels, in the order of `label.json`.
+
+    Args:
+        train: the training root; or, without `test`, a folder with both, `Train` and `Test`.
+        test: the test root.
+
+    Raises:
+        InputError: a folder or label.json is missing, a name has no known label, or there are no clips.
+    """
+    if test is None:
+        train, test = train / "Train", train / "Test"
+    labels_path = next((path for path in (train / "label.json", train.parent / "label.json") if path.is_file()), None)
+    if labels_path is None:
+        raise InputError(f"{train} has no label.json; a file of label to index was expected there, or beside it")
+    labels = read_labels(labels_path)
+    ends = {label.replace("/", "_"): label for label in labels}
+    found: dict[Clip, Strip] = {}
+    keys: set[str] = set()
+    for root, split in ((train, "train"), (test, "test")):
+        folder = root / "video_jpg"
+        if not folder.is_dir():
+            raise InputError(f"there is no folder {folder}; strips <id>_<label>_<n>.jpg were expected there")
+        for path in sorted(folder.glob("*.jpg")):
+            clip = _clip(path, ends, split)
+            if clip.key in keys:
+                raise InputError(f"{path} is a second strip of clip {clip.key}; keep one of them")
+            keys.add(clip.key)
+            found[clip] = Strip(path, _audio(root, path.stem))
+    if not found:
+        raise InputError(f"there are no strips in {train / 'video_jpg'} and {test / 'video_jpg'}")
+    return found, labels
+
+
+def _clip(path: Path, ends: dict[str, str], split: str) -> Clip:
+    rest, _, number = path.stem.rpartition("_")
+    fitting = [end for end in ends if rest.endswith(f"_{end}") and len(rest) > len(end) + 1]
+    if not fitting or not number.isdecimal():
+        raise InputError(f"{path} is not named <id>_<label>_<n>.jpg with a label of label.json")
+    end = max(fitting, key=len)
+    video = rest[: -len(end) - 1]
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", video):
+        raise InputError(f"{path} has the id {video!r}; letters, digits, '-' and '_' were expected")
+    return Clip(video, int(number), ends[end], "val" if split == "train" and is_validation(video) else split)
+
+
+def _audio(root: Path, stem: str) -> Path:
+    array = root / "audio_npy" / f"{stem}.npy"
+    return array if array.exists() else root / "audio" / f"{stem}.wav"
+
+
+def read_strip(path: Path, num_frames: int, size: int) -> NDArray[np.uint8]:
+    """Evenly spaced frames of a strip, (F, size, size, 3).
+
+    Raises:
+        MediaError: it is no picture of 32 frames.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["JPEG"]) as picture:
+            width, height = picture.size
+            if height % STRIP_FRAMES or width * height > _MOST_PIXELS:
+                raise MediaError("unreadable")
+            strip = picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise MediaError("unreadable") from None
+    each, fit = height // STRIP_FRAMES, cover(size, size)
+    chosen = [int((i + 0.5) * STRIP_FRAMES / num_frames) for i in range(num_frames)]
+    return np.stack([np.asarray(fit(strip.crop((0, n * each, width, (n + 1) * each)))) for n in chosen])
+
+
+def read_sound(path: Path, sample_rate: int, seconds: float) -> NDArray[np.float32]:
+    """The first seconds of a strip's sound, (T,).
+
+    Raises:
+        MediaError: there is none, it is silent, or not what was expected.
+    """
+    if not path.is_file():
+        raise MediaError("no sound")
+    if path.suffix != ".npy":
+        with path.open("rb") as file:
+            return read_audio(file, sample_rate, seconds)
+    try:
+        sound = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        raise MediaError("unreadable") from None
+    if not isinstance(sound, np.ndarray) or sound.ndim != 1 or sound.dtype.kind not in "fi":
+        raise MediaError("unreadable")
+    if sound.dtype.kind == "i":
+        sound = sound / -float(np.iinfo(sound.dtype).min)
+    sound = sound[: int(seconds * sample_rate)].astype(np.float32)
+    if not np.isfinite(sound).all():
+        raise MediaError("unreadable")
+    if np.abs(sound).max(initial=0.0) < SILENCE:
+        raise MediaError("silent")
+    return sound
