@@ -313,7 +313,12 @@ def _prepare(options: opt.Prepare) -> None:
 
     given = asdict(options.dataset)
     if isinstance(options.dataset, opt.PrepareVggsound):
-        raise InputError("prepare vggsound is not here yet")
+        from mfh.tasks.vggsound import prepare as vggsound
+
+        settings = vggsound.Settings(**{name: given.pop(name) for name in vggsound.Settings.__dataclass_fields__})
+        given["shard"] = _part(options.dataset.shard)
+        _console().print(vggsound.prepare(settings=settings, **given), markup=False)
+        return
     from mfh.tasks.ravdess.prepare import Features, prepare
 
     features = Features(**{name: given.pop(name) for name in Features.__dataclass_fields__})
@@ -325,6 +330,15 @@ def _prepare(options: opt.Prepare) -> None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(made.skipped.items()))
         console.print(f"not used: {reasons}; see {made.folder / 'skipped.csv'}")
     console.print(f"next: mfh study ravdess --data {made.folder}")
+
+
+def _part(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal()):
+        raise InputError(f"shard is {text!r}; i/n was expected, for instance 0/4")
+    return int(part), int(parts)
 
 
 def _report(options: opt.Report) -> None:

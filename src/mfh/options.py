@@ -27,8 +27,8 @@ class TaskOptions:
 
     task: Positional[str]
     """digits, path/to/file.py with a function task(), or package.module:function."""
-    data: Path | None = None
-    """A prepared folder, handed to the task."""
+    data: str | None = None
+    """A prepared folder (for vggsound also a URL that fsspec knows), handed to the task."""
     preset: Literal["paper"] | None = None
     """Handed to the task: the published protocol."""
     augment: bool = False
@@ -202,14 +202,38 @@ class PrepareRavdess:
 
 @dataclass(frozen=True)
 class PrepareVggsound:
-    """Prepare VGGSound: from clips and the official annotations to a folder for --data."""
+    """Prepare VGGSound: from clips and the official annotations, or the authors' strips, to a folder for --data."""
 
     clips: Annotated[Positional[Path], arg(metavar="CLIPS")]
-    """Folder with the clips."""
+    """Folder, or uncompressed tar, with the clips; or the authors' training root (or a folder with Train and Test)."""
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """The prepared folder."""
-    csv: Path
-    """The official vggsound.csv."""
+    csv: Path | None = None
+    """The official vggsound.csv; needed for the layout clips."""
+    also: tuple[Path, ...] = ()
+    """More folders and tar files with clips."""
+    layout: Literal["clips", "strips"] = "clips"
+    """clips: <id>_<start>.mp4; strips: the authors' video_jpg, audio_npy or audio, and label.json."""
+    test: Path | None = None
+    """For the layout strips: the test root, where it is apart."""
+    classes: str | None = None
+    """A number: those with the most annotated training clips; or a file of labels. Default: all."""
+    num_frames: int = 32
+    """RGB frames per clip, evenly spaced."""
+    size: int = 256
+    """Frames are scaled and centre-cropped to this width and height."""
+    quality: int = 90
+    """Of the frames' JPEGs, 1 to 95."""
+    seconds: float = 10.0
+    """Of sound, at 16 kHz: longer ones are cut, shorter ones padded."""
+    clips_per_shard: int = 128
+    """Annotated clips per tar."""
+    shard: str | None = None
+    """i/n: make part i of n only (i from 0), so that several machines share the work."""
+    merge: bool = False
+    """Verify the parts in OUT and put them together."""
+    processes: int | None = None
+    """At a time; default: the number of processors."""
     quiet: Annotated[bool, arg(name="quiet", aliases=("-q",))] = False
     """Print results only: no progress."""
 

@@ -145,6 +145,29 @@ def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
     return as_batch(default_collate(items))  # type: ignore[no-untyped-call]
 
 
+def one_modality(dataset: Any, modality: str) -> Any:
+    """The data set with nothing but what one network reads, where it knows a cheaper way to give only that.
+
+    Args:
+        dataset: may have a method `only(modality)`, which returns a data set of the same samples whose other input may
+            be empty, (0,).
+        modality: "teacher" or "student".
+    """
+    return dataset.only(modality) if hasattr(dataset, "only") else dataset
+
+
+def reading_batch(dataset: Any) -> int:
+    """Samples to read at a time where the number decides nothing: 256, fewer where they are large."""
+    if not len(dataset):
+        return _MOST_SAMPLES
+    bytes_each = sum(tensor.nbytes for part in dataset[0][:2] for tensor in tensors(part))
+    return max(1, min(_MOST_SAMPLES, _MOST_BYTES // max(1, bytes_each)))
+
+
+_MOST_SAMPLES = 256
+_MOST_BYTES = 2**26
+
+
 class IndexedPairs(Dataset[tuple[PairedBatch, Tensor]]):
     """A data set whose batches come with the samples' indices, so that cached outputs can be looked up.
 
@@ -274,12 +297,12 @@ class PairLoader:
 
     Args:
         dataset: a map-style data set of (teacher_input, student_input, target).
-        batch_size: samples in a batch; the last may be smaller.
+        batch_size: samples in a batch; the last may be smaller. Default: 256, fewer where samples are large.
         num_workers: reading processes; 0 reads in this one.
     """
 
-    def __init__(self, dataset: Any, batch_size: int = 256, num_workers: int = 0) -> None:
-        self.loader = indexed_loader(dataset, batch_size, num_workers=num_workers)
+    def __init__(self, dataset: Any, batch_size: int | None = None, num_workers: int = 0) -> None:
+        self.loader = indexed_loader(dataset, batch_size or reading_batch(dataset), num_workers=num_workers)
 
     def __len__(self) -> int:
         return len(self.loader)

@@ -24,7 +24,7 @@ from mfh.distributed import exists, gather, part, rank, world_size
 from mfh.errors import InputError
 from mfh.losses import KDLoss
 from mfh.masking import ChannelMask, check_fingerprint, mask_channels, masked_logits
-from mfh.pairs import PairLoader, fetch, reads_the_same, tensors
+from mfh.pairs import PairLoader, fetch, one_modality, reads_the_same, tensors
 from mfh.permutation import AUTO_PERMUTATIONS, Permutations
 from mfh.saliency import ChannelSaliency, Score, channel_saliency, distance_name
 from mfh.task import Protocol, Task
@@ -470,7 +470,8 @@ class Workbench:
                 )
             assert known is not None
             return dict.fromkeys(cells, known) if split == "train" else {}
-        loader = PairLoader(part(getattr(self.task, split)), num_workers=self.recipe.num_workers)
+        dataset = part(one_modality(getattr(self.task, split), "teacher"))
+        loader = PairLoader(dataset, num_workers=self.recipe.num_workers)
         outputs: dict[Cell, Tensor] = {}
         groups: dict[tuple[str | None, str], list[Cell]] = {}
         for cell in cells:
@@ -594,4 +595,4 @@ def _data_digest(dataset: Any) -> str:
 
 
 def _targets(dataset: Any) -> Tensor:
-    return torch.cat([batch.target for batch in PairLoader(dataset)])
+    return torch.cat([batch.target for batch in PairLoader(one_modality(dataset, "teacher"))])

@@ -15,7 +15,7 @@ from mfh.errors import InputError, close_names
 from mfh.task import Task
 
 #: Shipped tasks: name -> module with a function `task`.
-SHIPPED = {"digits": "mfh.tasks.digits", "ravdess": "mfh.tasks.ravdess"}
+SHIPPED = {"digits": "mfh.tasks.digits", "ravdess": "mfh.tasks.ravdess", "vggsound": "mfh.tasks.vggsound"}
 
 
 @dataclass(frozen=True)

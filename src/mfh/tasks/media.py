@@ -117,6 +117,7 @@ def require_media() -> None:
         import av  # noqa: F401
         import librosa  # noqa: F401
         import PIL  # noqa: F401
+        import soxr  # noqa: F401
     except ImportError as error:
         raise InputError(f"preparing media needs {error.name}; install it: pip install 'mfh[media]'") from None
 
@@ -214,7 +215,7 @@ def read_audio(file: BinaryIO, sample_rate: int, most_seconds: float | None = No
     Raises:
         MediaError: the file is unreadable or truncated, or has no sound, or nothing but silence.
     """
-    import librosa
+    import soxr
 
     with _opened(file) as container:
         streams = container.streams.audio
@@ -236,7 +237,7 @@ def read_audio(file: BinaryIO, sample_rate: int, most_seconds: float | None = No
         raise MediaError("unreadable")
     if np.abs(sound).max(initial=0.0) < SILENCE:
         raise MediaError("silent")
-    resampled = librosa.resample(sound, orig_sr=rate, target_sr=sample_rate)
+    resampled = soxr.resample(sound, rate, sample_rate, quality="HQ")
     return np.ascontiguousarray(resampled, dtype=np.float32)
 
 

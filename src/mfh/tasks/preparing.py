@@ -25,7 +25,7 @@ from mfh.progress import progress_bar
 
 Job = TypeVar("Job")
 
-PACKAGES = ("av", "librosa", "numpy", "pillow")
+PACKAGES = ("av", "librosa", "numpy", "pillow", "soxr")
 
 
 def digest(content: Any) -> str:

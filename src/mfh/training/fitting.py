@@ -26,7 +26,15 @@ from mfh.distributed import check_uniform, exists, gather, part, rank, world_siz
 from mfh.errors import InputError
 from mfh.losses import KDLoss
 from mfh.masking import masked_logits
-from mfh.pairs import EpochBatches, PairLoader, indexed_loader, reads_the_same, to_device
+from mfh.pairs import (
+    EpochBatches,
+    PairLoader,
+    indexed_loader,
+    one_modality,
+    reading_batch,
+    reads_the_same,
+    to_device,
+)
 from mfh.training.acceleration import prepared
 from mfh.training.recipe import Recipe
 
@@ -104,6 +112,7 @@ def pretrain(
     from mfh.training.modules import Supervised
 
     recipe = recipe or Recipe()
+    train, val = one_modality(train, modality), one_modality(val, modality)
     module = Supervised(network, modality, recipe)
     history, best_epoch = _run(module, modality, True, train, val, seed, device, progress, checkpoint)
     return Fit(network, best_epoch, history)
@@ -199,7 +208,7 @@ def distill(
     if teacher_logits is None and teacher is not None:
         with _seeded(seed, device):
             if reads_the_same(train):
-                reader = PairLoader(part(train), num_workers=recipe.num_workers)
+                reader = PairLoader(part(one_modality(train, "teacher")), num_workers=recipe.num_workers)
                 (teacher_logits,) = masked_logits(teacher, [None], reader, device=channels.find_device(device))
             else:
                 log.warning("teacher inputs differ when read twice (augmented?): the teacher runs on every batch")
@@ -211,7 +220,9 @@ def distill(
             )
         if not bool(torch.isfinite(teacher_logits).all()):
             raise InputError("the teacher's logits are NaN or infinite; check its weights and its input")
+        train = one_modality(train, "student")
     module = Distillation(student, recipe, loss or KDLoss(), teacher_logits, teacher)
+    val = one_modality(val, "student")
     with _frozen(None if teacher_logits is not None else teacher, channels.find_device(device)):
         history, best_epoch = _run(module, "student", True, train, val, seed, device, progress, checkpoint)
     return Fit(student, best_epoch, history)
@@ -235,7 +246,7 @@ def evaluate(
     right = 0
     with channels.placed(device, network), channels.evaluating(network):
         home = channels.device_of(network)
-        for batch in PairLoader(part(dataset)):
+        for batch in PairLoader(part(one_modality(dataset, modality))):
             inputs = to_device(batch.teacher_input if modality == "teacher" else batch.student_input, home)
             right += int((channels.as_logits(network(inputs)).argmax(1).cpu() == batch.target).sum())
     return sum(gather(right)) / len(dataset)
@@ -325,7 +336,7 @@ def _run(
             trainer.fit(
                 module,
                 indexed_loader(train, batches=module.batches, **readers),
-                indexed_loader(part(val), max(recipe.batch_size, 256), **readers),
+                indexed_loader(part(val), max(recipe.batch_size, reading_batch(val)), **readers),
                 ckpt_path=resume,
                 weights_only=True,
             )

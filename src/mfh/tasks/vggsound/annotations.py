@@ -139,7 +139,9 @@ def choose_classes(clips: Sequence[Clip], classes: str | None) -> list[str]:
     labels = read_labels(Path(classes)) if classes.endswith(".json") else _read_lines(Path(classes))
     for label in labels:
         if label not in known:
-            raise InputError(f"{classes} has the label {label!r}, which the annotations do not; {close_names(label, known)}")
+            raise InputError(
+                f"{classes} has the label {label!r}, which the annotations do not; {close_names(label, known)}"
+            )
     if len(labels) < 2:
         raise InputError(f"{classes} has {len(labels)} labels; at least 2 were expected")
     return labels
@@ -201,7 +203,7 @@ def find_clips(clips: Iterable[Clip], sources: Sequence[Path]) -> dict[Clip, Med
                     found[clip] = (rank, file)
     if not found:
         where = ", ".join(map(str, sources))
-        raise InputError(f"none of the {len({c for _, c in names.values()})} clips is in {where}; names as <id>_<start, 6 digits>.mp4 were expected")
+        raise InputError(f"no clip of the annotations is in {where}; names as <id>_<start, 6 digits>.mp4 were expected")
     return {clip: file for clip, (_, file) in found.items()}
 
 

@@ -21,7 +21,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -237,11 +237,11 @@ def _make_part(
             piece = pieces / f"{shard.name}.{digest([repr(source) for source in found])}.json"
             jobs[piece] = _Job(shard, found, indices, settings, run)
         with Meter(len(jobs), "shards", quiet=quiet) as meter:
-            # A clip that kills its worker twice is skipped the next time; other deaths would come again for ever.
-            before: set[Path] = set()
+            condemned = 0
             while crashed := make_pieces(jobs, _make_shard, processes=processes, progress=meter):
-                guilty = {piece for piece in crashed if _Deaths(piece, run).worst >= MOST_DEATHS}
-                if crashed - guilty or len(before) > sum(map(len, (shard.clips for shard in shards))):
+                # Clips that killed their worker twice are skipped next time; other deaths would only come again.
+                already, condemned = condemned, sum(_Deaths(piece, run).condemned for piece in crashed)
+                if condemned <= already:
                     raise InputError(
                         f"the worker of {sorted(crashed)[0].name} died between two clips, for instance for lack of "
                         "memory; what was finished is kept, and the same command with --processes 1 needs the least"
@@ -253,10 +253,7 @@ def _make_part(
 
 
 def _stamped(source: Source | None) -> Source | None:
-    if not isinstance(source, MediaFile) or source.stamp:
-        return source
-    facts = source.path.stat()
-    return replace(source, stamp=f"{facts.st_size} {facts.st_mtime_ns}")
+    return MediaFile.of(source.path) if isinstance(source, MediaFile) and not source.stamp else source
 
 
 def _make_shard(job: _Job, piece: Path) -> None:
@@ -267,13 +264,13 @@ def _make_shard(job: _Job, piece: Path) -> None:
         for clip, source in zip(job.shard.clips, job.sources, strict=True):
             try:
                 if source is None:
-                    raise _Skip("missing")
+                    raise _SkippedError("missing")
                 if not deaths.begin(clip.key):
-                    raise _Skip("crashes the decoder")
+                    raise _SkippedError("crashes the decoder")
                 frames, sound = decode(source, job.settings)
                 pictures = [jpeg(frame, job.settings.quality) for frame in frames]
                 writer.add(clip, job.indices[clip.label], pictures, wav(sound, SAMPLE_RATE))
-            except (_Skip, MediaError) as error:
+            except (_SkippedError, MediaError) as error:
                 skipped.append({**asdict(clip), "file": "" if source is None else str(source), "reason": str(error)})
         writer.close()
     rows = [{**row, "shard": job.shard.name} for row in writer.rows]
@@ -281,7 +278,7 @@ def _make_shard(job: _Job, piece: Path) -> None:
     deaths.path.unlink(missing_ok=True)
 
 
-class _Skip(Exception):
+class _SkippedError(Exception):
     """A clip is left out."""
 
 
@@ -340,8 +337,9 @@ class _Deaths:
         self._now = ""
 
     @property
-    def worst(self) -> int:
-        return max(self.counts.values(), default=0)
+    def condemned(self) -> int:
+        """Clips that are not tried again."""
+        return sum(count >= MOST_DEATHS for count in self.counts.values())
 
     def begin(self, key: str) -> bool:
         """Note a clip before it is decoded; False if it must not be."""
@@ -437,7 +435,9 @@ def _complete_parts(out: Path) -> list[Path]:
         raise InputError(f"{out} has no complete part to merge; make all parts first, with --shard i/n")
     count, found = max(sets.items(), key=lambda item: len(item[1]))
     missing = ", ".join(str(part) for part in range(count) if part not in found)
-    raise InputError(f"{out} lacks part {missing} of {count}, or it is not complete; run --shard for it, or copy it there")
+    raise InputError(
+        f"{out} lacks part {missing} of {count}, or it is not complete; run --shard for it, or copy it there"
+    )
 
 
 def _verified(shard: Shard, folder: Path, out: Path) -> dict[str, Any]:

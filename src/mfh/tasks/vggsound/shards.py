@@ -19,7 +19,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class ShardWriter:
         file: opened to write.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._tar = tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  closed by close
         self.rows: list[dict[str, Any]] = []
 
@@ -195,10 +195,14 @@ def open_prepared(place: str | Path, cache: str | Path | None = None) -> Prepare
     meta = read_meta(store.folder, KIND)
     content = store.fetch("index.csv").read_bytes()
     if hashlib.sha256(content).hexdigest() != meta.get("index_sha256"):
-        raise InputError(f"{store.place}/index.csv is not the index of this preparation; copy it again, or prepare again")
+        raise InputError(
+            f"{store.place}/index.csv is not the index of this preparation; copy it again, or prepare again"
+        )
     for name, facts in meta["shards"].items():
         if not _SHARD_NAME.fullmatch(name):
-            raise InputError(f"{store.place}/meta.json names a shard {name!r}; names as shard-train-00000.tar were expected")
+            raise InputError(
+                f"{store.place}/meta.json names a shard {name!r}; names as shard-train-00000.tar were expected"
+            )
         if not store.remote:
             store.fetch(name, facts["size"])
     rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
@@ -238,7 +242,9 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
         self.stored_frames, self.size = int(options["num_frames"]), int(options["size"])
         self.num_frames = self.stored_frames if num_frames is None else num_frames
         if not 1 <= self.num_frames <= self.stored_frames:
-            raise InputError(f"num_frames is {num_frames}; the clips were prepared with {self.stored_frames}: give 1 to that")
+            raise InputError(
+                f"num_frames is {num_frames}; the clips were prepared with {self.stored_frames}: give 1 to that"
+            )
         if not 0 < crop <= 1:
             raise InputError(f"crop is {crop}; a share of the clip above 0 and at most 1 was expected")
         self.samples, self.augment, self.crop, self.modality = int(options["samples"]), augment, crop, modality

@@ -132,9 +132,9 @@ def read_sound(path: Path, sample_rate: int, seconds: float) -> NDArray[np.float
         raise MediaError("unreadable")
     if sound.dtype.kind == "i":
         sound = sound / -float(np.iinfo(sound.dtype).min)
-    sound = sound[: int(seconds * sample_rate)].astype(np.float32)
-    if not np.isfinite(sound).all():
+    start: NDArray[np.float32] = sound[: int(seconds * sample_rate)].astype(np.float32)
+    if not np.isfinite(start).all():
         raise MediaError("unreadable")
-    if np.abs(sound).max(initial=0.0) < SILENCE:
+    if np.abs(start).max(initial=0.0) < SILENCE:
         raise MediaError("silent")
-    return sound
+    return start
