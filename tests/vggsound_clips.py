@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from media import tone, write_mp4
+from mfh.tasks.vggsound.annotations import is_validation
 
 #: label -> (pitch in Hz, colour)
 CLASSES = {
@@ -22,6 +23,14 @@ CLASSES = {
 
 def clip_name(video, start):
     return f"{video}_{start:06d}.mp4"
+
+
+def video_id(number, split, rng):
+    """An id that falls into this split; ids begin and end with all there is."""
+    while True:
+        video = f"{'-_aZ'[number % 4]}{rng.integers(10**9):09d}{'xY-_'[number // 4 % 4]}"
+        if split == "test" or is_validation(video) == (split == "val"):
+            return video
 
 
 def write_clip(path, label, rng, *, seconds=1.0, picture_noise=40.0, sound=True, picture=True, silent=False):
@@ -38,22 +47,22 @@ def write_clip(path, label, rng, *, seconds=1.0, picture_noise=40.0, sound=True,
     write_mp4(path, frames, wave, frame_rate=10)
 
 
-def write_vggsound(folder, *, train=15, test=4, seed=0, faults=True, **options):
+def write_vggsound(folder, *, train=12, val=4, test=4, seed=0, faults=True, **options):
     """Clips and vggsound.csv; returns (clips folder, csv).
 
-    Every class has `train` and `test` usable clips; with `faults` there are also missing and broken ones, clips in a
-    folder below, in a tar, and under other names.
+    Every class has so many usable clips, those for validation among the csv's training clips. With `faults` there are
+    also missing and broken ones, clips in a folder below, in a tar, and under other names.
     """
     rng = np.random.default_rng(seed)
     clips, rows, number = Path(folder) / "clips", [], 0
     (clips / "below").mkdir(parents=True)
     packed = []
     for label in CLASSES:
-        for split, count in (("train", train), ("test", test)):
+        for split, count in (("train", train), ("val", val), ("test", test)):
             for _ in range(count):
                 number += 1
-                video, start = f"{'-_aZ'[number % 4]}{number:06d}{'xY-_'[number % 4]}abc", int(rng.integers(0, 300))
-                rows.append((video, start, label, split))
+                video, start = video_id(number, split, rng), int(rng.integers(0, 300))
+                rows.append((video, start, label, "test" if split == "test" else "train"))
                 path = clips / ("below" if number % 5 == 0 else "") / clip_name(video, start)
                 if faults and number == 3:
                     path = clips / f"{video}_{start}.mp4"

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mfh import files
 from mfh.errors import InputError, close_names
-from mfh.task import Task
+
+if TYPE_CHECKING:
+    from mfh.task import Task
 
 #: Shipped tasks: name -> module with a function `task`.
 SHIPPED = {"digits": "mfh.tasks.digits", "ravdess": "mfh.tasks.ravdess", "vggsound": "mfh.tasks.vggsound"}
@@ -27,7 +29,7 @@ class TaskSource:
         redrawn: whether data are redrawn per seed.
     """
 
-    make: Callable[[int], Task]
+    make: "Callable[[int], Task]"
     redrawn: bool
 
 
@@ -71,6 +73,8 @@ def find_task(task: "str | Path | Task | Callable[..., Task]", handed: Handed | 
     Raises:
         InputError: there is no such task, or its function cannot be used.
     """
+    from mfh.task import Task  # only now: worker processes of a preparation come by here too, and do not need torch
+
     if isinstance(task, Task):
         if handed is not None and handed != Handed():
             raise InputError("data, preset and augment are for a task's function; this task is made already")

@@ -46,7 +46,7 @@ def preparing(out: Path, kind: str, options: Mapping[str, Any]) -> Iterator[Path
         InputError: the folder holds something else, or was prepared with other options; it is left as it is.
     """
     options = json.loads(json.dumps(options, default=str))
-    _refuse_foreign(out)
+    refuse_foreign(out)
     with files.claimed(out):
         if (out / "meta.json").exists():
             check_options(out, read_meta(out, kind), options)
@@ -59,7 +59,12 @@ def preparing(out: Path, kind: str, options: Mapping[str, Any]) -> Iterator[Path
             shutil.rmtree(old)
 
 
-def _refuse_foreign(out: Path) -> None:
+def refuse_foreign(out: Path) -> None:
+    """Refuse a folder that holds what is not ours, before anything is written into it.
+
+    Raises:
+        InputError: names what is there.
+    """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; a folder to prepare was expected")
     if out.is_dir() and not (out / "meta.json").exists() and not any(out.glob(".pieces-*")):

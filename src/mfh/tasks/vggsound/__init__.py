@@ -3,17 +3,12 @@
 import functools
 import os
 from pathlib import Path
-
-import torch
-from torch.optim.lr_scheduler import StepLR
+from typing import TYPE_CHECKING
 
 from mfh.errors import InputError
-from mfh.losses import KDLoss
-from mfh.task import Protocol, Task
-from mfh.tasks.vggsound.annotations import SPLITS
-from mfh.tasks.vggsound.networks import LAYER, audio_network, video_network
-from mfh.tasks.vggsound.shards import Clips, open_prepared
-from mfh.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mfh.task import Task
 
 __all__ = ["task"]
 
@@ -28,7 +23,7 @@ def task(
     num_frames: int | None = None,
     width: int = 64,
     num_workers: int | None = None,
-) -> Task:
+) -> "Task":
     """VGGSound as a task: prepared clips and the published networks.
 
     Args:
@@ -51,6 +46,17 @@ def task(
     Raises:
         InputError: there is no prepared folder, or it cannot be used; the preset is unknown; a number is out of range.
     """
+    # Imported only now: worker processes of the preparation come by here too, and do not need torch.
+    import torch
+    from torch.optim.lr_scheduler import StepLR
+
+    from mfh.losses import KDLoss
+    from mfh.task import Protocol, Task
+    from mfh.tasks.vggsound.annotations import SPLITS
+    from mfh.tasks.vggsound.networks import LAYER, audio_network, video_network
+    from mfh.tasks.vggsound.shards import Clips, open_prepared
+    from mfh.training.recipe import Recipe
+
     if data is None:
         raise InputError("task vggsound needs --data FOLDER, made by: mfh prepare vggsound CLIPS FOLDER --csv FILE")
     if preset not in (None, "paper"):

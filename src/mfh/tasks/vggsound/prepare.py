@@ -4,7 +4,7 @@ Which clips belong into which shard follows from the annotations alone. So every
 without asking the others, and the shards are the same, byte for byte, however the work was divided.
 
     OUT/part-1-of-4/           what one of four machines made; gone after the merge
-    OUT/shard-train-00000.tar  clips, see `mfh.tasks.vggsound.shards`
+    OUT/shard-train-00000.tar  clips, see `mfh.tasks.vggsound.writing`
     OUT/index.csv              where every clip is
     OUT/skipped.csv            clips that cannot be used, and why
     OUT/classes.csv            counts per class and split
@@ -31,10 +31,20 @@ from numpy.typing import NDArray
 from mfh import files
 from mfh.errors import InputError
 from mfh.tasks.media import MediaError, MediaFile, cover, read_audio, read_frames, require_media
-from mfh.tasks.preparing import Meter, check_options, digest, finish, make_pieces, preparing, read_meta, write_table
+from mfh.tasks.preparing import (
+    Meter,
+    check_options,
+    digest,
+    finish,
+    make_pieces,
+    preparing,
+    read_meta,
+    refuse_foreign,
+    write_table,
+)
 from mfh.tasks.vggsound.annotations import SPLITS, Clip, choose_classes, find_clips, in_mixed_order, read_annotations
-from mfh.tasks.vggsound.shards import INDEX, KIND, ShardWriter, jpeg, wav
 from mfh.tasks.vggsound.strips import Strip, find_strips, read_sound, read_strip
+from mfh.tasks.vggsound.writing import INDEX, KIND, ShardWriter, jpeg, wav
 
 log = logging.getLogger("mfh")
 
@@ -165,14 +175,15 @@ def prepare(
     shards = plan(chosen, settings.clips_per_shard)
     options = {
         "layout": layout,
-        "labels": digest(labels),
-        "clips": digest([asdict(clip) for shard in shards for clip in shard.clips]),
+        "annotations": f"{len(chosen)} clips ({digest([asdict(clip) for shard in shards for clip in shard.clips])})",
+        "classes": f"{len(labels)} ({digest(labels)})",
         **asdict(settings),
         "samples": settings.samples,
     }
     if (out / "meta.json").exists():
         check_options(out, read_meta(out, KIND), options)
         return f"{out} is complete already; remove it to prepare it anew, for instance with more clips"
+    refuse_foreign(out)
     if not merge:
         sources = find_clips(chosen, [clips, *also]) if sources is None else sources
         part, parts = shard or (0, 1)

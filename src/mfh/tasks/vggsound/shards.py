@@ -1,25 +1,21 @@
-"""Prepared clips in tar shards, read map-style: any clip by its offset, from a folder or from an fsspec URL.
+"""Prepared clips read map-style: any clip by its place in a shard, from a folder or from an fsspec URL.
 
-A shard has the layout of WebDataset: consecutive members of one name are one sample, `<key>.00.jpg`, `<key>.01.jpg`,
-... (frames), `<key>.wav` (sound) and `<key>.json` (what it is). `index.csv` says where each clip's members begin and
-end. Nothing is ever unpickled, and what a member is called is checked against the index.
+`index.csv` says where the members of each clip begin and end, see `mfh.tasks.vggsound.writing`. What they are called is
+checked against it, and nothing is ever unpickled.
 """
 
 import copy
 import csv
 import hashlib
 import io
-import json
 import os
 import re
-import struct
-import tarfile
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,76 +25,10 @@ from torch.utils.data import Dataset
 
 from mfh.errors import InputError
 from mfh.tasks.preparing import read_meta
-from mfh.tasks.vggsound.annotations import Clip
-
-KIND = "vggsound"
-
-#: Columns of index.csv; offset and size are bytes of the shard.
-INDEX = ("key", "id", "start", "label", "class", "split", "shard", "offset", "size")
+from mfh.tasks.vggsound.writing import KIND
 
 _SHARD_NAME = re.compile(r"shard-(train|val|test)-\d{5}\.tar")
 _BLOCK = 512
-
-
-# --- writing ----------------------------------------------------------------------------------------------------------
-
-
-class ShardWriter:
-    """Writes clips into one tar; the same clips give the same bytes.
-
-    Args:
-        file: opened to write.
-    """
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._tar = tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  closed by close
-        self.rows: list[dict[str, Any]] = []
-
-    def add(self, clip: Clip, label_index: int, frames: Iterable[bytes], sound: bytes) -> None:
-        """Append a clip.
-
-        Args:
-            clip: which.
-            label_index: of its label.
-            frames: JPEGs, in order.
-            sound: a WAV.
-        """
-        facts = {**asdict(clip), "class": label_index}
-        first = self._tar.offset
-        for number, frame in enumerate(frames):
-            self._member(f"{clip.key}.{number:02d}.jpg", frame)
-        self._member(f"{clip.key}.wav", sound)
-        self._member(f"{clip.key}.json", json.dumps(facts).encode())
-        self.rows.append({"key": clip.key, **facts, "offset": first, "size": self._tar.offset - first})
-
-    def _member(self, name: str, content: bytes) -> None:
-        entry = tarfile.TarInfo(name)  # no times and owners: the bytes depend on the content alone
-        entry.size = len(content)
-        self._tar.addfile(entry, io.BytesIO(content))
-
-    def close(self) -> None:
-        """Write the end of the tar; the file stays open."""
-        self._tar.close()
-
-
-def wav(sound: NDArray[np.float32], sample_rate: int) -> bytes:
-    """A mono 16-bit WAV of sound (T,) in [-1, 1]."""
-    samples = np.round(sound * 32767).astype("<i2").tobytes()
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16)
-    data = struct.pack("<4sI", b"data", len(samples)) + samples
-    return struct.pack("<4sI4s", b"RIFF", 4 + len(form) + len(data), b"WAVE") + form + data
-
-
-def jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:
-    """The JPEG of a picture (H, W, 3)."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
-
-
-# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 class Store:
