@@ -199,7 +199,7 @@ def test_shards_of_another_preparation(copied):
     content = first.read_bytes()
     first.write_bytes(second.read_bytes()[: len(content)].ljust(len(content), b"\0"))
     index = next(i for i, key in enumerate(clips.keys) if clips.shards[clips._where[i, 0]] == first.name)
-    with pytest.raises(InputError, match="does not hold clip .* as the index says"):
+    with pytest.raises(InputError, match=r"does not hold clip .* as the index says"):
         clips[index]
     first.write_bytes(content.replace(b"\xff\xd8\xff", b"\0\0\0"))  # no JPEG begins any more
     with pytest.raises(InputError, match="no readable frame 0"):

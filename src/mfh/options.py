@@ -26,7 +26,7 @@ class TaskOptions:
     """Options of every command that works on a task."""
 
     task: Positional[str]
-    """digits, path/to/file.py with a function task(), or package.module:function."""
+    """digits, ravdess, vggsound, path/to/file.py with a function task(), or package.module:function."""
     data: str | None = None
     """A prepared folder (for vggsound also a URL that fsspec knows), handed to the task."""
     preset: Literal["paper"] | None = None

@@ -235,7 +235,7 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
                 with Image.open(io.BytesIO(members[f"{number:02d}.jpg"]), formats=["JPEG"]) as picture:
                     if picture.size != (self.size, self.size):
                         raise ValueError(f"{picture.size} pixels")
-                    video[place] = np.asarray(picture.convert("RGB"))
+                    video[place] = np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
             except (KeyError, OSError, ValueError, SyntaxError) as error:
                 raise self._foreign(index, f"no readable frame {number} ({error})") from None
         return torch.from_numpy(video)
