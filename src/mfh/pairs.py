@@ -153,6 +153,8 @@ def one_modality(dataset: Any, modality: str) -> Any:
             be empty, (0,).
         modality: "teacher" or "student".
     """
+    if type(dataset) is Subset:
+        return Subset(one_modality(dataset.dataset, modality), dataset.indices)
     return dataset.only(modality) if hasattr(dataset, "only") else dataset
 
 

@@ -223,10 +223,11 @@ def read_audio(file: BinaryIO, sample_rate: int, most_seconds: float | None = No
             raise MediaError("no sound")
         rate = int(streams[0].rate or 0)
         blocks: list[NDArray[np.float32]] = []
-        enough = float("inf") if most_seconds is None else most_seconds * rate
+        samples, enough = 0, float("inf") if most_seconds is None else most_seconds * rate
         for frame in container.decode(streams[0]):
             blocks.append(_mono(frame))
-            if sum(map(len, blocks)) >= enough:
+            samples += len(blocks[-1])
+            if samples >= enough:
                 break
     if not blocks or not rate:
         raise MediaError("no sound")

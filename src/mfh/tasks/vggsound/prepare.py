@@ -171,7 +171,8 @@ def prepare(
             raise InputError("the annotations are missing; give --csv vggsound.csv")
         annotated = read_annotations(csv)
         labels = choose_classes(annotated, classes)
-    chosen = [clip for clip in annotated if clip.label in set(labels)]
+    wanted = set(labels)
+    chosen = [clip for clip in annotated if clip.label in wanted]
     shards = plan(chosen, settings.clips_per_shard)
     options = {
         "layout": layout,
