@@ -85,7 +85,8 @@ class Spectrogram(nn.Module):
 class Pixels(nn.Module):
     """Pixels normalised by ImageNet's mean and standard deviation: (N, F, H, W, 3) uint8 -> (N, 3, F, H, W).
 
-    The result is channels-last in memory, as the input was.
+    The result is contiguous: left as it is read, channels last, it would double the time of a step on a CPU (a GPU that
+    likes channels last gets them from the option of that name).
     """
 
     scale: Tensor
@@ -94,12 +95,12 @@ class Pixels(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-        self.register_buffer("scale", 1 / (255 * std), persistent=False)
-        self.register_buffer("shift", -mean / std, persistent=False)
+        self.register_buffer("scale", (1 / (255 * std)).reshape(3, 1, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean / std).reshape(3, 1, 1, 1), persistent=False)
 
     def forward(self, video: Tensor) -> Tensor:
         """The normalised videos."""
-        return (video * self.scale + self.shift).permute(0, 4, 1, 2, 3)
+        return video.permute(0, 4, 1, 2, 3).contiguous() * self.scale + self.shift
 
 
 class BasicBlock(nn.Module):
