@@ -67,7 +67,7 @@ def task(
     published = preset == "paper"
     audio = functools.partial(audio_network, len(labels), int(options["samples"]), width=width, log=not published)
     if num_workers is None:
-        num_workers = min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
+        num_workers = min(os.cpu_count() or 1, _MOST_WORKERS)
     recipe = Recipe(
         epochs=50,
         batch_size=32,
