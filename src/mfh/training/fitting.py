@@ -24,9 +24,12 @@ from torch import Tensor, nn
 from mfh import channels
 from mfh.distributed import check_uniform, exists, gather, part, rank, world_size
 from mfh.errors import InputError
-from mfh.losses import KDLoss
+from mfh.losses import DistillationLoss
 from mfh.masking import masked_logits
+from mfh.metrics import Tally
+from mfh.outputs import check_finite, teacher_outputs
 from mfh.pairs import EpochBatches, PairLoader, indexed_loader, reads_the_same, to_device
+from mfh.problems import Problem
 from mfh.training.acceleration import prepared
 from mfh.training.recipe import Recipe
 
@@ -44,8 +47,8 @@ class Fit:
 
     Args:
         network: with the weights of its best epoch.
-        best_epoch: counted from 0, by validation accuracy.
-        history: one dict per epoch: steps so far, train_loss, <role>_val_accuracy, <role>_val_loss.
+        best_epoch: counted from 0, by the problem's metric on the validation split.
+        history: one dict per epoch: steps so far, train_loss, <role>_val_<metric>, <role>_val_loss.
     """
 
     network: nn.Module
@@ -65,7 +68,7 @@ class AlignedPair:
     Args:
         teacher: the aligned teacher.
         student: the aligned student.
-        history: one dict per epoch: steps so far, train_loss, and accuracy and loss of both on the validation split.
+        history: one dict per epoch: steps so far, train_loss, and metric and loss of both on the validation split.
     """
 
     teacher: nn.Module
@@ -79,6 +82,7 @@ def pretrain(
     val: Any,
     *,
     modality: Literal["teacher", "student"],
+    problem: Problem | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -92,6 +96,7 @@ def pretrain(
         train: map-style data set of (teacher_input, student_input, target).
         val: the same, to choose the epoch.
         modality: whether the network reads the teacher's or the student's input.
+        problem: what logits and targets mean; default `Problem.classification()`.
         recipe: epochs, batch size, optimizer, ...; default `Recipe()`.
         seed: of the order of the data and of dropout.
         device: where to train; default: a GPU if there is one.
@@ -104,7 +109,7 @@ def pretrain(
     from mfh.training.modules import Supervised
 
     recipe = recipe or Recipe()
-    module = Supervised(network, modality, recipe)
+    module = Supervised(network, modality, recipe, problem or Problem.classification())
     history, best_epoch = _run(module, modality, True, train, val, seed, device, progress, checkpoint)
     return Fit(network, best_epoch, history)
 
@@ -115,6 +120,7 @@ def align(
     train: Any,
     val: Any,
     *,
+    problem: Problem | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -130,6 +136,7 @@ def align(
         student: returns logits (N, K); trained in place.
         train: map-style data set of (teacher_input, student_input, target).
         val: the same, for the history.
+        problem: what logits and targets mean; default `Problem.classification()`.
         recipe: epochs, batch size, optimizer, ...; default `Recipe()`.
         seed: of the order of the data and of dropout.
         device: where to train; default: a GPU if there is one.
@@ -141,7 +148,7 @@ def align(
     """
     from mfh.training.modules import Alignment
 
-    module = Alignment(teacher, student, recipe or Recipe())
+    module = Alignment(teacher, student, recipe or Recipe(), problem or Problem.classification())
     history, _ = _run(module, "student", False, train, val, seed, device, progress, checkpoint)
     return AlignedPair(teacher, student, history)
 
@@ -152,8 +159,9 @@ def distill(
     train: Any,
     val: Any,
     *,
-    loss: KDLoss | None = None,
-    teacher_logits: Tensor | None = None,
+    loss: DistillationLoss | None = None,
+    teacher_logits: Tensor | str | Path | None = None,
+    problem: Problem | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -172,8 +180,11 @@ def distill(
         student: returns logits (N, K); trained in place.
         train: map-style data set of (teacher_input, student_input, target).
         val: the same, to choose the epoch.
-        loss: default `KDLoss()`, CE + KL at temperature 1.
-        teacher_logits: (len(train), K) in data-set order, if they are known already.
+        loss: a `KDLoss`, or a function (student logits, teacher logits, target) -> scalar; default `KDLoss()`, the
+            problem's label loss + its divergence from the teacher at temperature 1.
+        teacher_logits: (len(train), K) in data-set order, if they are known already; or a file of them (see
+            `teacher_outputs`).
+        problem: what logits and targets mean; default `Problem.classification()`.
         recipe: epochs, batch size, optimizer, ...; default `Recipe()`.
         seed: of the order of the data and of dropout.
         device: where to train; default: a GPU if there is one.
@@ -204,14 +215,9 @@ def distill(
             else:
                 log.warning("teacher inputs differ when read twice (augmented?): the teacher runs on every batch")
     if teacher_logits is not None:
-        if len(teacher_logits) != len(train):
-            raise InputError(
-                f"teacher_logits has {len(teacher_logits)} rows for {len(train)} training samples; one row per "
-                "sample, in data-set order, was expected"
-            )
-        if not bool(torch.isfinite(teacher_logits).all()):
-            raise InputError("the teacher's logits are NaN or infinite; check its weights and its input")
-    module = Distillation(student, recipe, loss or KDLoss(), teacher_logits, teacher)
+        teacher_logits = teacher_outputs(teacher_logits, len(train))
+        check_finite(teacher_logits)
+    module = Distillation(student, recipe, problem or Problem.classification(), loss, teacher_logits, teacher)
     with _frozen(None if teacher_logits is not None else teacher, channels.find_device(device)):
         history, best_epoch = _run(module, "student", True, train, val, seed, device, progress, checkpoint)
     return Fit(student, best_epoch, history)
@@ -222,23 +228,33 @@ def evaluate(
     dataset: Any,
     modality: Literal["teacher", "student"],
     *,
+    problem: Problem | None = None,
     device: torch.device | str | None = None,
 ) -> float:
-    """Accuracy on a data set, as a fraction; every sample counts once, also where several processes share the work.
+    """The problem's metric on a data set, for classification the accuracy.
+
+    Every sample counts once, also where several processes share the work.
 
     Args:
         network: returns logits (N, K).
         dataset: map-style data set of (teacher_input, student_input, target).
         modality: whether the network reads the teacher's or the student's input.
+        problem: what logits and targets mean; default `Problem.classification()`.
         device: where to run; default: where the network is.
+
+    Raises:
+        InputError: a target does not fit the logits.
     """
-    right = 0
+    problem = problem or Problem.classification()
+    tally = Tally(problem.metric)
     with channels.placed(device, network), channels.evaluating(network):
         home = channels.device_of(network)
         for batch in PairLoader(part(dataset)):
-            inputs = to_device(batch.teacher_input if modality == "teacher" else batch.student_input, home)
-            right += int((channels.as_logits(network(inputs)).argmax(1).cpu() == batch.target).sum())
-    return sum(gather(right)) / len(dataset)
+            inputs = batch.teacher_input if modality == "teacher" else batch.student_input
+            logits = channels.as_logits(network(to_device(inputs, home)))
+            problem.check(logits, batch.target)
+            tally.add(logits, batch.target.to(logits.device))
+    return tally.value(gather(tally.state()))
 
 
 @contextmanager
