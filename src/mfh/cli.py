@@ -330,13 +330,16 @@ def _report(options: opt.Report) -> None:
 
 
 def _workbench(options: Any, **settings: Any) -> "Workbench":
+    from mfh.checking import check_task
     from mfh.files import write_json
     from mfh.tasks import Handed, find_task
     from mfh.workbench import Settings, Workbench
 
     out = options.out or Path("runs") / _stem(options.task)
     handed = Handed(options.data, options.preset, options.augment).or_as_before(out)
-    task = find_task(options.task, handed).make(options.seed)
+    source = find_task(options.task, handed)
+    task = source.make(options.seed)
+    check_task(task, origin=source.origin)
     if _first() and not (out / "config.json").exists():
         write_json(out / "config.json", {"command": "steps", "task": task.name, **handed.facts()})
     common = Settings(

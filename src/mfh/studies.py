@@ -19,7 +19,8 @@ import torch
 
 from mfh import files, workers
 from mfh.arms import ACCURACY, ARMS, COLUMNS, UNMASKED, Cell, Scale, cells
-from mfh.channels import find_device, find_layer
+from mfh.channels import find_device
+from mfh.checking import check_task
 from mfh.distributed import world_size
 from mfh.errors import InputError
 from mfh.losses import DistillationLoss
@@ -170,7 +171,7 @@ def study(
     first = source.make(first_seed)
     ratios = ratios or [first.protocol.ratio]
     grid = cells(arms, ratios, scores, layers or [first.layer])
-    check_layers(first, {cell.layer for cell in grid if cell.layer})
+    check_task(first, dict.fromkeys(cell.layer for cell in grid if cell.layer), source.origin)
     splits = ("val",) if select else ("val", "test")
     seeds = range(first_seed, first_seed + num_seeds)
     scale = first.problem.metric.scale
@@ -451,15 +452,6 @@ def _num_seeds(folder: Path, num_seeds: int, add_seeds: int) -> int:
     if num_seeds < 1:
         raise InputError(f"num_seeds is {num_seeds}; at least 1 is needed")
     return num_seeds
-
-
-def check_layers(task: Task, layers: set[str]) -> None:
-    """Refuse unknown layers before hours are spent; needs a teacher network."""
-    if task.teacher is not None and layers:
-        with torch.random.fork_rng():
-            teacher = task.teacher()
-        for layer in layers:
-            find_layer(teacher, layer)
 
 
 def _config(

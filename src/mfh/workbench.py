@@ -106,7 +106,7 @@ class Workbench:
         changes = {name: value for name in _RECIPE if (value := getattr(settings, name)) is not None}
         self.task, self.seed, self.settings, self.folder = task, seed, settings, folder
         self.recipe: Recipe = dataclasses.replace(task.recipe, **changes)
-        loss = task.problem.complete(_changed_loss(task.protocol.loss, settings.loss))
+        loss = _changed_loss(task.protocol.loss, settings.loss)
         self.protocol: Protocol = dataclasses.replace(task.protocol, loss=loss)
         self.device = find_device(settings.device)
         self._made: dict[str, Any] = {}
