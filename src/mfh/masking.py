@@ -100,15 +100,16 @@ class FocusedTeacher(nn.Module):
         self.teacher = teacher
         self.training = teacher.training
         self.layer, self.channel_dim = mask.layer, mask.channel_dim
-        self.register_buffer("weights", _float32(mask.weights, torch.device("cpu")))
-        self.register_buffer("means", _float32(mask.means, torch.device("cpu")))
+        home = channels.device_of(teacher)
+        self.register_buffer("weights", _float32(mask.weights, home))
+        self.register_buffer("means", _float32(mask.means, home))
         self._calls = 0
         channels.find_layer(teacher, mask.layer).register_forward_hook(self._mask)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the teacher returns, computed from the masked channels."""
         self._calls = 0
-        with channels.unfused_attention():
+        with channels.unfused_attention(), channels.eager():
             output = self.teacher(*args, **kwargs)
         if self._calls != 1:
             raise InputError(f"layer {self.layer!r} ran {self._calls} times in one forward; exactly once is needed")
@@ -142,6 +143,7 @@ def mask_channels(teacher: nn.Module, mask: ChannelMask) -> FocusedTeacher:
         True
     """
     check_fingerprint(teacher, mask.fingerprint, "mask")
+    teacher = channels.original(teacher)
     channels.find_layer(teacher, mask.layer)
     return FocusedTeacher(deepcopy(teacher), mask)
 
@@ -181,8 +183,8 @@ def apply_mask(activation: Tensor, weights: Tensor, means: Tensor, channel_dim: 
         )
     if means.ndim == 1:
         means = means.reshape(-1, *[1] * (moved.ndim - 2))
-    keep = weights.reshape(-1, *[1] * (moved.ndim - 2)).to(activation.dtype)
-    return torch.lerp(means.to(activation.dtype).expand_as(moved), moved, keep).movedim(1, channel_dim)
+    keep = weights.reshape(-1, *[1] * (moved.ndim - 2)).to(activation)
+    return torch.lerp(means.to(activation).expand_as(moved), moved, keep).movedim(1, channel_dim)
 
 
 def masked_logits(
@@ -206,7 +208,7 @@ def masked_logits(
     Raises:
         InputError: masks belong to another teacher, or to several layers; there are no samples.
     """
-    given = [mask for mask in masks if mask is not None]
+    teacher, given = channels.original(teacher), [mask for mask in masks if mask is not None]
     layers = {(mask.layer, mask.channel_dim) for mask in given}
     if len(layers) > 1:
         raise InputError(f"masks are for layers {sorted(layers)}; evaluate one layer at a time")

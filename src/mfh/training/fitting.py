@@ -291,6 +291,9 @@ def _run(
     from mfh.training.modules import History as HistoryCallback
 
     _check_splits(train, val)
+    for role, network in module.networks.items():
+        channels.check_weights(network)
+        channels.check_one_device(network, role)
     recipe, target = module.recipe, channels.find_device(device)
     home = {role: channels.device_of(network) for role, network in module.networks.items()}
     modes = [(m, m.training) for m in module.networks.modules()]

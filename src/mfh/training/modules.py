@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
-from mfh.channels import as_logits, device_of
+from mfh.channels import as_logits, at_least_single, device_of
 from mfh.distributed import average_buffers, gather, rank, total
 from mfh.errors import InputError
 from mfh.files import atomic_write
@@ -219,7 +219,7 @@ class Distillation(Training):
             assert isinstance(teacher, nn.Module)
             with torch.no_grad():
                 logits = as_logits(teacher(to_device(batch.teacher_input, device_of(teacher))))
-        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        return at_least_single(logits)
 
 
 class EpochSeed(L.Callback):
