@@ -15,6 +15,7 @@ from mfh import channels, files
 from mfh.distributed import share_rows
 from mfh.errors import InputError
 from mfh.pairs import as_batch, to_device
+from mfh.rows import Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +204,8 @@ def masked_logits(
         device: where to run; default: where the teacher is.
 
     Returns:
-        One (N, K) tensor on the CPU per mask, of all processes' samples in order of rank.
+        One (N, K) tensor on the CPU per mask, of all processes' samples in order of rank; memory-mapped where it is
+        larger than 2 GiB.
 
     Raises:
         InputError: masks belong to another teacher, or to several layers; there are no samples.
@@ -214,7 +216,7 @@ def masked_logits(
         raise InputError(f"masks are for layers {sorted(layers)}; evaluate one layer at a time")
     for fingerprint in {mask.fingerprint for mask in given}:
         check_fingerprint(teacher, fingerprint, "mask")
-    results: list[list[Tensor]] = [[] for _ in masks]
+    results, samples = [Rows() for _ in masks], 0
     split: channels.Split | None = None
     with channels.placed(device, teacher), channels.evaluating(teacher):
         home = channels.device_of(teacher)
@@ -222,7 +224,9 @@ def masked_logits(
             None if mask is None else (_float32(mask.weights, home), _float32(mask.means, home)) for mask in masks
         ]
         for item in pairs:
-            inputs = to_device(as_batch(item).teacher_input, home)
+            batch = as_batch(item)
+            inputs = to_device(batch.teacher_input, home)
+            samples += len(batch.target)
             if not given:
                 logits = channels.as_logits(teacher(inputs)).cpu()
                 for result in results:
@@ -236,9 +240,9 @@ def masked_logits(
                 else:
                     activation = apply_mask(passed.activation, *value, given[0].channel_dim)
                     result.append(split.tail(activation, passed.bypass).cpu())
-    if not all(results):
+    if not samples:
         raise InputError("pairs has no samples; give at least one batch")
-    return [share_rows(torch.cat(result)) for result in results]
+    return [share_rows(result.finish()) for result in results]
 
 
 def _float32(values: NDArray[np.float64], device: torch.device) -> Tensor:
