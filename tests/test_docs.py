@@ -96,7 +96,7 @@ def test_excerpts_stand_in_their_scripts(page):
 
 
 def test_the_readme_example_runs(capsys):
-    runpy.run_path(str(ROOT / "docs/scripts/readme_example.py"), run_name="__main__")
+    runpy.run_path(str(ROOT / "examples/01_three_lines.py"), run_name="__main__")
     assert "student returns logits of shape (1, 2)" in capsys.readouterr().out
 
 

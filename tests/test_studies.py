@@ -31,7 +31,7 @@ def test_the_run_folder_holds_what_it_promises(finished):
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["arm", "score", "layer", "ratio", "seed", "split", "metric", "value"]
     assert json.loads((finished.folder / "config.json").read_text())["data_redrawn"] is True
-    assert finished.accuracies().shape == (2, 3)
+    assert finished.by_seed().shape == (2, 3)
 
 
 def test_results_are_the_same_in_memory_in_a_folder_and_twice(finished):
@@ -90,12 +90,12 @@ def test_more_processes_than_seeds_share_the_cells_of_a_seed(finished, tmp_path)
 def test_a_choice_reads_the_test_split_only_for_the_chosen(tmp_path):
     result = mfh.study(TINY, out=tmp_path / "run", **FEW | {"select": True, "ratios": [0.25, 0.5], "arms": ARMS})
     choice = json.loads((tmp_path / "run" / "selection.json").read_text())
-    accuracies = result.accuracies("val").mean()
+    accuracies = result.by_seed("val").mean()
     assert choice["validation_accuracy"] == pytest.approx(accuracies.drop("no-kd").max())
     assert choice["candidates"] == len(accuracies) - 1
     tested = set(result.frame[result.frame["split"] == "test"]["arm"])
     assert {"no-kd", choice["arm"]} <= tested
-    assert len(result.accuracies("test").columns) in (2, 3)
+    assert len(result.by_seed("test").columns) in (2, 3)
 
 
 def test_a_choice_stays_when_seeds_are_added(tmp_path):

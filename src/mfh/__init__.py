@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from mfh.losses import KDLoss as KDLoss
     from mfh.masking import ChannelMask as ChannelMask
     from mfh.masking import mask_channels as mask_channels
+    from mfh.metrics import Metric as Metric
     from mfh.pairs import PairedBatch as PairedBatch
     from mfh.pairs import PairLoader as PairLoader
+    from mfh.problems import Problem as Problem
     from mfh.reporting import report as report
     from mfh.saliency import ChannelSaliency as ChannelSaliency
     from mfh.saliency import channel_saliency as channel_saliency
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from mfh.training import Recipe as Recipe
     from mfh.training import align as align
     from mfh.training import distill as distill
+    from mfh.training import evaluate as evaluate
     from mfh.training import pretrain as pretrain
     from mfh.venn import ModalityVenn as ModalityVenn
 
@@ -31,9 +34,11 @@ _EXPORTS = {
     "ChannelSaliency": "mfh.saliency",
     "InputError": "mfh.errors",
     "KDLoss": "mfh.losses",
+    "Metric": "mfh.metrics",
     "ModalityVenn": "mfh.venn",
     "PairLoader": "mfh.pairs",
     "PairedBatch": "mfh.pairs",
+    "Problem": "mfh.problems",
     "Protocol": "mfh.task",
     "Recipe": "mfh.training",
     "StudyResult": "mfh.studies",
@@ -41,6 +46,7 @@ _EXPORTS = {
     "align": "mfh.training",
     "channel_saliency": "mfh.saliency",
     "distill": "mfh.training",
+    "evaluate": "mfh.training",
     "mask_channels": "mfh.masking",
     "pretrain": "mfh.training",
     "report": "mfh.reporting",

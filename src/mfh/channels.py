@@ -8,6 +8,7 @@ whole with the layer's output replaced, which is always right and never fast.
 import hashlib
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -68,12 +69,67 @@ def unfused_attention() -> Iterator[None]:
 
 
 @contextmanager
+def eager() -> Iterator[None]:
+    """Run what `torch.compile` made as the Python it was made from: compiled code does not call hooks added later."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes a second
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def original(model: nn.Module) -> nn.Module:
+    """The network that `torch.compile` was given, or the network itself."""
+    inner = model._modules.get("_orig_mod")
+    return model if inner is None else inner
+
+
+def original_layer(layer: str) -> str:
+    """A layer's name in the `original` network."""
+    return layer.removeprefix("_orig_mod.")
+
+
+def devices_of(model: nn.Module) -> set[torch.device]:
+    """All devices that hold a part of the network."""
+    return {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+
+
+def check_one_device(model: nn.Module, what: str) -> None:
+    """Refuse a network that is spread over several devices.
+
+    Raises:
+        InputError: it is.
+    """
+    devices = devices_of(model)
+    if len(devices) > 1:
+        names = ", ".join(sorted(map(str, devices)))
+        raise InputError(f"the {what} is spread over several devices ({names}); this works on one: move it there")
+
+
+def check_weights(*models: nn.Module) -> None:
+    """Refuse networks without weights, on the meta device.
+
+    Raises:
+        InputError: there is one.
+    """
+    for model in models:
+        if torch.device("meta") in devices_of(model):
+            raise InputError(
+                f"{type(model).__name__} has parts on the meta device, which holds no values; load its weights first"
+            )
+
+
+@contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Eval mode without gradients; every submodule's mode is restored, also after an exception.
 
-    Attention's fused path is off meanwhile. The global random state is restored as well: merely iterating over a
-    DataLoader draws from it.
+    Attention's fused path is off meanwhile, and compiled networks run uncompiled. The global random state is restored
+    as well: merely iterating over a DataLoader draws from it.
+
+    Raises:
+        InputError: a network has no weights.
     """
+    check_weights(*models)
     modes = [(module, module.training) for model in models for module in model.modules()]
     try:
         for model in models:
@@ -81,6 +137,7 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
         # A caller's inference mode is lifted: the tail's matrix comes from gradients.
         with (
             unfused_attention(),
+            eager(),
             torch.random.fork_rng(devices=[]),
             torch.inference_mode(False),
             torch.no_grad(),
@@ -109,17 +166,25 @@ def find_device(device: torch.device | str | None = None) -> torch.device:
 
 @contextmanager
 def placed(device: torch.device | str | None, *models: nn.Module) -> Iterator[None]:
-    """Move the networks to `device` and back afterwards; None leaves them where they are."""
+    """Move the networks to `device` and back afterwards.
+
+    None leaves them where they are, and so does a network that is spread over several devices: it has its places.
+
+    Raises:
+        InputError: there is no such device, or a network has no weights.
+    """
+    check_weights(*models)
     if device is None:
         yield
         return
-    found, before = find_device(device), [device_of(model) for model in models]
+    found = find_device(device)
+    before = [(model, device_of(model)) for model in models if len(devices_of(model)) < 2]
     try:
-        for model in models:
+        for model, _ in before:
             model.to(found)
         yield
     finally:
-        for model, home in zip(models, before, strict=True):
+        for model, home in before:
             model.to(home)
 
 
@@ -132,8 +197,9 @@ def device_of(model: nn.Module) -> torch.device:
 
 def fingerprint(model: nn.Module) -> str:
     """A digest of all weights and buffers (names, types, shapes, values), the same on every device."""
+    check_weights(model)
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in original(model).state_dict().items():
         if isinstance(tensor, Tensor):
             digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -248,7 +314,8 @@ def replace(model: nn.Module, layer: str, inputs: Nested, activation: Tensor) ->
 def _hook(module: nn.Module, function: Callable[[nn.Module, Any, Any], Any]) -> Iterator[None]:
     handle = module.register_forward_hook(function)
     try:
-        yield
+        with eager():
+            yield
     finally:
         handle.remove()
 
@@ -603,6 +670,11 @@ def _only(found: list[fx.Node]) -> fx.Node:
     if len(found) != 1:
         raise InputError(f"the layer appears {len(found)} times in the traced graph")
     return found[0]
+
+
+def at_least_single(tensor: Tensor) -> Tensor:
+    """Half precision is for networks; sums over samples need more."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def tolerance(reference: Tensor) -> float:

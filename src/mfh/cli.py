@@ -186,31 +186,30 @@ def _print_study(console: "Console", result: "StudyResult") -> None:
 
     from mfh.reporting.summary import finding, summary_table
 
-    content = summary_table(result.frame, data_redrawn=result.data_redrawn)
+    content = summary_table(result.frame, data_redrawn=result.data_redrawn, scale=result.scale)
     table = Table(*content.columns, title=content.caption, title_justify="left")
     for row in content.rows:
         table.add_row(*row)
     console.print(table)
-    console.print(f"\n{finding(result.frame, data_redrawn=result.data_redrawn)}")
+    console.print(f"\n{finding(result.frame, data_redrawn=result.data_redrawn, scale=result.scale)}")
 
 
 def _pretrain(options: opt.Pretrain) -> None:
     bench = _workbench(options)
     network = bench.pretrained(options.modality)
-    _report_accuracy(bench, network, options.modality, options.modality)
+    _report_metric(bench, network, options.modality, options.modality)
 
 
 def _align(options: opt.Align) -> None:
     bench = _workbench(options)
-    _report_accuracy(bench, bench.aligned("teacher"), "teacher", "aligned-teacher")
-    _report_accuracy(bench, bench.aligned("student"), "student", "aligned-student")
+    _report_metric(bench, bench.aligned("teacher"), "teacher", "aligned-teacher")
+    _report_metric(bench, bench.aligned("student"), "student", "aligned-student")
 
 
-def _report_accuracy(bench: "Workbench", network: Any, modality: Any, name: str) -> None:
-    from mfh.training import evaluate
-
-    accuracy = evaluate(network, bench.task.val, modality)
-    _console().print(f"{name}: validation accuracy {100 * accuracy:.1f} %, in {bench.folder}/{name}.safetensors")
+def _report_metric(bench: "Workbench", network: Any, modality: Any, name: str, note: str = "") -> None:
+    scale = bench.task.problem.metric.scale
+    value = scale.show(bench.evaluate(network, "val", modality))
+    _console().print(f"{name}: validation {scale.words} {value}{note}, in {bench.folder}/{name}.safetensors")
 
 
 def _saliency(options: opt.Saliency) -> None:
@@ -234,7 +233,6 @@ def _saliency(options: opt.Saliency) -> None:
 
 def _distill(options: opt.Distill) -> None:
     from mfh.arms import MASKED_BY_RATIO, cells
-    from mfh.training import evaluate
 
     bench = _workbench(
         options,
@@ -249,9 +247,7 @@ def _distill(options: opt.Distill) -> None:
     if cell.teacher is None:
         raise InputError(f"arm is {options.arm!r}, which distils from no teacher; use 'mfh pretrain' or 'mfh align'")
     student, best_epoch = bench.student(cell)
-    accuracy = evaluate(student, bench.task.val, "student")
-    path = f"{bench.folder}/distilled-{cell.name}.safetensors"
-    _console().print(f"{cell.name}: validation accuracy {100 * accuracy:.1f} % (epoch {best_epoch}), in {path}")
+    _report_metric(bench, student, "student", f"distilled-{cell.name}", f" (epoch {best_epoch})")
 
 
 def _gauss(options: opt.Gauss) -> None:
@@ -348,13 +344,16 @@ def _report(options: opt.Report) -> None:
 
 
 def _workbench(options: Any, **settings: Any) -> "Workbench":
+    from mfh.checking import check_task
     from mfh.files import write_json
     from mfh.tasks import Handed, find_task
     from mfh.workbench import Settings, Workbench
 
     out = options.out or Path("runs") / _stem(options.task)
     handed = Handed(options.data, options.preset, options.augment).or_as_before(out)
-    task = find_task(options.task, handed).make(options.seed)
+    source = find_task(options.task, handed)
+    task = source.make(options.seed)
+    check_task(task, origin=source.origin)
     if _first() and not (out / "config.json").exists():
         write_json(out / "config.json", {"command": "steps", "task": task.name, **handed.facts()})
     common = Settings(

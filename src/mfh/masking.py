@@ -15,6 +15,7 @@ from mfh import channels, files
 from mfh.distributed import share_rows
 from mfh.errors import InputError
 from mfh.pairs import as_batch, to_device
+from mfh.rows import Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,15 +101,16 @@ class FocusedTeacher(nn.Module):
         self.teacher = teacher
         self.training = teacher.training
         self.layer, self.channel_dim = mask.layer, mask.channel_dim
-        self.register_buffer("weights", _float32(mask.weights, torch.device("cpu")))
-        self.register_buffer("means", _float32(mask.means, torch.device("cpu")))
+        home = channels.device_of(teacher)
+        self.register_buffer("weights", _float32(mask.weights, home))
+        self.register_buffer("means", _float32(mask.means, home))
         self._calls = 0
         channels.find_layer(teacher, mask.layer).register_forward_hook(self._mask)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the teacher returns, computed from the masked channels."""
         self._calls = 0
-        with channels.unfused_attention():
+        with channels.unfused_attention(), channels.eager():
             output = self.teacher(*args, **kwargs)
         if self._calls != 1:
             raise InputError(f"layer {self.layer!r} ran {self._calls} times in one forward; exactly once is needed")
@@ -142,6 +144,7 @@ def mask_channels(teacher: nn.Module, mask: ChannelMask) -> FocusedTeacher:
         True
     """
     check_fingerprint(teacher, mask.fingerprint, "mask")
+    teacher = channels.original(teacher)
     channels.find_layer(teacher, mask.layer)
     return FocusedTeacher(deepcopy(teacher), mask)
 
@@ -181,8 +184,8 @@ def apply_mask(activation: Tensor, weights: Tensor, means: Tensor, channel_dim: 
         )
     if means.ndim == 1:
         means = means.reshape(-1, *[1] * (moved.ndim - 2))
-    keep = weights.reshape(-1, *[1] * (moved.ndim - 2)).to(activation.dtype)
-    return torch.lerp(means.to(activation.dtype).expand_as(moved), moved, keep).movedim(1, channel_dim)
+    keep = weights.reshape(-1, *[1] * (moved.ndim - 2)).to(activation)
+    return torch.lerp(means.to(activation).expand_as(moved), moved, keep).movedim(1, channel_dim)
 
 
 def masked_logits(
@@ -201,18 +204,19 @@ def masked_logits(
         device: where to run; default: where the teacher is.
 
     Returns:
-        One (N, K) tensor on the CPU per mask, of all processes' samples in order of rank.
+        One (N, K) tensor on the CPU per mask, of all processes' samples in order of rank; memory-mapped where it is
+        larger than 2 GiB.
 
     Raises:
         InputError: masks belong to another teacher, or to several layers; there are no samples.
     """
-    given = [mask for mask in masks if mask is not None]
+    teacher, given = channels.original(teacher), [mask for mask in masks if mask is not None]
     layers = {(mask.layer, mask.channel_dim) for mask in given}
     if len(layers) > 1:
         raise InputError(f"masks are for layers {sorted(layers)}; evaluate one layer at a time")
     for fingerprint in {mask.fingerprint for mask in given}:
         check_fingerprint(teacher, fingerprint, "mask")
-    results: list[list[Tensor]] = [[] for _ in masks]
+    results, samples = [Rows() for _ in masks], 0
     split: channels.Split | None = None
     with channels.placed(device, teacher), channels.evaluating(teacher):
         home = channels.device_of(teacher)
@@ -220,7 +224,9 @@ def masked_logits(
             None if mask is None else (_float32(mask.weights, home), _float32(mask.means, home)) for mask in masks
         ]
         for item in pairs:
-            inputs = to_device(as_batch(item).teacher_input, home)
+            batch = as_batch(item)
+            inputs = to_device(batch.teacher_input, home)
+            samples += len(batch.target)
             if not given:
                 logits = channels.as_logits(teacher(inputs)).cpu()
                 for result in results:
@@ -234,9 +240,9 @@ def masked_logits(
                 else:
                     activation = apply_mask(passed.activation, *value, given[0].channel_dim)
                     result.append(split.tail(activation, passed.bypass).cpu())
-    if not all(results):
+    if not samples:
         raise InputError("pairs has no samples; give at least one batch")
-    return [share_rows(torch.cat(result)) for result in results]
+    return [share_rows(result.finish()) for result in results]
 
 
 def _float32(values: NDArray[np.float64], device: torch.device) -> Tensor:

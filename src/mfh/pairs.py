@@ -127,8 +127,32 @@ def check_rereadable(pairs: Iterable[Any]) -> None:
         raise InputError(f"pairs is a {type(pairs).__name__}; a DataLoader or a list of batches was expected")
 
 
+class Collated:
+    """A data set that brings its own way to make a batch of items, wherever the package reads it.
+
+    Args:
+        dataset: map-style; its items may be anything that `collate` understands.
+        collate: list of items -> (teacher_input, student_input, target) of the batch.
+    """
+
+    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any]) -> None:
+        self.dataset, self.collate = dataset, collate
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index]
+
+
 def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
-    """The samples at `indices` as one batch; tensor data sets are indexed at once, others item by item."""
+    """The samples at `indices` as one batch; tensor data sets are indexed at once, others item by item.
+
+    Raises:
+        InputError: the items are no pairs, or do not fit into one batch.
+    """
+    if type(dataset) is Collated:
+        return as_batch(dataset.collate([dataset.dataset[index] for index in indices]))
     # Subclasses may change what an item is: only the plain classes take the short way.
     if type(dataset) is Subset:
         return fetch(dataset.dataset, [dataset.indices[index] for index in indices])
@@ -142,7 +166,14 @@ def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
     for item in items:
         if not isinstance(item, (tuple, list)) or len(item) != 3:
             as_batch(item)
-    return as_batch(default_collate(items))  # type: ignore[no-untyped-call]
+    try:
+        return as_batch(default_collate(items))  # type: ignore[no-untyped-call]
+    except (RuntimeError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"items {list(indices[:3])} ... of a {type(dataset).__name__} do not fit into one batch ({reason}); give "
+            "items of one shape, or the task a collate function"
+        ) from None
 
 
 def one_modality(dataset: Any, modality: str) -> Any:
@@ -328,8 +359,12 @@ def reads_the_same(dataset: Any, probes: int = 32) -> bool:
 
 
 def _reads_the_same(dataset: Any, position: int) -> bool:
-    first, second = (list(tensors(dataset[position][0])) for _ in range(2))
+    first, second = (list(tensors(_teacher_input(dataset, position))) for _ in range(2))
     return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _teacher_input(dataset: Any, index: int) -> Nested:
+    return fetch(dataset, [index]).teacher_input if type(dataset) is Collated else dataset[index][0]
 
 
 def _identity(batch: Any) -> Any:

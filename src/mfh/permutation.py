@@ -35,6 +35,9 @@ AUTO_PERMUTATIONS = 10
 # Elements worked on at once: what stays in a processor's cache, or what keeps a GPU busy.
 _CHUNK_ELEMENTS_CPU, _CHUNK_ELEMENTS_GPU = 2**19, 2**26
 
+# Outputs times activations, up to which the tail's matrix is worth having; the outputs of dense prediction are many.
+_MATRIX_ELEMENTS = 2**26
+
 
 def _chunk(tensor: Tensor) -> int:
     return _CHUNK_ELEMENTS_CPU if tensor.device.type == "cpu" else _CHUNK_ELEMENTS_GPU
@@ -98,6 +101,12 @@ class _Affinity:
         """Check one batch and return W."""
         first = self.matrix is None
         if self.matrix is None:
+            outputs, inputs = read.teacher_logits.shape[1], read.activation[0].numel()
+            if outputs * inputs > _MATRIX_ELEMENTS:
+                raise NotAffineError(
+                    f"the matrix of the network after layer {self.reader.layer!r} would have {outputs} x {inputs} "
+                    f"entries, more than {_MATRIX_ELEMENTS}"
+                )
             self.matrix = _tail_matrix(self.reader, read)
             self._error = self._size = read.teacher_logits.new_zeros(())
         before = read.activation.roll(1, 0)
@@ -108,8 +117,9 @@ class _Affinity:
         sample = torch.arange(len(z), device=z.device) + self._samples
         channel = torch.arange(z.shape[1], device=z.device)
         exchanged = torch.where(((sample[:, None] + channel) % 2 == 0)[:, :, None], before, z)
-        moved = self.reader.split.tail(self.reader.from_channels(exchanged), read.bypass).flatten(1)
-        expected = read.teacher_logits + torch.einsum("ncp,kcp->nk", exchanged - z, self.matrix)
+        moved = self.reader.continued(self.reader.from_channels(exchanged), read.bypass)
+        change = torch.einsum("ncp,kcp->nk", channels.at_least_single(exchanged - z), self.matrix)
+        expected = read.teacher_logits + change
         self._error = torch.maximum(self._error, (moved - expected).abs().amax())
         self._size = torch.maximum(self._size, torch.maximum(read.teacher_logits.abs().amax(), moved.abs().amax()))
         self._samples += len(z)
@@ -119,7 +129,7 @@ class _Affinity:
 
     def conclude(self) -> None:
         """Raise NotAffineError if a batch, of any process, contradicted W."""
-        allowed = 8 * channels.relative_tolerance(self._size.dtype) * float(self._size)
+        allowed = 8 * channels.relative_tolerance(self.reader.precision) * float(self._size)
         error, allowed = max(gather((float(self._error), allowed)), key=_excess)
         if _excess((error, allowed)) > 0:
             raise NotAffineError(
@@ -150,7 +160,7 @@ def _tail_matrix(reader: Reader, read: Read) -> Tensor:
                         f"the network after layer {reader.layer!r} has no gradient ({error})"
                     ) from error
             rows.append(torch.zeros_like(one[0]) if gradient is None else gradient[0])
-    return reader.to_channels(torch.stack(rows).detach())
+    return channels.at_least_single(reader.to_channels(torch.stack(rows).detach()))
 
 
 @dataclass
@@ -349,7 +359,7 @@ def _blocks(
     for start in range(0, len(activation), size):
         rows = slice(start, start + size)
         z, bypass = activation[rows].to(home), tuple(b[rows].to(home) for b in bypasses)
-        logits = reader.split.tail(z, bypass).flatten(1)
+        logits = reader.continued(z, bypass)
         yield Read(z, logits, student_logits[rows].to(home), bypass)
 
 
@@ -381,7 +391,7 @@ def _permuted_sums(reader: Reader, block: Read, donors: Tensor, measure: Distanc
             for i in range(group):
                 changed[i, :, c + i] = taken[:, c + i]
             logits = split.tail(reader.from_channels(changed.flatten(0, 1)), bypass)
-        logits = logits.flatten(1)
+        logits = channels.at_least_single(logits.flatten(1))
         values = _per_sample(measure, logits, _repeat(block.student_logits, group))
         sums.append(_double(values).reshape(group, count).sum(1))
     return torch.cat(sums)

@@ -78,6 +78,7 @@ class Reader:
         self.teacher, self.student, self.pairs, self.layer = teacher, student, pairs, layer
         self.channel_dim, self._features = channel_dim, features
         self.shape = torch.Size()
+        self.precision = torch.float32
         self._split: channels.Split | None = None
         self._samples: int | None = None
 
@@ -157,8 +158,15 @@ class Reader:
                 f"the teacher returns logits of shape {tuple(passed.logits.shape)} and the student "
                 f"{tuple(student_logits.shape)}; both must have the same classes"
             )
-        teacher_logits, student_logits = passed.logits.flatten(1), student_logits.flatten(1)
+        self.precision = passed.logits.dtype
+        teacher_logits, student_logits = (
+            channels.at_least_single(logits.flatten(1)) for logits in (passed.logits, student_logits)
+        )
         return Read(passed.activation, teacher_logits, student_logits, passed.bypass, features)
+
+    def continued(self, activation: Tensor, bypass: Nested) -> Tensor:
+        """Logits of the rest of the teacher, (N, K) with K counting all outputs."""
+        return channels.at_least_single(self.split.tail(activation, bypass).flatten(1))
 
     def to_channels(self, activation: Tensor) -> Tensor:
         """(N, C, P) of a layer's output."""

@@ -154,6 +154,7 @@ class ChannelSaliency:
         """
         given = np.array(scores, dtype=np.float64)
         check_rereadable(pairs)
+        teacher, layer = channels.original(teacher), channels.original_layer(layer)
         total, samples, shape = torch.zeros(0), 0, torch.Size()
         with channels.placed(device, teacher), channels.evaluating(teacher):
             home = channels.device_of(teacher)
@@ -281,6 +282,10 @@ def channel_saliency(
             raise InputError(f"permutations is {permutations!r}; choose 'exact', 'auto' or a number from 1")
         permutations = int(permutations)
     check_rereadable(pairs)
+    teacher, student, layer = channels.original(teacher), channels.original(student), channels.original_layer(layer)
+    student_layer = None if student_layer is None else channels.original_layer(student_layer)
+    channels.check_one_device(teacher, "teacher")
+    channels.check_one_device(student, "student")
     track = _tracker(progress, f"saliency of {layer}")
     with channels.placed(device, teacher, student), channels.evaluating(teacher, student):
         if score == "probe":

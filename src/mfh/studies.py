@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mfh import files, workers
-from mfh.arms import ARMS, COLUMNS, UNMASKED, Cell, cells
-from mfh.channels import find_device, find_layer
+from mfh.arms import ACCURACY, ARMS, COLUMNS, UNMASKED, Cell, Scale, cells
+from mfh.channels import find_device
+from mfh.checking import check_task
 from mfh.distributed import world_size
 from mfh.errors import InputError
-from mfh.losses import KDLoss
+from mfh.losses import DistillationLoss
 from mfh.permutation import Permutations
 from mfh.progress import progress_bar
 from mfh.provenance import environment
@@ -45,15 +46,17 @@ class StudyResult:
             fractions.
         data_redrawn: whether data were redrawn per seed; otherwise intervals cover training randomness only.
         folder: the run folder, if there is one.
+        scale: how the task's metric reads.
     """
 
     frame: "pd.DataFrame"
     data_redrawn: bool
     folder: Path | None = None
+    scale: Scale = ACCURACY
 
-    def accuracies(self, split: str = "test") -> "pd.DataFrame":
-        """Student accuracies: one row per seed, one column per variant, for instance "general-distance-0.5-flatten"."""
-        chosen = self.frame[(self.frame["metric"] == "accuracy") & (self.frame["split"] == split)]
+    def by_seed(self, split: str = "test") -> "pd.DataFrame":
+        """The students' metric: a row per seed, a column per variant, for instance "general-distance-0.5-flatten"."""
+        chosen = self.frame[(self.frame["metric"] == self.scale.name) & (self.frame["split"] == split)]
         keys = zip(chosen["arm"], chosen["score"], chosen["ratio"], chosen["layer"], strict=True)
         names = [Cell(arm, score, None if isnan(ratio) else ratio, layer).name for arm, score, ratio, layer in keys]
         return chosen.assign(variant=names).pivot_table(index="seed", columns="variant", values="value", sort=False)
@@ -78,7 +81,7 @@ def study(
     num_workers: int | None = None,
     channels_last: bool | None = None,
     compile: bool | None = None,  # noqa: A002 (the word users know)
-    loss: KDLoss | Mapping[str, Any] | None = None,
+    loss: DistillationLoss | Mapping[str, Any] | None = None,
     permutations: Permutations = "auto",
     device: str | None = None,
     processes: int | None = None,
@@ -108,8 +111,8 @@ def study(
         num_seeds: how many seeds.
         first_seed: of consecutive ones.
         add_seeds: so many more than the run folder holds already; then `num_seeds` does not count.
-        select: choose arm, ratio, layer and score by mean validation accuracy, and read the test split only for the
-            chosen one, no-kd and the same teacher unmasked. The choice stays when seeds are added.
+        select: choose arm, ratio, layer and score by the mean metric on the validation split, and read the test split
+            only for the chosen one, no-kd and the same teacher unmasked. The choice stays when seeds are added.
         out: run folder, which grows cell by cell, and from which the same call resumes. None keeps nothing.
         epochs: instead of the recipe's.
         batch_size: instead of the recipe's, as the five that follow; see `Recipe`.
@@ -118,7 +121,8 @@ def study(
         num_workers: processes that read the data, per training process.
         channels_last: layout of convolutions' weights.
         compile: use `torch.compile`.
-        loss: of distillation, or some fields of a KDLoss to change in the one of the task's protocol.
+        loss: of distillation, a `KDLoss` or a function of (student logits, teacher logits, target); or some fields of
+            a `KDLoss` to change in the one of the task's protocol.
         permutations: for Algorithm 1; see `channel_saliency`.
         device: where to run; default: a GPU if there is one, otherwise the CPU.
         processes: at a time; default: the number of processors, on a GPU 1.
@@ -167,10 +171,11 @@ def study(
     first = source.make(first_seed)
     ratios = ratios or [first.protocol.ratio]
     grid = cells(arms, ratios, scores, layers or [first.layer])
-    check_layers(first, {cell.layer for cell in grid if cell.layer})
+    check_task(first, dict.fromkeys(cell.layer for cell in grid if cell.layer), source.origin)
     splits = ("val",) if select else ("val", "test")
     seeds = range(first_seed, first_seed + num_seeds)
-    plan = _Plan(task, handed, tuple(grid), splits, settings, folder, threads, seeds)
+    scale = first.problem.metric.scale
+    plan = _Plan(task, handed, tuple(grid), splits, settings, folder, threads, seeds, scale)
     if select and ("no-kd" not in arms or len(grid) < 2):
         raise InputError("select compares with no-kd; add it, and at least one other arm, to arms")
     if first.teacher is None and any(cell.arm not in ("no-kd", "regular") for cell in grid):
@@ -200,7 +205,7 @@ def _measured(
         if (folder / "environment.json").exists():  # more seeds, or the rest after an interrupt
             seconds += float(files.read_json(folder / "environment.json").get("seconds", 0))
         files.write_json(folder / "environment.json", environment(seconds=round(seconds, 1)))
-    return StudyResult(_frame(rows), source.redrawn, folder)
+    return StudyResult(_frame(rows), source.redrawn, folder, plan.scale)
 
 
 # --- the work -------------------------------------------------------------------------------------------------------
@@ -218,6 +223,7 @@ class _Plan:
     folder: Path
     threads: int
     seeds: range
+    scale: Scale
 
     def place(self, seed: int, cell: Cell | None) -> Path:
         """The file of one cell's rows, or with None of the seed's AUROCs; it exists once they are whole."""
@@ -363,16 +369,15 @@ class _Reporter:
         return sum(len(self.plan.grid) - len(self.plan.missing(seed)) for seed in self.plan.seeds)
 
     def table(self) -> Any:
-        """Mean validation accuracy of every variant so far, and the bar."""
+        """Mean of the metric on the validation split for every variant so far, and the bar."""
         from rich.console import Group
         from rich.table import Table
 
-        table = Table("Variant", "Seeds done", "Mean validation accuracy, %")
-        means = _validation(_collect(self.plan, self.plan.seeds))
-        for cell, values in means.items():
-            table.add_row(
-                cell.name, f"{len(values)} of {len(self.plan.seeds)}", f"{100 * sum(values) / len(values):.1f}"
-            )
+        scale = self.plan.scale
+        table = Table("Variant", "Seeds done", f"Mean validation {scale.words}")
+        for cell, values in _validation(self.plan, self.plan.seeds).items():
+            mean = scale.show(sum(values) / len(values))
+            table.add_row(cell.name, f"{len(values)} of {len(self.plan.seeds)}", mean)
         return Group(table, self.bar)
 
     def tick(self) -> None:
@@ -386,8 +391,10 @@ class _Reporter:
         self.tick()
         if self.progress and self.live is None and seed not in self.told:
             self.told.add(seed)
-            values = _validation(_collect(self.plan, [seed]))
-            shown = ", ".join(f"{cell.name} {100 * value[0]:.1f}" for cell, value in values.items())
+            scale, values = self.plan.scale, _validation(self.plan, [seed])
+            shown = ", ".join(
+                f"{cell.name} {scale.show(value[0]).removesuffix(' %')}" for cell, value in values.items()
+            )
             self.console.print(f"seed {seed} done, validation: {shown}", highlight=False, soft_wrap=True)
 
 
@@ -395,7 +402,7 @@ class _Reporter:
 
 
 def _choose(plan: _Plan) -> list[Cell]:
-    """The variant with the best mean validation accuracy, and what it is compared with.
+    """The variant with the best mean on the validation split, and what it is compared with.
 
     It is noted in selection.json and stays when seeds are added: the test split is read for one choice only.
     """
@@ -406,11 +413,11 @@ def _choose(plan: _Plan) -> list[Cell]:
         if best is None:
             raise InputError(f"{path} names no variant of this study; remove it to choose again")
         return [*_references(plan, best), best]
-    means = {cell: sum(v) / len(v) for cell, v in _validation(_collect(plan, plan.seeds)).items()}
+    means = {cell: sum(v) / len(v) for cell, v in _validation(plan, plan.seeds).items()}
     candidates = {cell: mean for cell, mean in means.items() if cell.arm != "no-kd"}
-    best = max(candidates, key=lambda cell: candidates[cell])
-    chosen_on = {"validation_accuracy": means[best], "candidates": len(candidates), "num_seeds": len(plan.seeds)}
-    files.write_json(path, {**vars(best), **chosen_on})
+    best = max(candidates, key=lambda cell: plan.scale.sign * candidates[cell])
+    chosen_on = {"candidates": len(candidates), "num_seeds": len(plan.seeds)}
+    files.write_json(path, {**vars(best), f"validation_{plan.scale.name}": means[best], **chosen_on})
     return [*_references(plan, best), best]
 
 
@@ -418,10 +425,11 @@ def _references(plan: _Plan, best: Cell) -> list[Cell]:
     return [cell for cell in plan.grid if cell.arm in ("no-kd", UNMASKED.get(best.arm))]
 
 
-def _validation(rows: list[Row]) -> dict[Cell, list[float]]:
+def _validation(plan: _Plan, seeds: Sequence[int]) -> dict[Cell, list[float]]:
+    """The students' metric on the validation split, as far as it is measured."""
     values: dict[Cell, list[float]] = {}
-    for row in rows:
-        if (row["split"], row["metric"]) == ("val", "accuracy"):
+    for row in _collect(plan, seeds):
+        if (row["split"], row["metric"]) == ("val", plan.scale.name):
             values.setdefault(_cell_of(row), []).append(float(row["value"]))
     return values
 
@@ -444,15 +452,6 @@ def _num_seeds(folder: Path, num_seeds: int, add_seeds: int) -> int:
     if num_seeds < 1:
         raise InputError(f"num_seeds is {num_seeds}; at least 1 is needed")
     return num_seeds
-
-
-def check_layers(task: Task, layers: set[str]) -> None:
-    """Refuse unknown layers before hours are spent; needs a teacher network."""
-    if task.teacher is not None and layers:
-        with torch.random.fork_rng():
-            teacher = task.teacher()
-        for layer in layers:
-            find_layer(teacher, layer)
 
 
 def _config(
@@ -480,6 +479,7 @@ def _config(
         **bench.protocol_facts(),
         "threads": plan.threads,
         "data_redrawn": source.redrawn,
+        "metric": asdict(plan.scale),
         "facts": dict(first.facts),
         "identity": bench.identity,
         "first_seed": plan.seeds.start,

@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mfh.errors import InputError
-from mfh.losses import KDLoss
+from mfh.losses import DistillationLoss, KDLoss
+from mfh.outputs import teacher_outputs
+from mfh.pairs import Collated
 from mfh.permutation import Distance
+from mfh.problems import Problem
 from mfh.saliency import Fill
 from mfh.training.recipe import Recipe
 
@@ -21,7 +24,7 @@ class Protocol:
     """How channels are scored and masked and how students are distilled, unless a run says otherwise.
 
     Args:
-        loss: of distillation.
+        loss: of distillation, a `KDLoss` or a function of (student logits, teacher logits, target).
         ratio: fraction of channels removed, at least 0 and below 1.
         fill: what a removed channel becomes: its data-set "mean", or "zero".
         distance: of the score "distance".
@@ -29,7 +32,7 @@ class Protocol:
             trained on labels for it, as in the published VGGSound runs; "aligned" then means these.
     """
 
-    loss: KDLoss = field(default_factory=KDLoss)
+    loss: DistillationLoss = field(default_factory=KDLoss)
     ratio: float = 0.5
     fill: Fill = "mean"
     distance: Distance = "mse"
@@ -56,12 +59,15 @@ class Task:
         recipe: how teacher and students are trained.
         protocol: how channels are scored and masked and students distilled.
         teacher_checkpoint: a file of the pretrained teacher's weights; default: it is trained, once per seed.
-        teacher_logits: (len(train), K) outputs in data-set order, of a teacher known only by them.
+        teacher_logits: (len(train), K) outputs in data-set order, of a teacher known only by them; or a .npy or
+            .safetensors file of them, which is mapped into memory.
+        problem: what logits and targets mean, and with what metric; default: one class per sample, accuracy.
+        collate: makes (teacher_input, student_input, target) of a list of items, where PyTorch's default does not.
         truth: (C,) booleans, whether each channel of `layer` is modality-general, where that is known.
         facts: what else is known and belongs into a report (counts of decisive features, best accuracies, ...).
 
     Raises:
-        InputError: a split is empty, or there is neither a teacher nor its outputs.
+        InputError: a split is empty or no data set, or there is neither a teacher nor its outputs.
     """
 
     name: str
@@ -76,18 +82,34 @@ class Task:
     recipe: Recipe = field(default_factory=Recipe)
     protocol: Protocol = field(default_factory=Protocol)
     teacher_checkpoint: str | Path | None = None
-    teacher_logits: Tensor | None = None
+    teacher_logits: Tensor | str | Path | None = None
+    problem: Problem = field(default_factory=Problem.classification)
+    collate: Callable[[list[Any]], Any] | None = None
     truth: NDArray[np.bool_] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for split in ("train", "val", "test"):
-            if not len(getattr(self, split)):
+            dataset = getattr(self, split)
+            if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+                raise InputError(
+                    f"{split} of task {self.name!r} is a {type(dataset).__name__}; a map-style data set (with len() "
+                    "and an item for each number) of (teacher_input, student_input, target) was expected"
+                )
+            if not len(dataset):
                 raise InputError(f"task {self.name!r} has an empty {split} split; give at least one sample")
+            if self.collate is not None and not isinstance(dataset, Collated):
+                object.__setattr__(self, split, Collated(dataset, self.collate))
+        for name in ("teacher", "student"):
+            factory = getattr(self, name)
+            if isinstance(factory, nn.Module) or not (factory is None or callable(factory)):
+                raise InputError(
+                    f"{name} of task {self.name!r} is a {type(factory).__name__}; a function that makes a new network "
+                    f"was expected: {name}=lambda: MyNetwork(), and weights that exist in a checkpoint"
+                )
         if self.teacher is None and self.teacher_logits is None:
             raise InputError(f"task {self.name!r} has no teacher; give teacher= or teacher_logits=")
-        if self.teacher_logits is not None and len(self.teacher_logits) != len(self.train):
-            raise InputError(
-                f"teacher_logits of task {self.name!r} has {len(self.teacher_logits)} rows for "
-                f"{len(self.train)} training samples; one row per sample, in data-set order, was expected"
-            )
+        if self.teacher_logits is not None:
+            name = f"teacher_logits of task {self.name!r}"
+            outputs = teacher_outputs(self.teacher_logits, len(self.train), name)
+            object.__setattr__(self, "teacher_logits", outputs)

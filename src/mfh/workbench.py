@@ -22,10 +22,11 @@ from mfh.arms import MASKED_BY_RATIO, UNMASKED, Cell
 from mfh.channels import find_device
 from mfh.distributed import exists, gather, part, rank, world_size
 from mfh.errors import InputError
-from mfh.losses import KDLoss
+from mfh.losses import DistillationLoss, KDLoss
 from mfh.masking import ChannelMask, check_fingerprint, mask_channels, masked_logits
 from mfh.pairs import PairLoader, fetch, one_modality, reads_the_same, tensors
 from mfh.permutation import AUTO_PERMUTATIONS, Permutations
+from mfh.problems import Problem
 from mfh.saliency import ChannelSaliency, Score, channel_saliency, distance_name
 from mfh.task import Protocol, Task
 from mfh.training import Recipe, align, distill, evaluate, pretrain
@@ -71,7 +72,7 @@ class Settings:
     compile: bool | None = None
     device: str | None = None
     permutations: Permutations = "auto"
-    loss: KDLoss | Mapping[str, Any] | None = None
+    loss: DistillationLoss | Mapping[str, Any] | None = None
     teacher_checkpoint: str | None = None
     student_checkpoint: str | None = None
     aligned_teacher_checkpoint: str | None = None
@@ -105,8 +106,7 @@ class Workbench:
         changes = {name: value for name in _RECIPE if (value := getattr(settings, name)) is not None}
         self.task, self.seed, self.settings, self.folder = task, seed, settings, folder
         self.recipe: Recipe = dataclasses.replace(task.recipe, **changes)
-        changed = settings.loss or {}
-        loss = changed if isinstance(changed, KDLoss) else dataclasses.replace(task.protocol.loss, **changed)
+        loss = _changed_loss(task.protocol.loss, settings.loss)
         self.protocol: Protocol = dataclasses.replace(task.protocol, loss=loss)
         self.device = find_device(settings.device)
         self._made: dict[str, Any] = {}
@@ -127,6 +127,7 @@ class Workbench:
         given["teacher_checkpoint"] = given["teacher_checkpoint"] or self.task.teacher_checkpoint
         identity = {
             "task": self.task.name,
+            "problem": _problem_facts(self.task.problem),
             **self.recipe.facts(),
             "data": {split: _data_digest(getattr(self.task, split)) for split in ("train", "val", "test")},
             "teacher_logits": None if self.task.teacher_logits is None else _digest([self.task.teacher_logits]),
@@ -146,9 +147,13 @@ class Workbench:
     def protocol_facts(self) -> dict[str, Any]:
         """How students are distilled here, as JSON can hold it."""
         protocol = self.protocol
-        loss = {f.name: describe(getattr(protocol.loss, f.name)) for f in dataclasses.fields(protocol.loss)}
         distance = distance_name(protocol.distance)
-        return {"loss": loss, "fill": protocol.fill, "distance": distance, "joint": protocol.joint}
+        return {
+            "loss": _loss_facts(protocol.loss),
+            "fill": protocol.fill,
+            "distance": distance,
+            "joint": protocol.joint,
+        }
 
     # --- networks -------------------------------------------------------------------------------------------------
 
@@ -206,6 +211,7 @@ class Workbench:
         return {
             "train": self.task.train,
             "val": self.task.val,
+            "problem": self.task.problem,
             "recipe": self.recipe,
             "seed": self.seed,
             "device": self.device,
@@ -386,14 +392,17 @@ class Workbench:
             student, best_epoch = self.student(cell, train_outputs.get(cell))
             epoch_known = best_epoch is not None and "val" in splits
             rows = [self._row(cell, "val", "best_epoch", float(best_epoch or 0))] if epoch_known else []
+            metric = self.task.problem.metric
             for split in splits:
-                dataset = getattr(self.task, split)
-                accuracy = evaluate(student, dataset, "student", device=self.device)
-                rows.append(self._row(cell, split, "accuracy", accuracy))
+                rows.append(self._row(cell, split, metric.name, self.evaluate(student, split, "student")))
                 if cell in outputs[split]:
-                    right = outputs[split][cell].argmax(1) == _targets(dataset)
-                    rows.append(self._row(cell, split, "teacher_accuracy", float(right.double().mean())))
+                    value = metric.of(outputs[split][cell], _targets(getattr(self.task, split)))
+                    rows.append(self._row(cell, split, f"teacher_{metric.name}", value))
             yield rows
+
+    def evaluate(self, network: nn.Module, split: str, role: Role) -> float:
+        """The problem's metric of a network on a split."""
+        return evaluate(network, getattr(self.task, split), role, problem=self.task.problem, device=self.device)
 
     def score_rows(self, cells: Iterable[Cell]) -> list[Row]:
         """AUROC of every score that the cells use at the task's layer, where the truth is known."""
@@ -468,7 +477,7 @@ class Workbench:
                     f"arm {masked[0].arm!r} needs the teacher network, but task {self.task.name!r} has only its "
                     "outputs; choose from no-kd and regular"
                 )
-            assert known is not None
+            assert isinstance(known, Tensor)
             return dict.fromkeys(cells, known) if split == "train" else {}
         dataset = part(one_modality(getattr(self.task, split), "teacher"))
         loader = PairLoader(dataset, num_workers=self.recipe.num_workers)
@@ -476,6 +485,10 @@ class Workbench:
         groups: dict[tuple[str | None, str], list[Cell]] = {}
         for cell in cells:
             groups.setdefault((cell.teacher, cell.layer), []).append(cell)
+        if any(cell.arm == "tempered" for cell in cells) and not self.task.problem.categorical:
+            raise InputError(
+                f"arm 'tempered' softens a softmax over classes, which {self.task.problem.name} has not; leave it out"
+            )
         for group in groups.values():
             wanted = [None, *(self.mask(cell) for cell in group)]
             plain, *rest = masked_logits(self.teacher(group[0]), wanted, loader, device=self.device)
@@ -519,8 +532,8 @@ def matching_temperature(logits: Tensor, softer: Tensor) -> float:
     """The temperature at which `logits` have the mean entropy of `softer`, by bisection.
 
     Args:
-        logits: (N, K) to be tempered.
-        softer: (N, K) whose entropy is matched.
+        logits: (N, K, ...) to be tempered.
+        softer: (N, K, ...) whose entropy is matched.
     """
 
     def entropy(values: Tensor) -> float:
@@ -567,11 +580,36 @@ def _load_state(network: nn.Module, weights: dict[str, Any], path: str | Path) -
         raise InputError(f"checkpoint {path} does not fit {type(network).__name__}: {reason}") from None
 
 
+def _changed_loss(loss: DistillationLoss, changes: DistillationLoss | Mapping[str, Any] | None) -> DistillationLoss:
+    if callable(changes):
+        return changes
+    if not changes:
+        return loss
+    if not isinstance(loss, KDLoss):
+        raise InputError(
+            f"{next(iter(changes))} is a part of a KDLoss, but the task has a loss of its own; leave it out"
+        )
+    return dataclasses.replace(loss, **changes)
+
+
+def _loss_facts(loss: DistillationLoss) -> Any:
+    if not isinstance(loss, KDLoss):
+        return describe(loss)
+    return {f.name: describe(getattr(loss, f.name)) for f in dataclasses.fields(loss)}
+
+
+def _problem_facts(problem: Problem) -> dict[str, Any]:
+    functions = {name: describe(getattr(problem, name)) for name in ("label_loss", "divergence")}
+    return {"name": problem.name, **functions, "metric": dataclasses.asdict(problem.metric.scale)}
+
+
 def _digest(parts: Iterable[Any]) -> str:
     digest = hashlib.sha256()
     for item in parts:
-        data = item.detach().cpu().contiguous().numpy().tobytes() if isinstance(item, Tensor) else str(item).encode()
-        digest.update(data)
+        if isinstance(item, Tensor):
+            digest.update(item.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        else:
+            digest.update(str(item).encode())
     return digest.hexdigest()[:16]
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mfh.figures import FAINT, INK, PALETTE, arm_colour, draw_saliency, new_figure, style
 from mfh.reporting.circles import centre_distance
 from mfh.reporting.page import Picture
-from mfh.reporting.summary import Summary, Variant, interval_in_words
+from mfh.reporting.summary import Summary, Variant
 from mfh.venn import ModalityVenn
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ def gains_picture(summary: Summary) -> Picture | None:
             gain, colour = variant.gain, arm_colour(variant.arm)
             if gain is None:
                 continue
-            differences = (variant.accuracy - none.accuracy).dropna().to_numpy()
+            differences = summary.scale.sign * (variant.student - none.student).dropna().to_numpy()
             places = row + 0.27 + jitter.uniform(-0.06, 0.06, len(differences))
             axes.plot(differences, places, "o", color=colour, markersize=4, alpha=0.5, markeredgewidth=0)
             if not math.isnan(gain.low):
                 axes.plot([gain.low, gain.high], [row, row], color=colour, linewidth=2.6, solid_capstyle="butt")
             axes.plot([gain.mean_difference], [row], "o", color=colour, markersize=7.5, markeredgecolor="white")
             axes.annotate(
-                interval_in_words(gain.mean_difference, gain.low, gain.high, sign="+"),
+                summary.difference(gain),
                 (1.02, row),
                 xycoords=("axes fraction", "data"),
                 va="center",
@@ -52,19 +52,17 @@ def gains_picture(summary: Summary) -> Picture | None:
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
-        axes.set_xlabel(f"{_split(summary)} accuracy of the student minus no-kd, points")
+        axes.set_xlabel(_gain_over_no_kd(summary))
     left_out = len(variants) - len(shown)
     listed = "; ".join(
-        f"{variant.label} {interval_in_words(gain.mean_difference, gain.low, gain.high, sign='+')}"
-        for variant in shown
-        if (gain := variant.gain) is not None
+        f"{variant.label} {summary.difference(variant.gain)}" for variant in shown if variant.gain is not None
     )
     return Picture(
         figure,
         "gains",
         "Gain over no-kd: small dots are single seeds, large dots means, bars 95 % intervals."
         + (f" Of {left_out + len(shown)} variants those best by validation are shown." if left_out else ""),
-        f"Dots and intervals of the gain over no-kd in points: {listed}.",
+        f"Dots and intervals of the gain over no-kd{_in_unit(summary)}: {listed}.",
     )
 
 
@@ -77,27 +75,28 @@ def _representatives(summary: Summary, variants: list[Variant]) -> list[Variant]
 
 
 def teachers_picture(summary: Summary) -> Picture | None:
-    """Accuracy of the teacher against accuracy of its student; None with fewer than two teachers."""
-    with_teacher = [variant for variant in summary.variants if len(variant.teacher_accuracy)]
+    """The teacher's metric against its student's; None with fewer than two teachers."""
+    with_teacher = [variant for variant in summary.variants if len(variant.teacher)]
     shown = _representatives(summary, with_teacher)
     if len(shown) < 2:
         return None
-    teachers = np.array([variant.teacher_accuracy.mean() for variant in shown])
-    students = np.array([variant.accuracy.mean() for variant in shown])
+    teachers = np.array([variant.teacher.mean() for variant in shown])
+    students = np.array([variant.student.mean() for variant in shown])
     none = summary.chosen("no-kd")
     with style():
         figure, axes = new_figure(6.5, 3.9)
         if none is not None:
-            axes.axhline(none.accuracy.mean(), color=arm_colour("no-kd"), linestyle=(0, (4, 3)), linewidth=1.2)
+            axes.axhline(none.student.mean(), color=arm_colour("no-kd"), linestyle=(0, (4, 3)), linewidth=1.2)
         for variant, teacher, student in zip(shown, teachers, students, strict=True):
             colour = arm_colour(variant.arm)
             gain = variant.gain
             if gain is not None and not math.isnan(gain.low):
-                ends = [student - gain.mean_difference + end for end in (gain.low, gain.high)]
+                ends = [student + summary.scale.sign * (end - gain.mean_difference) for end in (gain.low, gain.high)]
                 axes.plot([teacher, teacher], ends, color=colour, linewidth=1.4, alpha=0.6)
             axes.plot([teacher], [student], "o", color=colour, markersize=8, markeredgecolor="white")
-        axes.set_xlabel(f"{_split(summary)} accuracy of the teacher, as masked, %")
-        axes.set_ylabel(f"{_split(summary)} accuracy of the student, %")
+        unit = ", %" if summary.scale.percent else ""
+        axes.set_xlabel(f"{_split(summary)} {summary.scale.words} of the teacher, as masked{unit}")
+        axes.set_ylabel(f"{_split(summary)} {summary.scale.words} of the student{unit}")
         axes.locator_params(steps=[1, 2, 5, 10])
         axes.grid()
         labels: list[tuple[str, float | None, float]] = [
@@ -105,19 +104,20 @@ def teachers_picture(summary: Summary) -> Picture | None:
             for variant, teacher, student in zip(shown, teachers, students, strict=True)
         ]
         if none is not None:
-            labels.append(("no-kd (no teacher)", None, none.accuracy.mean()))
+            labels.append(("no-kd (no teacher)", None, none.student.mean()))
         _labels_at_the_right(axes, labels)
     listed = "; ".join(
-        f"{variant.label}: teacher {teacher:.1f} %, student {student:.1f} %"
+        f"{variant.label}: teacher {summary.scale.show(teacher / summary.scale.factor)}, "
+        f"student {summary.scale.show(student / summary.scale.factor)}"
         for variant, teacher, student in zip(shown, teachers, students, strict=True)
     )
     return Picture(
         figure,
         "teacher-and-student",
-        "Teacher against student accuracy. If the better teacher always made the better student, the points would "
-        "rise from left to right. The dashed line is the student without a teacher; bars are 95 % intervals of the "
-        "paired difference to it.",
-        f"Scatter of teacher accuracy against student accuracy. {listed}.",
+        f"Teacher against student {summary.scale.words}. If the better teacher always made the better student, the "
+        "points would rise from left to right. The dashed line is the student without a teacher; bars are 95 % "
+        "intervals of the paired difference to it.",
+        f"Scatter of teacher {summary.scale.words} against student {summary.scale.words}. {listed}.",
     )
 
 
@@ -182,19 +182,21 @@ def sweep_picture(summary: Summary) -> Picture | None:
             gain = variant.gain.mean_difference if variant.gain is not None else 0.0
             axes.axhline(gain, color=arm_colour(variant.arm), linestyle=(0, (5, 2)), label=variant.label)
         axes.set_xlabel("ratio: fraction of the teacher's channels removed")
-        axes.set_ylabel("gain over no-kd, points")
+        axes.set_ylabel(f"gain over no-kd{_comma_unit(summary)}")
         axes.grid(axis="y")
         figure.legend(loc="outside right upper")
     listed = "; ".join(
         f"{arm} {score} ".replace("  ", " ")
-        + ", ".join(f"{v.gain.mean_difference:+.1f} at {v.ratio:g}" for v in variants if v.gain is not None)
+        + ", ".join(
+            f"{v.gain.mean_difference:+.{summary.digits}f} at {v.ratio:g}" for v in variants if v.gain is not None
+        )
         for (arm, score, _), variants in lines.items()
     )
     return Picture(
         figure,
         "ratio-sweep",
         "Gain over no-kd as more channels are removed, with 95 % intervals; dashed lines are arms without a ratio.",
-        f"Lines of the gain over no-kd in points against the ratio: {listed}.",
+        f"Lines of the gain over no-kd{_in_unit(summary)} against the ratio: {listed}.",
     )
 
 
@@ -289,3 +291,18 @@ def venn_picture(venn: ModalityVenn) -> Picture:
 
 def _split(summary: Summary) -> str:
     return {"test": "test", "val": "validation"}[summary.split]
+
+
+def _gain_over_no_kd(summary: Summary) -> str:
+    metric = f"{_split(summary)} {summary.scale.words}"
+    if summary.scale.higher_is_better:
+        return f"{metric} of the student minus no-kd{_comma_unit(summary)}"
+    return f"how much lower the {metric} of the student is than of no-kd{_comma_unit(summary)}"
+
+
+def _comma_unit(summary: Summary) -> str:
+    return f", {summary.scale.unit}" if summary.scale.unit else ""
+
+
+def _in_unit(summary: Summary) -> str:
+    return f" in {summary.scale.unit}" if summary.scale.unit else ""

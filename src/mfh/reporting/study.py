@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mfh.arms import ACCURACY, Scale
 from mfh.files import read_json
 from mfh.reporting.page import Section, Table
 from mfh.reporting.pictures import (
@@ -19,11 +20,9 @@ from mfh.reporting.pictures import (
 )
 from mfh.reporting.summary import (
     Summary,
-    Variant,
     arms_table,
     auroc_table,
     finding_of,
-    interval_in_words,
     questions_table,
     read_results,
     summarise,
@@ -43,7 +42,7 @@ def study_sections(run: Path) -> tuple[str, str, list[Section]]:
     config = read_json(run / "config.json")
     facts: Mapping[str, Any] = config.get("facts") or {}
     frame = read_results(run)
-    summary = summarise(frame, data_redrawn=bool(config.get("data_redrawn", True)))
+    summary = _summary(frame, config)
     sections = [
         _results(summary),
         _teachers(summary),
@@ -63,28 +62,28 @@ def comparison_table(runs: Mapping[str, Path]) -> Table:
     rows = []
     for name, run in runs.items():
         config = read_json(run / "config.json")
-        summary = summarise(read_results(run), data_redrawn=bool(config.get("data_redrawn", True)))
+        summary = _summary(read_results(run), config)
         none, best = summary.chosen("no-kd"), summary.chosen()
         rows.append(
             [
                 name,
                 str(config.get("task", "")),
                 summary.seeds_in_words,
-                f"{none.accuracy.mean():.1f}" if none else "",
+                summary.scale.title,
+                summary.number(none.student) if none else "",
                 best.label if best else "",
-                f"{best.accuracy.mean():.1f}" if best else "",
-                _difference(best),
+                summary.number(best.student) if best else "",
+                summary.difference(best.gain) if best else "",
             ]
         )
-    columns = ["Run", "Task", "Seeds", "no-kd, %", "Best arm", "Its accuracy, %", "Gain, points"]
-    caption = "The best arm is chosen by validation accuracy; the gain is paired by seed, with a 95 % interval."
+    columns = ["Run", "Task", "Seeds", "Metric", "no-kd", "Best arm", "Its student", "Gain"]
+    caption = "The best arm is chosen on the validation split; the gain is paired by seed, with a 95 % interval."
     return Table(columns, rows, caption)
 
 
-def _difference(variant: Variant | None) -> str:
-    if variant is None or variant.gain is None:
-        return ""
-    return interval_in_words(variant.gain.mean_difference, variant.gain.low, variant.gain.high, sign="+")
+def _summary(frame: pd.DataFrame, config: Mapping[str, Any]) -> Summary:
+    scale = Scale(**config["metric"]) if "metric" in config else ACCURACY
+    return summarise(frame, data_redrawn=bool(config.get("data_redrawn", True)), scale=scale)
 
 
 def _results(summary: Summary) -> Section:
@@ -127,13 +126,14 @@ def _teachers(summary: Summary) -> Section:
     picture = teachers_picture(summary)
     if picture is None:
         return section
-    with_teacher = [variant for variant in summary.variants if len(variant.teacher_accuracy)]
-    by_teacher = sorted(with_teacher, key=lambda variant: -variant.teacher_accuracy.mean())
-    by_student = sorted(with_teacher, key=lambda variant: -variant.accuracy.mean())
+    with_teacher = [variant for variant in summary.variants if len(variant.teacher)]
+    sign = summary.scale.sign
+    by_teacher = sorted(with_teacher, key=lambda variant: -sign * variant.teacher.mean())
+    by_student = sorted(with_teacher, key=lambda variant: -sign * variant.student.mean())
     if len(with_teacher) <= 12:
         section.blocks.append(
-            f"Teachers from the most accurate down: {', '.join(variant.label for variant in by_teacher)}. "
-            f"Their students from the most accurate down: {', '.join(variant.label for variant in by_student)}."
+            f"Teachers from the best down: {', '.join(variant.label for variant in by_teacher)}. "
+            f"Their students from the best down: {', '.join(variant.label for variant in by_student)}."
         )
     section.blocks.append(picture)
     return section
@@ -152,7 +152,7 @@ def _world(facts: Mapping[str, Any], summary: Summary) -> Section:
     none = summary.chosen("no-kd")
     if known:
         text = "; ".join(known)
-        reached = f" The student without a teacher reaches {none.accuracy.mean():.1f} %." if none else ""
+        reached = f" The student without a teacher reaches {summary.number(none.student)} %." if none else ""
         section.blocks.append(f"{text[0].upper()}{text[1:]}.{reached}")
     counts = [facts.get(name) for name in ("general", "teacher_only", "student_only")]
     if all(isinstance(count, int) for count in counts) and any(counts):

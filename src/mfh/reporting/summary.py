@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mfh.arms import ARMS, COLUMNS, CONTROLS, UNMASKED
+from mfh.arms import ACCURACY, ARMS, COLUMNS, CONTROLS, UNMASKED, Scale
 from mfh.errors import InputError
 from mfh.reporting.page import Table
 from mfh.stats import Comparison, Coverage, holm, mean_interval, paired_comparison, pairs_needed
@@ -32,11 +32,11 @@ class Variant:
         layer: where the mask sits; empty where there is none.
         ratio: fraction removed; None where there is none.
         label: the arm, with what is needed to tell it from the arm's other variants.
-        accuracy: of the student in percent, by seed.
-        validation: mean accuracy on the validation split in percent; None if it was not measured.
-        teacher_accuracy: of the teacher as masked, in percent, by seed; empty where there is none.
-        gain: against no-kd in points, paired by seed; None for no-kd itself or without it.
-        masking: against the same teacher unmasked in points; None where that does not apply.
+        student: the student's metric as shown (fractions in percent), by seed.
+        validation: its mean on the validation split; None if it was not measured.
+        teacher: the metric of the teacher as masked, by seed; empty where there is none.
+        gain: against no-kd, paired by seed, positive for the better; None for no-kd itself or without it.
+        masking: against the same teacher unmasked; None where that does not apply.
         corrected_p: p-value of `gain`, corrected for the number of variants by Holm's method.
     """
 
@@ -45,9 +45,9 @@ class Variant:
     layer: str
     ratio: float | None
     label: str
-    accuracy: "pd.Series[float]"
+    student: "pd.Series[float]"
     validation: float | None
-    teacher_accuracy: "pd.Series[float]"
+    teacher: "pd.Series[float]"
     gain: Comparison | None
     masking: Comparison | None
     corrected_p: float | None
@@ -59,19 +59,21 @@ class Summary:
 
     Args:
         variants: in the order of `mfh.arms.ARMS`, then the controls.
-        split: that accuracies were measured on: "test", or "val" for a study that has not read the test split.
+        split: measured on: "test", or "val" for a study that has not read the test split.
         covers: what the intervals speak about.
-        num_candidates: variants other than no-kd that have a validation accuracy; more than were tested, if the study
-            read the test split only for the chosen one.
+        num_candidates: variants other than no-kd that were measured on the validation split; more than were tested, if
+            the study read the test split only for the chosen one.
+        scale: how the task's metric reads.
     """
 
     variants: list[Variant]
     split: str
     covers: Coverage
     num_candidates: int
+    scale: Scale = ACCURACY
 
     def chosen(self, arm: str | None = None, *, score: str | None = None) -> Variant | None:
-        """The variant with the best validation accuracy, which keeps the test split out of the choice.
+        """The variant that is best on the validation split, which keeps the test split out of the choice.
 
         Args:
             arm: choose among this arm's variants; None for all arms but no-kd.
@@ -87,13 +89,51 @@ class Summary:
         ]
         if not candidates:
             return None
-        # Without validation accuracies the first stands for its arm: choosing on test would flatter.
-        return max(candidates, key=lambda variant: -1.0 if variant.validation is None else variant.validation)
+
+        def rank(variant: Variant) -> float:
+            # Without validation the first stands for its arm: choosing on test would flatter.
+            return -math.inf if variant.validation is None else self.scale.sign * variant.validation
+
+        return max(candidates, key=rank)
+
+    @cached_property
+    def digits(self) -> int:
+        """Digits after the point: one for percent, otherwise what shows three figures of the largest mean."""
+        largest = max(abs(float(variant.student.mean())) for variant in self.variants)
+        if self.scale.percent or not largest:
+            return 1
+        return min(8, max(0, 2 - math.floor(math.log10(largest))))
+
+    def number(self, values: "pd.Series[float]") -> str:
+        """Mean over seeds in text; nothing without values."""
+        return f"{values.mean():.{self.digits}f}" if len(values) else ""
+
+    def difference(self, comparison: Comparison | None) -> str:
+        """For instance "+2.1 (1.0 to 3.1)"; nothing without a comparison."""
+        if comparison is None:
+            return ""
+        return interval_in_words(
+            comparison.mean_difference, comparison.low, comparison.high, digits=self.digits, sign="+"
+        )
+
+    def describe(self, comparison: Comparison) -> str:
+        """The comparison in words, in the metric's unit."""
+        unit = self.scale.unit or f"of {self.scale.words}"
+        return comparison.describe(unit, digits=self.digits)
+
+    def says(self, label: str, comparison: Comparison) -> str:
+        """The comparison as a predicate of `label`: "soft gains 2.1 points (...)"."""
+        words = self.describe(comparison).replace("no difference shown", "shows no difference", 1)
+        return f"{label} {words}".strip()
+
+    def compare(self, treatment: "pd.Series[float]", baseline: "pd.Series[float]") -> Comparison | None:
+        """Treatment against baseline over the seeds that both have, positive for the better; None without any."""
+        return _compare(treatment, baseline, self.scale)
 
     @cached_property
     def num_seeds(self) -> tuple[int, int]:
         """Fewest and most seeds of any variant; they differ while a study is unfinished."""
-        counts = [len(variant.accuracy) for variant in self.variants]
+        counts = [len(variant.student) for variant in self.variants]
         return min(counts), max(counts)
 
     @cached_property
@@ -138,35 +178,36 @@ def read_table(path: Path, columns: Sequence[str]) -> "pd.DataFrame":
     return frame.assign(**numbers)
 
 
-def summarise(frame: "pd.DataFrame", *, data_redrawn: bool = True) -> Summary:
+def summarise(frame: "pd.DataFrame", *, data_redrawn: bool = True, scale: Scale = ACCURACY) -> Summary:
     """Compare every arm of a study, seed by seed, with no-kd and with the same teacher unmasked.
 
     Args:
-        frame: a study's tidy table with `mfh.arms.COLUMNS`; accuracies are fractions. Rows whose value is missing are
-            left out, and comparisons use the seeds that both sides have.
+        frame: a study's tidy table with `mfh.arms.COLUMNS`. Rows whose value is missing are left out, and comparisons
+            use the seeds that both sides have.
         data_redrawn: whether each seed draws its own data; otherwise intervals cover training randomness only.
+        scale: which metric, and how it reads; default: accuracy.
 
     Raises:
-        InputError: the table has no accuracies.
+        InputError: the table does not hold the metric.
     """
     import pandas as pd
 
     frame = frame[frame["value"].notna()]
     text = {column: frame[column].fillna("") for column in ("arm", "score", "layer")}
     frame = frame.assign(ratio=pd.to_numeric(frame["ratio"], errors="coerce"), **text)
-    accuracies = frame[(frame["metric"] == "accuracy") & (frame["arm"] != "")]
-    split = "test" if (accuracies["split"] == "test").any() else "val"
-    measured = accuracies[accuracies["split"] == split]
+    students = frame[(frame["metric"] == scale.name) & (frame["arm"] != "")]
+    split = "test" if (students["split"] == "test").any() else "val"
+    measured = students[students["split"] == split]
     if measured.empty:
-        raise InputError("the results hold no accuracy of any arm; let the study finish at least one cell")
-    validations = accuracies[accuracies["split"] == "val"]
-    teachers = frame[(frame["metric"] == "teacher_accuracy") & (frame["split"] == split)]
+        raise InputError(f"the results hold no {scale.words} of any arm; let the study finish at least one cell")
+    validations = students[students["split"] == "val"]
+    teachers = frame[(frame["metric"] == f"teacher_{scale.name}") & (frame["split"] == split)]
 
-    keys, every_key = sorted(_keys(measured), key=_order), sorted(_keys(accuracies), key=_order)
-    by_key = {key: _by_seed(measured, key) for key in keys}
+    keys, every_key = sorted(_keys(measured), key=_order), sorted(_keys(students), key=_order)
+    by_key = {key: scale.factor * _by_seed(measured, key) for key in keys}
     unmasked = {key[0]: series for key, series in by_key.items() if key[0] in {"no-kd", *UNMASKED.values()}}
     gains = {
-        key: _compare(by_key[key], unmasked["no-kd"]) if key[0] != "no-kd" and "no-kd" in unmasked else None
+        key: _compare(by_key[key], unmasked["no-kd"], scale) if key[0] != "no-kd" and "no-kd" in unmasked else None
         for key in keys
     }
     compared = [key for key in keys if gains[key] is not None]
@@ -175,7 +216,7 @@ def summarise(frame: "pd.DataFrame", *, data_redrawn: bool = True) -> Summary:
     variants = []
     for key in keys:
         arm, score, layer, ratio = key
-        validation = _by_seed(validations, key)
+        validation = scale.factor * _by_seed(validations, key)
         base = unmasked.get(UNMASKED.get(arm, ""))
         variants.append(
             Variant(
@@ -184,76 +225,79 @@ def summarise(frame: "pd.DataFrame", *, data_redrawn: bool = True) -> Summary:
                 layer=layer,
                 ratio=None if ratio < 0 else ratio,
                 label=_label(key, every_key),
-                accuracy=by_key[key],
+                student=by_key[key],
                 validation=float(validation.mean()) if len(validation) else None,
-                teacher_accuracy=_by_seed(teachers, key),
+                teacher=scale.factor * _by_seed(teachers, key),
                 gain=gains[key],
-                masking=_compare(by_key[key], base) if base is not None else None,
+                masking=_compare(by_key[key], base, scale) if base is not None else None,
                 corrected_p=corrected.get(key),
             )
         )
     candidates = [key for key in _keys(validations) if key[0] != "no-kd"]
-    return Summary(variants, split, "data draws" if data_redrawn else "training randomness only", len(candidates))
+    covers: Coverage = "data draws" if data_redrawn else "training randomness only"
+    return Summary(variants, split, covers, len(candidates), scale)
 
 
-def summary_table(frame: "pd.DataFrame", *, data_redrawn: bool = True) -> Table:
-    """The table of arms: accuracies, paired differences with 95 % intervals, teachers.
+def summary_table(frame: "pd.DataFrame", *, data_redrawn: bool = True, scale: Scale = ACCURACY) -> Table:
+    """The table of arms: the students' metric, paired differences with 95 % intervals, teachers.
 
     Args:
         frame: a study's tidy table.
         data_redrawn: whether each seed draws its own data.
+        scale: which metric, and how it reads; default: accuracy.
 
     Returns:
         Columns, rows of text and a caption; `.columns` and `.rows` also make a table in a terminal.
 
     Raises:
-        InputError: the table has no accuracies.
+        InputError: the table does not hold the metric.
     """
-    return arms_table(summarise(frame, data_redrawn=data_redrawn))
+    return arms_table(summarise(frame, data_redrawn=data_redrawn, scale=scale))
 
 
 def arms_table(summary: Summary) -> Table:
     """`summary_table` of what `summarise` returned."""
-    split = {"test": "Test", "val": "Validation"}[summary.split]
-    rows = []
-    for variant in summary.variants:
-        teacher = variant.teacher_accuracy
-        rows.append(
-            [
-                variant.label,
-                f"{variant.accuracy.mean():.1f}",
-                _difference(variant.gain),
-                "" if variant.corrected_p is None else p_in_words(variant.corrected_p),
-                _difference(variant.masking),
-                f"{teacher.mean():.1f}" if len(teacher) else "",
-            ]
-        )
+    split, scale = {"test": "Test", "val": "Validation"}[summary.split], summary.scale
+    rows = [
+        [
+            variant.label,
+            summary.number(variant.student),
+            summary.difference(variant.gain),
+            "" if variant.corrected_p is None else p_in_words(variant.corrected_p),
+            summary.difference(variant.masking),
+            summary.number(variant.teacher),
+        ]
+        for variant in summary.variants
+    ]
+    unit = f", {scale.unit}" if scale.unit else ""
+    direction = "" if scale.higher_is_better else f" Lower {scale.words} is better: a gain of + is so much less of it."
     caveat = "" if summary.covers == "data draws" else "; intervals cover training randomness only"
     return Table(
         [
             "Arm",
-            f"{split} accuracy, %",
-            "Against no-kd, points",
+            f"{split} {scale.title}",
+            f"Against no-kd{unit}",
             "p (Holm)",
-            "Against the same teacher unmasked, points",
-            "Teacher accuracy, %",
+            f"Against the same teacher unmasked{unit}",
+            f"Teacher {scale.title}",
         ],
         rows,
-        f"Means over {summary.seeds_in_words}; differences are paired by seed, with 95 % intervals{caveat}.",
+        f"Means over {summary.seeds_in_words}; differences are paired by seed, with 95 % intervals{caveat}.{direction}",
     )
 
 
-def finding(frame: "pd.DataFrame", *, data_redrawn: bool = True) -> str:
+def finding(frame: "pd.DataFrame", *, data_redrawn: bool = True, scale: Scale = ACCURACY) -> str:
     """What the study shows, in a sentence that claims no more than its intervals do.
 
     Args:
         frame: a study's tidy table.
         data_redrawn: whether each seed draws its own data.
+        scale: which metric, and how it reads; default: accuracy.
 
     Raises:
-        InputError: the table has no accuracies.
+        InputError: the table does not hold the metric.
     """
-    return finding_of(summarise(frame, data_redrawn=data_redrawn))
+    return finding_of(summarise(frame, data_redrawn=data_redrawn, scale=scale))
 
 
 def finding_of(summary: Summary) -> str:
@@ -262,14 +306,14 @@ def finding_of(summary: Summary) -> str:
     if best is None or best.gain is None:
         return "Whether distillation helps cannot be said: the study needs no-kd and at least one other arm."
     if best.gain.num_pairs == 1:
-        return f"Against no-kd, {says(best.label, best.gain)}."
+        return f"Against no-kd, {summary.says(best.label, best.gain)}."
     num_compared = sum(variant.gain is not None for variant in summary.variants)
     among = f", the best of {summary.num_candidates} by validation," if summary.num_candidates > 1 else ""
     regular = summary.chosen("regular")
     sentence = "against no-kd, "
     if regular is not None and regular.gain is not None and regular is not best:
-        sentence += f"{says('ordinary distillation', regular.gain)} and "
-    sentence += f"{best.label}{among} {says('', best.gain)}"
+        sentence += f"{summary.says('ordinary distillation', regular.gain)} and "
+    sentence += f"{best.label}{among} {summary.says('', best.gain)}"
     if best.gain.outcome == "gains":
         sentence = sentence[0].upper() + sentence[1:] + _after_correction(best, num_compared)
     else:
@@ -277,11 +321,12 @@ def finding_of(summary: Summary) -> str:
     for arm in ("general", "soft"):
         variant = summary.chosen(arm)
         if variant is not None and variant.masking is not None:
-            sentence += f"; against {UNMASKED[arm]}, the same teacher unmasked, {says(variant.label, variant.masking)}"
+            shown = summary.says(variant.label, variant.masking)
+            sentence += f"; against {UNMASKED[arm]}, the same teacher unmasked, {shown}"
     if summary.covers != "data draws":
         sentence += "; all seeds share one data set, so the intervals cover training randomness only"
     if summary.split != "test":
-        sentence += "; accuracies are those of the validation split"
+        sentence += "; all this is on the validation split"
     return sentence + "."
 
 
@@ -296,10 +341,10 @@ def questions_table(summary: Summary) -> Table | None:
         asked.append((f"Does the {arm} mask help?", variant, UNMASKED[arm], variant.masking if variant else None))
     general, random = summary.chosen("general"), summary.chosen("random")
     if general is not None and random is not None:
-        against_random = _compare(general.accuracy, random.accuracy)
+        against_random = summary.compare(general.student, random.student)
         asked.append(("Does the ranking matter?", general, random.label, against_random))
     rows = [
-        [question, f"{variant.label} against {baseline}", comparison.describe(), _still_needed(comparison)]
+        [question, f"{variant.label} against {baseline}", summary.describe(comparison), _still_needed(comparison)]
         for question, variant, baseline, comparison in asked
         if variant is not None and comparison is not None
     ]
@@ -308,12 +353,6 @@ def questions_table(summary: Summary) -> Table | None:
     columns = ["Question", "Compared", "Answer", "To settle it"]
     caption = "Questions and answers; the last column assumes that an open difference is what it looks like so far."
     return Table(columns, rows, caption)
-
-
-def says(label: str, comparison: Comparison) -> str:
-    """The comparison as a predicate of `label`: "soft gains 2.1 points (...)"."""
-    words = comparison.describe().replace("no difference shown", "shows no difference", 1)
-    return f"{label} {words}".strip()
 
 
 def p_in_words(p_value: float) -> str:
@@ -360,7 +399,7 @@ def _order(key: _Key) -> tuple[int, str, str, str, float]:
 
 
 def _by_seed(frame: "pd.DataFrame", key: _Key) -> "pd.Series[float]":
-    """Values in percent, by seed."""
+    """Values by seed."""
     arm, score, layer, ratio = key
     rows = frame[
         (frame["arm"] == arm)
@@ -368,7 +407,7 @@ def _by_seed(frame: "pd.DataFrame", key: _Key) -> "pd.Series[float]":
         & (frame["layer"] == layer)
         & (frame["ratio"].fillna(-1.0) == ratio)
     ]
-    return 100 * rows.groupby("seed")["value"].last()
+    return rows.groupby("seed")["value"].last()
 
 
 def _label(key: _Key, keys: list[_Key]) -> str:
@@ -380,17 +419,12 @@ def _label(key: _Key, keys: list[_Key]) -> str:
     return key[0] + (f" ({', '.join(parts)})" if parts else "")
 
 
-def _compare(treatment: "pd.Series[float]", baseline: "pd.Series[float]") -> Comparison | None:
+def _compare(treatment: "pd.Series[float]", baseline: "pd.Series[float]", scale: Scale) -> Comparison | None:
     seeds = treatment.index.intersection(baseline.index).sort_values()
     if not len(seeds):
         return None
-    return paired_comparison(treatment.loc[seeds].to_numpy(), baseline.loc[seeds].to_numpy())
-
-
-def _difference(comparison: Comparison | None) -> str:
-    if comparison is None:
-        return ""
-    return interval_in_words(comparison.mean_difference, comparison.low, comparison.high, sign="+")
+    ours, theirs = treatment.loc[seeds].to_numpy(), baseline.loc[seeds].to_numpy()
+    return paired_comparison(ours, theirs) if scale.higher_is_better else paired_comparison(theirs, ours)
 
 
 def _after_correction(best: Variant, num_compared: int) -> str:

@@ -27,10 +27,12 @@ class TaskSource:
     Args:
         make: seed -> Task.
         redrawn: whether data are redrawn per seed.
+        origin: the file or module of a user's own task, for messages.
     """
 
     make: "Callable[[int], Task]"
     redrawn: bool
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,20 +90,20 @@ def find_task(task: "str | Path | Task | Callable[..., Task]", handed: Handed | 
     for name in given:
         if name not in parameters:
             raise InputError(f"task() of {origin} takes no {name!r}; leave --{name} out, or add the parameter")
-    takes_seed = "seed" in parameters
+    takes_seed, own = "seed" in parameters, isinstance(task, (str, Path)) and str(task) not in SHIPPED
 
     def make(seed: int) -> Task:
         try:
             made = function(**given, **({"seed": seed} if takes_seed else {}))
-        except InputError:
-            raise
+        except InputError as error:
+            raise InputError(f"{origin}: {error}" if own else str(error)) from None
         except Exception as error:
             raise InputError(f"task() of {origin} failed: {type(error).__name__}: {_one_line(error)}") from error
         if not isinstance(made, Task):
             raise InputError(f"task() of {origin} returned a {type(made).__name__}; an mfh.Task was expected")
         return made
 
-    return TaskSource(make, redrawn=takes_seed)
+    return TaskSource(make, redrawn=takes_seed, origin=origin if own else "")
 
 
 def _find(spec: str) -> tuple[Callable[..., Any], str]:

@@ -24,8 +24,10 @@ from torch import Tensor, nn
 from mfh import channels
 from mfh.distributed import check_uniform, exists, gather, part, rank, world_size
 from mfh.errors import InputError
-from mfh.losses import KDLoss
+from mfh.losses import DistillationLoss
 from mfh.masking import masked_logits
+from mfh.metrics import Tally
+from mfh.outputs import check_finite, teacher_outputs
 from mfh.pairs import (
     EpochBatches,
     PairLoader,
@@ -35,6 +37,7 @@ from mfh.pairs import (
     reads_the_same,
     to_device,
 )
+from mfh.problems import Problem
 from mfh.training.acceleration import prepared
 from mfh.training.recipe import Recipe
 
@@ -52,8 +55,8 @@ class Fit:
 
     Args:
         network: with the weights of its best epoch.
-        best_epoch: counted from 0, by validation accuracy.
-        history: one dict per epoch: steps so far, train_loss, <role>_val_accuracy, <role>_val_loss.
+        best_epoch: counted from 0, by the problem's metric on the validation split.
+        history: one dict per epoch: steps so far, train_loss, <role>_val_<metric>, <role>_val_loss.
     """
 
     network: nn.Module
@@ -73,7 +76,7 @@ class AlignedPair:
     Args:
         teacher: the aligned teacher.
         student: the aligned student.
-        history: one dict per epoch: steps so far, train_loss, and accuracy and loss of both on the validation split.
+        history: one dict per epoch: steps so far, train_loss, and metric and loss of both on the validation split.
     """
 
     teacher: nn.Module
@@ -87,6 +90,7 @@ def pretrain(
     val: Any,
     *,
     modality: Literal["teacher", "student"],
+    problem: Problem | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -100,6 +104,7 @@ def pretrain(
         train: map-style data set of (teacher_input, student_input, target).
         val: the same, to choose the epoch.
         modality: whether the network reads the teacher's or the student's input.
+        problem: what logits and targets mean; default `Problem.classification()`.
         recipe: epochs, batch size, optimizer, ...; default `Recipe()`.
         seed: of the order of the data and of dropout.
         device: where to train; default: a GPU if there is one.
@@ -113,7 +118,7 @@ def pretrain(
 
     recipe = recipe or Recipe()
     train, val = one_modality(train, modality), one_modality(val, modality)
-    module = Supervised(network, modality, recipe)
+    module = Supervised(network, modality, recipe, problem or Problem.classification())
     history, best_epoch = _run(module, modality, True, train, val, seed, device, progress, checkpoint)
     return Fit(network, best_epoch, history)
 
@@ -124,6 +129,7 @@ def align(
     train: Any,
     val: Any,
     *,
+    problem: Problem | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -139,6 +145,7 @@ def align(
         student: returns logits (N, K); trained in place.
         train: map-style data set of (teacher_input, student_input, target).
         val: the same, for the history.
+        problem: what logits and targets mean; default `Problem.classification()`.
         recipe: epochs, batch size, optimizer, ...; default `Recipe()`.
         seed: of the order of the data and of dropout.
         device: where to train; default: a GPU if there is one.
@@ -150,7 +157,7 @@ def align(
     """
     from mfh.training.modules import Alignment
 
-    module = Alignment(teacher, student, recipe or Recipe())
+    module = Alignment(teacher, student, recipe or Recipe(), problem or Problem.classification())
     history, _ = _run(module, "student", False, train, val, seed, device, progress, checkpoint)
     return AlignedPair(teacher, student, history)
 
@@ -161,8 +168,9 @@ def distill(
     train: Any,
     val: Any,
     *,
-    loss: KDLoss | None = None,
-    teacher_logits: Tensor | None = None,
+    loss: DistillationLoss | None = None,
+    teacher_logits: Tensor | str | Path | None = None,
+    problem: Problem | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -181,8 +189,11 @@ def distill(
         student: returns logits (N, K); trained in place.
         train: map-style data set of (teacher_input, student_input, target).
         val: the same, to choose the epoch.
-        loss: default `KDLoss()`, CE + KL at temperature 1.
-        teacher_logits: (len(train), K) in data-set order, if they are known already.
+        loss: a `KDLoss`, or a function (student logits, teacher logits, target) -> scalar; default `KDLoss()`, the
+            problem's label loss + its divergence from the teacher at temperature 1.
+        teacher_logits: (len(train), K) in data-set order, if they are known already; or a file of them (see
+            `teacher_outputs`).
+        problem: what logits and targets mean; default `Problem.classification()`.
         recipe: epochs, batch size, optimizer, ...; default `Recipe()`.
         seed: of the order of the data and of dropout.
         device: where to train; default: a GPU if there is one.
@@ -213,15 +224,10 @@ def distill(
             else:
                 log.warning("teacher inputs differ when read twice (augmented?): the teacher runs on every batch")
     if teacher_logits is not None:
-        if len(teacher_logits) != len(train):
-            raise InputError(
-                f"teacher_logits has {len(teacher_logits)} rows for {len(train)} training samples; one row per "
-                "sample, in data-set order, was expected"
-            )
-        if not bool(torch.isfinite(teacher_logits).all()):
-            raise InputError("the teacher's logits are NaN or infinite; check its weights and its input")
+        teacher_logits = teacher_outputs(teacher_logits, len(train))
+        check_finite(teacher_logits)
         train = one_modality(train, "student")
-    module = Distillation(student, recipe, loss or KDLoss(), teacher_logits, teacher)
+    module = Distillation(student, recipe, problem or Problem.classification(), loss, teacher_logits, teacher)
     val = one_modality(val, "student")
     with _frozen(None if teacher_logits is not None else teacher, channels.find_device(device)):
         history, best_epoch = _run(module, "student", True, train, val, seed, device, progress, checkpoint)
@@ -233,23 +239,33 @@ def evaluate(
     dataset: Any,
     modality: Literal["teacher", "student"],
     *,
+    problem: Problem | None = None,
     device: torch.device | str | None = None,
 ) -> float:
-    """Accuracy on a data set, as a fraction; every sample counts once, also where several processes share the work.
+    """The problem's metric on a data set, for classification the accuracy.
+
+    Every sample counts once, also where several processes share the work.
 
     Args:
         network: returns logits (N, K).
         dataset: map-style data set of (teacher_input, student_input, target).
         modality: whether the network reads the teacher's or the student's input.
+        problem: what logits and targets mean; default `Problem.classification()`.
         device: where to run; default: where the network is.
+
+    Raises:
+        InputError: a target does not fit the logits.
     """
-    right = 0
+    problem = problem or Problem.classification()
+    tally = Tally(problem.metric)
     with channels.placed(device, network), channels.evaluating(network):
         home = channels.device_of(network)
         for batch in PairLoader(part(one_modality(dataset, modality))):
-            inputs = to_device(batch.teacher_input if modality == "teacher" else batch.student_input, home)
-            right += int((channels.as_logits(network(inputs)).argmax(1).cpu() == batch.target).sum())
-    return sum(gather(right)) / len(dataset)
+            inputs = batch.teacher_input if modality == "teacher" else batch.student_input
+            logits = channels.as_logits(network(to_device(inputs, home)))
+            problem.check(logits, batch.target)
+            tally.add(logits, batch.target.to(logits.device))
+    return tally.value(gather(tally.state()))
 
 
 @contextmanager
@@ -286,6 +302,9 @@ def _run(
     from mfh.training.modules import History as HistoryCallback
 
     _check_splits(train, val)
+    for role, network in module.networks.items():
+        channels.check_weights(network)
+        channels.check_one_device(network, role)
     recipe, target = module.recipe, channels.find_device(device)
     home = {role: channels.device_of(network) for role, network in module.networks.items()}
     modes = [(m, m.training) for m in module.networks.modules()]

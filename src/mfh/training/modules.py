@@ -1,57 +1,82 @@
 """Lightning modules: what one step of each kind of training computes.
 
-Batches are (PairedBatch, indices); every module trains `self.networks` and reports the accuracy of each of them on
-the validation split.
+Batches are (PairedBatch, indices); every module trains `self.networks` and reports the metric of each of them on the
+validation split.
 """
 
 import math
 import random
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
-from mfh.channels import as_logits
-from mfh.distributed import average_buffers, rank, total
+from mfh.channels import as_logits, at_least_single, device_of
+from mfh.distributed import average_buffers, gather, rank, total
 from mfh.errors import InputError
 from mfh.files import atomic_write
-from mfh.losses import KDLoss, alignment_loss
-from mfh.pairs import EpochBatches, PairedBatch, epoch_seed
+from mfh.losses import DistillationLoss, alignment_loss
+from mfh.metrics import Tally
+from mfh.pairs import EpochBatches, PairedBatch, epoch_seed, to_device
+from mfh.problems import Problem
+from mfh.rows import IN_MEMORY_BYTES
 from mfh.training.recipe import Recipe
 
 Batch = tuple[PairedBatch, Tensor]
 
 
 class Training(L.LightningModule):
-    """What all kinds share: optimizer, validation, and the history of losses and accuracies.
+    """What all kinds share: optimizer, validation, and the history of losses and metrics.
 
     Args:
         networks: role ("teacher", "student") -> network to train.
         recipe: how.
+        problem: what logits and targets mean.
     """
 
     batches: EpochBatches  # given before training: how much each batch counts
 
-    def __init__(self, networks: Mapping[str, nn.Module], recipe: Recipe) -> None:
+    def __init__(self, networks: Mapping[str, nn.Module], recipe: Recipe, problem: Problem) -> None:
         super().__init__()
         self.networks = nn.ModuleDict(networks)
-        self.recipe = recipe
+        self.recipe, self.problem = recipe, problem
         self.made_with: dict[str, Any] = {}
+        self._shapes: dict[tuple[str, str], torch.Size] = {}
 
     def inputs(self, batch: PairedBatch, role: str) -> Any:
         """What the network of this role reads."""
         return batch.teacher_input if role == "teacher" else batch.student_input
 
-    def logits(self, batch: PairedBatch, role: str) -> Tensor:
-        """Logits (N, K) of the network of this role."""
-        return as_logits(self.networks[role](self.inputs(batch, role)))
+    def logits(self, batch: PairedBatch, indices: Tensor, role: str) -> Tensor:
+        """Logits of the network of this role; a split's first are looked at together with their targets."""
+        logits = as_logits(self.networks[role](self.inputs(batch, role)))
+        if (self._split, role) not in self._shapes:
+            self.problem.check(logits, batch.target, f"{self._split} split", indices.tolist())
+            self._shapes[self._split, role] = logits.shape[1:]
+        return logits
+
+    @property
+    def _split(self) -> str:
+        return "train" if self.training else "val"
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:  # noqa: ARG002
+        """On a GPU a target out of range is no exception but the end of the process: look before it gets there."""
+        if self.device.type != "cpu":
+            self._check_target(batch)
+        return batch
+
+    def _check_target(self, batch: Batch) -> None:
+        pairs, indices = batch
+        for (split, _), shape in self._shapes.items():
+            if split == self._split:
+                logits = torch.empty((len(pairs.target), *shape), device="meta")
+                self.problem.check(logits, pairs.target, f"{split} split", indices.tolist())
 
     def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:
         """The scalar to minimise."""
@@ -64,7 +89,11 @@ class Training(L.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """One batch's loss, added up here: logging every step costs a small network as much as training it."""
-        loss: Tensor = self.loss(*batch)
+        try:
+            loss: Tensor = self.loss(*batch)
+        except (IndexError, RuntimeError, ValueError):
+            self._check_target(batch)  # a target that no loss understands is the user's to hear of
+            raise
         count, weight = self.batches.count(index), self.batches.weight(index)
         self._train_loss += loss.detach() * count
         self._seen += count
@@ -78,24 +107,29 @@ class Training(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Start counting, with the same network in all processes."""
         average_buffers(self.networks)
-        self._counts: dict[str, Tensor] = {}
+        self._tallies = {role: Tally(self.problem.metric) for role in self.networks}
+        self._losses = {role: torch.zeros(2, device=self.device) for role in self.networks}
 
     def validation_step(self, batch: Batch, _index: int) -> None:
-        """Count right answers and add up losses, without asking the device for them."""
+        """Add up metrics and losses, without asking the device for them."""
+        target = batch[0].target
         for role in self.networks:
-            logits, target = self.logits(batch[0], role), batch[0].target
-            right = (logits.argmax(1) == target).sum()
-            counts = torch.stack(
-                [right, F.cross_entropy(logits.float(), target, reduction="sum"), right * 0 + len(target)]
-            )
-            self._counts[role] = self._counts[role] + counts if role in self._counts else counts
+            logits = self.logits(*batch, role).float()
+            try:
+                loss = self.problem.label_loss(logits, target)
+            except (IndexError, RuntimeError, ValueError):
+                self._check_target(batch)
+                raise
+            self._tallies[role].add(logits, target)
+            self._losses[role] += torch.stack([loss * len(target), torch.full_like(loss, len(target))])
 
     def on_validation_epoch_end(self) -> None:
-        """Log the accuracy and the loss of every network."""
+        """Log the metric and the loss of every network, over all processes."""
         for role in self.networks:
-            counts = total(self._counts[role])  # once: processes may have different numbers of batches
-            self.log(f"{role}_val_accuracy", counts[0] / counts[2])
-            self.log(f"{role}_val_loss", counts[1] / counts[2])
+            tally = self._tallies[role]
+            loss, count = total(self._losses[role])  # once: processes may have different numbers of batches
+            self.log(f"{role}_val_{self.problem.metric.name}", tally.value(gather(tally.state())))
+            self.log(f"{role}_val_loss", loss / count)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what decides the result, so that a run with other options does not take it for its own."""
@@ -116,33 +150,28 @@ class Supervised(Training):
         network: to train.
         role: "teacher" or "student": which input it reads.
         recipe: how.
-        label_loss: (logits, target) -> scalar.
+        problem: what logits and targets mean.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        role: str,
-        recipe: Recipe,
-        label_loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-    ) -> None:
-        super().__init__({role: network}, recipe)
-        self.role, self.label_loss = role, label_loss
+    def __init__(self, network: nn.Module, role: str, recipe: Recipe, problem: Problem) -> None:
+        super().__init__({role: network}, recipe, problem)
+        self.role = role
 
-    def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:  # noqa: ARG002
+    def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:
         """The label loss."""
-        return self.label_loss(self.logits(batch, self.role), batch.target)
+        return self.problem.label_loss(self.logits(batch, indices, self.role), batch.target)
 
 
 class Alignment(Training):
     """Trains teacher and student together (Algorithm 1, step 1)."""
 
-    def __init__(self, teacher: nn.Module, student: nn.Module, recipe: Recipe) -> None:
-        super().__init__({"teacher": teacher, "student": student}, recipe)
+    def __init__(self, teacher: nn.Module, student: nn.Module, recipe: Recipe, problem: Problem) -> None:
+        super().__init__({"teacher": teacher, "student": student}, recipe, problem)
 
-    def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:  # noqa: ARG002
-        """CE of both and the mean squared error between their logits."""
-        return alignment_loss(self.logits(batch, "teacher"), self.logits(batch, "student"), batch.target)
+    def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:
+        """The label losses of both and the mean squared error between their logits."""
+        teacher_logits, student_logits = (self.logits(batch, indices, role) for role in ("teacher", "student"))
+        return alignment_loss(teacher_logits, student_logits, batch.target, label_loss=self.problem.label_loss)
 
 
 class Distillation(Training):
@@ -151,8 +180,9 @@ class Distillation(Training):
     Args:
         student: to train.
         recipe: how.
-        kd_loss: of (student logits, teacher logits, target).
-        teacher_logits: (training samples, K), looked up by index; None to run `teacher` on every batch.
+        problem: what logits and targets mean.
+        loss: of (student logits, teacher logits, target); what it leaves open is the problem's.
+        teacher_logits: (training samples, ...), looked up by index; None to run `teacher` on every batch.
         teacher: frozen, in eval mode; needed only without `teacher_logits`.
     """
 
@@ -160,26 +190,36 @@ class Distillation(Training):
         self,
         student: nn.Module,
         recipe: Recipe,
-        kd_loss: KDLoss,
+        problem: Problem,
+        loss: DistillationLoss | None,
         teacher_logits: Tensor | None,
         teacher: nn.Module | None,
     ) -> None:
-        super().__init__({"student": student}, recipe)
-        self.kd_loss = kd_loss
-        self.register_buffer("teacher_logits", teacher_logits, persistent=False)
+        super().__init__({"student": student}, recipe, problem)
+        self.distillation_loss = problem.complete(loss)
+        # Outputs that fill memory (a map of a file) stay where they are, and only the batch's rows travel.
+        large = teacher_logits is not None and teacher_logits.nbytes > IN_MEMORY_BYTES
+        self.register_buffer("teacher_logits", None if large else teacher_logits, persistent=False)
         # In a list, so that the teacher is not a submodule: it is neither trained, nor moved, nor saved.
-        self._teacher = [teacher]
+        self._aside = [teacher, teacher_logits if large else None]
 
     def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:
         """The distillation loss against cached or fresh teacher logits."""
+        logits = self.logits(batch, indices, "student")
+        return self.distillation_loss(logits, self._taught(batch, indices).to(logits.device), batch.target)
+
+    def _taught(self, batch: PairedBatch, indices: Tensor) -> Tensor:
+        """What the teacher says of a batch, in single precision at least."""
+        teacher, kept = self._aside
         if isinstance(self.teacher_logits, Tensor):
-            teacher_logits = self.teacher_logits[indices]
+            logits = self.teacher_logits[indices]
+        elif isinstance(kept, Tensor):
+            logits = kept[indices.cpu()]
         else:
-            teacher = self._teacher[0]
-            assert teacher is not None
+            assert isinstance(teacher, nn.Module)
             with torch.no_grad():
-                teacher_logits = as_logits(teacher(batch.teacher_input))
-        return self.kd_loss(self.logits(batch, "student"), teacher_logits, batch.target)
+                logits = as_logits(teacher(to_device(batch.teacher_input, device_of(teacher))))
+        return at_least_single(logits)
 
 
 class EpochSeed(L.Callback):
@@ -231,11 +271,11 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 class History(L.Callback):
-    """Losses and accuracies of every epoch, and the weights of the best one.
+    """Losses and metrics of every epoch, and the weights of the best one.
 
     Args:
-        watched: the role whose validation accuracy decides; ties go to the lower validation loss, then to the
-            earlier epoch.
+        watched: the role whose metric on the validation split decides; ties go to the lower validation loss, then to
+            the earlier epoch.
         keep_best: whether to keep the best epoch's weights; otherwise the last ones stay.
         patience: epochs without a better one after which training stops.
     """
@@ -251,11 +291,12 @@ class History(L.Callback):
         """Note the epoch, keep it if it is the best so far, stop if it is time to."""
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if "val" in k}
         self.epochs.append({"epoch": float(trainer.current_epoch), "steps": float(trainer.global_step), **values})
-        rank = (values[f"{self.watched}_val_accuracy"], -values[f"{self.watched}_val_loss"])
+        assert isinstance(pl_module, Training)
+        metric = pl_module.problem.metric
+        rank = (metric.scale.sign * values[f"{self.watched}_val_{metric.name}"], -values[f"{self.watched}_val_loss"])
         if self.best_epoch < 0 or rank > self.best:
             self.best, self.best_epoch = rank, trainer.current_epoch
             if self.keep_best:
-                assert isinstance(pl_module, Training)
                 networks = pl_module.networks.state_dict()
                 self.weights = {name: tensor.detach().cpu().clone() for name, tensor in networks.items()}
         elif self.patience is not None and trainer.current_epoch - self.best_epoch >= self.patience:

@@ -27,7 +27,7 @@ class Recipe:
         batch_size: samples per batch, at least 1; each of several processes has its own batch.
         optimizer: called with the parameters.
         scheduler: called with the optimizer; stepped once per epoch. None keeps the learning rate.
-        patience: stop after this many epochs without a better validation accuracy; None trains all epochs.
+        patience: stop after this many epochs without a better metric on the validation split; None trains all epochs.
         precision: of Lightning's Trainer: "32-true", "bf16-mixed", "16-mixed" (on a GPU), ...
         num_workers: processes that read the data; 0 reads in the training process.
         accumulate: batches per step, at least 1; a step has batch_size * accumulate * processes samples.

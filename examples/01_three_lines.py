@@ -1,6 +1,6 @@
 """The README's three lines on real networks and data: the embedded digits world, a few epochs.
 
-    python docs/scripts/readme_example.py
+    python examples/01_three_lines.py
 
 Takes about ten seconds on one core. Four epochs are too few for good students; `make demo` runs all fifteen, on several
 seeds, with statistics.

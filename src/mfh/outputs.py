@@ -1,0 +1,83 @@
+"""A teacher known only by its outputs: a tensor, or a file that is mapped rather than read."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mfh.errors import InputError
+
+# Rows looked at together: outputs may be larger than memory.
+_BLOCK = 4096
+
+
+def teacher_outputs(source: Tensor | str | Path, samples: int, name: str = "teacher_logits") -> Tensor:
+    """A teacher's logits for a training split.
+
+    Args:
+        source: (samples, ...) logits in data-set order; or a file of them, .npy or .safetensors (with one tensor, or
+            one called "logits"). A file is mapped into memory: what is not looked at is not read.
+        samples: in the split.
+        name: for messages.
+
+    Raises:
+        InputError: there is no such file, it holds something else, or its rows are not as many as the samples.
+    """
+    if isinstance(source, Tensor):
+        logits = source
+    else:
+        name = f"{name} ({source})"
+        logits = _read(Path(source), name)
+    if logits.ndim < 2 or len(logits) != samples or not logits.is_floating_point():
+        raise InputError(
+            f"{name} has {len(logits) if logits.ndim else 0} rows for {samples} training samples (shape "
+            f"{tuple(logits.shape)}, {logits.dtype}); one row of floating point logits per sample, in data-set order, "
+            "was expected"
+        )
+    return logits
+
+
+def check_finite(logits: Tensor) -> None:
+    """Refuse logits that are not finite.
+
+    Raises:
+        InputError: one is NaN or infinite.
+    """
+    for start in range(0, len(logits), _BLOCK):
+        well = torch.isfinite(logits[start : start + _BLOCK]).flatten(1).all(1)
+        if not bool(well.all()):
+            row = start + int((~well).nonzero()[0])
+            raise InputError(
+                f"the teacher's logits are NaN or infinite (training sample {row}); check its weights and its input"
+            )
+
+
+def _read(path: Path, name: str) -> Tensor:
+    if not path.is_file():
+        raise InputError(f"{name}: there is no such file; give a .npy or .safetensors file")
+    try:
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path, name)
+        # Copy-on-write: torch wants memory it may write to, and the file must stay as it is.
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
+        return torch.from_numpy(array)
+    except InputError:
+        raise
+    except Exception as error:  # whatever the file is, it holds no logits
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{name} cannot be read ({reason}); a .npy or .safetensors file of one tensor was expected"
+        ) from None
+
+
+def _read_safetensors(path: Path, name: str) -> Tensor:
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        held = list(file.keys())
+        chosen = held[0] if len(held) == 1 else "logits"
+        if chosen not in held:
+            raise InputError(f"{name} holds {len(held)} tensors; one, or one called 'logits', was expected")
+        tensor: Tensor = file.get_tensor(chosen)
+        return tensor
