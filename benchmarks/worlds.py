@@ -1,0 +1,638 @@
+"""Scores, soft masks and students in worlds whose truth is known: what `mfh diagnose` and `soft` are judged by.
+
+    python benchmarks/worlds.py runs/worlds --kinds linear nets --seeds 20
+    python benchmarks/worlds.py runs/worlds --kinds digits --seeds 4
+    python benchmarks/worlds_tables.py runs/worlds --report benchmarks/reports/worlds-YYYY-MM-DD.md
+
+Three kinds of worlds. In all of them decisive features are general, teacher-only or student-only, and the label says
+whether their sum exceeds its middle.
+
+linear  Gaussian features seen under noise; linear softmax classifiers by the compiled solver of `mfh.gaussian`. The
+        channels are the teacher's inputs.
+nets    the same with small networks, all students of a world trained side by side. A decisive feature counts linearly
+        or by its absolute value. The teacher's first layer looks at one input per channel, so each channel's truth is
+        known; the rest of it is fully connected.
+digits  the shipped world, through `mfh.workbench`, 500 training pairs and 12 epochs.
+
+Every world leaves one CSV of measurements, `world,kind,half,seed,what,name,value`, and one .npz of what a diagnosis may
+look at, so that criteria can be computed again without training. A world that is there already is not run again.
+Worlds are numbered; even ones are for choosing (half "dev"), odd ones for reporting (half "held-out").
+"""
+
+import argparse
+import csv
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+import mfh
+from mfh.files import atomic_write
+from mfh.gaussian import Classifiers, fit, fit_jointly, initial_classifiers, input_saliency
+from mfh.probe import cross_fitted_r2
+from mfh.workbench import matching_temperature
+
+RATIO = 0.5
+LOSSES = {"": (1.0, 1.0), "-kl": (0.0, 1.0), "-heavy": (1.0, 3.0)}  # label weight, teacher weight
+
+
+@dataclass(frozen=True)
+class World:
+    """One synthetic task.
+
+    Args:
+        kind: "linear", "nets" or "digits".
+        general: decisive features both modalities carry.
+        teacher_only: decisive features of the teacher.
+        student_only: decisive features of the student.
+        num_train: training pairs.
+        noise: standard deviation of the noise on every feature, in each modality; features have 1.
+        distractors: inputs of each modality that decide nothing.
+        shape: how a feature counts, "linear" or "absolute".
+    """
+
+    kind: str
+    general: int
+    teacher_only: int
+    student_only: int
+    num_train: int
+    noise: float = 0.0
+    distractors: int = 10
+    shape: str = "linear"
+
+    @property
+    def name(self) -> str:
+        counts = f"{self.general}-{self.teacher_only}-{self.student_only}"
+        return f"{self.kind}-{counts}-n{self.num_train}-s{self.noise:g}-d{self.distractors}-{self.shape}"
+
+    @property
+    def venn(self) -> mfh.ModalityVenn:
+        return mfh.ModalityVenn(self.general, self.teacher_only, self.student_only)
+
+    def truth(self) -> np.ndarray:
+        """Which of the teacher's inputs are modality-general and decisive."""
+        return np.arange(self.general + self.teacher_only + self.distractors) < self.general
+
+    def draw(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Teacher's inputs, student's inputs, labels."""
+        features = generator.standard_normal((count, self.venn.total))
+        general, theirs, ours = np.split(features, [self.general, self.general + self.teacher_only], axis=1)
+        counted = features if self.shape == "linear" else np.abs(features) - np.sqrt(2 / np.pi)
+        target = (counted.sum(1) > 0).astype(np.int64)
+
+        def seen(*parts: np.ndarray) -> np.ndarray:
+            carried = np.concatenate(parts, axis=1)
+            carried = (carried + self.noise * generator.standard_normal(carried.shape)) / np.hypot(1, self.noise)
+            return np.concatenate([carried, generator.standard_normal((count, self.distractors))], axis=1)
+
+        return seen(general, theirs), seen(general, ours), target
+
+
+def worlds() -> list[World]:
+    """The grid, in a fixed order; position decides the half."""
+    counts = [(8, 0, 0), (6, 6, 0), (4, 12, 0), (6, 0, 6), (6, 6, 6), (3, 6, 9), (2, 10, 8), (10, 4, 2)]
+    grid = []
+    for num_train, noise in ((100, 0.0), (200, 0.5), (400, 0.0), (200, 1.0), (100, 0.5)):
+        grid += [World("linear", *c, num_train, noise, distractors=25) for c in counts]
+    small = [(3, 0, 0), (2, 2, 0), (1, 3, 0), (2, 0, 2), (2, 2, 2), (1, 2, 2), (4, 2, 0), (3, 1, 1)]
+    for num_train, noise, shape in ((300, 0.3, "absolute"), (200, 0.5, "linear"), (600, 0.0, "absolute")):
+        grid += [World("nets", *c, num_train, noise, distractors=4, shape=shape) for c in small]
+    for c in ((1, 1, 0), (2, 1, 0), (1, 1, 1), (1, 2, 0), (1, 0, 1), (2, 0, 0)):
+        grid.append(World("digits", *c, 500, 1.0, distractors=1))
+    return grid
+
+
+def half(world: World) -> str:
+    """Within a kind, worlds are dealt in turn, the order of the counts turned from row to row."""
+    kin = [w for w in worlds() if w.kind == world.kind]
+    place = kin.index(world)
+    return "dev" if (place + place // 8) % 2 == 0 else "held-out"
+
+
+# --- measurements -----------------------------------------------------------------------------------------------------
+
+
+class Book:
+    """Measurements and material of one world."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.rows, self.kept = world, [], {}
+
+    def note(self, seed, what, name, value):
+        w = self.world
+        self.rows.append((w.name, w.kind, half(w), seed, what, name, f"{float(value):.6g}"))
+
+    def keep(self, seed, **arrays):
+        for name, array in arrays.items():
+            self.kept[f"{seed}/{name}"] = np.asarray(array, dtype=np.float32)
+
+    def close(self, folder: Path):
+        np.savez(folder / f"{self.world.name}.npz", **self.kept)
+        with atomic_write(folder / f"{self.world.name}.csv") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("world", "kind", "half", "seed", "what", "name", "value"))
+            writer.writerows(self.rows)
+
+
+def smoothed(target, entropy):
+    """(n,) probability of class 1 that has the given mean entropy, the label being the likelier class."""
+    low, high = 1e-6, 0.5
+    for _ in range(60):
+        e = (low + high) / 2
+        low, high = (e, high) if -(e * np.log(e) + (1 - e) * np.log(1 - e)) < entropy else (low, e)
+    return np.where(target == 1, 1 - low, low)
+
+
+def mean_entropy(p):
+    p = np.clip(p, 1e-9, 1 - 1e-9)
+    return float(-(p * np.log(p) + (1 - p) * np.log(1 - p)).mean())
+
+
+def random_fourier(inputs, count=500, seed=0):
+    """Features of an approximate Gaussian kernel (Rahimi & Recht 2007); its width is the median distance."""
+    x = torch.as_tensor(np.asarray(inputs), dtype=torch.float64)
+    x = (x - x.mean(0)) / x.std(0).clamp_min(1e-6)
+    width = torch.pdist(x[:300]).median()
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn(x.shape[1], count, generator=generator, dtype=torch.float64) / width
+    return torch.cos(x @ w + 2 * torch.pi * torch.rand(count, generator=generator, dtype=torch.float64))
+
+
+def r2(features, channels, seed):
+    features, channels = (torch.as_tensor(np.asarray(a), dtype=torch.float64) for a in (features, channels))
+    return cross_fitted_r2(features, channels[:, :, None], seed=seed)[0].numpy()
+
+
+def residual_agreement(contributions, student_margin):
+    """Agreement of what is left of a channel's contribution once the other channels have predicted it (ridge)."""
+    u = contributions - contributions.mean(0)
+    s = student_margin - student_margin.mean()
+    scale = u.std(0) + 1e-12
+    z = u / scale
+    precision = np.linalg.inv(z.T @ z / len(z) + 0.1 * np.eye(z.shape[1]))
+    residual = z @ precision / np.diag(precision)
+    return (residual * s[:, None]).mean(0) * scale
+
+
+def soft_weights(scores):
+    """Soft masks to compare, from probe scores by name: (C,) weights in [0, 1]."""
+    masks = {"soft": np.clip(scores["probe"], 0, 1)}
+    top = max(float(np.quantile(masks["soft"], 0.95)), 1e-6)
+    masks["soft-scaled"] = np.clip(masks["soft"] / top, 0, 1)
+    masks["soft-root"] = np.sqrt(masks["soft"])
+    for name in ("rbf", "layers", "input"):
+        if f"probe-{name}" in scores:
+            masks[f"soft-{name}"] = np.clip(scores[f"probe-{name}"], 0, 1)
+    return masks
+
+
+# --- linear -----------------------------------------------------------------------------------------------------------
+
+
+def run_linear(world: World, seeds: range, book: Book) -> None:
+    """All seeds at once through the compiled solver."""
+    data = {split: [] for split in ("train", "val", "test")}
+    generators = [np.random.default_rng([seed, 7]) for seed in seeds]
+    for split, count in (("train", world.num_train), ("val", 500), ("test", 2000)):
+        parts = [world.draw(count, generator) for generator in generators]
+        data[split] = [np.stack(part) for part in zip(*parts, strict=True)]
+    xt, xs, y = data["train"]
+    y = y.astype(float)
+    first_t = [initial_classifiers(g, xt.shape[2]) for g in generators]
+    first_s = [initial_classifiers(g, xs.shape[2]) for g in generators]
+    init_t, init_s = (
+        Classifiers(np.concatenate([c.weight for c in cs]), np.concatenate([c.bias for c in cs])) for cs in (first_t, first_s)
+    )
+    teacher, plain = fit(xt, y, init_t), fit(xs, y, init_s)
+    aligned, aligned_student = fit_jointly(xt, xs, y, init_t, init_s)
+    truth = world.truth()
+    weights: list[dict[str, np.ndarray]] = []
+    pair = {}
+    for i, seed in enumerate(seeds):
+        scores = {}
+        for name, (t, s) in {"joint": (aligned, aligned_student), "separate": (teacher, plain)}.items():
+            logits = s.logits(xs)[i, 0]
+            weight, bias = t.weight[i, 0], t.bias[i, 0]
+            scores[f"distance-{name}"] = input_saliency(weight, bias, xt[i], logits)
+            margin, beta = logits[:, 1] - logits[:, 0], weight[1] - weight[0]
+            contribution = xt[i] * beta
+            scores[f"agreement-{name}"] = ((contribution - contribution.mean(0)) * (margin - margin.mean())[:, None]).mean(0)
+            scores[f"residual-{name}"] = residual_agreement(contribution, margin)
+        # The student's only features are its inputs: nothing in between to read.
+        scores["probe"] = r2(xs[i], xt[i], seed)
+        scores["probe-rbf"] = r2(random_fourier(xs[i]), xt[i], seed)
+        power = np.abs(teacher.weight[i, 0, 1] - teacher.weight[i, 0, 0]) * xt[i].std(0)
+        scores["probe-decisive"] = np.clip(scores["probe"], 0, 1) * power
+        for name, value in scores.items():
+            if truth.any() and not truth.all():
+                book.note(seed, "auroc", name, roc_auc_score(truth, value))
+        masks = {"regular": np.ones_like(power), **soft_weights(scores), "oracle": truth.astype(float)}
+        masks["soft-shuffled"] = np.random.default_rng(seed).permutation(masks["soft"])
+        weights.append(masks)
+        pair_masks = {"aligned": np.ones_like(power)}
+        count = int(RATIO * len(truth))
+        for name in ("distance-joint", "agreement-joint", "probe"):
+            keep = np.ones(len(truth))
+            keep[np.argsort(scores[name])[:count]] = 0
+            pair_masks[f"general-{name}"] = keep
+        random = np.ones(len(truth))
+        random[np.random.default_rng(seed).permutation(len(truth))[:count]] = 0
+        pair_masks["random"] = random
+        pair[i] = pair_masks
+
+    def margin(c, x, i, mask):
+        beta, bias = c.weight[i, 0, 1] - c.weight[i, 0, 0], c.bias[i, 0, 1] - c.bias[i, 0, 0]
+        mean = xt[i].mean(0)
+        return mean @ beta + bias + ((x - mean) * mask) @ beta
+
+    targets = {name: [] for name in [*weights[0], *pair[0], "tempered", "smoothing"]}
+    for i, seed in enumerate(seeds):
+        margins = {name: margin(teacher, xt[i], i, mask) for name, mask in weights[i].items()}
+        margins |= {name: margin(aligned, xt[i], i, mask) for name, mask in pair[i].items()}
+        both = {n: torch.as_tensor(np.stack([-m / 2, m / 2], 1)) for n, m in margins.items()}
+        margins["tempered"] = margins["regular"] / matching_temperature(both["regular"], both["soft"])
+        for name, value in margins.items():
+            targets[name].append(1 / (1 + np.exp(-np.clip(value, -40, 40))))
+        targets["smoothing"].append(smoothed(y[i], mean_entropy(targets["soft"][-1])))
+        xt_val, xs_val, y_val = (part[i] for part in data["val"])
+        book.keep(
+            seed,
+            train_target=y[i],
+            train_teacher=margins["regular"],
+            train_soft=margins["soft"],
+            train_student=(plain.logits(xs)[i, 0] @ [-1, 1]),
+            train_student_input=xs[i],
+            target=y_val,
+            teacher=margin(teacher, xt_val, i, weights[i]["regular"]),
+            soft=margin(teacher, xt_val, i, weights[i]["soft"]),
+            student=plain.logits(data["val"][1])[i, 0] @ [-1, 1],
+            teacher_features=xt_val,
+            student_features=xs_val,
+            train_student_features=xs[i],
+            student_input=xs_val,
+        )
+    arms = list(targets)
+    stacked = np.stack([np.stack(targets[arm]) for arm in arms], axis=1)
+    for suffix, (label_weight, teacher_weight) in LOSSES.items():
+        chosen = arms if not suffix else ["regular", "aligned", "soft"]
+        part = stacked[:, [arms.index(arm) for arm in chosen]]
+        students = fit(
+            xs, y, init_s, teacher_probability=part, label_weight=label_weight, teacher_weight=teacher_weight,
+            reduction="batchmean",
+        )  # fmt: skip
+        _note_accuracies(book, seeds, [arm + suffix for arm in chosen], students, data)
+    _note_accuracies(book, seeds, ["no-kd"], plain, data)
+    _note_accuracies(book, seeds, ["aligned-student"], aligned_student, data)
+    for i, seed in enumerate(seeds):
+        right = (margin(teacher, data["test"][0][i], i, 1.0) > 0) == data["test"][2][i]
+        book.note(seed, "teacher", "regular", right.mean())
+
+
+def _note_accuracies(book, seeds, arms, students, data):
+    for split in ("val", "test"):
+        accuracy = students.accuracy(data[split][1], data[split][2].astype(float)) / 100
+        for i, seed in enumerate(seeds):
+            for a, arm in enumerate(arms):
+                book.note(seed, split, arm, accuracy[i, a])
+
+
+# --- nets -------------------------------------------------------------------------------------------------------------
+
+WIDTH, UNITS, STEPS, RATE, EVERY = 24, 4, 200, 0.02, 10
+
+
+class Batch:
+    """Two-hidden-layer networks for S seeds x A arms, trained side by side by full-batch Adam.
+
+    Args:
+        sizes: inputs, first hidden, second hidden; two logits as one margin.
+        generators: one per seed; all arms of a seed start from the same weights.
+        arms: A.
+        mask: (inputs, first hidden) of zeros and ones on the first layer's weights.
+    """
+
+    def __init__(self, sizes, generators, arms, mask=None):
+        shapes = [(sizes[0], sizes[1]), (1, sizes[1]), (sizes[1], sizes[2]), (1, sizes[2]), (sizes[2], 1), (1, 1)]
+        fan = [sizes[0] if mask is None else int(mask.sum(0)[0])] * 2 + [sizes[1]] * 2 + [sizes[2]] * 2
+        self.parameters = []
+        for shape, width in zip(shapes, fan, strict=True):
+            drawn = [torch.as_tensor(g.uniform(-1, 1, shape) * width**-0.5, dtype=torch.float32) for g in generators]
+            self.parameters.append(torch.stack(drawn)[:, None].repeat(1, arms, 1, 1))
+        self.mask = mask
+
+    def hidden(self, x):
+        w1, b1, w2, b2, _, _ = self.parameters
+        w1 = w1 if self.mask is None else w1 * self.mask
+        first = (x[:, None] @ w1 + b1).relu()
+        return first, (first @ w2 + b2).relu()
+
+    def tail(self, first):
+        _, _, w2, b2, w3, b3 = self.parameters
+        return ((first @ w2 + b2).relu() @ w3 + b3)[..., 0]
+
+    def margin(self, x):
+        """(S, A, n)"""
+        return self.tail(self.hidden(x)[0])
+
+    def module(self, seed_index):
+        """The first arm's network as an ordinary one with two logits."""
+        w1, b1, w2, b2, w3, b3 = (p[seed_index, 0].detach() for p in self.parameters)
+        w1 = w1 if self.mask is None else w1 * self.mask
+        w3, b3 = torch.cat([-w3, w3], 1) / 2, torch.cat([-b3, b3], 1) / 2
+        layers = []
+        for weight, bias in ((w1, b1), (w2, b2), (w3, b3)):
+            linear = nn.Linear(*weight.shape)
+            linear.weight.data, linear.bias.data = weight.T.contiguous(), bias[0]
+            layers += [linear, nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+
+def train(batches, loss, val, steps=STEPS, last=False):
+    """Minimise loss(batches); keep for each student the step of best validation accuracy, then lowest loss.
+
+    val: x (S, n, d) and y (S, n) of the last of `batches`, whose step is chosen; all batches keep that one.
+    """
+    parameters = [p.requires_grad_() for b in batches for p in b.parameters]
+    optimizer = torch.optim.Adam(parameters, lr=RATE)
+    best, kept = None, None
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+        if step % EVERY and not last:
+            continue
+        with torch.no_grad():
+            margin, y = batches[-1].margin(val[0]), val[1][:, None]
+            cost = nn.functional.softplus((1 - 2 * y) * margin).mean(-1)
+            rank = ((margin > 0) == (y > 0)).float().mean(-1) - 1e-4 * cost.clamp(max=50)
+            better = torch.ones_like(rank, dtype=torch.bool) if best is None or last else rank > best
+            best = rank if best is None else torch.where(better, rank, best)
+            now = [p.detach().clone() for p in parameters]
+            kept = now if kept is None else [
+                torch.where(better[:, :, None, None], a, b) for a, b in zip(now, kept, strict=True)
+            ]  # fmt: skip
+    for parameter, value in zip(parameters, kept, strict=True):
+        parameter.requires_grad_(False).copy_(value)
+
+
+def cross_entropy(margin, probability):
+    return (nn.functional.softplus(margin) - probability * margin).mean(-1)
+
+
+def run_nets(world: World, seeds: range, book: Book) -> None:
+    """All seeds and arms side by side."""
+    generators = [np.random.default_rng([seed, 11]) for seed in seeds]
+    data = {}
+    for split, count in (("train", world.num_train), ("val", 500), ("test", 2000)):
+        parts = zip(*[world.draw(count, g) for g in generators], strict=True)
+        data[split] = [torch.as_tensor(np.stack(part), dtype=torch.float32) for part in parts]
+    (xt, xs, y), (vt, vs, vy), (_, ts, ty) = data["train"], data["val"], data["test"]
+    inputs = xt.shape[2]
+    block = torch.eye(inputs).repeat_interleave(UNITS, dim=1)
+    truth = np.repeat(world.truth(), UNITS)
+
+    def fresh(role, arms):
+        """From the same initial weights whenever asked."""
+        if role == "teacher":
+            again = [np.random.default_rng([seed, 12]) for seed in seeds]
+            return Batch((inputs, inputs * UNITS, WIDTH), again, arms, block)
+        again = [np.random.default_rng([seed, 13]) for seed in seeds]
+        return Batch((xs.shape[2], WIDTH, WIDTH), again, arms)
+
+    teacher, plain = fresh("teacher", 1), fresh("student", 1)
+    train([teacher], lambda: cross_entropy(teacher.margin(xt), y[:, None]).sum(), (vt, vy))
+    train([plain], lambda: cross_entropy(plain.margin(xs), y[:, None]).sum(), (vs, vy))
+    aligned, aligned_student = fresh("teacher", 1), fresh("student", 1)
+
+    def joint():
+        a, b = aligned.margin(xt), aligned_student.margin(xs)
+        distance = ((a - b) / 2).square().mean(-1)  # of two logits that are opposite, as the mean over both
+        return (cross_entropy(a, y[:, None]) + cross_entropy(b, y[:, None]) + distance).sum()
+
+    train([aligned, aligned_student], joint, (vs, vy), last=True)
+
+    margins: dict[str, list[torch.Tensor]] = {}
+    for i, seed in enumerate(seeds):
+        with torch.no_grad():
+            first, _ = teacher.hidden(xt[i : i + 1])
+            first = first[0, 0]
+            h1, h2 = (h[i, 0] for h in plain.hidden(xs))
+            first_a = aligned.hidden(xt[i : i + 1])[0][0, 0]
+        pairs = [(xt[i], xs[i], y[i].long())]
+        scores = {}
+        for name, (t, s) in {"joint": (aligned, aligned_student), "separate": (teacher, plain)}.items():
+            for score in ("distance", "agreement"):
+                made = mfh.channel_saliency(
+                    t.module(i), s.module(i), pairs, layer="1", score=score, permutations=5, seed=seed
+                )
+                scores[f"{score}-{name}"] = made.scores
+        channels = first.numpy()
+        scores["probe"] = r2(h2, channels, seed)
+        scores["probe-layers"] = r2(torch.cat([xs[i], h1, h2], 1), channels, seed)
+        scores["probe-input"] = r2(random_fourier(xs[i]), channels, seed)
+        scores["probe-rbf"] = r2(random_fourier(h2), channels, seed)
+        scores["probe-aligned"] = r2(aligned_student.hidden(xs)[1][i, 0], first_a.numpy(), seed)
+        grouped = np.clip(scores["probe"], 0, 1).reshape(-1, UNITS).mean(1).repeat(UNITS)
+        scores["probe-grouped"] = grouped
+        power = teacher.parameters[2][i, 0].norm(dim=1).numpy() * channels.std(0)
+        scores["probe-decisive"] = np.clip(scores["probe"], 0, 1) * power
+        for name, value in scores.items():
+            if truth.any() and not truth.all():
+                book.note(seed, "auroc", name, roc_auc_score(truth, value))
+        masks = {"regular": np.ones(len(truth)), **soft_weights(scores)}
+        masks |= {"soft-grouped": grouped, "oracle": truth.astype(float), "oracle-soft": truth * masks["soft-layers"]}
+        masks["soft-shuffled"] = np.random.default_rng(seed).permutation(masks["soft"])
+        count = int(RATIO * len(truth))
+        pair_masks = {"aligned": np.ones(len(truth))}
+        for name in ("distance-joint", "agreement-joint", "probe-aligned"):
+            keep = np.ones(len(truth))
+            keep[np.argsort(scores[name])[:count]] = 0
+            pair_masks[f"general-{name}"] = keep
+        random = np.ones(len(truth))
+        random[np.random.default_rng(seed).permutation(len(truth))[:count]] = 0
+        pair_masks["random"] = random
+
+        def masked(network, z, mask, mean, i=i):
+            z = mean + torch.as_tensor(mask, dtype=torch.float32) * (z - mean)
+            _, _, w2, b2, w3, b3 = (p[i, 0] for p in network.parameters)
+            return ((z @ w2 + b2).relu() @ w3 + b3)[:, 0]
+
+        made = {name: masked(teacher, first, mask, first.mean(0)) for name, mask in masks.items()}
+        made |= {name: masked(aligned, first_a, mask, first_a.mean(0)) for name, mask in pair_masks.items()}
+        # The same at a later layer, where features are summed already.
+        late = teacher.hidden(xt[i : i + 1])[1][0, 0]
+        late_mask = torch.as_tensor(np.clip(r2(h2, late.numpy(), seed), 0, 1), dtype=torch.float32)
+        late = late.mean(0) + late_mask * (late - late.mean(0))
+        made["soft-late"] = (late @ teacher.parameters[4][i, 0] + teacher.parameters[5][i, 0])[:, 0]
+        both = {n: torch.stack([-made[n] / 2, made[n] / 2], 1) for n in ("regular", "soft")}
+        made["tempered"] = made["regular"] / matching_temperature(both["regular"], both["soft"])
+        p = smoothed(y[i].numpy(), mean_entropy(made["soft"].sigmoid().double().numpy()))
+        made["smoothing"] = torch.logit(torch.as_tensor(p, dtype=torch.float32))
+        for name, value in made.items():
+            margins.setdefault(name, []).append(value)
+        first_v = teacher.hidden(vt[i : i + 1])[0][0, 0]
+        book.keep(
+            seed,
+            train_target=y[i],
+            train_teacher=made["regular"],
+            train_soft=made["soft"],
+            train_student=plain.margin(xs)[i, 0],
+            train_student_input=xs[i],
+            target=vy[i],
+            teacher=teacher.margin(vt)[i, 0],
+            soft=masked(teacher, first_v, masks["soft"], first.mean(0)),
+            student=plain.margin(vs)[i, 0],
+            teacher_features=first_v,
+            student_features=plain.hidden(vs)[1][i, 0],
+            train_student_features=h2,
+            student_input=vs[i],
+        )
+    arms = list(margins)
+    losses = [(arm, arm, *LOSSES[""]) for arm in arms]
+    losses += [(arm + s, arm, *LOSSES[s]) for s in ("-kl", "-heavy") for arm in ("regular", "aligned", "soft")]
+    probability = torch.stack([torch.stack(margins[arm]).sigmoid() for _, arm, _, _ in losses], dim=1)
+    label, weight = (torch.tensor([loss[k] for loss in losses]) for k in (2, 3))
+    students = fresh("student", len(losses))
+
+    def distilling():
+        margin = students.margin(xs)
+        return (label * cross_entropy(margin, y[:, None]) + weight * cross_entropy(margin, probability)).sum()
+
+    train([students], distilling, (vs, vy))
+    every = [([name for name, *_ in losses], students), (["no-kd"], plain), (["aligned-student"], aligned_student)]
+    with torch.no_grad():
+        for names, network in every:
+            for split, x, target in (("val", vs, vy), ("test", ts, ty)):
+                right = ((network.margin(x) > 0) == (target[:, None] > 0)).float().mean(-1)
+                for i, seed in enumerate(seeds):
+                    for a, arm in enumerate(names):
+                        book.note(seed, split, arm, right[i, a])
+        right = ((teacher.margin(data["test"][0]) > 0) == (ty[:, None] > 0)).float().mean(-1)
+    for i, seed in enumerate(seeds):
+        book.note(seed, "teacher", "regular", right[i, 0])
+
+
+# --- digits -----------------------------------------------------------------------------------------------------------
+
+
+def run_digits(world: World, seeds: range, book: Book) -> None:
+    """One student after the other, through the library."""
+    from mfh.arms import Cell
+    from mfh.masking import masked_logits
+    from mfh.pairs import PairLoader
+    from mfh.tasks.digits import task as digits
+    from mfh.training import distill, evaluate
+    from mfh.workbench import Settings, Workbench
+
+    for seed in seeds:
+        task = digits(
+            seed, general=world.general, teacher_only=world.teacher_only, student_only=world.student_only,
+            student_distractors=world.distractors, num_train=world.num_train, num_val=500, num_test=2000,
+        )  # fmt: skip
+        bench = Workbench(task, seed, Settings(epochs=12, device="cpu"))
+        truth, layer = task.truth, task.layer
+        teacher, plain = bench.pretrained("teacher"), bench.pretrained("student")
+        loader = PairLoader(task.train)
+        scores = {f"{score}-joint": bench.saliency(score).scores for score in ("distance", "agreement")}
+        for score in ("distance", "agreement"):
+            made = mfh.channel_saliency(teacher, plain, loader, layer=layer, score=score, permutations=2, seed=seed)
+            scores[f"{score}-separate"] = made.scores
+        probe = bench.saliency("probe")
+        scores["probe"] = probe.scores
+
+        def layers(network, x, names):
+            seen, handles = {}, []
+            for name in names:
+                module = network.get_submodule(name)
+                handles.append(module.register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out})))
+            with torch.no_grad():
+                logits = network.eval()(x)
+            for handle in handles:
+                handle.remove()
+            return {**{name: seen[name].flatten(1).clone() for name in names}, "logits": logits}
+
+        xt, xs, y = task.train.tensors
+        vt, vs, vy = task.val.tensors
+        seen = layers(plain, xs, ("relu1", "flatten", "relu4"))
+        z = layers(teacher, xt, (layer,))
+        scores["probe-layers"] = r2(torch.cat([seen["flatten"], seen["relu4"], xs.flatten(1)], 1), z[layer], seed)
+        scores["probe-rbf"] = r2(random_fourier(seen["flatten"]), z[layer], seed)
+        scores["probe-input"] = r2(random_fourier(xs.flatten(1)), z[layer], seed)
+        for name, value in scores.items():
+            if truth.any() and not truth.all():
+                book.note(seed, "auroc", name, roc_auc_score(truth, value))
+        masks = {"regular": np.ones(len(truth)), **soft_weights(scores), "oracle": truth.astype(float)}
+        masks["soft-shuffled"] = np.random.default_rng(seed).permutation(masks["soft"])
+        base = probe.mask("soft")
+        wanted = [dataclasses.replace(base, weights=weights) for weights in masks.values()]
+        outputs = dict(zip(masks, masked_logits(teacher, wanted, loader), strict=True))
+        outputs["tempered"] = outputs["regular"] / matching_temperature(outputs["regular"], outputs["soft"])
+        p = smoothed(y.numpy(), mean_entropy(outputs["soft"].double().softmax(1)[:, 1].numpy()))
+        outputs["smoothing"] = torch.log(torch.as_tensor(np.stack([1 - p, p], 1), dtype=torch.float32))
+        for cell in (Cell("aligned"), Cell("general", "distance", RATIO, layer)):
+            mask = bench.mask(cell)
+            name = cell.arm if cell.arm == "aligned" else "general-distance-joint"
+            (outputs[name],) = masked_logits(bench.aligned("teacher"), [mask], loader)
+        val_logits = masked_logits(teacher, [None, base], PairLoader(task.val))
+        at_val = layers(plain, vs, ("flatten", "relu4"))
+        book.keep(
+            seed,
+            train_target=y,
+            train_teacher=outputs["regular"] @ torch.tensor([-1.0, 1.0]),
+            train_soft=outputs["soft"] @ torch.tensor([-1.0, 1.0]),
+            train_student=seen["logits"] @ torch.tensor([-1.0, 1.0]),
+            train_student_input=xs.flatten(1),
+            target=vy,
+            teacher=val_logits[0] @ torch.tensor([-1.0, 1.0]),
+            soft=val_logits[1] @ torch.tensor([-1.0, 1.0]),
+            student=at_val["logits"] @ torch.tensor([-1.0, 1.0]),
+            teacher_features=layers(teacher, vt, (layer,))[layer],
+            student_features=at_val["flatten"],
+            train_student_features=seen["flatten"],
+            student_input=vs.flatten(1),
+        )
+        students = {"no-kd": plain, "aligned-student": bench.aligned("student")}
+        jobs = [(name, name, LOSSES[""]) for name in outputs]
+        jobs += [(name + s, name, LOSSES[s]) for name in ("regular", "soft") for s in ("-kl",)]
+        for name, source, (label_weight, teacher_weight) in jobs:
+            loss = mfh.KDLoss(label_weight=label_weight, teacher_weight=teacher_weight)
+            students[name] = distill(
+                None, bench.new("student"), task.train, task.val, teacher_logits=outputs[source], loss=loss,
+                recipe=bench.recipe, seed=seed, device="cpu",
+            ).student  # fmt: skip
+        for name, student in students.items():
+            book.note(seed, "val", name, evaluate(student, task.val, "student"))
+            book.note(seed, "test", name, evaluate(student, task.test, "student"))
+        book.note(seed, "teacher", "regular", evaluate(teacher, task.test, "teacher"))
+        print(f"  seed {seed}", flush=True)
+
+
+RUN = {"linear": run_linear, "nets": run_nets, "digits": run_digits}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--kinds", nargs="+", default=list(RUN), choices=list(RUN))
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--limit", type=int, help="only so many worlds of each kind")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for kind in options.kinds:
+        for world in [w for w in worlds() if w.kind == kind][: options.limit]:
+            if (options.out / f"{world.name}.csv").exists():
+                continue
+            start, book = time.perf_counter(), Book(world)
+            RUN[kind](world, range(options.seeds), book)
+            book.close(options.out)
+            print(f"{world.name}: {time.perf_counter() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
