@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mfh.diagnosis import Diagnosis as Diagnosis
+    from mfh.diagnosis import diagnose as diagnose
     from mfh.errors import InputError as InputError
     from mfh.losses import KDLoss as KDLoss
     from mfh.masking import ChannelMask as ChannelMask
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "ChannelMask": "mfh.masking",
     "ChannelSaliency": "mfh.saliency",
+    "Diagnosis": "mfh.diagnosis",
     "InputError": "mfh.errors",
     "KDLoss": "mfh.losses",
     "Metric": "mfh.metrics",
@@ -45,6 +48,7 @@ _EXPORTS = {
     "Task": "mfh.task",
     "align": "mfh.training",
     "channel_saliency": "mfh.saliency",
+    "diagnose": "mfh.diagnosis",
     "distill": "mfh.training",
     "evaluate": "mfh.training",
     "mask_channels": "mfh.masking",

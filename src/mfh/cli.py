@@ -18,11 +18,12 @@ from mfh.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mfh.reporting.page import Table as PageTable
     from mfh.studies import StudyResult
     from mfh.workbench import Workbench
 
 _DESCRIPTION = """Cross-modal knowledge distillation: what in the teacher can cross, the teacher that teaches best,
-and whether it helped. Start with: mfh demo. Still to come: diagnose (a verdict beforehand)."""
+and whether it helped. Start with: mfh demo."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -182,16 +183,20 @@ def _repeat_command(num_seeds: int) -> str:
 
 
 def _print_study(console: "Console", result: "StudyResult") -> None:
-    from rich.table import Table
-
     from mfh.reporting.summary import finding, summary_table
 
     content = summary_table(result.frame, data_redrawn=result.data_redrawn, scale=result.scale)
+    _print_table(console, content)
+    console.print(f"\n{finding(result.frame, data_redrawn=result.data_redrawn, scale=result.scale)}")
+
+
+def _print_table(console: "Console", content: "PageTable") -> None:
+    from rich.table import Table
+
     table = Table(*content.columns, title=content.caption, title_justify="left")
     for row in content.rows:
         table.add_row(*row)
     console.print(table)
-    console.print(f"\n{finding(result.frame, data_redrawn=result.data_redrawn, scale=result.scale)}")
 
 
 def _pretrain(options: opt.Pretrain) -> None:
@@ -248,6 +253,34 @@ def _distill(options: opt.Distill) -> None:
         raise InputError(f"arm is {options.arm!r}, which distils from no teacher; use 'mfh pretrain' or 'mfh align'")
     student, best_epoch = bench.student(cell)
     _report_metric(bench, student, "student", f"distilled-{cell.name}", f" (epoch {best_epoch})")
+
+
+def _diagnose(options: opt.Diagnose) -> None:
+    from mfh.diagnosis import diagnose
+    from mfh.reporting import report
+    from mfh.reporting.diagnosis import diagnosis_tables, diagnosis_verdict
+
+    out = options.out or Path("runs") / _stem(options.task)
+    diagnosis = diagnose(
+        options.task,
+        layers=options.layers,
+        seed=options.seed,
+        out=out,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        loss=_loss_changes(options),
+        device=options.device,
+        data=options.data,
+        preset=options.preset,
+        augment=options.augment,
+        progress=not options.quiet and sys.stderr.isatty(),
+        **_given_files(options),
+    )
+    console = _console()
+    for content in diagnosis_tables(diagnosis):
+        _print_table(console, content)
+    console.print(diagnosis_verdict(diagnosis), markup=False)
+    console.print(f"\nReport: {report(out)}")
 
 
 def _gauss(options: opt.Gauss) -> None:
@@ -409,6 +442,7 @@ _COMMANDS: dict[type, Any] = {
     opt.Saliency: _saliency,
     opt.Distill: _distill,
     opt.Study: _study,
+    opt.Diagnose: _diagnose,
     opt.Gauss: _gauss,
     opt.Prepare: _prepare,
     opt.Report: _report,

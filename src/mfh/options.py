@@ -165,6 +165,14 @@ class Study(GivenOptions, LossOptions, TrainingOptions, RunOptions, TaskOptions)
 
 
 @dataclass(frozen=True)
+class Diagnose(LossOptions, RunOptions, TaskOptions):
+    """Say beforehand whether distillation is likely to help, from two networks trained on labels."""
+
+    layers: tuple[str, ...] = ()
+    """Of the teacher, to look into; default: the task's."""
+
+
+@dataclass(frozen=True)
 class PrepareRavdess:
     """Prepare RAVDESS: from the official archives, or the authors' features, to a folder for --data."""
 
@@ -322,6 +330,7 @@ Command = (
     | Annotated[Saliency, subcommand("saliency")]
     | Annotated[Distill, subcommand("distill")]
     | Annotated[Study, subcommand("study")]
+    | Annotated[Diagnose, subcommand("diagnose")]
     | Annotated[Gauss, subcommand("gauss")]
     | Annotated[Prepare, subcommand("prepare")]
     | Annotated[Report, subcommand("report")]

@@ -164,43 +164,99 @@ def _ratio(residual: Tensor, total: Tensor) -> Tensor:
 
 
 def _fold_sums(features: Tensor, targets: Tensor, fitting: Tensor, held_out: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """RSS and TSS of the held-out samples, a chunk of channels at a time.
-
-    With X = U diag(e)^(1/2) V', all fits are diagonal in U: a penalty shrinks component j by d_j = e_j / (e_j + l).
-    """
-    x, new_x = features[fitting].double(), features[held_out].double()
-    middle = x.mean(0)
-    x, new_x = x - middle, new_x - middle
-    count, width = x.shape
-    if width <= count:  # eigenvectors of X'X
-        eigenvalues, v = torch.linalg.eigh(x.T @ x)
-        keep = eigenvalues > eigenvalues[-1].clamp_min(0) * 1e-10
-        eigenvalues = eigenvalues[keep]
-        u, new_u = x @ v[:, keep] / eigenvalues.sqrt(), new_x @ v[:, keep] / eigenvalues.sqrt()
-    else:  # eigenvectors of XX'
-        eigenvalues, u = torch.linalg.eigh(x @ x.T)
-        keep = eigenvalues > eigenvalues[-1].clamp_min(0) * 1e-10
-        eigenvalues, u = eigenvalues[keep], u[:, keep]
-        new_u = new_x @ (x.T @ u) / eigenvalues
-    scale = eigenvalues.mean() if len(eigenvalues) else torch.ones((), dtype=torch.float64, device=x.device)
-    penalties = PENALTIES.to(x.device)[:, None] * scale
-    left = penalties / (eigenvalues + penalties)  # (penalties, components): what a fit leaves of each component
-    # Degrees of freedom left, for GCV. With as many features as samples hardly any are, and few digits must do.
-    freedom_left = count - 1 - len(eigenvalues) + left.sum(1)
-
+    """RSS and TSS of the held-out samples, a chunk of channels at a time."""
+    basis = _Basis(features[fitting])
+    new_u = basis.coordinates(features[held_out])
+    count = len(fitting)
     step = max(1, _CHUNK_ELEMENTS // (count * targets.shape[2]))
     for start in range(0, targets.shape[1], step):
         chosen = targets[:, start : start + step]
-        part, new_part = (chosen[rows].to(x.device).double() for rows in (fitting, held_out))
+        part, new_part = (chosen[rows].to(new_u.device).double() for rows in (fitting, held_out))
         centre = part.mean(0)
         part, new_part = part - centre, new_part - centre
         # A channel that is constant but for rounding carries nothing to predict.
         still = part.abs().amax((0, 2)) <= 1e-6 * centre.abs().amax(1)
         part[:, still] = 0.0
-        coefficients = (u.T @ part.flatten(1)).reshape(-1, *part.shape[1:])  # (components, C, P)
-        power = coefficients.square().sum(2)  # (components, C)
-        outside = (part.square().sum((0, 2)) - power.sum(0)).clamp_min(0)
-        gcv = (outside + left.square() @ power) / freedom_left.square()[:, None]
-        best = 1 - left[gcv.argmin(0)].T  # (components, C)
-        fitted = (new_u @ (best[:, :, None] * coefficients).flatten(1)).reshape(new_part.shape)
+        coefficients = basis.shrunk(part)
+        fitted = (new_u @ coefficients.flatten(1)).reshape(new_part.shape)
         yield (new_part - fitted).square().sum((0, 2)).cpu(), new_part.square().sum((0, 2)).cpu()
+
+
+class _Basis:
+    """Samples' features X = U diag(e)^(1/2) V', in which every ridge fit is diagonal.
+
+    A penalty l shrinks component j by e_j / (e_j + l).
+
+    Args:
+        features: (N, F).
+    """
+
+    def __init__(self, features: Tensor) -> None:
+        x = features.double()
+        self.middle = x.mean(0)
+        x = x - self.middle
+        count, width = x.shape
+        if width <= count:  # eigenvectors of X'X
+            eigenvalues, v = torch.linalg.eigh(x.T @ x)
+        else:  # of XX'
+            eigenvalues, v = torch.linalg.eigh(x @ x.T)
+        keep = eigenvalues > eigenvalues[-1].clamp_min(0) * 1e-10
+        eigenvalues, v = eigenvalues[keep], v[:, keep]
+        self.u, self._to_u = (
+            (x @ v / eigenvalues.sqrt(), v / eigenvalues.sqrt())
+            if width <= count
+            else (
+                v,
+                x.T @ v / eigenvalues,
+            )
+        )
+        scale = eigenvalues.mean() if len(eigenvalues) else torch.ones((), dtype=torch.float64, device=x.device)
+        penalties = PENALTIES.to(x.device)[:, None] * scale
+        self._left = penalties / (eigenvalues + penalties)  # (penalties, components): what a fit leaves of each
+        # Degrees of freedom left, for GCV. With as many features as samples hardly any are, and few digits must do.
+        self._freedom_left = count - 1 - len(eigenvalues) + self._left.sum(1)
+
+    def coordinates(self, features: Tensor) -> Tensor:
+        """(M, components) of other samples' features."""
+        coordinates: Tensor = (features.double() - self.middle) @ self._to_u
+        return coordinates
+
+    def shrunk(self, targets: Tensor, decide: int | None = None) -> Tensor:
+        """Coefficients (components, C, P) of centred targets (N, C, P), each channel at its best penalty by GCV.
+
+        With `decide`, the penalty that is best for that channel serves all.
+        """
+        coefficients = (self.u.T @ targets.flatten(1)).reshape(-1, *targets.shape[1:])
+        power = coefficients.square().sum(2)  # (components, C)
+        outside = (targets.square().sum((0, 2)) - power.sum(0)).clamp_min(0)
+        gcv = (outside + self._left.square() @ power) / self._freedom_left.square()[:, None]
+        chosen = gcv.argmin(0)
+        if decide is not None:
+            chosen = chosen[decide].expand_as(chosen)
+        shrunk: Tensor = (1 - self._left[chosen].T)[:, :, None] * coefficients
+        return shrunk
+
+
+def ridge_predictions(features: Tensor, targets: Tensor, new_features: Tensor, *, decide: int | None = None) -> Tensor:
+    """What ridge regressions fitted on some samples predict for others, in closed form.
+
+    Args:
+        features: (N, F) of the fitting samples.
+        targets: (N, C, P): C things to predict, of P numbers each.
+        new_features: (M, F).
+        decide: the one of the C whose best penalty, by generalised cross-validation, serves all; None gives each its
+            own.
+
+    Returns:
+        (M, C, P) in float64.
+
+    Example:
+        >>> x = torch.arange(8.0)[:, None]
+        >>> ridge_predictions(x, 2 * x[:, :, None], torch.tensor([[10.0]])).round(decimals=2)
+        tensor([[[20.]]], dtype=torch.float64)
+    """
+    basis, wanted = _Basis(features), targets.double()
+    middle = wanted.mean(0)
+    coefficients = basis.shrunk(wanted - middle, decide)
+    new_u = basis.coordinates(new_features)
+    return (new_u @ coefficients.flatten(1)).reshape(len(new_features), *targets.shape[1:]) + middle

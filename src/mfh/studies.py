@@ -490,7 +490,7 @@ def _config(
 def _refuse_foreign(folder: Path) -> None:
     """A folder with anything but our own in it is left alone; steps may have left networks of some seed."""
     if folder.exists() and not (folder / "config.json").exists():
-        ours = ("seed-", ".in-use", ".config.json.")
+        ours = ("seed-", ".in-use", ".config.json.", "diagnosis.json", ".diagnosis.json.", "report.html", "figures")
         strange = [item.name for item in folder.iterdir() if not item.name.startswith(ours)]
         if strange:
             raise InputError(f"{folder} is not empty ({strange[0]!r}) and no run of mfh; choose another --out")

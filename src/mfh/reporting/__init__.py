@@ -60,13 +60,15 @@ def report(*runs: str | Path, out: str | Path | None = None) -> Path:
 
 def _run(run: str | Path) -> Path:
     folder = Path(run)
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file() and not (folder / "diagnosis.json").is_file():
         what = "has no config.json" if folder.is_dir() else "is no folder"
         raise InputError(f"{folder} {what}; give the folder of a run, as `mfh study ... --out {folder}` makes it")
     return folder
 
 
 def _command(run: Path) -> str:
+    if not (run / "config.json").is_file():
+        return "diagnose"
     return str(read_json(run / "config.json").get("command", "study"))
 
 
@@ -74,6 +76,10 @@ def _sections(run: Path) -> "tuple[str, str, list[Section]]":
     command = _command(run)
     if command.startswith("gauss"):
         return _gaussian_sections(run)
+    if command == "diagnose":
+        from mfh.reporting.diagnosis import diagnosis_sections
+
+        return diagnosis_sections(run)
     if command != "study":
         raise InputError(f"{run} was made by `mfh {command}`, which has no report; give the folder of a study")
     from mfh.reporting.study import study_sections

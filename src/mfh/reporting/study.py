@@ -10,6 +10,7 @@ import pandas as pd
 
 from mfh.arms import ACCURACY, Scale
 from mfh.files import read_json
+from mfh.reporting.diagnosis import kept_diagnosis
 from mfh.reporting.page import Section, Table
 from mfh.reporting.pictures import (
     gains_picture,
@@ -47,6 +48,7 @@ def study_sections(run: Path) -> tuple[str, str, list[Section]]:
         _results(summary),
         _teachers(summary),
         _world(facts, summary),
+        *kept_diagnosis(run),
         _channels(run, frame, config, summary),
         making_section(config, read_environment(run)),
     ]

@@ -1,0 +1,647 @@
+"""Will distillation help here? Asked before any student is distilled.
+
+Only networks trained on labels are needed, the two that a study trains anyway. They are looked at on the validation
+split: what a network says about its own training pairs is fitted to them and misleads. Everything fitted here (ridge
+regressions, in closed form) is judged on pairs that it was not fitted on.
+
+The verdict rests on one criterion, the *trial of heads*: a linear head on the student's features is fitted to the
+labels, another to the labels mixed with the teacher's predictions, as the distillation loss mixes them. If the second
+agrees better with held-out labels, the teacher says something that the student's modality can see and that the labels
+alone do not teach from so few pairs. The other criteria are reported beside it; docs/when-not.md says how well each
+predicted measured gains.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mfh import channels, files
+from mfh.errors import InputError
+from mfh.losses import KDLoss
+from mfh.masking import masked_logits
+from mfh.pairs import PairLoader, to_device
+from mfh.probe import cross_fitted_r2, ridge_predictions, student_features
+from mfh.tasks import Handed, find_task
+from mfh.workbench import Settings, Workbench
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mfh.task import Task
+
+Outcome = Literal["likely to help", "not likely to help", "cannot tell"]
+
+#: Fewest validation pairs a diagnosis is made from, and the most that it reads.
+FEWEST, MOST = 30, 4000
+_FOLDS, _REPEATS, _RESAMPLES, _GROUPS = 5, 3, 400, 10
+#: Half the width of the trial's interval in standard errors: 90 %.
+_REACH = 1.645
+
+
+@dataclass(frozen=True)
+class Measure:
+    """An estimate with its interval.
+
+    Args:
+        value: None where it is not defined.
+        low: lower end of the interval; None where there is none.
+        high: its upper end.
+        note: why it is not defined, or what to know about it.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Views:
+    """What both networks make of pairs that neither was trained on.
+
+    Args:
+        target: (N,) class indices.
+        teacher_logits: (N, K).
+        student_logits: (N, K).
+        teacher_features: (N, F) that the teacher decides by.
+        student_features: (N, F') that the student decides by.
+
+    Raises:
+        InputError: there are too few pairs, only one class, or numbers that are not finite.
+    """
+
+    target: Tensor
+    teacher_logits: Tensor
+    student_logits: Tensor
+    teacher_features: Tensor
+    student_features: Tensor
+
+    def __post_init__(self) -> None:
+        count = len(self.target)
+        if count < FEWEST:
+            raise InputError(f"a diagnosis needs at least {FEWEST} validation pairs; there are {count}")
+        if self.target.ndim != 1 or self.target.is_floating_point():
+            raise InputError("a diagnosis is made for class labels: one whole number per pair was expected")
+        counts = torch.bincount(self.target)
+        if int((counts > 0).sum()) < 2:
+            raise InputError(
+                f"all {count} validation pairs are of class {int(counts.argmax())}; a diagnosis needs two classes"
+            )
+        if int((counts >= _FOLDS).sum()) < 2:
+            raise InputError(
+                f"fewer than two classes have {_FOLDS} or more of the {count} validation pairs; "
+                "a diagnosis needs two such classes"
+            )
+        for name in ("teacher_logits", "student_logits", "teacher_features", "student_features"):
+            if not torch.isfinite(getattr(self, name)).all():
+                raise InputError(f"{name.replace('_', ' ')} are not finite; check the network and its inputs")
+
+    @property
+    def labels(self) -> Tensor:
+        """(N, K) one-hot, float64."""
+        return torch.nn.functional.one_hot(self.target, self.teacher_logits.shape[1]).double()
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """What the student's modality can see of one layer of the teacher.
+
+    Args:
+        layer: its name.
+        channels: how many it has.
+        seen: mean R^2 of its channels from the student's features, each clipped to [0, 1].
+        share: of the teacher's decision that is left when every channel is shrunk by its R^2 (the soft mask):
+            the slope of the masked logits over the full ones. With an affine tail and uncorrelated channels this is
+            the mean of R^2 weighted by each channel's part in the decision.
+        accuracy: of the softly masked teacher on the validation split.
+        trial: trial of heads for the arm `soft` at this layer.
+        note: what is wrong with the layer, if something is.
+    """
+
+    layer: str
+    channels: int
+    seen: float
+    share: Measure
+    accuracy: float
+    trial: Measure
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` found. Everything but the layers' saliencies is measured on the validation split.
+
+    Args:
+        task: its name.
+        seed: of data, networks and folds.
+        verdict: "likely to help", "not likely to help" or "cannot tell".
+        arm: the arm the verdict speaks of, the one with the better trial: "regular" or "soft".
+        layer: of that arm's mask; empty for "regular".
+        reasons: sentences.
+        trial: trial of heads for the arm `regular`: the rise of the correlation with held-out labels.
+        gamma: estimate of g / (g + s_a + s_b), see `estimate_gamma`.
+        visible: R^2 of the teacher's logits from the student's features.
+        surplus: R^2, from the student's features, of what the teacher's predictions leave of the labels: what the
+            student's modality knows and the teacher does not.
+        non_target_divergence: see `non_target_divergence`.
+        complementarity: see `complementarity`.
+        teacher_accuracy: on the validation split.
+        student_accuracy: on the validation split, of the student trained on labels.
+        layers: one `LayerView` for each layer looked at.
+        samples: validation pairs read.
+        num_train: training pairs.
+    """
+
+    task: str
+    seed: int
+    verdict: Outcome
+    arm: str
+    layer: str
+    reasons: tuple[str, ...]
+    trial: Measure
+    gamma: Measure
+    visible: Measure
+    surplus: Measure
+    non_target_divergence: Measure
+    complementarity: Measure
+    teacher_accuracy: float
+    student_accuracy: float
+    layers: tuple[LayerView, ...]
+    samples: int
+    num_train: int
+
+    def save(self, path: str | Path) -> None:
+        """Write everything as JSON, atomically."""
+        files.write_json(path, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Diagnosis":
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: there is no such file, or it is no diagnosis.
+        """
+        content = files.read_json(path)
+        try:
+            measures = {
+                field.name: Measure(**content[field.name]) for field in dataclasses.fields(cls) if field.type is Measure
+            }
+            views = tuple(
+                LayerView(**{**view, "share": Measure(**view["share"]), "trial": Measure(**view["trial"])})
+                for view in content["layers"]
+            )
+            return cls(**{**content, **measures, "layers": views, "reasons": tuple(content["reasons"])})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is not a diagnosis this version of mfh can read ({error})") from None
+
+
+def diagnose(
+    task: "str | Path | Task | Callable[..., Task]",
+    *,
+    layers: Sequence[str] = (),
+    seed: int = 0,
+    out: str | Path | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    loss: KDLoss | Mapping[str, Any] | None = None,
+    device: str | None = None,
+    data: str | Path | None = None,
+    preset: str | None = None,
+    augment: bool = False,
+    teacher_checkpoint: str | None = None,
+    student_checkpoint: str | None = None,
+    progress: bool = False,
+) -> Diagnosis:
+    """Say beforehand whether distillation is likely to help.
+
+    A teacher and a student are trained on labels, unless checkpoints are given or a run folder holds them already; a
+    study in the same folder uses them again. No student is distilled, and the test split is not read.
+
+    Args:
+        task: what `find_task` accepts.
+        layers: of the teacher, to look into; default: the task's.
+        seed: of data, initial weights, order of data and folds.
+        out: run folder, which gets `diagnosis.json` and the networks. None keeps nothing.
+        epochs: instead of the recipe's.
+        batch_size: instead of the recipe's.
+        loss: of distillation, or some fields of a KDLoss to change in the one of the task's protocol; its weights say
+            how labels and teacher are mixed.
+        device: where to run; default: a GPU if there is one.
+        data: handed to the task's function.
+        preset: handed to the task's function.
+        augment: handed to the task's function, if true.
+        teacher_checkpoint: a pretrained teacher's weights, instead of training one.
+        student_checkpoint: weights of a student trained on labels, instead of training one.
+        progress: show progress bars.
+
+    Raises:
+        InputError: something is not as described, the teacher is known only by its outputs, or the validation split
+            has too few pairs or one class only.
+    """
+    made = find_task(task, Handed(data, preset, augment)).make(seed)
+    settings = Settings(
+        epochs=epochs,
+        batch_size=batch_size,
+        device=device,
+        loss=loss,
+        teacher_checkpoint=teacher_checkpoint,
+        student_checkpoint=student_checkpoint,
+        progress=progress,
+    )
+    if out is None:
+        return diagnose_at(Workbench(made, seed, settings), layers)
+    folder = Path(out)
+    with files.claimed(folder):
+        diagnosis = diagnose_at(Workbench(made, seed, settings, folder / f"seed-{seed}"), layers)
+        diagnosis.save(folder / "diagnosis.json")
+    return diagnosis
+
+
+def diagnose_at(bench: Workbench, layers: Sequence[str] = ()) -> Diagnosis:
+    """`diagnose` with a workbench's task, seed, settings and networks."""
+    task = bench.task
+    if task.teacher is None:
+        raise InputError(
+            f"task {task.name!r} has no teacher network, only its outputs on the training split, which say nothing of "
+            "held-out pairs; a diagnosis needs the network"
+        )
+    layers = tuple(dict.fromkeys(layers)) or (task.layer,)
+    if len(task.val) < FEWEST:  # before networks are trained
+        raise InputError(
+            f"task {task.name!r} has {len(task.val)} validation pairs; a diagnosis needs at least {FEWEST}"
+        )
+    for layer in layers:
+        channels.find_layer(bench.new("teacher"), layer)
+    views = _views(bench)
+    num_train = len(task.train)
+    loader = PairLoader(task.val, num_workers=bench.recipe.num_workers)
+    masks = [bench.saliency("probe", layer).mask("soft") for layer in layers]
+    found = []
+    for layer, mask in zip(layers, masks, strict=True):
+        (soft,) = masked_logits(bench.pretrained("teacher"), [mask], loader, device=bench.device)
+        found.append(_layer_view(layer, mask.weights, soft.cpu()[: len(views.target)], views, num_train, bench))
+    trial = head_trial(views, views.teacher_logits, num_train=num_train, loss=bench.protocol.loss, seed=bench.seed)
+    verdict, arm, layer, reasons = _verdict(trial, found)
+    labels, teacher = views.labels, views.teacher_logits.double().softmax(1)
+    return Diagnosis(
+        task=task.name,
+        seed=bench.seed,
+        verdict=verdict,
+        arm=arm,
+        layer=layer,
+        reasons=(*reasons, *_remarks(views, num_train, found)),
+        trial=trial,
+        gamma=estimate_gamma(views, seed=bench.seed),
+        visible=visible_share(views.student_features, _centred(views.teacher_logits), seed=bench.seed),
+        surplus=visible_share(views.student_features, labels - teacher, seed=bench.seed),
+        non_target_divergence=non_target_divergence(views.teacher_logits, views.student_logits, views.target),
+        complementarity=complementarity(views.teacher_logits, views.student_logits, views.target),
+        teacher_accuracy=_accuracy(views.teacher_logits, views.target),
+        student_accuracy=_accuracy(views.student_logits, views.target),
+        layers=tuple(found),
+        samples=len(views.target),
+        num_train=num_train,
+    )
+
+
+def _views(bench: Workbench) -> Views:
+    """Both networks over the validation split."""
+    teacher, student = bench.pretrained("teacher"), bench.pretrained("student")
+    parts: dict[str, list[Tensor]] = {field.name: [] for field in dataclasses.fields(Views)}
+    with channels.placed(bench.device, teacher, student), channels.evaluating(teacher, student):
+        for batch in PairLoader(bench.task.val, num_workers=bench.recipe.num_workers):
+            batch = to_device(batch, bench.device)
+            seen = {
+                "teacher": student_features(teacher, None, batch.teacher_input),
+                "student": student_features(student, bench.task.student_layer, batch.student_input),
+            }
+            for role, (logits, features) in seen.items():
+                parts[f"{role}_logits"].append(logits.cpu())
+                parts[f"{role}_features"].append(features.cpu())
+            parts["target"].append(batch.target.cpu())
+            if sum(map(len, parts["target"])) >= MOST:
+                break
+    return Views(**{name: torch.cat(part)[:MOST] for name, part in parts.items()})
+
+
+def _layer_view(
+    layer: str, weights: np.ndarray, soft: Tensor, views: Views, num_train: int, bench: Workbench
+) -> LayerView:
+    share = _slope(_centred(soft), _centred(views.teacher_logits))
+    trial = head_trial(views, soft, num_train=num_train, loss=bench.protocol.loss, seed=bench.seed)
+    note = "" if weights.any() else "the student's features predict none of its channels (or all are constant)"
+    seen = float(weights.mean())
+    return LayerView(layer, len(weights), seen, share, _accuracy(soft, views.target), trial, note)
+
+
+# --- the verdict ----------------------------------------------------------------------------------------------------
+
+
+def _verdict(trial: Measure, found: Sequence[LayerView]) -> tuple[Outcome, str, str, list[str]]:
+    arms = [("regular", "", trial), *(("soft", view.layer, view.trial) for view in found)]
+    arm, layer, best = max(arms, key=lambda entry: entry[2].value or 0.0)
+    outcome = outcome_of(best)
+    reasons = [f"{name_of_arm(*entry[:2])}: the trial of heads {_in_words(entry[2])}." for entry in arms]
+    return outcome, arm, layer, reasons
+
+
+def outcome_of(trial: Measure) -> Outcome:
+    """The verdict on one arm: by the sign of its trial, if its 90 % interval is on one side of zero."""
+    if trial.low is not None and trial.low > 0:
+        return "likely to help"
+    if trial.high is not None and trial.high < 0:
+        return "not likely to help"
+    return "cannot tell"
+
+
+def name_of_arm(arm: str, layer: str) -> str:
+    """For instance "soft at layer flatten"."""
+    return f"{arm} at layer {layer}" if layer else arm
+
+
+def _in_words(trial: Measure) -> str:
+    assert trial.value is not None
+    return {
+        "likely to help": "gains from the teacher",
+        "not likely to help": "loses by the teacher",
+        "cannot tell": "shows no clear difference",
+    }[outcome_of(trial)] + f" ({trial.value:+.3f}, {trial.low:+.3f} to {trial.high:+.3f})".replace("-", "\u2212")
+
+
+def _remarks(views: Views, num_train: int, found: Sequence[LayerView]) -> list[str]:
+    remarks = [f"Layer {view.layer}: {view.note}." for view in found if view.note]
+    fitted = len(views.target) * (_FOLDS - 1) // _FOLDS
+    if fitted < num_train / 2:
+        remarks.append(
+            f"The trial fits heads to {fitted} pairs, distillation has {num_train}: with more labels a teacher adds "
+            "less, so the trial speaks for fewer pairs than you have."
+        )
+    return remarks
+
+
+# --- criteria -------------------------------------------------------------------------------------------------------
+
+
+def head_trial(
+    views: Views, teacher_logits: Tensor, *, num_train: int, loss: KDLoss | None = None, seed: int = 0
+) -> Measure:
+    """Distillation in closed form: does a linear head on the student's features learn more with the teacher?
+
+    Ridge heads are fitted to one-hot labels y, and to (w y + v p) / (w + v) with the teacher's softened predictions p
+    and the weights of the distillation loss, at the penalty that is best for the labels. Both are judged on held-out
+    pairs by the correlation of their outputs with y (centred per class, over all pairs and classes), which a change of
+    scale does not touch. Five folds, three times; at most `num_train` pairs are fitted.
+
+    Args:
+        views: of held-out pairs.
+        teacher_logits: (N, K) of the teacher in question, masked or not, on the same pairs.
+        num_train: pairs that distillation will have.
+        loss: of distillation; default `KDLoss()`.
+        seed: of the folds.
+
+    Returns:
+        Correlation with the teacher less that without, and its 90 % interval over the held-out pairs (bootstrap, the
+        fitted heads as they are).
+    """
+    loss = loss or KDLoss()
+    labels = views.labels
+    soft = (teacher_logits.double() / loss.temperature).softmax(1)
+    # The published reduction divides the divergence by the number of classes.
+    weight = loss.teacher_weight / (labels.shape[1] if loss.reduction == "mean" else 1)
+    mixed = (loss.label_weight * labels + weight * soft) / (loss.label_weight + weight)
+    targets = torch.stack([labels, mixed], dim=1)
+    rounds = [_held_out(views.student_features, targets, num_train, seed + repeat) for repeat in range(_REPEATS)]
+    generator = torch.Generator().manual_seed(seed)
+    count = len(labels)
+    drawn = torch.randint(count, (_RESAMPLES, count), generator=generator)
+    weights = torch.zeros(_RESAMPLES + 1, count, dtype=torch.float64).scatter_add_(
+        1, drawn, torch.ones(_RESAMPLES, count, dtype=torch.float64)
+    )
+    weights[-1] = 1.0
+    gains = torch.stack(
+        [_correlation(weights, heads[:, 1], labels) - _correlation(weights, heads[:, 0], labels) for heads in rounds]
+    ).mean(0)
+    value, reach = float(gains[-1]), _REACH * float(gains[:-1].std())
+    return Measure(value, value - reach, value + reach)
+
+
+def _held_out(features: Tensor, targets: Tensor, most: int, seed: int) -> Tensor:
+    """(N, C, P) cross-fitted ridge predictions; the first of the C decides the penalty."""
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
+    predicted = torch.zeros_like(targets)
+    for held_out in order.tensor_split(_FOLDS):
+        fitting = order[~torch.isin(order, held_out)][:most]
+        predicted[held_out] = ridge_predictions(features[fitting], targets[fitting], features[held_out], decide=0)
+    return predicted
+
+
+def _correlation(weights: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """(R,) correlations over all samples and columns of (N, K) and (N, K), centred per column, under (R, N) weights."""
+    total = weights.sum(1, keepdim=True)
+    mean_a, mean_b = weights @ a / total, weights @ b / total
+
+    def product(x: Tensor, y: Tensor, mean_x: Tensor, mean_y: Tensor) -> Tensor:
+        return (weights @ (x * y) / total - mean_x * mean_y).sum(1)
+
+    power = product(a, a, mean_a, mean_a).clamp_min(0) * product(b, b, mean_b, mean_b).clamp_min(0)
+    return torch.where(power > 0, product(a, b, mean_a, mean_b) / power.clamp_min(1e-300).sqrt(), 0.0)
+
+
+def estimate_gamma(views: Views, *, seed: int = 0) -> Measure:
+    """Gamma = g / (g + s_a + s_b), from how well heads on either modality's features agree, and with each other.
+
+    Let z be the sum of all decisive features, of which one modality carries the part a, the other b. Heads fitted to
+    the labels on disjoint pairs estimate a and b up to scale and independent errors, so covariances between heads and
+    with the label are those of a, b and z, scales apart:
+
+        P = cov(a, y)^2 / cov(a, a')    Q = cov(b, y)^2 / cov(b, b')
+        G = cov(a, b) cov(a, y) cov(b, y) / (cov(a, a') cov(b, b'))
+        gamma = G / (P + Q - G)
+
+    with a, a' heads of one modality from two disjoint thirds, judged on the last third, all three ways; outputs are
+    replaced by their normal scores. Classes count one against the rest.
+
+    It measures what the features show: decisive information under noise that differs between the modalities counts as
+    specific, so with noise (or features that miss much) the estimate lies below the count of features.
+
+    Args:
+        views: of held-out pairs.
+        seed: of the thirds.
+
+    Returns:
+        The estimate in [0, 1] and its 95 % interval by the jackknife over ten groups of pairs (t distribution); not
+        defined where a modality does not predict the label at all.
+    """
+    order = torch.randperm(len(views.target), generator=torch.Generator().manual_seed(seed))
+    value = _gamma(views, order)
+    if value is None:
+        return Measure(None, note="one of the modalities does not predict the label better than chance")
+    groups = [_gamma(views, order[torch.arange(len(order)) % _GROUPS != group]) for group in range(_GROUPS)]
+    left_out = [group for group in groups if group is not None]
+    if len(left_out) < _GROUPS:
+        return Measure(value, 0.0, 1.0, "too little of the label is predicted for an interval")
+    spread = math.sqrt((_GROUPS - 1) * float(np.var(left_out)))
+    reach = 2.262 * spread  # t, 9 degrees of freedom
+    return Measure(value, max(value - reach, 0.0), min(value + reach, 1.0))
+
+
+def _gamma(views: Views, order: Tensor) -> float | None:
+    thirds = order.tensor_split(3)
+    labels = views.labels[:, :, None]
+    features = (views.teacher_features, views.student_features)
+    sums = torch.zeros(5, labels.shape[1], dtype=torch.float64)
+    for place, judged in enumerate(thirds):
+        y = labels[judged, :, 0]
+        (a, a_other), (b, b_other) = (
+            [
+                _normal_scores(ridge_predictions(x[part], labels[part], x[judged], decide=0)[:, :, 0])
+                for part in (thirds[place - 1], thirds[place - 2])
+            ]
+            for x in features
+        )
+        sums += torch.stack(
+            [
+                _covariance(a, a_other),
+                _covariance(b, b_other),
+                _covariance(a + a_other, b + b_other) / 4,
+                _covariance(a + a_other, y) / 2,
+                _covariance(b + b_other, y) / 2,
+            ]
+        )
+    aa, bb, ab, ay, by = sums
+    known = (aa > 0) & (bb > 0) & (ay > 0) & (by > 0)
+    if not known.any():
+        return None
+    aa, bb, ab, ay, by = (part[known] for part in (aa, bb, ab, ay, by))
+    p, q, g = (ay**2 / aa).sum(), (by**2 / bb).sum(), (ab * ay * by / (aa * bb)).sum()
+    return min(max(float(g / (p + q - g)), 0.0), 1.0) if float(p + q - g) > 0 else 1.0
+
+
+def _normal_scores(values: Tensor) -> Tensor:
+    """(N, K) ranks within each column, mapped to a standard normal; a constant column gives zeros."""
+    ranks = values.argsort(0).argsort(0).double()
+    scores = torch.special.ndtri((ranks + 0.5) / len(values))
+    return torch.where(values.std(0) > 0, scores, 0.0)
+
+
+def _covariance(a: Tensor, b: Tensor) -> Tensor:
+    """(K,) sample covariance of each column."""
+    return ((a - a.mean(0)) * (b - b.mean(0))).mean(0)
+
+
+def visible_share(features: Tensor, targets: Tensor, *, seed: int = 0) -> Measure:
+    """Cross-fitted R^2 of some numbers per pair, all together, from features of the same pairs.
+
+    Args:
+        features: (N, F).
+        targets: (N, K).
+        seed: of the folds.
+
+    Returns:
+        R^2 and its 95 % interval over five folds (t distribution).
+    """
+    scores, error = cross_fitted_r2(features, targets[:, None, :], seed=seed)
+    value, reach = float(scores[0]), 2.776 * float(error[0])
+    return Measure(value, value - reach, value + reach)
+
+
+def non_target_divergence(teacher_logits: Tensor, student_logits: Tensor, target: Tensor) -> Measure:
+    """Mean Jensen-Shannon divergence, in nats, of both networks' predictions among the wrong classes.
+
+    The label's logit is dropped and a softmax taken over the rest (arXiv 2409.02438); with the mixture
+    m = (p + q) / 2 the divergence is [KL(p || m) + KL(q || m)] / 2, from 0 to ln 2. Smaller is said to make
+    distillation more likely to help. (The published code reverses the arguments of KL; this is the standard one.)
+
+    Args:
+        teacher_logits: (N, K).
+        student_logits: (N, K).
+        target: (N,) class indices.
+
+    Returns:
+        The mean and its 95 % interval over pairs; not defined for two classes, which leave one wrong class.
+
+    Example:
+        >>> logits = torch.tensor([[0.0, 9.0, 0.0], [0.0, 0.0, 9.0]])
+        >>> non_target_divergence(logits, logits, torch.tensor([0, 0])).value
+        0.0
+    """
+    count, classes = teacher_logits.shape
+    if classes < 3:
+        return Measure(None, note="not defined for two classes: one wrong class leaves nothing to compare")
+    others = torch.ones(count, classes, dtype=torch.bool).scatter_(1, target[:, None], False)
+    p, q = (
+        logits.double()[others].reshape(count, classes - 1).log_softmax(1)
+        for logits in (teacher_logits, student_logits)
+    )
+    m = torch.logaddexp(p, q) - math.log(2)
+    values = ((p.exp() * (p - m)).sum(1) + (q.exp() * (q - m)).sum(1)) / 2
+    value = max(float(values.mean()), 0.0)
+    reach = 1.96 * float(values.std()) / math.sqrt(count)
+    return Measure(value, value - reach, value + reach)
+
+
+def complementarity(teacher_logits: Tensor, student_logits: Tensor, target: Tensor) -> Measure:
+    """I(teacher; student) - I(student; label), in nats; above zero distillation is said to help (arXiv 2510.13182).
+
+    Mutual information is estimated as that of jointly Gaussian variables, -1/2 sum log(1 - rho^2) over the canonical
+    correlations of logits (and one-hot labels). Caveats: a label is not Gaussian, so its information is
+    underestimated, and logits with non-linear ties share more than this sees. Both terms have the same number of
+    dimensions, so their bias of (K - 1)^2 / 2N cancels in the difference.
+
+    Args:
+        teacher_logits: (N, K).
+        student_logits: (N, K).
+        target: (N,) class indices.
+
+    Returns:
+        The difference and its 95 % interval by the jackknife over ten groups of pairs.
+    """
+    labels = torch.nn.functional.one_hot(target, teacher_logits.shape[1])
+    views = [_centred(part.double()) for part in (teacher_logits, student_logits, labels)]
+
+    def difference(rows: Tensor) -> float:
+        teacher, student, label = (view[rows] for view in views)
+        return _gaussian_information(teacher, student) - _gaussian_information(student, label)
+
+    rows = torch.arange(len(target))
+    value = difference(rows)
+    left_out = [difference(rows[rows % _GROUPS != group]) for group in range(_GROUPS)]
+    reach = 2.262 * math.sqrt((_GROUPS - 1) * float(np.var(left_out)))
+    return Measure(value, value - reach, value + reach)
+
+
+def _gaussian_information(a: Tensor, b: Tensor) -> float:
+    """-1/2 sum log(1 - rho^2) over canonical correlations, in nats."""
+    bases = []
+    for view in (a, b):
+        u, singular, _ = torch.linalg.svd(view - view.mean(0), full_matrices=False)
+        bases.append(u[:, singular > 1e-6 * singular[0].clamp_min(1e-300)])
+    rho = torch.linalg.svdvals(bases[0].T @ bases[1]).clamp(max=1 - 1e-9)
+    return float(-0.5 * torch.log1p(-rho.square()).sum())
+
+
+def _slope(a: Tensor, b: Tensor) -> Measure:
+    """cov(a, b) / var(b), summed over columns, with a 95 % interval by linearisation."""
+    a, b = a - a.mean(0), b - b.mean(0)
+    top, bottom = (a * b).sum(1), b.square().sum(1)
+    if not float(bottom.mean()) > 0:
+        return Measure(None, note="the teacher gives all pairs the same logits")
+    value = float(top.mean() / bottom.mean())
+    error = float((top - value * bottom).std() / bottom.mean()) / math.sqrt(len(a))
+    return Measure(value, value - 1.96 * error, value + 1.96 * error)
+
+
+def _centred(logits: Tensor) -> Tensor:
+    """A constant added to all logits of a pair says nothing."""
+    return logits.double() - logits.double().mean(1, keepdim=True)
+
+
+def _accuracy(logits: Tensor, target: Tensor) -> float:
+    return float((logits.argmax(1) == target).double().mean())

@@ -1,0 +1,87 @@
+"""A diagnosis in words and tables: the terminal and the report show the same."""
+
+from pathlib import Path
+
+from mfh.diagnosis import Diagnosis, Measure, name_of_arm
+from mfh.reporting.page import Section, Table
+
+
+def diagnosis_sections(run: Path) -> tuple[str, str, list[Section]]:
+    """Title, verdict and sections of the report of a folder that holds a diagnosis and no study.
+
+    Raises:
+        InputError: diagnosis.json cannot be read.
+    """
+    diagnosis = Diagnosis.load(run / "diagnosis.json")
+    return f"Diagnosis: {diagnosis.task}", diagnosis_verdict(diagnosis), kept_diagnosis(run)
+
+
+def kept_diagnosis(run: Path) -> list[Section]:
+    """The section on a run's diagnosis; none if it holds none."""
+    if not (run / "diagnosis.json").is_file():
+        return []
+    diagnosis = Diagnosis.load(run / "diagnosis.json")
+    reading = (
+        f"Made before any student was distilled, from a teacher and a student trained on labels, on "
+        f"{diagnosis.samples} validation pairs (seed {diagnosis.seed}). The verdict rests on the trial of heads alone; "
+        "the other criteria predicted measured gains less well and are shown for orientation."
+    )
+    return [Section("Will distillation help?", [diagnosis_verdict(diagnosis), *diagnosis_tables(diagnosis), reading])]
+
+
+def diagnosis_verdict(diagnosis: Diagnosis) -> str:
+    """The verdict and its reasons."""
+    arm = name_of_arm(diagnosis.arm, diagnosis.layer)
+    opening = {
+        "likely to help": f"Distillation is likely to help ({arm}).",
+        "not likely to help": "Distillation is not likely to help.",
+        "cannot tell": f"Whether distillation helps cannot be told beforehand (the best trial is that of {arm}).",
+    }[diagnosis.verdict]
+    return " ".join([opening, *(reason[:1].upper() + reason[1:] for reason in diagnosis.reasons)])
+
+
+def diagnosis_tables(diagnosis: Diagnosis) -> list[Table]:
+    """The criteria, and what each layer shows."""
+    measures = (
+        ("trial of heads, regular", diagnosis.trial, "above 0: the teacher teaches a head what labels alone do not"),
+        ("gamma", diagnosis.gamma, "share of decisive information that both modalities carry"),
+        ("teacher's decision seen", diagnosis.visible, "R\u00b2 of its logits from the student's features"),
+        ("student's surplus", diagnosis.surplus, "above 0: the student's modality knows what the teacher does not"),
+        ("non-target divergence", diagnosis.non_target_divergence, "0 to 0.69 nats; smaller is said to be better"),
+        ("complementarity", diagnosis.complementarity, "nats; above 0 is said to help"),
+    )
+    rows = [[name, *_numbers(measure), measure.note or meaning] for name, measure, meaning in measures]
+    accuracies = (("teacher", diagnosis.teacher_accuracy), ("student, labels only", diagnosis.student_accuracy))
+    rows += [[f"{name}: accuracy", f"{100 * value:.1f} %", "", ""] for name, value in accuracies]
+    layers = [
+        [
+            view.layer,
+            str(view.channels),
+            f"{view.seen:.2f}",
+            " ".join(_numbers(view.share)),
+            f"{100 * view.accuracy:.1f}",
+            " ".join(_numbers(view.trial)),
+        ]
+        for view in diagnosis.layers
+    ]
+    return [
+        Table(
+            ["Criterion", "Value", "Interval", "Meaning"],
+            rows,
+            "Criteria on the validation split; 95 % intervals, 90 % for trials.",
+        ),
+        Table(
+            ["Layer", "Channels", "Mean R\u00b2", "Decision seen", "Soft teacher, %", "Trial of heads, soft"],
+            layers,
+            "Layers of the teacher: what the student's features predict of their channels, and of the decision.",
+        ),
+    ]
+
+
+def _numbers(measure: Measure) -> tuple[str, str]:
+    """Value and interval."""
+    if measure.value is None:
+        return "\u2013", ""
+    signed = "+z.3f" if measure.low is not None and measure.low < 0 else "z.3f"
+    interval = "" if measure.low is None else f"({measure.low:{signed}} to {measure.high:{signed}})"
+    return f"{measure.value:{signed}}".replace("-", "\u2212"), interval.replace("-", "\u2212")
