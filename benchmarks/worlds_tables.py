@@ -1,0 +1,477 @@
+"""Tables of what `benchmarks/worlds.py` measured: scores, soft masks, criteria, verdicts and selection.
+
+    python benchmarks/worlds_tables.py runs/worlds --report benchmarks/reports/worlds-YYYY-MM-DD.md
+
+Criteria are computed by `mfh.diagnosis` from what a user would have, one seed's validation split, and compared with the
+mean gain of the world over all its seeds. Thresholds and choices come from the half "dev"; the half "held-out" is
+reported beside it. Intervals are 95 %, of means over worlds (t) or by resampling whole worlds.
+"""
+
+import argparse
+import csv
+import datetime
+import os
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+from worlds import UNITS, half, worlds
+
+from mfh.diagnosis import Views, complementarity, estimate_gamma, head_trial, outcome_of, visible_share
+from mfh.losses import KDLoss
+from mfh.tasks.digits.networks import digit_of_channel
+
+ARMS = ("regular", "soft")
+HALVES = ("dev", "held-out")
+MINUS = "\u2212"
+
+
+def two(margin):
+    margin = torch.as_tensor(margin)
+    return torch.stack([-margin, margin], 1) / 2
+
+
+def criteria_of(kept, seed, num_train):
+    """name -> value, what `mfh diagnose` computes, and the ends of its intervals."""
+    part = {name.split("/")[1]: kept[name] for name in kept if name.startswith(f"{seed}/")}
+    views = Views(
+        torch.as_tensor(part["target"]).long(),
+        two(part["teacher"]),
+        two(part["student"]),
+        torch.as_tensor(part["teacher_features"]),
+        torch.as_tensor(part["student_features"]),
+    )
+    values = {}
+
+    def note(name, measure):
+        values[name] = np.nan if measure.value is None else measure.value
+        values[f"{name} low"] = np.nan if measure.low is None else measure.low
+        values[f"{name} high"] = np.nan if measure.high is None else measure.high
+
+    soft = two(part["soft"])
+    note("trial regular", head_trial(views, views.teacher_logits, num_train=num_train, seed=seed))
+    note("trial soft", head_trial(views, soft, num_train=num_train, seed=seed))
+    for suffix, loss in (("-kl", KDLoss(label_weight=0.0)), ("-heavy", KDLoss(teacher_weight=3.0))):
+        note(f"trial soft{suffix}", head_trial(views, soft, num_train=num_train, seed=seed, loss=loss))
+    note("gamma", estimate_gamma(views, seed=seed))
+    note("visible", visible_share(views.student_features, views.teacher_logits.double(), seed=seed))
+    for arm, logits in (("regular", views.teacher_logits), ("soft", soft)):
+        rest = views.labels - logits.double().softmax(1)
+        note(f"surplus {arm}", visible_share(views.student_features, rest, seed=seed))
+    note("complementarity", complementarity(views.teacher_logits, views.student_logits, views.target))
+    values["teacher accuracy"] = float(((two(part["teacher"]).argmax(1)) == views.target).double().mean())
+    return values
+
+
+def criteria(folder, most):
+    """(world, kind, half, seed, criteria...), computed once and kept in criteria.csv."""
+    path = folder / "criteria.csv"
+    known = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["world"])
+    rows = []
+    for world in worlds():
+        file = folder / f"{world.name}.npz"
+        if not file.exists() or not file.with_suffix(".csv").exists() or world.name in set(known["world"]):
+            continue
+        start = time.perf_counter()
+        with np.load(file) as kept:
+            seeds = sorted({int(name.split("/")[0]) for name in kept})[:most]
+            for seed in seeds:
+                facts = {"world": world.name, "kind": world.kind, "half": half(world), "seed": seed}
+                facts |= {"true gamma": world.venn.gamma, "noise": world.noise, "shape": world.shape}
+                rows.append(facts | criteria_of(kept, seed, world.num_train))
+        print(f"criteria of {world.name}: {time.perf_counter() - start:.0f} s", flush=True)
+        known = pd.concat([known, pd.DataFrame(rows)], ignore_index=True)
+        known.to_csv(path, index=False, quoting=csv.QUOTE_MINIMAL, float_format="%.5g")
+        rows = []
+    return known
+
+
+def held_out_scores(folder, most):
+    """AUROC rows of scores that ask the student trained on labels about validation pairs, not its own training pairs."""
+    rows = []
+    for world in worlds():
+        file = folder / f"{world.name}.npz"
+        if not file.exists():
+            continue
+        if world.kind == "digits":
+            truth = digit_of_channel(world.general + world.teacher_only) < world.general
+        else:
+            truth = world.truth() if world.kind == "linear" else np.repeat(world.truth(), UNITS)
+        if truth.all():
+            continue
+        with np.load(file) as kept:
+            for seed in sorted({int(name.split("/")[0]) for name in kept})[:most]:
+                z, student = kept[f"{seed}/teacher_features"], kept[f"{seed}/student"]
+                z, student = z - z.mean(0), student - student.mean()
+                covariance = student @ z / len(z)
+                scores = {"correlation-held-out": np.abs(covariance) / (z.std(0) + 1e-9)}
+                if world.kind == "linear":  # the tail is affine, and this finds its weights
+                    weights = np.linalg.lstsq(z, kept[f"{seed}/teacher"], rcond=None)[0]
+                    scores["agreement-held-out"] = weights * covariance
+                rows += [
+                    (world.name, world.kind, half(world), seed, "auroc", name, roc_auc_score(truth, value))
+                    for name, value in scores.items()
+                ]
+    return pd.DataFrame(rows, columns=["world", "kind", "half", "seed", "what", "name", "value"])
+
+
+def t_interval(values):
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return float(values.mean()), np.nan, np.nan
+    reach = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return float(values.mean()), float(values.mean() - reach), float(values.mean() + reach)
+
+
+def by_worlds(frame, statistic, resamples=500):
+    """Statistic of a frame and its interval, whole worlds resampled."""
+    groups = [group for _, group in frame.groupby("world")]
+    generator = np.random.default_rng(0)
+    drawn = [
+        statistic(pd.concat([groups[k] for k in generator.integers(len(groups), size=len(groups))]))
+        for _ in range(resamples)
+    ]
+    return statistic(frame), *np.nanquantile(drawn, [0.025, 0.975])
+
+
+def shown(value, low, high, digits=2, sign=""):
+    if np.isnan(value):
+        return ""
+    if np.isnan(low):
+        return f"{value:{sign}.{digits}f}"
+    return f"{value:{sign}.{digits}f} ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})".replace("-", MINUS)
+
+
+def table(say, columns, rows):
+    say("| " + " | ".join(columns) + " |")
+    say("|" + " --- |" * len(columns))
+    for row in rows:
+        say("| " + " | ".join(row) + " |")
+    say()
+
+
+def gains_of(frame):
+    """(world, kind, half, seed) x arm: points over no-kd on the test split."""
+    test = frame[frame["what"] == "test"]
+    wide = test.pivot_table(index=["world", "kind", "half", "seed"], columns="name", values="value")
+    return 100 * wide.sub(wide["no-kd"], axis=0).drop(columns="no-kd")
+
+
+def world_gains(gains, arm):
+    """One row per world: mean, and whether it is beyond noise (paired t interval)."""
+    rows = []
+    for key, values in gains[arm].groupby(level=["world", "kind", "half"]):
+        values = values.dropna()
+        if len(values):
+            mean, low, high = t_interval(values)
+            rows.append((*key, mean, low, high, low > 0 or high < 0))
+    return pd.DataFrame(rows, columns=["world", "kind", "half", "gain", "low", "high", "beyond noise"])
+
+
+def scores_table(say, frame):
+    say("## Scores against the truth")
+    say()
+    say("AUROC of the teacher's channels, mean over worlds (each the mean of its seeds), 95 % interval over worlds.")
+    say()
+    auroc = frame[frame["what"] == "auroc"].groupby(["kind", "half", "name", "world"])["value"].mean().reset_index()
+    rows = []
+    for name in sorted(auroc["name"].unique()):
+        cells = [name]
+        for kind in ("linear", "nets", "digits"):
+            for part in HALVES:
+                chosen = auroc[(auroc["name"] == name) & (auroc["kind"] == kind) & (auroc["half"] == part)]["value"]
+                cells.append(shown(*t_interval(chosen)) if len(chosen) else "")
+        rows.append(cells)
+    table(say, ["score", *[f"{kind}, {part}" for kind in ("linear", "nets", "digits") for part in HALVES]], rows)
+
+
+def masks_table(say, gains):
+    say("## Soft masks and the mask of the truth")
+    say()
+    say(
+        "Mean gain over no-kd in points, over worlds; and the share of the oracle's gain over the same teacher unmasked"
+    )
+    say("that each recovers: sum over worlds of (arm - regular) / sum of (oracle - regular), over worlds where the")
+    say("oracle's gain over `regular` is beyond noise; worlds resampled.")
+    say()
+    arms = [a for a in gains.columns if not a.endswith(("-kl", "-heavy"))]
+    means = gains.groupby(level=["world", "kind", "half"]).mean().reset_index()
+    better = world_gains(pd.DataFrame({"x": gains["oracle"] - gains["regular"]}), "x")
+    helped = set(better[(better["low"] > 0)]["world"])
+    rows = []
+    for arm in arms:
+        cells = [arm]
+        for kind in ("linear", "nets", "digits"):
+            for part in HALVES:
+                chosen = means[(means["kind"] == kind) & (means["half"] == part)].dropna(subset=[arm])
+                if chosen.empty:
+                    cells.append("")
+                    continue
+                text = f"{chosen[arm].mean():+.1f}".replace("-", MINUS)
+                chosen = chosen[chosen["world"].isin(helped)]
+                if len(chosen) > 1 and arm not in ("regular", "oracle"):
+
+                    def share(f, arm=arm):
+                        return (f[arm] - f["regular"]).sum() / (f["oracle"] - f["regular"]).sum()
+
+                    value, low, high = by_worlds(chosen, share)
+                    text += f"; {100 * value:.0f} % ({100 * low:.0f} to {100 * high:.0f})".replace("-", MINUS)
+                cells.append(text)
+        rows.append(cells)
+    count = {
+        (kind, part): len(means[(means["kind"] == kind) & (means["half"] == part) & means["world"].isin(helped)])
+        for kind in ("linear", "nets", "digits")
+        for part in HALVES
+    }
+    header = [f"{kind}, {part} ({count[kind, part]} worlds in the share)" for kind, part in count]
+    table(say, ["arm", *header], rows)
+
+
+CRITERIA = {
+    "regular": ("trial regular", "surplus regular", "complementarity", "gamma", "visible", "teacher accuracy"),
+    "soft": ("trial soft", "surplus soft", "complementarity", "gamma", "visible", "teacher accuracy"),
+}
+LOWER_IS_BETTER = ("surplus regular", "surplus soft")
+
+
+def criteria_table(say, found, gains):
+    say("## Criteria against measured gains")
+    say()
+    say(
+        "Spearman: world means, over worlds. Sign: share of diagnoses (one per world and seed) whose side of the threshold"
+    )
+    say(
+        "is the sign of the world's mean gain, over worlds with a gain beyond noise; threshold from the half dev (or zero);"
+    )
+    say("interval by resampling worlds. The last column is what always naming the commoner sign gets.")
+    say()
+    rows = []
+    for arm in ARMS:
+        truth = world_gains(gains, arm).set_index("world")
+        joined = found.merge(truth[["gain", "beyond noise"]], left_on="world", right_index=True)
+        for name in CRITERIA[arm]:
+            flip = -1 if name in LOWER_IS_BETTER else 1
+            data = joined.assign(x=flip * joined[name]).dropna(subset=["x"])
+            cells = [arm, name]
+            for part in HALVES:
+                means = data[data["half"] == part].groupby("world")[["x", "gain"]].mean()
+                cells.append(f"{stats.spearmanr(means['x'], means['gain'])[0]:+.2f}".replace("-", MINUS))
+            clear = data[data["beyond noise"]]
+            dev, rest = (clear[clear["half"] == part] for part in HALVES)
+            grid = np.unique(np.quantile(dev["x"], np.linspace(0, 1, 51)))
+            rates = [((dev["x"] > t) == (dev["gain"] > 0)).mean() for t in grid]
+            best = float(grid[int(np.argmax(rates))])
+            for threshold in (0.0, best):
+                value = by_worlds(rest, lambda f, t=threshold: ((f["x"] > t) == (f["gain"] > 0)).mean())
+                cells.append(shown(*value))
+            cells.insert(4, f"{flip * best:+.3f}".replace("-", MINUS))
+            common = max((rest["gain"] > 0).mean(), (rest["gain"] < 0).mean())
+            cells += [f"{common:.2f} ({rest['world'].nunique()} worlds)"]
+            rows.append(cells)
+    table(
+        say,
+        ["arm", "criterion", "Spearman, dev", "held-out", "threshold from dev", "sign held-out, at 0", "at that", "commoner sign"],
+        rows,
+    )  # fmt: skip
+
+
+class _Interval:
+    def __init__(self, low, high):
+        self.low, self.high = low, high
+
+
+def verdict_table(say, found, gains):
+    say("## Verdicts")
+    say()
+    say(
+        "`mfh diagnose` on one seed against the world's mean gain of the same arm. Right: the sign, where a verdict was"
+    )
+    say("given and the gain is beyond noise.")
+    say()
+    rows = []
+    for part in HALVES:
+        for kind in ("linear", "nets", "digits", "all"):
+            for arm in (*ARMS, "named"):
+                data = verdicts(found, gains, arm)
+                data = data[(data["half"] == part) & ((data["kind"] == kind) | (kind == "all"))]
+                if data.empty:
+                    continue
+                clear = data[data["beyond noise"] & (data["verdict"] != "cannot tell")]
+                right = ((clear["verdict"] == "likely to help") == (clear["gain"] > 0)).astype(float)
+                cells = [part, kind, arm, str(len(data))]
+                cells += [
+                    f"{(data['verdict'] == v).mean():.2f}"
+                    for v in ("likely to help", "not likely to help", "cannot tell")
+                ]
+                cells.append(
+                    shown(*by_worlds(clear.assign(right=right), lambda f: f["right"].mean())) if len(clear) else ""
+                )
+                for verdict in ("likely to help", "cannot tell", "not likely to help"):
+                    gain = data[data["verdict"] == verdict].groupby("world")["gain"].first()
+                    cells.append(f"{gain.mean():+.1f}".replace("-", MINUS) if len(gain) else "")
+                rows.append(cells)
+    table(
+        say,
+        ["half", "kind", "arm", "diagnoses", "likely", "not likely", "cannot tell", "sign right",
+         "mean gain when likely", "when it cannot tell", "when not likely"],
+        rows,
+    )  # fmt: skip
+
+
+def verdicts(found, gains, arm):
+    """One row per diagnosis: verdict, and the world's gain of the arm (for "named": of the arm that it names)."""
+    truths = {a: world_gains(gains, a).set_index("world") for a in ARMS}
+    rows = []
+    for _, row in found.iterrows():
+        chosen = max(ARMS, key=lambda a: row[f"trial {a}"]) if arm == "named" else arm
+        interval = _Interval(row[f"trial {chosen} low"], row[f"trial {chosen} high"])
+        truth = truths[chosen].loc[row["world"]]
+        rows.append(
+            (row["world"], row["kind"], row["half"], outcome_of(interval), truth["gain"], bool(truth["beyond noise"]))
+        )
+    return pd.DataFrame(rows, columns=["world", "kind", "half", "verdict", "gain", "beyond noise"])
+
+
+def calibration_table(say, found, gains):
+    say("## Calibration")
+    say()
+    say("Measured points of accuracy for 0.01 of the trial: one slope through zero, fitted on dev.")
+    say()
+    rows = []
+    for arm in ARMS:
+        truth = world_gains(gains, arm).set_index("world")
+        joined = found.merge(truth[["gain"]], left_on="world", right_index=True)
+        dev, rest = (joined[joined["half"] == part] for part in HALVES)
+        x = dev[f"trial {arm}"]
+        slope = float((x * dev["gain"]).sum() / (x * x).sum())
+        error = rest["gain"] - slope * rest[f"trial {arm}"]
+        spread = rest["gain"] - dev["gain"].mean()
+        rows.append([arm, f"{slope / 100:.2f}", f"{(error**2).mean() ** 0.5:.2f}", f"{(spread**2).mean() ** 0.5:.2f}"])
+    table(say, ["arm", "points per 0.01", "RMSE held-out", "RMSE of the mean gain of dev"], rows)
+
+
+def gamma_table(say, found):
+    say("## Gamma")
+    say()
+    say(
+        "Estimate less truth, and how often the 95 % interval holds the truth. Truth counts features; noise that differs"
+    )
+    say("between the modalities lowers what they share, so the estimate is expected below it there.")
+    say()
+    rows = []
+    for kind in ("linear", "nets", "digits"):
+        for noise in sorted(found["noise"].unique()):
+            for part in HALVES:
+                data = found[(found["kind"] == kind) & (found["noise"] == noise) & (found["half"] == part)]
+                if data.empty:
+                    continue
+                bias = (data["gamma"] - data["true gamma"]).groupby(data["world"]).mean()
+                inside = (data["gamma low"] <= data["true gamma"] + 1e-9) & (
+                    data["gamma high"] >= data["true gamma"] - 1e-9
+                )
+                means = data.groupby("world")[["gamma", "true gamma"]].mean()
+                rank = stats.spearmanr(means["gamma"], means["true gamma"])[0] if len(means) > 2 else np.nan
+                rows.append([kind, f"{noise:g}", part, str(len(means)), shown(*t_interval(bias), sign="+"),
+                             f"{inside.mean():.2f}", "" if np.isnan(rank) else f"{rank:+.2f}"])  # fmt: skip
+    table(say, ["kind", "noise", "half", "worlds", "bias", "coverage", "Spearman"], rows)
+
+
+CANDIDATES = (
+    "regular",
+    "aligned",
+    "general-distance-joint",
+    "soft",
+    "regular-kl",
+    "soft-kl",
+    "regular-heavy",
+    "soft-heavy",
+)
+
+
+def selection_table(say, frame, gains, size=5):
+    say("## Selection on validation data")
+    say()
+    say(
+        f"Studies of {size} seeds (the rest of a world's seeds makes further studies): the candidate with the best mean"
+    )
+    say(
+        f"validation accuracy among {', '.join(CANDIDATES)}, tested against no-kd. Significantly: the paired 95 % interval"
+    )
+    say("excludes zero. The careful rule takes no-kd instead unless the chosen one's mean validation gain exceeds its")
+    say("standard error over the study's seeds.")
+    say()
+    val = frame[frame["what"] == "val"].pivot_table(
+        index=["world", "kind", "half", "seed"], columns="name", values="value"
+    )
+    rules = {"best of all": (0.0, True), "no-kd among them": (0.0, False), "careful": (1.0, False)}
+    rows = []
+    for name, (errors, forced) in rules.items():
+        for part in HALVES:
+            outcomes = []
+            for world, group in val.groupby(level="world"):
+                if group.index[0][2] != part:
+                    continue
+                candidates = [c for c in CANDIDATES if c in group and group[c].notna().all()]
+                for start in range(0, len(group) - min(size, len(group)) + 1, size):
+                    study = group.iloc[start : start + size]
+                    best = study[candidates].mean().idxmax()
+                    difference = 100 * (study[best] - study["no-kd"])
+                    error = difference.std(ddof=1) / len(study) ** 0.5
+                    if not forced and difference.mean() <= errors * error:
+                        outcomes.append((world, 0.0, 0, 0, 1))
+                        continue
+                    tested = gains.loc[study.index, best]
+                    mean, low, high = t_interval(tested)
+                    outcomes.append((world, mean, high < 0, low > 0, 0))
+            data = pd.DataFrame(outcomes, columns=["world", "gain", "worse", "better", "none"])
+            rows.append([name, part, str(len(data)), f"{data['gain'].mean():+.2f}", f"{int(data['worse'].sum())}",
+                         f"{int(data['better'].sum())}", f"{int(data['none'].sum())}",
+                         f"{data['gain'].min():+.1f}".replace("-", MINUS)])  # fmt: skip
+    table(say, ["rule", "half", "studies", "mean gain, points", "significantly worse", "significantly better", "chose no-kd", "worst"], rows)  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--report", type=Path)
+    parser.add_argument("--criteria-seeds", type=int, default=6, help="diagnoses per world")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    lines = []
+
+    def say(text=""):
+        lines.append(text)
+
+    found = criteria(options.folder, options.criteria_seeds)
+    present = {world.name for world in worlds()}
+    files = [path for path in sorted(options.folder.glob("*.csv")) if path.stem in present]
+    frame = pd.concat([pd.read_csv(path) for path in files], ignore_index=True)
+    frame = pd.concat([frame, held_out_scores(options.folder, options.criteria_seeds)], ignore_index=True)
+    gains = gains_of(frame)
+    counts = frame.groupby("kind").agg(worlds=("world", "nunique"), seeds=("seed", lambda s: s.nunique()))
+    say(f"# Worlds: scores, masks, criteria, selection, {datetime.date.today().isoformat()}")
+    say()
+    say(f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}.")
+    for kind, row in counts.iterrows():
+        say(f"- {kind}: {row['worlds']} worlds, seeds 0 to {row['seeds'] - 1}")
+    say()
+    scores_table(say, frame)
+    masks_table(say, gains)
+    criteria_table(say, found, gains)
+    verdict_table(say, found, gains)
+    calibration_table(say, found, gains)
+    gamma_table(say, found)
+    selection_table(say, frame, gains)
+    print("\n".join(lines))
+    if options.report:
+        options.report.parent.mkdir(parents=True, exist_ok=True)
+        options.report.write_text("\n".join(lines).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()
