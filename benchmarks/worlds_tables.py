@@ -128,12 +128,12 @@ def t_interval(values):
     return float(values.mean()), float(values.mean() - reach), float(values.mean() + reach)
 
 
-def by_worlds(frame, statistic, resamples=500):
+def by_worlds(frame, statistic, resamples=400):
     """Statistic of a frame and its interval, whole worlds resampled."""
-    groups = [group for _, group in frame.groupby("world")]
+    groups = list(frame.groupby("world").indices.values())
     generator = np.random.default_rng(0)
     drawn = [
-        statistic(pd.concat([groups[k] for k in generator.integers(len(groups), size=len(groups))]))
+        statistic(frame.iloc[np.concatenate([groups[k] for k in generator.integers(len(groups), size=len(groups))])])
         for _ in range(resamples)
     ]
     return statistic(frame), *np.nanquantile(drawn, [0.025, 0.975])
