@@ -199,7 +199,17 @@ def masks_table(say, gains):
     say("that each recovers: sum over worlds of (arm - regular) / sum of (oracle - regular), over worlds where the")
     say("oracle's gain over `regular` is beyond noise; worlds resampled.")
     say()
-    arms = [a for a in gains.columns if not a.endswith(("-kl", "-heavy"))]
+    kinds = gains.reset_index()["kind"]
+    everywhere = [
+        a
+        for a in gains.columns
+        if all(
+            n in (0, len(g))
+            for g in [gains[a].notna()[(kinds == k).to_numpy()] for k in kinds.unique()]
+            for n in [g.sum()]
+        )
+    ]
+    arms = [a for a in everywhere if not a.endswith(("-kl", "-heavy"))]
     means = gains.groupby(level=["world", "kind", "half"]).mean().reset_index()
     better = world_gains(pd.DataFrame({"x": gains["oracle"] - gains["regular"]}), "x")
     helped = set(better[(better["low"] > 0)]["world"])
@@ -377,7 +387,7 @@ def gamma_table(say, found):
                 means = data.groupby("world")[["gamma", "true gamma"]].mean()
                 rank = stats.spearmanr(means["gamma"], means["true gamma"])[0] if len(means) > 2 else np.nan
                 rows.append([kind, f"{noise:g}", part, str(len(means)), shown(*t_interval(bias), sign="+"),
-                             f"{inside.mean():.2f}", "" if np.isnan(rank) else f"{rank:+.2f}"])  # fmt: skip
+                             f"{inside.mean():.2f}", "" if np.isnan(rank) else f"{rank:+.2f}".replace("-", MINUS)])  # fmt: skip
     table(say, ["kind", "noise", "half", "worlds", "bias", "coverage", "Spearman"], rows)
 
 
@@ -429,7 +439,7 @@ def selection_table(say, frame, gains, size=5):
                     mean, low, high = t_interval(tested)
                     outcomes.append((world, mean, high < 0, low > 0, 0))
             data = pd.DataFrame(outcomes, columns=["world", "gain", "worse", "better", "none"])
-            rows.append([name, part, str(len(data)), f"{data['gain'].mean():+.2f}", f"{int(data['worse'].sum())}",
+            rows.append([name, part, str(len(data)), f"{data['gain'].mean():+.2f}".replace("-", MINUS), f"{int(data['worse'].sum())}",
                          f"{int(data['better'].sum())}", f"{int(data['none'].sum())}",
                          f"{data['gain'].min():+.1f}".replace("-", MINUS)])  # fmt: skip
     table(say, ["rule", "half", "studies", "mean gain, points", "significantly worse", "significantly better", "chose no-kd", "worst"], rows)  # fmt: skip

@@ -166,6 +166,13 @@ def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
         write_json(out / "environment.json", environment | {"repeat": _repeat_command(num_seeds)})
     page = report(out)
     _print_study(console, result)
+    if arguments.get("select"):
+        choice = read_json(out / "selection.json")
+        if "recommended" in choice:
+            console.print(
+                f"Recommended on validation data: {choice['recommended']} (best gain over no-kd "
+                f"{100 * choice['validation_gain']:+.1f} points, standard error {100 * choice['standard_error']:.1f})."
+            )
     console.print(f"\nReport: {page}")
 
 
@@ -256,31 +263,19 @@ def _distill(options: opt.Distill) -> None:
 
 
 def _diagnose(options: opt.Diagnose) -> None:
-    from mfh.diagnosis import diagnose
+    from mfh.diagnosis import diagnose_at
     from mfh.reporting import report
     from mfh.reporting.diagnosis import diagnosis_tables, diagnosis_verdict
 
-    out = options.out or Path("runs") / _stem(options.task)
-    diagnosis = diagnose(
-        options.task,
-        layers=options.layers,
-        seed=options.seed,
-        out=out,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        loss=_loss_changes(options),
-        device=options.device,
-        data=options.data,
-        preset=options.preset,
-        augment=options.augment,
-        progress=not options.quiet and sys.stderr.isatty(),
-        **_given_files(options),
-    )
+    bench = _workbench(options, loss=_loss_changes(options))
+    assert bench.folder is not None
+    diagnosis = diagnose_at(bench, options.layers)
+    diagnosis.save(bench.folder.parent / "diagnosis.json")
     console = _console()
     for content in diagnosis_tables(diagnosis):
         _print_table(console, content)
     console.print(diagnosis_verdict(diagnosis), markup=False)
-    console.print(f"\nReport: {report(out)}")
+    console.print(f"\nReport: {report(bench.folder.parent)}")
 
 
 def _gauss(options: opt.Gauss) -> None:

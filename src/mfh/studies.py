@@ -11,8 +11,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from math import isnan
+from math import isnan, sqrt
 from pathlib import Path
+from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -113,6 +114,8 @@ def study(
         add_seeds: so many more than the run folder holds already; then `num_seeds` does not count.
         select: choose arm, ratio, layer and score by the mean metric on the validation split, and read the test split
             only for the chosen one, no-kd and the same teacher unmasked. The choice stays when seeds are added.
+            `selection.json` recommends no-kd where the chosen one's mean validation gain does not exceed its standard
+            error over seeds.
         out: run folder, which grows cell by cell, and from which the same call resumes. None keeps nothing.
         epochs: instead of the recipe's.
         batch_size: instead of the recipe's, as the five that follow; see `Recipe`.
@@ -413,11 +416,24 @@ def _choose(plan: _Plan) -> list[Cell]:
         if best is None:
             raise InputError(f"{path} names no variant of this study; remove it to choose again")
         return [*_references(plan, best), best]
-    means = {cell: sum(v) / len(v) for cell, v in _validation(plan, plan.seeds).items()}
+    values = _validation(plan, plan.seeds)
+    means = {cell: sum(v) / len(v) for cell, v in values.items()}
     candidates = {cell: mean for cell, mean in means.items() if cell.arm != "no-kd"}
     best = max(candidates, key=lambda cell: plan.scale.sign * candidates[cell])
-    chosen_on = {"candidates": len(candidates), "num_seeds": len(plan.seeds)}
-    files.write_json(path, {**vars(best), f"validation_{plan.scale.name}": means[best], **chosen_on})
+    none = next(cell for cell in values if cell.arm == "no-kd")
+    gains = [plan.scale.sign * (taught - alone) for taught, alone in zip(values[best], values[none], strict=True)]
+    gain, error = sum(gains) / len(gains), stdev(gains) / sqrt(len(gains)) if len(gains) > 1 else 0.0
+    # The best of many is flattered: below one standard error of its gain the plain student is the better bet
+    # (benchmarks/reports, worlds).
+    chosen_on = {
+        f"validation_{plan.scale.name}": means[best],
+        "validation_gain": gain,
+        "standard_error": error,
+        "recommended": best.name if gain > error else "no-kd",
+        "candidates": len(candidates),
+        "num_seeds": len(plan.seeds),
+    }
+    files.write_json(path, {**vars(best), **chosen_on})
     return [*_references(plan, best), best]
 
 

@@ -67,9 +67,9 @@ def _run(run: str | Path) -> Path:
 
 
 def _command(run: Path) -> str:
-    if not (run / "config.json").is_file():
-        return "diagnose"
-    return str(read_json(run / "config.json").get("command", "study"))
+    config = read_json(run / "config.json") if (run / "config.json").is_file() else {"command": "steps"}
+    command = str(config.get("command", "study"))
+    return "diagnose" if command == "steps" and (run / "diagnosis.json").is_file() else command
 
 
 def _sections(run: Path) -> "tuple[str, str, list[Section]]":
