@@ -12,6 +12,7 @@ import csv
 import datetime
 import os
 import platform
+import sys
 import time
 from pathlib import Path
 
@@ -339,6 +340,9 @@ def verdict_table(say, found, gains):
                 cells.append(
                     shown(*by_worlds(clear.assign(right=right), lambda f: f["right"].mean())) if len(clear) else ""
                 )
+                forced = data[data["beyond noise"]]
+                forced = forced.assign(right=((forced["trial"] > 0) == (forced["gain"] > 0)).astype(float))
+                cells.append(shown(*by_worlds(forced, lambda f: f["right"].mean())) if len(forced) else "")
                 for verdict in ("likely to help", "cannot tell", "not likely to help"):
                     gain = data[data["verdict"] == verdict].groupby("world")["gain"].first()
                     cells.append(f"{gain.mean():+.1f}".replace("-", MINUS) if len(gain) else "")
@@ -346,7 +350,7 @@ def verdict_table(say, found, gains):
     table(
         say,
         ["half", "kind", "arm", "diagnoses", "likely", "not likely", "cannot tell", "sign right",
-         "mean gain when likely", "when it cannot tell", "when not likely"],
+         "sign of the trial right, always", "mean gain when likely", "when it cannot tell", "when not likely"],
         rows,
     )  # fmt: skip
 
@@ -360,9 +364,17 @@ def verdicts(found, gains, arm):
         interval = _Interval(row[f"trial {chosen} low"], row[f"trial {chosen} high"])
         truth = truths[chosen].loc[row["world"]]
         rows.append(
-            (row["world"], row["kind"], row["half"], outcome_of(interval), truth["gain"], bool(truth["beyond noise"]))
+            (
+                row["world"],
+                row["kind"],
+                row["half"],
+                outcome_of(interval),
+                truth["gain"],
+                bool(truth["beyond noise"]),
+                row[f"trial {chosen}"],
+            )
         )
-    return pd.DataFrame(rows, columns=["world", "kind", "half", "verdict", "gain", "beyond noise"])
+    return pd.DataFrame(rows, columns=["world", "kind", "half", "verdict", "gain", "beyond noise", "trial"])
 
 
 def calibration_table(say, found, gains):
@@ -514,6 +526,13 @@ def main():
     say(f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}.")
     for kind, row in counts.iterrows():
         say(f"- {kind}: {row['worlds']} worlds, seeds 0 to {row['seeds'] - 1}")
+    say()
+    say("Commands: `python benchmarks/worlds.py runs/worlds --kinds linear --seeds 20`, `--kinds nets --seeds 10`,")
+    say(f"`--kinds digits --seeds 3`, then this page: `python {' '.join(sys.argv)}`. Diagnoses: the first")
+    say(
+        f"{options.criteria_seeds} seeds of every world. Worlds are named kind, general, teacher-only and student-only decisive"
+    )
+    say("features, training pairs n, noise s, distractors d, shape.")
     say()
     scores_table(say, frame)
     masks_table(say, gains)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from mfh import channels, files
+from mfh.distributed import world_size
 from mfh.errors import InputError
 from mfh.losses import KDLoss
 from mfh.masking import masked_logits
@@ -267,6 +268,8 @@ def diagnose(
 def diagnose_at(bench: Workbench, layers: Sequence[str] = ()) -> Diagnosis:
     """`diagnose` with a workbench's task, seed, settings and networks."""
     task = bench.task
+    if world_size() > 1:
+        raise InputError("a diagnosis runs in one process; call it without torchrun")
     if task.teacher is None:
         raise InputError(
             f"task {task.name!r} has no teacher network, only its outputs on the training split, which say nothing of "

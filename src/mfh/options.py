@@ -165,7 +165,7 @@ class Study(GivenOptions, LossOptions, TrainingOptions, RunOptions, TaskOptions)
 
 
 @dataclass(frozen=True)
-class Diagnose(LossOptions, RunOptions, TaskOptions):
+class Diagnose(LossOptions, TrainingOptions, RunOptions, TaskOptions):
     """Say beforehand whether distillation is likely to help, from two networks trained on labels."""
 
     layers: tuple[str, ...] = ()
