@@ -8,7 +8,7 @@ from torch import nn
 
 from mfh import channel_saliency, probe
 from mfh.errors import InputError
-from mfh.probe import PENALTIES, cross_fitted_r2, default_layer, student_features
+from mfh.probe import PENALTIES, cross_fitted_r2, default_layer, ridge_predictions, student_features
 from networks import Attention, Recurrent, Residual, batches, conv, image, padding, randn, run, seeded
 
 
@@ -177,3 +177,28 @@ def test_bad_input():
     with pytest.raises(InputError, match=r"14 features in one batch and 20 in another"):
         channel_saliency(seeded(conv), several_lengths(), pairs, layer="2", score="probe", student_layer="0")
     channel_saliency(seeded(conv), several_lengths(), pairs, layer="2", score="probe")
+
+
+@pytest.mark.parametrize(("count", "width"), [(40, 6), (20, 35)])
+@pytest.mark.parametrize("decide", [None, 0])
+def test_ridge_predictions_are_scikit_learns_at_the_penalty_of_least_gcv(count, width, decide):
+    generator = torch.Generator().manual_seed(0)
+    x, new_x = (torch.randn(n, width, generator=generator, dtype=torch.float64) for n in (count, 7))
+    targets = torch.randn(count, 2, 3, generator=generator, dtype=torch.float64)
+    targets[:, 1] += 20 * (x @ x.T[:, :3])  # mostly one strong direction each: another penalty
+    centred = x - x.mean(0)
+    scale = torch.linalg.eigvalsh(centred @ centred.T)[-min(width, count - 1) :].mean()
+
+    def gcv(penalty, target):
+        hat = centred @ torch.linalg.solve(centred.T @ centred + penalty * torch.eye(width).double(), centred.T)
+        middle = target - target.mean(0)
+        freedom = count - 1 - torch.trace(hat)
+        return float((middle - hat @ middle).square().sum() / freedom**2)
+
+    best = [min((float(p * scale) for p in PENALTIES), key=lambda p: gcv(p, targets[:, c])) for c in range(2)]
+    assert best[0] != best[1]
+    found = ridge_predictions(x, targets, new_x, decide=decide)
+    for channel in range(2):
+        alpha = best[channel if decide is None else decide]
+        expected = Ridge(alpha=alpha).fit(x.numpy(), targets[:, channel].numpy()).predict(new_x.numpy())
+        np.testing.assert_allclose(found[:, channel], expected, rtol=1e-6, atol=1e-8)
