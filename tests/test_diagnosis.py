@@ -26,6 +26,7 @@ from mfh.diagnosis import (
     outcome_of,
     visible_share,
 )
+from mfh.problems import Problem
 
 TINY = str(Path(tiny_task.__file__))
 
@@ -156,7 +157,7 @@ def test_diagnose_keeps_what_a_study_needs_and_changes_no_global_state(tmp_path)
     made = weights.stat().st_mtime_ns
     result = mfh.study(TINY, arms=["no-kd", "soft"], num_seeds=1, out=tmp_path / "run", device="cpu", processes=1)
     assert weights.stat().st_mtime_ns == made
-    assert len(result.accuracies()) == 1
+    assert len(result.by_seed()) == 1
     page = mfh.report(tmp_path / "run").read_text(encoding="utf-8")
     assert "Will distillation help?" in page
     assert "Study: tiny" in page
@@ -217,13 +218,19 @@ def test_validation_pairs_that_do_not_do(val, message):
 
 
 def test_a_task_without_validation_data():
-    with pytest.raises(mfh.InputError, match="has no val split"):
+    with pytest.raises(mfh.InputError, match="val of task 'tiny' is a NoneType"):
         with_val(None)
 
 
 def test_a_teacher_known_by_its_outputs_only():
     task = dataclasses.replace(tiny_task.task(), teacher=None, teacher_logits=torch.zeros(120, 2))
     with pytest.raises(mfh.InputError, match="a diagnosis needs the network"):
+        mfh.diagnose(task, device="cpu")
+
+
+def test_problems_other_than_classification_are_refused():
+    task = dataclasses.replace(tiny_task.task(), problem=Problem.multi_label())
+    with pytest.raises(mfh.InputError, match="is one of multi-label classification; a diagnosis is made for"):
         mfh.diagnose(task, device="cpu")
 
 

@@ -93,7 +93,7 @@ def test_a_choice_reads_the_test_split_only_for_the_chosen(tmp_path):
     accuracies = result.by_seed("val").mean()
     assert choice["validation_accuracy"] == pytest.approx(accuracies.drop("no-kd").max())
     assert choice["candidates"] == len(accuracies) - 1
-    values = result.accuracies("val")
+    values = result.by_seed("val")
     gains = values[accuracies.drop("no-kd").idxmax()] - values["no-kd"]
     assert choice["validation_gain"] == pytest.approx(gains.mean())
     assert choice["standard_error"] == pytest.approx(gains.sem())

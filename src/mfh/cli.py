@@ -171,7 +171,8 @@ def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
         if "recommended" in choice:
             console.print(
                 f"Recommended on validation data: {choice['recommended']} (best gain over no-kd "
-                f"{100 * choice['validation_gain']:+.1f} points, standard error {100 * choice['standard_error']:.1f})."
+                f"{result.scale.factor * choice['validation_gain']:+.3g} {result.scale.unit}".rstrip()
+                + f", standard error {result.scale.factor * choice['standard_error']:.2g})."
             )
     console.print(f"\nReport: {page}")
 

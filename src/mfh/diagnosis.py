@@ -270,6 +270,11 @@ def diagnose_at(bench: Workbench, layers: Sequence[str] = ()) -> Diagnosis:
     task = bench.task
     if world_size() > 1:
         raise InputError("a diagnosis runs in one process; call it without torchrun")
+    if task.problem.name != "classification":
+        raise InputError(
+            f"task {task.name!r} is one of {task.problem.name.replace('_', ' ')}; a diagnosis is made for "
+            "classification, one class per sample"
+        )
     if task.teacher is None:
         raise InputError(
             f"task {task.name!r} has no teacher network, only its outputs on the training split, which say nothing of "
@@ -290,7 +295,7 @@ def diagnose_at(bench: Workbench, layers: Sequence[str] = ()) -> Diagnosis:
     for layer, mask in zip(layers, masks, strict=True):
         (soft,) = masked_logits(bench.pretrained("teacher"), [mask], loader, device=bench.device)
         found.append(_layer_view(layer, mask.weights, soft.cpu()[: len(views.target)], views, num_train, bench))
-    trial = head_trial(views, views.teacher_logits, num_train=num_train, loss=bench.protocol.loss, seed=bench.seed)
+    trial = head_trial(views, views.teacher_logits, num_train=num_train, loss=_mixture(bench), seed=bench.seed)
     verdict, arm, layer, reasons = _verdict(trial, found)
     labels, teacher = views.labels, views.teacher_logits.double().softmax(1)
     return Diagnosis(
@@ -312,6 +317,11 @@ def diagnose_at(bench: Workbench, layers: Sequence[str] = ()) -> Diagnosis:
         samples=len(views.target),
         num_train=num_train,
     )
+
+
+def _mixture(bench: Workbench) -> KDLoss:
+    """The task's loss, where its weights are known; a loss of the user's own counts as one to one."""
+    return bench.protocol.loss if isinstance(bench.protocol.loss, KDLoss) else KDLoss()
 
 
 def _views(bench: Workbench) -> Views:
@@ -338,7 +348,7 @@ def _layer_view(
     layer: str, weights: np.ndarray, soft: Tensor, views: Views, num_train: int, bench: Workbench
 ) -> LayerView:
     share = _slope(_centred(soft), _centred(views.teacher_logits))
-    trial = head_trial(views, soft, num_train=num_train, loss=bench.protocol.loss, seed=bench.seed)
+    trial = head_trial(views, soft, num_train=num_train, loss=_mixture(bench), seed=bench.seed)
     note = "" if weights.any() else "the student's features predict none of its channels (or all are constant)"
     seen = float(weights.mean())
     return LayerView(layer, len(weights), seen, share, _accuracy(soft, views.target), trial, note)
