@@ -298,7 +298,7 @@ def test_selection_takes_the_lower_error(tmp_path):
     from mfh.files import read_json
 
     result = mfh.study(
-        task_of("regression"), arms=["no-kd", "regular", "aligned"], num_seeds=2, select=True, out=tmp_path
+        task_of("regression"), arms=["no-kd", "regular", "aligned"], num_seeds=2, select=True, out=tmp_path, processes=1
     )
     means = result.by_seed("val").mean().drop("no-kd")
     choice = read_json(tmp_path / "selection.json")
