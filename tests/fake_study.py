@@ -1,4 +1,4 @@
-"""A run folder as a study leaves it, with invented results; shared by tests of reports."""
+"""Run folders as studies and Gaussian experiments leave them, with invented results; shared by tests of reports."""
 
 import json
 
@@ -107,3 +107,23 @@ def write_saliencies(folder, num_channels=512, seed=0):
             samples=1000,
             fingerprint="none",
         ).save(folder / "seed-0" / f"saliency-{score}.safetensors")
+
+
+def write_gaussian(folder, num_seeds=3):
+    """All three experiments, at three settings each."""
+    columns = ["experiment", "alpha", "beta", "gamma", "seed", "role", "arm", "accuracy"]
+    generator = np.random.default_rng(0)
+    masked = ("random", "true-general", "algorithm-1")
+    rows = []
+    for experiment, arms in (("vary-gamma", ()), ("vary-alpha", ()), ("modify-gamma", masked)):
+        for step in (0.2, 0.5, 0.8):
+            alpha, gamma = (step, 0.2) if experiment == "vary-alpha" else (1 - step, step)
+            for seed in range(num_seeds):
+                for role in ("teacher", "student"):
+                    for arm in (*(["no-kd"] if role == "student" else []), "regular", *arms):
+                        value = 70 + 5 * step * (arm != "no-kd") + generator.normal()
+                        rows.append([experiment, alpha, 0.5, gamma, seed, role, arm, value])
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "results.csv", index=False)
+    (folder / "config.json").write_text(json.dumps({"command": "gauss all", "num_seeds": num_seeds}))
+    return folder

@@ -4,7 +4,6 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import fake_study
@@ -175,18 +174,9 @@ def test_comparison_of_siblings_stands_beside_them(tmp_path):
 
 
 def test_gaussian_run(tmp_path):
-    columns = ["experiment", "alpha", "beta", "gamma", "seed", "role", "arm", "accuracy"]
-    generator = np.random.default_rng(0)
-    rows = [
-        ["vary-gamma", 1 - gamma, 0.5, gamma, seed, role, arm, 70 + generator.normal()]
-        for gamma in (0.0, 0.5, 1.0)
-        for seed in range(3)
-        for role, arm in (("teacher", "regular"), ("student", "no-kd"), ("student", "regular"))
-    ]
-    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "results.csv", index=False)
-    (tmp_path / "config.json").write_text(json.dumps({"command": "gauss vary-gamma"}))
-    page = check_page(report(tmp_path))
+    page = check_page(report(fake_study.write_gaussian(tmp_path / "gauss")))
     assert "Gaussian" in page.text
+    assert len(page.all("img")) == 3
 
 
 def test_table_and_finding_are_the_paired_comparisons(run):
