@@ -1,4 +1,3 @@
-import json
 import math
 from html.parser import HTMLParser
 from itertools import pairwise

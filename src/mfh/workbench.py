@@ -24,9 +24,11 @@ from mfh.distributed import exists, gather, part, rank, world_size
 from mfh.errors import InputError
 from mfh.losses import DistillationLoss, KDLoss
 from mfh.masking import ChannelMask, check_fingerprint, mask_channels, masked_logits
+from mfh.metrics import confusion
 from mfh.pairs import PairLoader, fetch, one_modality, reads_the_same, tensors
 from mfh.permutation import AUTO_PERMUTATIONS, Permutations
 from mfh.problems import Problem
+from mfh.records import write_counts, write_history
 from mfh.saliency import ChannelSaliency, Score, channel_saliency, distance_name
 from mfh.task import Protocol, Task
 from mfh.training import Recipe, align, distill, evaluate, pretrain
@@ -241,6 +243,7 @@ class Workbench:
             # Named after what decides it, so that training never resumes from another one's checkpoint.
             resume = self._path(f"{names[0]}-{_digest([json.dumps(made_with, sort_keys=True)])[:8]}.ckpt")
             facts = {"made_with": made_with, "processes": world_size()} | train(networks, names, resume)
+            self._keep_history("aligned" if len(names) > 1 else names[0], facts["history"])
             for name, network, path in zip(names, networks, paths, strict=True):
                 self._made[f"{name} facts"] = facts
                 if path is not None and rank() == 0:
@@ -252,6 +255,10 @@ class Workbench:
     def facts(self, name: str) -> dict[str, Any]:
         """best_epoch and history of a network made here, by its file's name."""
         return dict(self._made[f"{name} facts"])
+
+    def _keep_history(self, name: str, history: list[dict[str, float]]) -> None:
+        if self.folder is not None and rank() == 0:
+            write_history(self.folder, name, history)
 
     # --- saliency and masks ---------------------------------------------------------------------------------------
 
@@ -394,15 +401,31 @@ class Workbench:
             rows = [self._row(cell, "val", "best_epoch", float(best_epoch or 0))] if epoch_known else []
             metric = self.task.problem.metric
             for split in splits:
-                rows.append(self._row(cell, split, metric.name, self.evaluate(student, split, "student")))
+                counts: list[Tensor] = []
+                rows.append(self._row(cell, split, metric.name, self.evaluate(student, split, "student", counts)))
+                if counts and self.folder is not None:
+                    write_counts(self.folder, f"{cell.name}-{split}", counts[0].numpy())
                 if cell in outputs[split]:
                     value = metric.of(outputs[split][cell], _targets(getattr(self.task, split)))
                     rows.append(self._row(cell, split, f"teacher_{metric.name}", value))
             yield rows
 
-    def evaluate(self, network: nn.Module, split: str, role: Role) -> float:
-        """The problem's metric of a network on a split."""
-        return evaluate(network, getattr(self.task, split), role, problem=self.task.problem, device=self.device)
+    def evaluate(self, network: nn.Module, split: str, role: Role, counts: list[Tensor] | None = None) -> float:
+        """The problem's metric of a network on a split.
+
+        Args:
+            network: to measure.
+            split: "train", "val" or "test".
+            role: which input it reads.
+            counts: an empty list that gets the confusion matrix, where there is one class per sample.
+        """
+
+        def watch(logits: Tensor, target: Tensor) -> None:
+            if counts is not None and self.task.problem.categorical and target.ndim == 1:
+                counts[:] = [sum(counts, confusion(logits, target).cpu())]
+
+        problem = self.task.problem
+        return evaluate(network, getattr(self.task, split), role, problem=problem, device=self.device, watch=watch)
 
     def score_rows(self, cells: Iterable[Cell]) -> list[Row]:
         """AUROC of every score that the cells use at the task's layer, where the truth is known."""
@@ -445,7 +468,9 @@ class Workbench:
         name = f"distilled-{cell.name}"
         if not self.settings.keep_students:
             student = self.new("student")
-            return student, train([student], [name], None)["best_epoch"]
+            facts = train([student], [name], None)
+            self._keep_history(name, facts["history"])
+            return student, facts["best_epoch"]
         decided_by = {**self.protocol_facts(), "permutations": self.settings.permutations}
         return self._networks([name], train, decided_by)[0], self.facts(name)["best_epoch"]
 

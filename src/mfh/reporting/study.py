@@ -10,6 +10,8 @@ import pandas as pd
 
 from mfh.arms import ACCURACY, Scale
 from mfh.files import read_json
+from mfh.reporting.classes import classes_section
+from mfh.reporting.curves import training_section
 from mfh.reporting.page import Section, Table
 from mfh.reporting.pictures import (
     gains_picture,
@@ -48,6 +50,8 @@ def study_sections(run: Path) -> tuple[str, str, list[Section]]:
         _teachers(summary),
         _world(facts, summary),
         _channels(run, frame, config, summary),
+        classes_section(_seeds(run), summary, facts),
+        training_section(_seeds(run), summary),
         making_section(config, read_environment(run)),
     ]
     return f"Study: {config.get('task', run.name)}", finding_of(summary), [part for part in sections if part.blocks]
@@ -162,9 +166,9 @@ def _world(facts: Mapping[str, Any], summary: Summary) -> Section:
 
 def _channels(run: Path, frame: pd.DataFrame, config: Mapping[str, Any], summary: Summary) -> Section:
     section = Section("Which channels can cross")
-    folder = _first_seed(run)
-    files = sorted(folder.glob("saliency-*.safetensors")) if folder else []
-    if folder and files:
+    folder = next(iter(_seeds(run)), run)
+    files = sorted(folder.glob("saliency-*.safetensors"))
+    if files and folder is not run:
         from mfh.saliency import ChannelSaliency
 
         truth = None
@@ -194,9 +198,10 @@ def _score(file: Path) -> str:
     return file.stem.removeprefix("saliency-")
 
 
-def _first_seed(run: Path) -> Path | None:
+def _seeds(run: Path) -> list[Path]:
+    """The folders of the seeds, in order."""
     folders = {int(match[1]): path for path in run.glob("seed-*") if (match := re.fullmatch(r"seed-(\d+)", path.name))}
-    return folders[min(folders)] if folders else None
+    return [folders[seed] for seed in sorted(folders)]
 
 
 def read_environment(run: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import os
 import random
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -241,6 +241,7 @@ def evaluate(
     *,
     problem: Problem | None = None,
     device: torch.device | str | None = None,
+    watch: Callable[[Tensor, Tensor], None] | None = None,
 ) -> float:
     """The problem's metric on a data set, for classification the accuracy.
 
@@ -252,6 +253,7 @@ def evaluate(
         modality: whether the network reads the teacher's or the student's input.
         problem: what logits and targets mean; default `Problem.classification()`.
         device: where to run; default: where the network is.
+        watch: called with the logits and the target of every batch that this process reads.
 
     Raises:
         InputError: a target does not fit the logits.
@@ -264,7 +266,10 @@ def evaluate(
             inputs = batch.teacher_input if modality == "teacher" else batch.student_input
             logits = channels.as_logits(network(to_device(inputs, home)))
             problem.check(logits, batch.target)
-            tally.add(logits, batch.target.to(logits.device))
+            target = batch.target.to(logits.device)
+            tally.add(logits, target)
+            if watch is not None:
+                watch(logits, target)
     return tally.value(gather(tally.state()))
 
 
