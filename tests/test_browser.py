@@ -19,6 +19,7 @@ def browser(tmp_path_factory):
 def digits(folder):
     fake_study.write(folder)
     fake_study.write_saliencies(folder)
+    fake_study.write_records(folder)
     return report(folder)
 
 
@@ -29,7 +30,9 @@ def gaussian(folder):
 def fixed_data(folder):
     """Like a study of RAVDESS: one data set for all seeds, eight classes, nothing known of the channels."""
     frame = fake_study.rows(5, ratios=(0.25, 0.5, 0.75))
-    fake_study.write(folder, frame, task="ravdess", data="/data/ravdess", data_redrawn=False, facts={})
+    facts = {"classes": ["neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"]}
+    fake_study.write(folder, frame, task="ravdess", data="/data/ravdess", data_redrawn=False, facts=facts)
+    fake_study.write_records(folder, frame, num_classes=8)
     return report(folder)
 
 
@@ -38,8 +41,9 @@ def hostile(folder):
     folder = folder / "<b>run"
     frame = fake_study.rows(3, ratios=(0.25, 0.5, 0.75))
     frame["layer"] = frame["layer"].where(frame["layer"].isna(), EVIL)
-    facts = {"description": EVIL, "general": 1, "teacher_only": 2, "student_only": 1}
+    facts = {"description": EVIL, "general": 1, "teacher_only": 2, "student_only": 1, "classes": [EVIL, "$x$"]}
     fake_study.write(folder, frame, task=EVIL, data=f"/data/{EVIL}", facts=facts, layers=[EVIL])
+    fake_study.write_records(folder, frame.assign(layer=frame["layer"].where(frame["layer"].isna(), "1")))
     other = fake_study.write(folder.parent / EVIL.replace("/", "-"), fake_study.rows(2), task=EVIL)
     return report(folder, other)
 

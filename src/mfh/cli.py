@@ -153,19 +153,27 @@ def _study(options: opt.Study) -> None:
 
 
 def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
-    from mfh.files import read_json, write_json
     from mfh.reporting import report
     from mfh.studies import study
 
     console = _console()
     result = study(out=out, progress=not quiet, **arguments)
-    environment = read_json(out / "environment.json")
-    if "repeat" not in environment:
-        num_seeds = read_json(out / "config.json")["num_seeds"]
-        write_json(out / "environment.json", environment | {"repeat": _repeat_command(num_seeds)})
+    _note_command(out)
     page = report(out)
     _print_study(console, result)
     console.print(f"\nReport: {page}")
+
+
+def _note_command(out: Path) -> bool:
+    """Keep the command that repeats a run beside its results; False if one is noted already."""
+    from mfh.files import read_json, write_json
+
+    environment = read_json(out / "environment.json")
+    if "repeat" in environment:
+        return False
+    num_seeds = read_json(out / "config.json")["num_seeds"]
+    write_json(out / "environment.json", environment | {"repeat": _repeat_command(num_seeds)})
+    return True
 
 
 def _repeat_command(num_seeds: int) -> str:
@@ -254,6 +262,7 @@ def _gauss(options: opt.Gauss) -> None:
     from dataclasses import asdict
 
     from mfh.gaussian import summary, table_2
+    from mfh.reporting import report
     from mfh.reporting.gaussian import gaussian_verdict
     from mfh.reporting.gaussian_run import EXPERIMENTS, run
 
@@ -273,6 +282,8 @@ def _gauss(options: opt.Gauss) -> None:
             device=options.device,
             progress=progress,
         )
+    if _note_command(out):
+        report(out)
     console = _console()
     for name, frame in frames.items():
         if name == "modify-gamma":
@@ -340,7 +351,8 @@ def _part(text: str | None) -> tuple[int, int] | None:
 def _report(options: opt.Report) -> None:
     from mfh.reporting import report
 
-    _console().print(f"Report: {report(*options.runs, out=options.out)}")
+    page = report(*options.runs, out=options.out, format=options.format, figures=options.figures, style=options.style)
+    _console().print(f"Report: {page}")
 
 
 def _workbench(options: Any, **settings: Any) -> "Workbench":

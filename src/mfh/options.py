@@ -261,6 +261,12 @@ class Report(RunOptions):
 
     runs: Positional[tuple[Path, ...]] = ()
     """Run folders."""
+    format: Literal["html", "md"] = "html"
+    """html: one self-contained page; md: Markdown that shows the files in figures/."""
+    figures: tuple[Literal["svg", "png", "pdf"], ...] = ("svg", "png")
+    """Files to write the figures as."""
+    style: Literal["screen", "paper"] = "screen"
+    """paper: serif figures, one or two text columns wide, for LaTeX."""
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,9 @@ def recalls(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """
     right = np.diag(counts) if counts.shape[0] == counts.shape[1] else counts[:, 0]
     samples = counts.sum(1)
-    return np.divide(right, samples, out=np.full(len(counts), np.nan), where=samples > 0)
+    fractions: NDArray[np.float64] = np.full(len(counts), np.nan)
+    np.divide(right, samples, out=fractions, where=samples > 0)
+    return fractions
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

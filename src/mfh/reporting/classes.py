@@ -110,9 +110,7 @@ def _gains(pairs: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], names: 
         known = ~np.isnan(before[:, number] + after[:, number])
         if known.any():
             comparison = paired_comparison(after[known, number], before[known, number])
-            gains.append(
-                _Gain(name, (after - before)[known, number], comparison, float(before[known, number].mean()))
-            )
+            gains.append(_Gain(name, (after - before)[known, number], comparison, float(before[known, number].mean())))
     return gains
 
 

@@ -55,7 +55,7 @@ def _line(folders: Sequence[Path], summary: Summary, label: str, arm: str, role:
 def _picture(lines: Sequence[_Line], summary: Summary, num_seeds: int) -> Picture:
     roles = [role for role in ("teacher", "student") if any(line[2] == role for line in lines)]
     with style():
-        figure, grid = new_figure(6.5, 4.6, rows=2, columns=len(roles), sharex="col", sharey="row", squeeze=False)
+        figure, grid = new_figure(6.5, 4.4, rows=2, columns=len(roles), sharex="col", squeeze=False)
         for column, role in enumerate(roles):
             for label, arm, of_role, *values in lines:
                 if of_role != role:
@@ -73,11 +73,9 @@ def _picture(lines: Sequence[_Line], summary: Summary, num_seeds: int) -> Pictur
                 axes.grid(axis="y")
         grid[0, 0].set_ylabel(summary.scale.title)
         grid[1, 0].set_ylabel("label loss")
-        for column, role in enumerate(roles):
-            handles, names = grid[0, column].get_legend_handles_labels()
-            title = {"title": f"{role.capitalize()}s", "alignment": "left", "title_fontproperties": {"weight": "bold"}}
-            place = "outside right upper" if column == len(roles) - 1 else "outside right lower"
-            figure.legend(handles, names, loc=place, **title)
+        if len(roles) > 1:
+            grid[0, 0].legend(loc="lower right")
+        figure.legend(*grid[0, -1].get_legend_handles_labels(), loc="outside right upper")
     ends = "; ".join(
         f"{role} {label}: {summary.scale.words} {metric.max():.{summary.digits}f} at best, "
         f"{metric[-1]:.{summary.digits}f} in the last epoch"

@@ -134,7 +134,7 @@ def _teachers(summary: Summary) -> Section:
     sign = summary.scale.sign
     by_teacher = sorted(with_teacher, key=lambda variant: -sign * variant.teacher.mean())
     by_student = sorted(with_teacher, key=lambda variant: -sign * variant.student.mean())
-    if len(with_teacher) <= 12:
+    if len(with_teacher) <= 8:
         section.blocks.append(
             f"Teachers from the best down: {', '.join(variant.label for variant in by_teacher)}. "
             f"Their students from the best down: {', '.join(variant.label for variant in by_student)}."
@@ -166,14 +166,14 @@ def _world(facts: Mapping[str, Any], summary: Summary) -> Section:
 
 def _channels(run: Path, frame: pd.DataFrame, config: Mapping[str, Any], summary: Summary) -> Section:
     section = Section("Which channels can cross")
-    folder = next(iter(_seeds(run)), run)
-    files = sorted(folder.glob("saliency-*.safetensors"))
-    if files and folder is not run:
+    folders = _seeds(run)
+    files = sorted(folders[0].glob("saliency-*.safetensors")) if folders else []
+    if files:
         from mfh.saliency import ChannelSaliency
 
         truth = None
-        if (folder / "truth.json").exists():
-            truth = np.asarray(read_json(folder / "truth.json").get("general"), dtype=bool)
+        if (folders[0] / "truth.json").exists():
+            truth = np.asarray(read_json(folders[0] / "truth.json").get("general"), dtype=bool)
         order = list(config.get("scores") or [])
         files.sort(key=lambda file: (order.index(_score(file)) if _score(file) in order else len(order), file.name))
         for file in files:
@@ -185,7 +185,7 @@ def _channels(run: Path, frame: pd.DataFrame, config: Mapping[str, Any], summary
                     ratio=mask.ratio if mask else None,
                     truth=truth if truth is not None and truth.shape == (len(saliency.scores),) else None,
                     name=f"saliency-{_score(file)}",
-                    seed=int(folder.name.removeprefix("seed-")),
+                    seed=int(folders[0].name.removeprefix("seed-")),
                 )
             )
     table = auroc_table(frame)
