@@ -225,3 +225,23 @@ def test_histories_and_counts_are_kept(tmp_path):
         history = read_history(tmp_path, name)
         role = "teacher" if name == "teacher" else "student"
         assert len(history[f"{role}_val_accuracy"]) == 2
+
+
+def test_training_is_followed_by_a_logger(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    bench = Workbench(tiny_task.task(0), 0, Settings(logger="tensorboard"), tmp_path)
+    bench.pretrained("student")
+    history = bench.facts("student")["history"]
+    events = EventAccumulator(str(tmp_path / "logs" / "student"))
+    events.Reload()
+    for name in ("train_loss", "student_val_accuracy", "student_val_loss"):
+        values = [event.value for event in events.Scalars(name)]
+        assert values == pytest.approx([epoch[name] for epoch in history])
+
+
+@pytest.mark.parametrize("name", ["tensorbord", "nowhere.at.all:Logger", "pathlib:Path"])
+def test_unknown_loggers_are_refused_before_training(name):
+    with pytest.raises(InputError, match="logger is"):
+        Workbench(tiny_task.task(0), 0, Settings(logger=name))

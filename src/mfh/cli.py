@@ -387,6 +387,7 @@ def _training(options: opt.TrainingOptions) -> dict[str, Any]:
         "num_workers": options.num_workers,
         "channels_last": options.channels_last or None,
         "compile": options.compile or None,
+        "logger": options.logger,
     }
 
 

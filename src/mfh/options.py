@@ -61,6 +61,8 @@ class TrainingOptions:
     """Keep weights of convolutions channels-last: often faster on a GPU with mixed precision."""
     compile: bool = False
     """Compile networks with torch.compile: pays for long training of large networks."""
+    logger: str | None = None
+    """Follow training in tensorboard, csv, mlflow, wandb, ...: a Lightning logger by name, or package.module:Class."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from mfh.saliency import ChannelSaliency, Score, channel_saliency, distance_name
 from mfh.task import Protocol, Task
 from mfh.training import Recipe, align, distill, evaluate, pretrain
 from mfh.training.recipe import describe
+from mfh.training.trackers import check_tracker, find_tracker
 
 Role = Literal["teacher", "student"]
 Row = dict[str, Any]
@@ -61,6 +62,7 @@ class Settings:
         aligned_teacher_checkpoint: weights of a jointly trained teacher, instead of training a pair.
         saliency: a file of scores of that teacher's channels, instead of computing them: a saliency saved by mfh, or
             a .npy of one number per channel.
+        logger: a Lightning logger by name, to follow training; see `mfh.training.trackers`.
         progress: show progress bars.
         keep_students: keep every arm's student in the folder, not only those that others are made from.
     """
@@ -79,6 +81,7 @@ class Settings:
     student_checkpoint: str | None = None
     aligned_teacher_checkpoint: str | None = None
     saliency: str | None = None
+    logger: str | None = None
     progress: bool = False
     keep_students: bool = False
 
@@ -112,6 +115,8 @@ class Workbench:
         self.protocol: Protocol = dataclasses.replace(task.protocol, loss=loss)
         self.device = find_device(settings.device)
         self._made: dict[str, Any] = {}
+        if settings.logger is not None:
+            check_tracker(settings.logger)
         if world_size() > 1:
             _ = self.identity  # before anything is made of data or networks that are not the same
 
@@ -182,7 +187,7 @@ class Workbench:
 
     def _pretrain(self, networks: list[nn.Module], names: list[str], resume: Path | None) -> dict[str, Any]:
         role: Role = "teacher" if names[0] == "teacher" else "student"
-        fit = pretrain(networks[0], modality=role, checkpoint=resume, **self._training())
+        fit = pretrain(networks[0], modality=role, checkpoint=resume, **self._training(names[0]))
         return {"best_epoch": fit.best_epoch, "history": fit.history}
 
     def aligned(self, role: Role) -> nn.Module:
@@ -202,15 +207,17 @@ class Workbench:
         return both[0] if role == "teacher" else both[1]
 
     def _align(self, networks: list[nn.Module], _names: list[str], resume: Path | None) -> dict[str, Any]:
-        pair = align(*networks, checkpoint=resume, **self._training())
+        pair = align(*networks, checkpoint=resume, **self._training("aligned"))
         return {"best_epoch": self.recipe.epochs - 1, "history": pair.history}
 
     def teacher(self, cell: Cell) -> nn.Module:
         """The unmasked teacher of an arm."""
         return self.aligned("teacher") if cell.teacher == "aligned" else self.pretrained("teacher")
 
-    def _training(self) -> dict[str, Any]:
+    def _training(self, name: str) -> dict[str, Any]:
+        logger, folder = self.settings.logger, self.folder
         return {
+            "logger": None if logger is None or folder is None else find_tracker(logger, folder / "logs", name),
             "train": self.task.train,
             "val": self.task.val,
             "problem": self.task.problem,
@@ -461,7 +468,7 @@ class Workbench:
                 loss=self.protocol.loss,
                 teacher_logits=logits,
                 checkpoint=resume,
-                **self._training(),
+                **self._training(name),
             )
             return {"best_epoch": fit.best_epoch, "history": fit.history}
 
