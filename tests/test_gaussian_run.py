@@ -104,7 +104,7 @@ def test_an_interrupted_run_starts_again(tmp_path, monkeypatch):
         run(**arguments, progress=interrupt)
     assert (tmp_path / "a" / "config.json").exists()
     assert not (tmp_path / "a" / "results.csv").exists()
-    monkeypatch.setattr(gaussian_run, "_report", lambda frames, out: None)
+    monkeypatch.setattr(gaussian_run, "report", lambda out: None)
     assert len(run(**arguments)["vary-alpha"])
     assert (tmp_path / "a" / "results.csv").exists()
 

@@ -249,7 +249,7 @@ class Workbench:
                 return networks
             # Named after what decides it, so that training never resumes from another one's checkpoint.
             resume = self._path(f"{names[0]}-{_digest([json.dumps(made_with, sort_keys=True)])[:8]}.ckpt")
-            facts = {"made_with": made_with, "processes": world_size()} | train(networks, names, resume)
+            facts = {"made_with": made_with, "processes": world_size(), **train(networks, names, resume)}
             self._keep_history("aligned" if len(names) > 1 else names[0], facts["history"])
             for name, network, path in zip(names, networks, paths, strict=True):
                 self._made[f"{name} facts"] = facts
