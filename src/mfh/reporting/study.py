@@ -218,7 +218,13 @@ def making_section(config: Mapping[str, Any], environment: Mapping[str, Any]) ->
         section.blocks.append(f"To repeat it: {repeat}")
     if isinstance(seconds, int | float):
         section.blocks.append(f"It took {_duration(float(seconds))}.")
-    settings = [[name, value] for name, value in _flatten(config) if value and not name.startswith("facts.")]
+    # What decides the networks repeats much of the rest: each setting once, under its short name.
+    named: dict[str, str] = {}
+    for name, value in _flatten(config):
+        name = name.removeprefix("identity.").removeprefix("problem.")
+        if value and not name.startswith("facts."):
+            named.setdefault(name, value)
+    settings = [[name, value] for name, value in named.items()]
     if settings:
         section.blocks.append(Table(["Setting", "Value"], settings, "Configuration, as resolved."))
     facts = [[name, value] for name, value in _flatten(environment) if name not in ("repeat", "seconds")]

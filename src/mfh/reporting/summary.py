@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mfh.arms import ACCURACY, ARMS, COLUMNS, CONTROLS, UNMASKED, Cell, Scale
 from mfh.errors import InputError
 from mfh.reporting.page import Table
@@ -391,6 +393,7 @@ def auroc_table(frame: "pd.DataFrame") -> Table | None:
     for (score, layer), group in known.fillna({"score": "", "layer": ""}).groupby(["score", "layer"], sort=False):
         values = group.groupby("seed")["value"].last()
         mean, low, high = mean_interval(values.to_numpy())
+        low, high = (float(np.clip(end, 0, 1)) for end in (low, high))  # a t interval knows no bounds
         rows.append([str(score), str(layer), interval_in_words(mean, low, high, digits=3), str(len(values))])
     if not rows:
         return None
