@@ -88,6 +88,7 @@ def test_one_process_goes_on_with_what_two_have_made(together, tmp_path):
         "aligned-student.safetensors",
         "aligned-teacher.safetensors",
         "distilled-general-distance-0.5-1.safetensors",
+        "histories",
         "mask-general-distance-0.5-1.safetensors",
         "saliency-distance.safetensors",
     ]
