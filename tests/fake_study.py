@@ -1,4 +1,4 @@
-"""A run folder as a study leaves it, with invented results; shared by tests of reports."""
+"""Run folders as studies and Gaussian experiments leave them, with invented results; shared by tests of reports."""
 
 import json
 
@@ -107,3 +107,55 @@ def write_saliencies(folder, num_channels=512, seed=0):
             samples=1000,
             fingerprint="none",
         ).save(folder / "seed-0" / f"saliency-{score}.safetensors")
+
+
+def write_records(folder, frame=None, num_classes=2, epochs=15, seed=0):
+    """Histories of training and counts per class, for every variant and seed of the frame."""
+    from mfh.arms import Cell
+    from mfh.records import write_counts, write_history
+
+    generator = np.random.default_rng(seed)
+    frame = rows() if frame is None else frame
+    frame = frame[(frame["metric"] == "accuracy") & (frame["split"] == "test")]
+
+    def history(role, level):
+        curve = level * (1 - 0.4 * np.exp(-np.arange(epochs) / 3)) + 0.01 * generator.normal(size=epochs)
+        loss = 1.2 * np.exp(-np.arange(epochs) / 3) + 0.4 + 0.02 * np.arange(epochs)
+        names = ("epoch", "train_loss", f"{role}_val_accuracy", f"{role}_val_loss")
+        return [dict(zip(names, row, strict=True)) for row in zip(range(epochs), 0.9 * loss, curve, loss, strict=True)]
+
+    for row in frame.fillna({"score": "", "layer": ""}).itertuples():
+        cell = Cell(row.arm, row.score, None if pd.isna(row.ratio) else row.ratio, row.layer)
+        place = folder / f"seed-{row.seed}"
+        if row.arm not in ("no-kd", "aligned-student"):
+            write_history(place, f"distilled-{cell.name}", history("student", row.value))
+        chances = np.full((num_classes, num_classes), (1 - row.value) / num_classes) + row.value * np.eye(num_classes)
+        write_counts(place, f"{cell.name}-test", np.array([generator.multinomial(100, p / p.sum()) for p in chances]))
+    for number in frame["seed"].unique():
+        place = folder / f"seed-{number}"
+        write_history(place, "teacher", history("teacher", 0.97))
+        write_history(place, "student", history("student", 0.7))
+        joint = zip(history("teacher", 0.9), history("student", 0.71), strict=True)
+        write_history(place, "aligned", [one | other for one, other in joint])
+
+
+def write_gaussian(folder, num_seeds=3):
+    """All three experiments, at three settings each."""
+    columns = ["experiment", "alpha", "beta", "gamma", "seed", "role", "arm", "accuracy"]
+    generator = np.random.default_rng(0)
+    masked = ("random", "true-general", "algorithm-1")
+    rows = []
+    for experiment, arms in (("vary-gamma", ()), ("vary-alpha", ()), ("modify-gamma", masked)):
+        for step in (0.2, 0.5, 0.8):
+            # Of alike circles that share so much; or of a student that has nothing of its own.
+            alike = experiment != "vary-alpha"
+            alpha, beta, gamma = (1 - step, 1 - step, step / (2 - step)) if alike else (step, 0.0, 1 - step)
+            for seed in range(num_seeds):
+                for role in ("teacher", "student"):
+                    for arm in (*(["no-kd"] if role == "student" else []), "regular", *arms):
+                        value = 70 + 5 * step * (arm != "no-kd") + generator.normal()
+                        rows.append([experiment, alpha, beta, gamma, seed, role, arm, value])
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "results.csv", index=False)
+    (folder / "config.json").write_text(json.dumps({"command": "gauss all", "num_seeds": num_seeds}))
+    return folder

@@ -88,6 +88,7 @@ def test_one_process_goes_on_with_what_two_have_made(together, tmp_path):
         "aligned-student.safetensors",
         "aligned-teacher.safetensors",
         "distilled-general-distance-0.5-1.safetensors",
+        "histories",
         "mask-general-distance-0.5-1.safetensors",
         "saliency-distance.safetensors",
     ]
@@ -125,7 +126,7 @@ def test_a_job_survives_a_killed_process(tmp_path):
     assert "Traceback" not in said
     assert said.count("student: validation accuracy") == 1
     path = tmp_path / "runs/fragile_task/seed-0/student.safetensors"
-    assert [path] == list(path.parent.iterdir())
+    assert {path.name, "histories"} == {item.name for item in path.parent.iterdir()}
     tensors, facts = files.load_tensors(path, "network")
 
     task, network = fragile_task.task(), seeded(fragile_task.tiny_task.student, 0)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pytest
 import tyro
 
+import fake_study
 import mfh
 from mfh import cli
 from mfh.options import Command
@@ -25,6 +26,7 @@ from mfh.options import Command
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SOURCE = ROOT / "src" / "mfh"
+FRAME = fake_study.rows(2, {"no-kd": 0.0, "regular": 0.01})
 
 
 class Block(NamedTuple):
@@ -143,6 +145,22 @@ def test_commands_parse(capsys):
                 if end.code:  # --help ends with 0
                     wrong.append(f"{page}: mfh {shlex.join(words)}: {message}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_report_commands_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = set()
+    # `mfh report runs` is shown with the error it ends in.
+    for words in sorted(
+        {words for _, words in all_commands() if words[0] == "report" and words[1] not in ("RUN", "runs")}
+    ):
+        options = tyro.cli(Command, prog="mfh", args=words)
+        runs |= {fake_study.write(run, FRAME) for run in options.runs if not run.exists()}
+        cli.main(words)
+        page = (options.out or options.runs[0]) / f"report.{options.format}"
+        assert page.stat().st_size > 1000
+        assert {file.suffix[1:] for file in page.with_name("figures").iterdir()} >= set(options.figures)
+    assert runs
 
 
 def test_error_messages_are_as_shown(tmp_path, monkeypatch, capsys):

@@ -1,21 +1,22 @@
-import json
 import math
+import re
 from html.parser import HTMLParser
 from itertools import pairwise
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import fake_study
 from mfh.errors import InputError
 from mfh.figures import new_figure
+from mfh.records import MOST_CLASSES, read_counts, read_history
 from mfh.reporting import report
 from mfh.reporting.circles import centre_distance, lens
+from mfh.reporting.markdown import write_markdown
 from mfh.reporting.page import Picture, Section, Table, write_page
 from mfh.reporting.pictures import venn_picture
 from mfh.reporting.study import _duration, _flatten
-from mfh.reporting.summary import finding, read_results, summarise, summary_table
+from mfh.reporting.summary import finding, interval_in_words, read_results, summarise, summary_table
 from mfh.stats import holm, paired_comparison
 from mfh.venn import ModalityVenn
 
@@ -127,17 +128,32 @@ def test_numbers_are_set_flush_right():
 def run(tmp_path_factory):
     folder = fake_study.write(tmp_path_factory.mktemp("runs") / "digits")
     fake_study.write_saliencies(folder)
+    fake_study.write_records(folder)
     return folder
 
 
-def test_report_of_a_study(run):
-    path = report(run)
+@pytest.fixture(scope="module")
+def reported(run):
+    return report(run)
+
+
+def test_report_of_a_study(run, reported):
+    path = reported
     assert path == run / "report.html"
     page = check_page(path)
     assert path.stat().st_size < 1_000_000
     assert finding(read_results(run)) in page.text
     names = {file.stem for file in (run / "figures").glob("*.svg")}
-    assert names == {"gains", "teacher-and-student", "venn", "saliency-distance", "saliency-probe"}
+    assert names == {
+        "gains",
+        "teacher-and-student",
+        "venn",
+        "saliency-distance",
+        "saliency-probe",
+        "confusion",
+        "classes",
+        "training",
+    }
     for words in (
         "mfh demo --out runs/demo",
         "2 min 51 s",
@@ -152,6 +168,65 @@ def test_report_of_a_study(run):
     # 512 channels, every second block of four general; a mask at ratio one half keeps half of them.
     [alt] = [image["alt"] for image in page.all("img") if "by score distance" in image["alt"]]
     assert "256 channels are kept" in alt
+
+
+def test_class_by_class(run, reported):
+    page = Page(reported)
+    [alt] = [image["alt"] for image in page.all("img") if "over no-kd by class" in image["alt"]]
+    counts = {
+        arm: [read_counts(run / f"seed-{seed}", f"{arm}-test") for seed in range(8)]
+        for arm in ("no-kd", "soft-probe-flatten")
+    }
+    right = {arm: [100 * np.diag(m)[0] / m[0].sum() for m in matrices] for arm, matrices in counts.items()}
+    gain = paired_comparison(right["soft-probe-flatten"], right["no-kd"])
+    assert f"class 0 {interval_in_words(gain.mean_difference, gain.low, gain.high, sign='+')}" in alt
+
+
+def test_many_classes_show_the_extremes(tmp_path):
+    frame = fake_study.rows(2, gains={"no-kd": 0.0, "regular": 0.02})
+    folder = fake_study.write(tmp_path / "run", frame)
+    fake_study.write_records(folder, frame, num_classes=MOST_CLASSES + 5)
+    page = check_page(report(folder))
+    assert f"Of {MOST_CLASSES + 5} classes, those that gain most and least" in page.text
+    assert not (folder / "figures" / "confusion.svg").exists()
+
+
+def test_training_curves_are_means_over_seeds(run, reported):
+    page = Page(reported)
+    [alt] = [image["alt"] for image in page.all("img") if "label loss by epoch" in image["alt"]]
+    curves = [read_history(run / f"seed-{seed}", "teacher")["teacher_val_accuracy"] for seed in range(8)]
+    best, last = 100 * np.mean(curves, 0).max(), 100 * np.mean(curves, 0)[-1]
+    assert f"teacher pretrained: accuracy {best:.1f} at best, {last:.1f} in the last epoch" in alt
+
+
+def test_as_markdown_with_figures_for_paper(run, tmp_path):
+    path = report(run, out=tmp_path / "paper", format="md", figures=("pdf",), style="paper")
+    assert path.name == "report.md"
+    text = path.read_text(encoding="utf-8")
+    shown = re.findall(r"^!\[.+\]\((.+)\)$", text, re.MULTILINE)
+    assert len(shown) == 8
+    for place in shown:
+        assert (tmp_path / "paper" / place).read_bytes().startswith(b"%PDF")
+    assert {file.suffix for file in (tmp_path / "paper" / "figures").iterdir()} == {".pdf"}
+    assert not (tmp_path / "paper" / "report.html").exists()
+    assert "\n| no-kd | 6" in text
+
+
+def test_markdown_is_inert(tmp_path):
+    evil = "<script>alert(1)</script> | [x](http://x) ![x](http://x) `x` *x*\n\n# x"
+    text = write_markdown(tmp_path, evil, evil, [Section(evil, [evil, Table([evil], [[evil]], evil)])]).read_text()
+    assert "<" not in text
+    assert not re.search(r"(?<!\\)[\[\]`]", text)
+    assert [line for line in text.splitlines() if line.startswith("#")] == text.splitlines()[0:1] + text.splitlines()[
+        4:5
+    ]
+
+
+def test_a_study_of_a_thousand_cells_stays_small(tmp_path):
+    frame = fake_study.rows(5, ratios=tuple(step / 67 for step in range(1, 67)))
+    assert len(frame[(frame["metric"] == "accuracy") & (frame["split"] == "test")]) >= 1000
+    folder = fake_study.write(tmp_path / "run", frame)
+    assert report(folder).stat().st_size < 5_000_000
 
 
 def test_reports_are_reproducible(run, tmp_path):
@@ -175,18 +250,9 @@ def test_comparison_of_siblings_stands_beside_them(tmp_path):
 
 
 def test_gaussian_run(tmp_path):
-    columns = ["experiment", "alpha", "beta", "gamma", "seed", "role", "arm", "accuracy"]
-    generator = np.random.default_rng(0)
-    rows = [
-        ["vary-gamma", 1 - gamma, 0.5, gamma, seed, role, arm, 70 + generator.normal()]
-        for gamma in (0.0, 0.5, 1.0)
-        for seed in range(3)
-        for role, arm in (("teacher", "regular"), ("student", "no-kd"), ("student", "regular"))
-    ]
-    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "results.csv", index=False)
-    (tmp_path / "config.json").write_text(json.dumps({"command": "gauss vary-gamma"}))
-    page = check_page(report(tmp_path))
+    page = check_page(report(fake_study.write_gaussian(tmp_path / "gauss")))
     assert "Gaussian" in page.text
+    assert len(page.all("img")) == 3
 
 
 def test_table_and_finding_are_the_paired_comparisons(run):

@@ -10,6 +10,7 @@ from mfh.arms import ARMS, CONTROLS, Cell, cells
 from mfh.channels import fingerprint
 from mfh.errors import InputError
 from mfh.losses import KDLoss
+from mfh.records import read_counts, read_history
 from mfh.task import Protocol
 from mfh.training import evaluate
 from mfh.workbench import Settings, Workbench, load_weights, matching_temperature
@@ -202,3 +203,45 @@ def test_an_aligned_teacher_and_its_saliency_may_come_from_elsewhere(tmp_path):
     bench = Workbench(tiny_task.task(), 0, dataclasses.replace(given, saliency=str(tmp_path / "objects.npy")))
     with pytest.raises(InputError, match="not an array of numbers"):
         bench.mask(cell)
+
+
+def test_histories_and_counts_are_kept(tmp_path):
+    task = tiny_task.task(0)
+    bench = Workbench(task, 0, Settings(), tmp_path)
+    cells_ = [Cell("no-kd"), Cell("regular"), Cell("aligned")]
+    accuracies = {
+        (cell.name, row["split"]): row["value"]
+        for cell, rows in zip(cells_, bench.measure(cells_), strict=True)
+        for row in rows
+        if row["metric"] == "accuracy"
+    }
+    assert len(accuracies) == 6
+    for (name, split), accuracy in accuracies.items():
+        counts = read_counts(tmp_path, f"{name}-{split}")
+        target = torch.cat([item[2][None] for item in getattr(task, split)])
+        assert counts.sum(1).tolist() == torch.bincount(target).tolist()
+        assert counts.trace() / counts.sum() == accuracy
+    for name in ("teacher", "student", "aligned", "distilled-regular", "distilled-aligned"):
+        history = read_history(tmp_path, name)
+        role = "teacher" if name == "teacher" else "student"
+        assert len(history[f"{role}_val_accuracy"]) == 2
+
+
+def test_training_is_followed_by_a_logger(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    bench = Workbench(tiny_task.task(0), 0, Settings(logger="tensorboard"), tmp_path)
+    bench.pretrained("student")
+    history = bench.facts("student")["history"]
+    events = EventAccumulator(str(tmp_path / "logs" / "student"))
+    events.Reload()
+    for name in ("train_loss", "student_val_accuracy", "student_val_loss"):
+        values = [event.value for event in events.Scalars(name)]
+        assert values == pytest.approx([epoch[name] for epoch in history])
+
+
+@pytest.mark.parametrize("name", ["tensorbord", "nowhere.at.all:Logger", "pathlib:Path"])
+def test_unknown_loggers_are_refused_before_training(name):
+    with pytest.raises(InputError, match="logger is"):
+        Workbench(tiny_task.task(0), 0, Settings(logger=name))

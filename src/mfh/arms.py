@@ -144,7 +144,7 @@ def cells(arms: Sequence[str], ratios: Sequence[float], scores: Sequence[str], l
             continue
         by_ratio = arm in MASKED_BY_RATIO
         chosen_scores = ["probe"] if not by_ratio else [""] if arm == "random" else dict.fromkeys(scores)
-        chosen_ratios = sorted(set(ratios)) if by_ratio else [None]
+        chosen_ratios = sorted(set(map(float, ratios))) if by_ratio else [None]
         grid += [
             Cell(arm, score, ratio, layer)
             for layer in dict.fromkeys(layers)

@@ -154,16 +154,13 @@ def _study(options: opt.Study) -> None:
 
 
 def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
-    from mfh.files import read_json, write_json
+    from mfh.files import read_json
     from mfh.reporting import report
     from mfh.studies import study
 
     console = _console()
     result = study(out=out, progress=not quiet, **arguments)
-    environment = read_json(out / "environment.json")
-    if "repeat" not in environment:
-        num_seeds = read_json(out / "config.json")["num_seeds"]
-        write_json(out / "environment.json", environment | {"repeat": _repeat_command(num_seeds)})
+    _note_command(out)
     page = report(out)
     _print_study(console, result)
     if arguments.get("select"):
@@ -175,6 +172,18 @@ def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
                 + f", standard error {result.scale.factor * choice['standard_error']:.2g})."
             )
     console.print(f"\nReport: {page}")
+
+
+def _note_command(out: Path) -> bool:
+    """Keep the command that repeats a run beside its results; False if one is noted already."""
+    from mfh.files import read_json, write_json
+
+    environment = read_json(out / "environment.json")
+    if "repeat" in environment:
+        return False
+    num_seeds = read_json(out / "config.json")["num_seeds"]
+    write_json(out / "environment.json", environment | {"repeat": _repeat_command(num_seeds)})
+    return True
 
 
 def _repeat_command(num_seeds: int) -> str:
@@ -283,6 +292,7 @@ def _gauss(options: opt.Gauss) -> None:
     from dataclasses import asdict
 
     from mfh.gaussian import summary, table_2
+    from mfh.reporting import report
     from mfh.reporting.gaussian import gaussian_verdict
     from mfh.reporting.gaussian_run import EXPERIMENTS, run
 
@@ -302,6 +312,8 @@ def _gauss(options: opt.Gauss) -> None:
             device=options.device,
             progress=progress,
         )
+    if _note_command(out):
+        report(out)
     console = _console()
     for name, frame in frames.items():
         if name == "modify-gamma":
@@ -369,7 +381,8 @@ def _part(text: str | None) -> tuple[int, int] | None:
 def _report(options: opt.Report) -> None:
     from mfh.reporting import report
 
-    _console().print(f"Report: {report(*options.runs, out=options.out)}")
+    page = report(*options.runs, out=options.out, format=options.format, figures=options.figures, style=options.style)
+    _console().print(f"Report: {page}")
 
 
 def _workbench(options: Any, **settings: Any) -> "Workbench":
@@ -404,6 +417,7 @@ def _training(options: opt.TrainingOptions) -> dict[str, Any]:
         "num_workers": options.num_workers,
         "channels_last": options.channels_last or None,
         "compile": options.compile or None,
+        "logger": options.logger,
     }
 
 

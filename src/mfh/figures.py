@@ -10,11 +10,13 @@ Draw inside `style()`, on a figure from `new_figure`, and write it with `save_fi
 Nothing here touches pyplot or a display, and matplotlib is imported only when something is drawn.
 """
 
+import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -83,12 +85,57 @@ _STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,
 }
 
+#: For papers: the serif face that matplotlib brings along, as outlines, because readers of an SVG may lack it.
+_PAPER: dict[str, Any] = {
+    "font.family": "serif",
+    "font.serif": ["STIXGeneral"],
+    "mathtext.fontset": "stix",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "svg.fonttype": "path",
+}
+
+#: What figures are drawn for: "screen", or "paper": serif, and one column wide (two columns where axes stand side by
+#: side), to be included in LaTeX without scaling.
+Medium = Literal["screen", "paper"]
+_MEDIUM: ContextVar[Medium] = ContextVar("medium", default="screen")
+COLUMN, TWO_COLUMNS = 3.25, 6.75
+
 #: What would put a date or a version into a file, and so make equal figures differ.
 _METADATA: dict[str, dict[str, Any]] = {
     ".svg": {"Date": None, "Creator": None},
     ".pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
     ".png": {"Software": None},
 }
+
+
+@contextmanager
+def drawn_for(medium: Medium) -> Iterator[None]:
+    """Draw and write all figures inside the block for this medium."""
+    token = _MEDIUM.set(medium)
+    try:
+        yield
+    finally:
+        _MEDIUM.reset(token)
+
+
+def figure_size(width: float, height: float, columns: int = 1) -> tuple[float, float]:
+    """In inches, as asked for; on paper as wide as the text's columns.
+
+    Args:
+        width: in inches.
+        height: in inches.
+        columns: of axes side by side.
+    """
+    if _MEDIUM.get() == "screen":
+        return width, height
+    return (COLUMN, 0.8 * height) if columns == 1 else (TWO_COLUMNS, height * TWO_COLUMNS / width)
 
 
 @contextmanager
@@ -102,7 +149,7 @@ def style() -> Iterator[None]:
     parameters: Any = matplotlib.rcParams
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        parameters.update(_STYLE)
+        parameters.update(_STYLE | (_PAPER if _MEDIUM.get() == "paper" else {}))
         yield
 
 
@@ -134,7 +181,7 @@ def new_figure(
     from matplotlib.figure import Figure
 
     with style():
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=figure_size(width, height, columns), layout="constrained")
         return figure, figure.subplots(rows, columns, **options)
 
 
@@ -154,9 +201,23 @@ def save_figure(figure: "Figure", path: str | Path) -> Path:
     suffix = path.suffix.lower()
     if suffix not in _METADATA:
         raise InputError(f"{path} ends in {suffix!r}; figures are written as .svg, .pdf or .png")
-    with style(), atomic_write(path, "wb") as file:
-        figure.savefig(file, format=suffix[1:], metadata=_METADATA[suffix])
+    content = figure_bytes(figure, suffix[1:])
+    with atomic_write(path, "wb") as file:
+        file.write(content)
     return path
+
+
+def figure_bytes(figure: "Figure", kind: str) -> bytes:
+    """A figure as the bytes of a file.
+
+    Args:
+        figure: what to write.
+        kind: "svg", "pdf" or "png".
+    """
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format=kind, metadata=_METADATA[f".{kind}"])
+    return buffer.getvalue()
 
 
 def draw_saliency(

@@ -158,22 +158,29 @@ def mean_iou(ignore_index: int | None = None) -> Metric:
     Args:
         ignore_index: a target that does not count.
     """
-    return Metric("mean_iou", _mean_iou, partial(_confusion, ignore_index=ignore_index))
+    return Metric("mean_iou", _mean_iou, partial(confusion, ignore_index=ignore_index))
 
 
-def _confusion(logits: Tensor, target: Tensor, ignore_index: int | None) -> Tensor:
+def confusion(logits: Tensor, target: Tensor, ignore_index: int | None = None) -> Tensor:
+    """How often each class was taken for each class: (K, K) counts, true class by predicted class.
+
+    Args:
+        logits: (N, K, ...).
+        target: (N, ...).
+        ignore_index: a target that does not count.
+    """
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
     predicted, width = logits.argmax(1), logits.shape[1]
-    confusion: Tensor = multiclass_confusion_matrix(
+    counts: Tensor = multiclass_confusion_matrix(
         predicted, target, width, ignore_index=ignore_index, validate_args=False
     )
-    return confusion
+    return counts
 
 
-def _mean_iou(confusion: Tensor) -> Tensor:
-    both = confusion.diagonal().double()
-    either = confusion.sum(0) + confusion.sum(1) - both
+def _mean_iou(counts: Tensor) -> Tensor:
+    both = counts.diagonal().double()
+    either = counts.sum(0) + counts.sum(1) - both
     return (both[either > 0] / either[either > 0]).mean()
 
 

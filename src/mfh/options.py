@@ -61,6 +61,8 @@ class TrainingOptions:
     """Keep weights of convolutions channels-last: often faster on a GPU with mixed precision."""
     compile: bool = False
     """Compile networks with torch.compile: pays for long training of large networks."""
+    logger: str | None = None
+    """Follow training in tensorboard, csv, mlflow, wandb, ...: a Lightning logger by name, or package.module:Class."""
 
 
 @dataclass(frozen=True)
@@ -269,6 +271,12 @@ class Report(RunOptions):
 
     runs: Positional[tuple[Path, ...]] = ()
     """Run folders."""
+    format: Literal["html", "md"] = "html"
+    """html: one self-contained page; md: Markdown that shows the files in figures/."""
+    figures: tuple[Literal["svg", "png", "pdf"], ...] = ("svg", "png")
+    """Files to write the figures as."""
+    style: Literal["screen", "paper"] = "screen"
+    """paper: serif figures, one or two text columns wide, for LaTeX."""
 
 
 @dataclass(frozen=True)

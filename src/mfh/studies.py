@@ -82,6 +82,7 @@ def study(
     num_workers: int | None = None,
     channels_last: bool | None = None,
     compile: bool | None = None,  # noqa: A002 (the word users know)
+    logger: str | None = None,
     loss: DistillationLoss | Mapping[str, Any] | None = None,
     permutations: Permutations = "auto",
     device: str | None = None,
@@ -124,6 +125,7 @@ def study(
         num_workers: processes that read the data, per training process.
         channels_last: layout of convolutions' weights.
         compile: use `torch.compile`.
+        logger: a Lightning logger by name ("tensorboard", ...), to follow the training of every network.
         loss: of distillation, a `KDLoss` or a function of (student logits, teacher logits, target); or some fields of
             a `KDLoss` to change in the one of the task's protocol.
         permutations: for Algorithm 1; see `channel_saliency`.
@@ -162,6 +164,7 @@ def study(
         num_workers=num_workers,
         channels_last=channels_last,
         compile=compile,
+        logger=logger,
         device=device,
         permutations=permutations,
         loss=loss,

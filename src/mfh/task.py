@@ -64,7 +64,8 @@ class Task:
         problem: what logits and targets mean, and with what metric; default: one class per sample, accuracy.
         collate: makes (teacher_input, student_input, target) of a list of items, where PyTorch's default does not.
         truth: (C,) booleans, whether each channel of `layer` is modality-general, where that is known.
-        facts: what else is known and belongs into a report (counts of decisive features, best accuracies, ...).
+        facts: what else is known and belongs into a report: "description", "classes" (their names in order), counts of
+            decisive features, best accuracies.
 
     Raises:
         InputError: a split is empty or no data set, or there is neither a teacher nor its outputs.

@@ -24,13 +24,16 @@ from mfh.distributed import exists, gather, part, rank, world_size
 from mfh.errors import InputError
 from mfh.losses import DistillationLoss, KDLoss
 from mfh.masking import ChannelMask, check_fingerprint, mask_channels, masked_logits
+from mfh.metrics import confusion
 from mfh.pairs import PairLoader, fetch, one_modality, reads_the_same, tensors
 from mfh.permutation import AUTO_PERMUTATIONS, Permutations
 from mfh.problems import Problem
+from mfh.records import write_counts, write_history
 from mfh.saliency import ChannelSaliency, Score, channel_saliency, distance_name
 from mfh.task import Protocol, Task
 from mfh.training import Recipe, align, distill, evaluate, pretrain
 from mfh.training.recipe import describe
+from mfh.training.trackers import check_tracker, find_tracker
 
 Role = Literal["teacher", "student"]
 Row = dict[str, Any]
@@ -59,6 +62,7 @@ class Settings:
         aligned_teacher_checkpoint: weights of a jointly trained teacher, instead of training a pair.
         saliency: a file of scores of that teacher's channels, instead of computing them: a saliency saved by mfh, or
             a .npy of one number per channel.
+        logger: a Lightning logger by name, to follow training; see `mfh.training.trackers`.
         progress: show progress bars.
         keep_students: keep every arm's student in the folder, not only those that others are made from.
     """
@@ -77,6 +81,7 @@ class Settings:
     student_checkpoint: str | None = None
     aligned_teacher_checkpoint: str | None = None
     saliency: str | None = None
+    logger: str | None = None
     progress: bool = False
     keep_students: bool = False
 
@@ -110,6 +115,8 @@ class Workbench:
         self.protocol: Protocol = dataclasses.replace(task.protocol, loss=loss)
         self.device = find_device(settings.device)
         self._made: dict[str, Any] = {}
+        if settings.logger is not None:
+            check_tracker(settings.logger)
         if world_size() > 1:
             _ = self.identity  # before anything is made of data or networks that are not the same
 
@@ -180,7 +187,7 @@ class Workbench:
 
     def _pretrain(self, networks: list[nn.Module], names: list[str], resume: Path | None) -> dict[str, Any]:
         role: Role = "teacher" if names[0] == "teacher" else "student"
-        fit = pretrain(networks[0], modality=role, checkpoint=resume, **self._training())
+        fit = pretrain(networks[0], modality=role, checkpoint=resume, **self._training(names[0]))
         return {"best_epoch": fit.best_epoch, "history": fit.history}
 
     def aligned(self, role: Role) -> nn.Module:
@@ -200,15 +207,17 @@ class Workbench:
         return both[0] if role == "teacher" else both[1]
 
     def _align(self, networks: list[nn.Module], _names: list[str], resume: Path | None) -> dict[str, Any]:
-        pair = align(*networks, checkpoint=resume, **self._training())
+        pair = align(*networks, checkpoint=resume, **self._training("aligned"))
         return {"best_epoch": self.recipe.epochs - 1, "history": pair.history}
 
     def teacher(self, cell: Cell) -> nn.Module:
         """The unmasked teacher of an arm."""
         return self.aligned("teacher") if cell.teacher == "aligned" else self.pretrained("teacher")
 
-    def _training(self) -> dict[str, Any]:
+    def _training(self, name: str) -> dict[str, Any]:
+        logger, folder = self.settings.logger, self.folder
         return {
+            "logger": None if logger is None or folder is None else find_tracker(logger, folder / "logs", name),
             "train": self.task.train,
             "val": self.task.val,
             "problem": self.task.problem,
@@ -240,7 +249,8 @@ class Workbench:
                 return networks
             # Named after what decides it, so that training never resumes from another one's checkpoint.
             resume = self._path(f"{names[0]}-{_digest([json.dumps(made_with, sort_keys=True)])[:8]}.ckpt")
-            facts = {"made_with": made_with, "processes": world_size()} | train(networks, names, resume)
+            facts = {"made_with": made_with, "processes": world_size(), **train(networks, names, resume)}
+            self._keep_history("aligned" if len(names) > 1 else names[0], facts["history"])
             for name, network, path in zip(names, networks, paths, strict=True):
                 self._made[f"{name} facts"] = facts
                 if path is not None and rank() == 0:
@@ -252,6 +262,10 @@ class Workbench:
     def facts(self, name: str) -> dict[str, Any]:
         """best_epoch and history of a network made here, by its file's name."""
         return dict(self._made[f"{name} facts"])
+
+    def _keep_history(self, name: str, history: list[dict[str, float]]) -> None:
+        if self.folder is not None and rank() == 0:
+            write_history(self.folder, name, history)
 
     # --- saliency and masks ---------------------------------------------------------------------------------------
 
@@ -394,15 +408,31 @@ class Workbench:
             rows = [self._row(cell, "val", "best_epoch", float(best_epoch or 0))] if epoch_known else []
             metric = self.task.problem.metric
             for split in splits:
-                rows.append(self._row(cell, split, metric.name, self.evaluate(student, split, "student")))
+                counts: list[Tensor] = []
+                rows.append(self._row(cell, split, metric.name, self.evaluate(student, split, "student", counts)))
+                if counts and self.folder is not None:
+                    write_counts(self.folder, f"{cell.name}-{split}", counts[0].numpy())
                 if cell in outputs[split]:
                     value = metric.of(outputs[split][cell], _targets(getattr(self.task, split)))
                     rows.append(self._row(cell, split, f"teacher_{metric.name}", value))
             yield rows
 
-    def evaluate(self, network: nn.Module, split: str, role: Role) -> float:
-        """The problem's metric of a network on a split."""
-        return evaluate(network, getattr(self.task, split), role, problem=self.task.problem, device=self.device)
+    def evaluate(self, network: nn.Module, split: str, role: Role, counts: list[Tensor] | None = None) -> float:
+        """The problem's metric of a network on a split.
+
+        Args:
+            network: to measure.
+            split: "train", "val" or "test".
+            role: which input it reads.
+            counts: an empty list that gets the confusion matrix, where there is one class per sample.
+        """
+
+        def watch(logits: Tensor, target: Tensor) -> None:
+            if counts is not None and self.task.problem.categorical and target.ndim == 1:
+                counts[:] = [sum(counts, confusion(logits, target).cpu())]
+
+        problem = self.task.problem
+        return evaluate(network, getattr(self.task, split), role, problem=problem, device=self.device, watch=watch)
 
     def score_rows(self, cells: Iterable[Cell]) -> list[Row]:
         """AUROC of every score that the cells use at the task's layer, where the truth is known."""
@@ -438,14 +468,16 @@ class Workbench:
                 loss=self.protocol.loss,
                 teacher_logits=logits,
                 checkpoint=resume,
-                **self._training(),
+                **self._training(name),
             )
             return {"best_epoch": fit.best_epoch, "history": fit.history}
 
         name = f"distilled-{cell.name}"
         if not self.settings.keep_students:
             student = self.new("student")
-            return student, train([student], [name], None)["best_epoch"]
+            facts = train([student], [name], None)
+            self._keep_history(name, facts["history"])
+            return student, facts["best_epoch"]
         decided_by = {**self.protocol_facts(), "permutations": self.settings.permutations}
         return self._networks([name], train, decided_by)[0], self.facts(name)["best_epoch"]
 

@@ -4,18 +4,28 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mfh.errors import InputError
 from mfh.files import read_json
 
 if TYPE_CHECKING:
+    from mfh.figures import Medium
     from mfh.reporting.page import Section
 
 __all__ = ["report"]
 
+#: Of the experiment modify-gamma: which inputs Algorithm 1 found.
+FOUND = "algorithm-1-found.csv"
 
-def report(*runs: str | Path, out: str | Path | None = None) -> Path:
+
+def report(
+    *runs: str | Path,
+    out: str | Path | None = None,
+    format: Literal["html", "md"] = "html",  # noqa: A002 (the word users know)
+    figures: Sequence[Literal["svg", "png", "pdf"]] = ("svg", "png"),
+    style: "Medium" = "screen",
+) -> Path:
     """Write the report of one run, or one page that compares several.
 
     The page is a single self-contained HTML file; its figures stand beside it as SVG and PNG. What an earlier
@@ -25,22 +35,34 @@ def report(*runs: str | Path, out: str | Path | None = None) -> Path:
         *runs: run folders, as studies and Gaussian experiments leave them.
         out: folder for report.html and figures/; default: the run itself, for several runs the folder that
             holds them all.
+        format: "html" for one self-contained page, report.html; "md" for report.md, which shows the files in figures/.
+        figures: kinds of files to write the figures as.
+        style: "paper" for figures in serif letters, one or two text columns wide (3.25 or 6.75 inches), to include in
+            LaTeX as they are.
 
     Returns:
         The path of the page.
 
     Raises:
-        InputError: no folder is given, one is no run, or its files cannot be read.
+        InputError: no folder is given, one is no run, its files cannot be read, or there are no kinds of figures.
     """
-    from mfh.reporting.page import Section, write_page
+    from mfh.figures import drawn_for
+    from mfh.reporting.markdown import write_markdown
+    from mfh.reporting.page import write_page
 
     if not runs:
         raise InputError("no run folder is given; name at least one, for instance runs/digits")
+    if not figures:
+        raise InputError("no kind of figures is given; choose svg, png or pdf, or several of them")
     folders = [_run(run) for run in runs]
-    if len(folders) == 1:
-        title, verdict, sections = _sections(folders[0])
-        return write_page(out or folders[0], title, verdict, sections)
+    target = out or (folders[0] if len(folders) == 1 else os.path.commonpath([run.resolve().parent for run in folders]))
+    with drawn_for(style):
+        content = _sections(folders[0]) if len(folders) == 1 else _compared(folders)
+        return (write_markdown if format == "md" else write_page)(target, *content, figures)
 
+
+def _compared(folders: Sequence[Path]) -> "tuple[str, str, list[Section]]":
+    from mfh.reporting.page import Section
     from mfh.reporting.study import comparison_table
 
     names = _names(folders)
@@ -54,8 +76,7 @@ def report(*runs: str | Path, out: str | Path | None = None) -> Path:
         verdicts.append(f"{name}: {verdict.split(';')[0].rstrip('.')}.")  # the whole stands at its part
         combined.append(Section(f"{name} \u2013 {title}", [verdict]))
         combined.extend(replace(section, level=section.level + 1) for section in sections)
-    target = out or os.path.commonpath([folder.resolve().parent for folder in folders])
-    return write_page(target, f"{len(folders)} runs compared", " ".join(verdicts), combined)
+    return f"{len(folders)} runs compared", " ".join(verdicts), combined
 
 
 def _run(run: str | Path) -> Path:
@@ -101,5 +122,8 @@ def _gaussian_sections(run: Path) -> "tuple[str, str, list[Section]]":
     columns = ("experiment", "alpha", "beta", "gamma", "seed", "role", "arm", "accuracy")
     frame = read_table(run / "results.csv", columns)
     frames = {str(name): group.reset_index(drop=True) for name, group in frame.groupby("experiment", sort=False)}
+    if "modify-gamma" in frames and (run / FOUND).is_file():
+        found = read_table(run / FOUND, ("alpha", "gamma", "general", "found"))
+        frames["modify-gamma"].attrs["general_found"] = found.to_dict(orient="records")
     making = making_section(read_json(run / "config.json"), read_environment(run))
     return "The Gaussian experiments", gaussian_verdict(frames), [*gaussian_sections(frames), making]

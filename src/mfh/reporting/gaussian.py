@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mfh.errors import InputError
-from mfh.figures import FAINT, INK, arm_colour, style
+from mfh.figures import FAINT, INK, arm_colour, figure_size, new_figure, style
 from mfh.gaussian.crossing import sign_change
 from mfh.gaussian.tables import gains, summary, table_rows
 from mfh.reporting.circles import centre_distance
@@ -52,7 +52,7 @@ def sweep_figure(frame: "pd.DataFrame", *, confidence: float = 0.95) -> "Figure"
     means = summary(frame).sort_values(column)
     settings = means[["alpha", "beta", "gamma"]].drop_duplicates()
     with style():
-        figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+        figure = Figure(figsize=figure_size(7.2, 4.6, columns=2), layout="constrained")
         parts: Any = figure.subfigures(2, 1, height_ratios=[1.0, 2.6])
         diagrams, plots = parts
         for axes, (_, setting) in zip(
@@ -99,15 +99,12 @@ def modification_figure(frame: "pd.DataFrame", *, confidence: float = 0.95) -> "
     """
     if (name := _only_experiment(frame)) != "modify-gamma":
         raise InputError(f"modification_figure got results of {name!r}; those of 'modify-gamma' were expected")
-    from matplotlib.figure import Figure
-
     means = summary(frame).sort_values("gamma")
     gain = _gain_rows(frame, "gamma")
     arms = {"regular": "s", "random": "v", "true-general": "D", "algorithm-1": "o"}
     places = {gamma: place for place, gamma in enumerate(sorted(means["gamma"].unique()))}
     with style():
-        figure = Figure(figsize=(7.2, 3.3), layout="constrained")
-        left, right = figure.subplots(1, 2)
+        figure, (left, right) = new_figure(7.2, 3.3, columns=2)
         for index, (arm, marker) in enumerate(arms.items()):
             shift = 0.13 * (index - 1.5)
             for axes, rows in (

@@ -1,6 +1,7 @@
 """Run the Gaussian experiments into a run folder: results, report, figures and how they came about."""
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from mfh.errors import InputError, close_names
 from mfh.files import atomic_write, read_json, write_json
 from mfh.gaussian.settings import ModifyGamma, VaryAlpha, VaryGamma, whole
 from mfh.provenance import environment
+from mfh.reporting import FOUND, report
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +27,6 @@ _SETTINGS: dict[str, type[VaryGamma] | type[VaryAlpha] | type[ModifyGamma]] = {
     "modify-gamma": ModifyGamma,
 }
 _FIRST_SEED = {"vary-gamma": 0, "vary-alpha": 0, "modify-gamma": 42}
-_FOUND = "algorithm-1-found.csv"
 
 
 def run(
@@ -65,7 +66,7 @@ def run(
     if _same_configuration(out, config) and (out / "results.csv").is_file():
         frames = _read(out, list(config["experiments"]))
         if not (out / "report.html").is_file():
-            _report(frames, out)
+            report(out)
         return frames
 
     try:
@@ -75,11 +76,12 @@ def run(
         raise InputError(
             f"out is {str(out)!r}, where nothing can be written ({error.strerror}); give a folder that can be made"
         ) from None
-    frames = {}
+    frames, started = {}, time.monotonic()
     for name, chosen in config["experiments"].items():
         frames[name] = _experiment(name, chosen, num_seeds, device, progress)
     _write_results(frames, out)
-    _report(frames, out)
+    write_json(out / "environment.json", environment(device=device, seconds=round(time.monotonic() - started, 1)))
+    report(out)
     return frames
 
 
@@ -190,7 +192,7 @@ def _write_results(frames: Mapping[str, "pd.DataFrame"], out: Path) -> None:
     from mfh.gaussian.tables import table_2
 
     if (frame := frames.get("modify-gamma")) is not None:
-        with atomic_write(out / _FOUND) as file:
+        with atomic_write(out / FOUND) as file:
             pd.DataFrame(frame.attrs["general_found"]).to_csv(file, index=False)
         for form, suffix in (("text", "txt"), ("csv", "csv"), ("markdown", "md"), ("latex", "tex")):
             with atomic_write(out / f"table-2.{suffix}") as file:
@@ -208,15 +210,8 @@ def _read(out: Path, experiments: list[str]) -> dict[str, "pd.DataFrame"]:
         table = pd.read_csv(out / "results.csv")
         frames = {name: table[table["experiment"] == name].reset_index(drop=True) for name in experiments}
         if "modify-gamma" in frames:
-            found = pd.read_csv(out / _FOUND)
+            found = pd.read_csv(out / FOUND)
             frames["modify-gamma"].attrs["general_found"] = found.to_dict(orient="records")
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"the results in {out} cannot be read ({error}); give another --out") from None
     return frames
-
-
-def _report(frames: Mapping[str, "pd.DataFrame"], out: Path) -> None:
-    from mfh.reporting.gaussian import gaussian_sections, gaussian_verdict
-    from mfh.reporting.page import write_page
-
-    write_page(out, "The Gaussian experiments", gaussian_verdict(frames), gaussian_sections(frames))

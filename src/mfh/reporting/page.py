@@ -6,6 +6,7 @@ attachment, and whatever text comes from users is shown as text.
 
 import base64
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,9 @@ from mfh.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+#: Kinds of files that figures are written as, unless others are asked for.
+FIGURES = ("svg", "png")
 
 _FOLDER = Path(__file__).parent
 _NUMBER = re.compile(r"(?:[\d.,+\-\u2212\u00b1<>\u2264\u2265~%()\s]|to|e[+-])+")
@@ -82,7 +86,9 @@ class Section:
     level: int = 2
 
 
-def write_page(folder: str | Path, title: str, verdict: str, sections: list[Section]) -> Path:
+def write_page(
+    folder: str | Path, title: str, verdict: str, sections: list[Section], figures: Sequence[str] = FIGURES
+) -> Path:
     """Write folder/report.html and the figures beside it.
 
     Every picture stands inside the page and, for papers and slides, as folder/figures/<name>.svg and .png.
@@ -93,21 +99,24 @@ def write_page(folder: str | Path, title: str, verdict: str, sections: list[Sect
         title: the first heading.
         verdict: the finding, in a sentence; stands under the title.
         sections: in order.
+        figures: kinds of files to write the figures as: "svg", "png", "pdf".
 
     Returns:
         The path of the page.
     """
     import jinja2
 
+    from mfh.figures import figure_bytes
+
     folder = Path(folder)
-    names: set[str] = set()
+    names = write_pictures(folder, sections, figures)
     content = []
     for number, section in enumerate(sections, start=1):
         blocks = []
         for place, block in enumerate(section.blocks, start=1):
             if isinstance(block, Picture):
-                name = _unused(_slug(block.name), names)
-                source = _write_picture(block, folder, name)
+                path = folder / "figures" / f"{names[id(block)]}.svg"
+                source = _data_uri(path.read_bytes() if "svg" in figures else figure_bytes(block.figure, "svg"))
                 blocks.append({"kind": "picture", "picture": block, "source": source})
             elif isinstance(block, Table):
                 blocks.append({"kind": "table", "table": block, "id": f"table-{number}-{place}"})
@@ -140,16 +149,32 @@ def _tidy(text: str) -> str:
     return text.replace(" %", "\u00a0%")
 
 
-def _write_picture(picture: Picture, folder: Path, name: str) -> str:
-    """Write the picture's files and return it as a data URI.
+def write_pictures(folder: Path, sections: list[Section], figures: Sequence[str]) -> dict[int, str]:
+    """Write every picture as folder/figures/<name>.<kind>.
 
-    An image behind a data URI keeps its ids and text to itself: many fit on a page, and none can run code.
+    Args:
+        folder: of the report.
+        sections: with the pictures.
+        figures: kinds: "svg", "png", "pdf".
+
+    Returns:
+        id of the picture -> name of its files.
     """
     from mfh.figures import save_figure
 
-    path = save_figure(picture.figure, folder / "figures" / f"{name}.svg")
-    save_figure(picture.figure, folder / "figures" / f"{name}.png")
-    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+    names: dict[int, str] = {}
+    for section in sections:
+        for block in section.blocks:
+            if isinstance(block, Picture):
+                name = names[id(block)] = _unused(_slug(block.name), set(names.values()))
+                for kind in figures:
+                    save_figure(block.figure, folder / "figures" / f"{name}.{kind}")
+    return names
+
+
+def _data_uri(svg: bytes) -> str:
+    """An image behind a data URI keeps its ids and text to itself: many fit on a page, and none can run code."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
 
 
 def _slug(name: str) -> str:
@@ -157,10 +182,9 @@ def _slug(name: str) -> str:
 
 
 def _unused(name: str, names: set[str]) -> str:
-    """`name`, numbered if it is among `names`; the result is added to them."""
+    """`name`, numbered if it is among `names`."""
     candidate, number = name, 1
     while candidate in names:
         number += 1
         candidate = f"{name}-{number}"
-    names.add(candidate)
     return candidate

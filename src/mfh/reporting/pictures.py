@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 from mfh.figures import FAINT, INK, PALETTE, arm_colour, draw_saliency, new_figure, style
 from mfh.reporting.circles import centre_distance
 from mfh.reporting.page import Picture
-from mfh.reporting.summary import Summary, Variant
+from mfh.reporting.summary import Summary, Variant, representatives
 from mfh.venn import ModalityVenn
 
 if TYPE_CHECKING:
     from mfh.saliency import ChannelSaliency
-
-_MOST_ROWS = 14
 
 
 def gains_picture(summary: Summary) -> Picture | None:
@@ -24,7 +22,7 @@ def gains_picture(summary: Summary) -> Picture | None:
     variants = [variant for variant in summary.variants if variant.gain is not None]
     if not variants:
         return None
-    shown = _representatives(summary, variants)
+    shown = representatives(summary, variants)
     [none] = [variant for variant in summary.variants if variant.arm == "no-kd"]
     with style():
         figure, axes = new_figure(6.5, 0.9 + 0.44 * len(shown))
@@ -66,18 +64,10 @@ def gains_picture(summary: Summary) -> Picture | None:
     )
 
 
-def _representatives(summary: Summary, variants: list[Variant]) -> list[Variant]:
-    """All variants, or for each arm the one chosen by validation where they are many."""
-    if len(variants) <= _MOST_ROWS:
-        return variants
-    arms = dict.fromkeys(variant.arm for variant in variants)
-    return [chosen for arm in arms if (chosen := summary.chosen(arm)) is not None]
-
-
 def teachers_picture(summary: Summary) -> Picture | None:
     """The teacher's metric against its student's; None with fewer than two teachers."""
     with_teacher = [variant for variant in summary.variants if len(variant.teacher)]
-    shown = _representatives(summary, with_teacher)
+    shown = representatives(summary, with_teacher)
     if len(shown) < 2:
         return None
     teachers = np.array([variant.teacher.mean() for variant in shown])

@@ -10,6 +10,8 @@ import pandas as pd
 
 from mfh.arms import ACCURACY, Scale
 from mfh.files import read_json
+from mfh.reporting.classes import classes_section
+from mfh.reporting.curves import training_section
 from mfh.reporting.diagnosis import kept_diagnosis
 from mfh.reporting.page import Section, Table
 from mfh.reporting.pictures import (
@@ -50,6 +52,8 @@ def study_sections(run: Path) -> tuple[str, str, list[Section]]:
         _world(facts, summary),
         *kept_diagnosis(run),
         _channels(run, frame, config, summary),
+        classes_section(_seeds(run), summary, facts),
+        training_section(_seeds(run), summary),
         making_section(config, read_environment(run)),
     ]
     return f"Study: {config.get('task', run.name)}", finding_of(summary), [part for part in sections if part.blocks]
@@ -132,7 +136,7 @@ def _teachers(summary: Summary) -> Section:
     sign = summary.scale.sign
     by_teacher = sorted(with_teacher, key=lambda variant: -sign * variant.teacher.mean())
     by_student = sorted(with_teacher, key=lambda variant: -sign * variant.student.mean())
-    if len(with_teacher) <= 12:
+    if len(with_teacher) <= 8:
         section.blocks.append(
             f"Teachers from the best down: {', '.join(variant.label for variant in by_teacher)}. "
             f"Their students from the best down: {', '.join(variant.label for variant in by_student)}."
@@ -164,14 +168,14 @@ def _world(facts: Mapping[str, Any], summary: Summary) -> Section:
 
 def _channels(run: Path, frame: pd.DataFrame, config: Mapping[str, Any], summary: Summary) -> Section:
     section = Section("Which channels can cross")
-    folder = _first_seed(run)
-    files = sorted(folder.glob("saliency-*.safetensors")) if folder else []
-    if folder and files:
+    folders = _seeds(run)
+    files = sorted(folders[0].glob("saliency-*.safetensors")) if folders else []
+    if files:
         from mfh.saliency import ChannelSaliency
 
         truth = None
-        if (folder / "truth.json").exists():
-            truth = np.asarray(read_json(folder / "truth.json").get("general"), dtype=bool)
+        if (folders[0] / "truth.json").exists():
+            truth = np.asarray(read_json(folders[0] / "truth.json").get("general"), dtype=bool)
         order = list(config.get("scores") or [])
         files.sort(key=lambda file: (order.index(_score(file)) if _score(file) in order else len(order), file.name))
         for file in files:
@@ -183,7 +187,7 @@ def _channels(run: Path, frame: pd.DataFrame, config: Mapping[str, Any], summary
                     ratio=mask.ratio if mask else None,
                     truth=truth if truth is not None and truth.shape == (len(saliency.scores),) else None,
                     name=f"saliency-{_score(file)}",
-                    seed=int(folder.name.removeprefix("seed-")),
+                    seed=int(folders[0].name.removeprefix("seed-")),
                 )
             )
     table = auroc_table(frame)
@@ -196,9 +200,10 @@ def _score(file: Path) -> str:
     return file.stem.removeprefix("saliency-")
 
 
-def _first_seed(run: Path) -> Path | None:
+def _seeds(run: Path) -> list[Path]:
+    """The folders of the seeds, in order."""
     folders = {int(match[1]): path for path in run.glob("seed-*") if (match := re.fullmatch(r"seed-(\d+)", path.name))}
-    return folders[min(folders)] if folders else None
+    return [folders[seed] for seed in sorted(folders)]
 
 
 def read_environment(run: Path) -> dict[str, Any]:
@@ -215,7 +220,13 @@ def making_section(config: Mapping[str, Any], environment: Mapping[str, Any]) ->
         section.blocks.append(f"To repeat it: {repeat}")
     if isinstance(seconds, int | float):
         section.blocks.append(f"It took {_duration(float(seconds))}.")
-    settings = [[name, value] for name, value in _flatten(config) if value and not name.startswith("facts.")]
+    # What decides the networks repeats much of the rest: each setting once, under its short name.
+    named: dict[str, str] = {}
+    for name, value in _flatten(config):
+        name = name.removeprefix("identity.").removeprefix("problem.")
+        if value and not name.startswith("facts."):
+            named.setdefault(name, value)
+    settings = [[name, value] for name, value in named.items()]
     if settings:
         section.blocks.append(Table(["Setting", "Value"], settings, "Configuration, as resolved."))
     facts = [[name, value] for name, value in _flatten(environment) if name not in ("repeat", "seconds")]

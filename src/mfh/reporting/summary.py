@@ -10,7 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mfh.arms import ACCURACY, ARMS, COLUMNS, CONTROLS, UNMASKED, Scale
+import numpy as np
+
+from mfh.arms import ACCURACY, ARMS, COLUMNS, CONTROLS, UNMASKED, Cell, Scale
 from mfh.errors import InputError
 from mfh.reporting.page import Table
 from mfh.stats import Comparison, Coverage, holm, mean_interval, paired_comparison, pairs_needed
@@ -51,6 +53,11 @@ class Variant:
     gain: Comparison | None
     masking: Comparison | None
     corrected_p: float | None
+
+    @property
+    def cell(self) -> Cell:
+        """What it is called in the run folder."""
+        return Cell(self.arm, self.score, self.ratio, self.layer)
 
 
 @dataclass(frozen=True)
@@ -255,6 +262,14 @@ def summary_table(frame: "pd.DataFrame", *, data_redrawn: bool = True, scale: Sc
     return arms_table(summarise(frame, data_redrawn=data_redrawn, scale=scale))
 
 
+def representatives(summary: Summary, variants: list[Variant], most: int = 14) -> list[Variant]:
+    """All variants, or for each arm the one chosen by validation where they are many."""
+    if len(variants) <= most:
+        return variants
+    arms = dict.fromkeys(variant.arm for variant in variants)
+    return [chosen for arm in arms if (chosen := summary.chosen(arm)) is not None]
+
+
 def arms_table(summary: Summary) -> Table:
     """`summary_table` of what `summarise` returned."""
     split, scale = {"test": "Test", "val": "Validation"}[summary.split], summary.scale
@@ -378,6 +393,7 @@ def auroc_table(frame: "pd.DataFrame") -> Table | None:
     for (score, layer), group in known.fillna({"score": "", "layer": ""}).groupby(["score", "layer"], sort=False):
         values = group.groupby("seed")["value"].last()
         mean, low, high = mean_interval(values.to_numpy())
+        low, high = (float(np.clip(end, 0, 1)) for end in (low, high))  # a t interval knows no bounds
         rows.append([str(score), str(layer), interval_in_words(mean, low, high, digits=3), str(len(values))])
     if not rows:
         return None

@@ -11,7 +11,7 @@ import os
 import random
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +96,7 @@ def pretrain(
     device: torch.device | str | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
+    logger: Any = None,
 ) -> Fit:
     """Train one network on labels.
 
@@ -110,6 +111,7 @@ def pretrain(
         device: where to train; default: a GPU if there is one.
         progress: show a progress bar.
         checkpoint: a file written after every epoch; if it exists, training resumes from it. Removed at the end.
+        logger: a Lightning logger, which gets the history as it grows.
 
     Raises:
         InputError: data or network cannot be used.
@@ -119,7 +121,7 @@ def pretrain(
     recipe = recipe or Recipe()
     train, val = one_modality(train, modality), one_modality(val, modality)
     module = Supervised(network, modality, recipe, problem or Problem.classification())
-    history, best_epoch = _run(module, modality, True, train, val, seed, device, progress, checkpoint)
+    history, best_epoch = _run(module, modality, True, train, val, seed, device, progress, checkpoint, logger)
     return Fit(network, best_epoch, history)
 
 
@@ -135,6 +137,7 @@ def align(
     device: torch.device | str | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
+    logger: Any = None,
 ) -> AlignedPair:
     """Train teacher and student jointly: CE(teacher) + CE(student) + MSE of their logits (Algorithm 1, step 1).
 
@@ -151,6 +154,7 @@ def align(
         device: where to train; default: a GPU if there is one.
         progress: show a progress bar.
         checkpoint: a file written after every epoch; if it exists, training resumes from it. Removed at the end.
+        logger: a Lightning logger, which gets the history as it grows.
 
     Raises:
         InputError: data or networks cannot be used.
@@ -158,7 +162,7 @@ def align(
     from mfh.training.modules import Alignment
 
     module = Alignment(teacher, student, recipe or Recipe(), problem or Problem.classification())
-    history, _ = _run(module, "student", False, train, val, seed, device, progress, checkpoint)
+    history, _ = _run(module, "student", False, train, val, seed, device, progress, checkpoint, logger)
     return AlignedPair(teacher, student, history)
 
 
@@ -176,6 +180,7 @@ def distill(
     device: torch.device | str | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
+    logger: Any = None,
 ) -> Fit:
     """Train a student on labels and on a frozen teacher's outputs.
 
@@ -199,6 +204,7 @@ def distill(
         device: where to train; default: a GPU if there is one.
         progress: show a progress bar.
         checkpoint: a file written after every epoch; if it exists, training resumes from it. Removed at the end.
+        logger: a Lightning logger, which gets the history as it grows.
 
     Raises:
         InputError: there is neither a teacher nor its logits, or they do not fit the data or are not finite.
@@ -230,7 +236,7 @@ def distill(
     module = Distillation(student, recipe, problem or Problem.classification(), loss, teacher_logits, teacher)
     val = one_modality(val, "student")
     with _frozen(None if teacher_logits is not None else teacher, channels.find_device(device)):
-        history, best_epoch = _run(module, "student", True, train, val, seed, device, progress, checkpoint)
+        history, best_epoch = _run(module, "student", True, train, val, seed, device, progress, checkpoint, logger)
     return Fit(student, best_epoch, history)
 
 
@@ -241,6 +247,7 @@ def evaluate(
     *,
     problem: Problem | None = None,
     device: torch.device | str | None = None,
+    watch: Callable[[Tensor, Tensor], None] | None = None,
 ) -> float:
     """The problem's metric on a data set, for classification the accuracy.
 
@@ -252,6 +259,7 @@ def evaluate(
         modality: whether the network reads the teacher's or the student's input.
         problem: what logits and targets mean; default `Problem.classification()`.
         device: where to run; default: where the network is.
+        watch: called with the logits and the target of every batch that this process reads.
 
     Raises:
         InputError: a target does not fit the logits.
@@ -264,7 +272,10 @@ def evaluate(
             inputs = batch.teacher_input if modality == "teacher" else batch.student_input
             logits = channels.as_logits(network(to_device(inputs, home)))
             problem.check(logits, batch.target)
-            tally.add(logits, batch.target.to(logits.device))
+            target = batch.target.to(logits.device)
+            tally.add(logits, target)
+            if watch is not None:
+                watch(logits, target)
     return tally.value(gather(tally.state()))
 
 
@@ -293,6 +304,7 @@ def _run(
     device: torch.device | str | None,
     progress: bool,
     checkpoint: str | Path | None,
+    logger: Any,
 ) -> tuple[History, int]:
     """Run Lightning's Trainer; afterwards the networks carry the chosen weights, on the device they came from."""
     import lightning as L
@@ -343,7 +355,7 @@ def _run(
                 max_epochs=recipe.epochs,
                 precision=recipe.precision,
                 callbacks=callbacks,
-                logger=False,
+                logger=logger or False,
                 enable_checkpointing=checkpoint is not None,
                 enable_progress_bar=progress,
                 enable_model_summary=False,

@@ -306,6 +306,8 @@ class History(L.Callback):
         """The training loss is known only after the validation of the same epoch."""
         assert isinstance(pl_module, Training)
         loss = self.epochs[-1]["train_loss"] = pl_module.train_loss()
+        for logger in trainer.loggers:  # validation is logged by Lightning
+            logger.log_metrics({"train_loss": loss}, step=trainer.global_step - 1)
         if not math.isfinite(loss):
             raise InputError(
                 f"training of the {' and the '.join(pl_module.networks)} diverged: the loss is {loss} in epoch "

@@ -179,6 +179,7 @@ class World:
             "best_student_accuracy": self.best_accuracy(self.general + self.student_only),
             "best_joint_accuracy": self.best_accuracy(self.num_decisive),
             "majority_accuracy": self.best_accuracy(0),
+            "classes": ["small sum", "large sum"],
         }
 
     def draw(self, number: int, generator: np.random.Generator) -> Digits:

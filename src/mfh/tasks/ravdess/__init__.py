@@ -9,6 +9,7 @@ from mfh.errors import InputError
 from mfh.losses import KDLoss
 from mfh.task import Protocol, Task
 from mfh.tasks.ravdess.data import load_splits
+from mfh.tasks.ravdess.names import EMOTIONS
 from mfh.tasks.ravdess.networks import (
     LAYER,
     PUBLISHED_MFCC_MEAN,
@@ -61,6 +62,7 @@ def task(data: str | Path | None = None, preset: str | None = None, augment: boo
         recipe=Recipe(epochs=100, batch_size=64, optimizer=sgd) if published else Recipe(epochs=30, batch_size=64),
         protocol=Protocol(loss=KDLoss(label_weight=0, reduction="mean"), ratio=0.75) if published else Protocol(),
         facts={
+            "classes": list(EMOTIONS),
             "description": (
                 f"RAVDESS, eight emotions. The teacher reads 40 mel-frequency cepstral coefficients of the voice over "
                 f"time, the student one RGB frame. Clips: {counts}; split by {meta['options']['split']}."

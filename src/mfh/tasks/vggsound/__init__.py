@@ -90,6 +90,7 @@ def task(
         recipe=recipe,
         protocol=protocol if published else Protocol(),
         facts={
+            "classes": list(labels),
             "description": (
                 f"VGGSound, {len(labels)} classes of events. The teacher hears {options['seconds']:g} seconds, the "
                 f"student sees {parts['train'].num_frames} frames of {options['size']} x {options['size']} pixels. "

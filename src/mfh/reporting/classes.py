@@ -1,0 +1,161 @@
+"""Class by class: what students take samples for, and where distillation gains."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mfh.figures import INK, arm_colour, new_figure, style
+from mfh.records import read_counts, recalls
+from mfh.reporting.page import Picture, Section
+from mfh.reporting.summary import Summary, Variant, interval_in_words
+from mfh.stats import Comparison, paired_comparison
+
+_MOST_SQUARES, _MOST_ROWS, _LONGEST = 20, 16, 22
+
+
+@dataclass(frozen=True)
+class _Gain:
+    name: str
+    differences: NDArray[np.float64]  # by seed, in points
+    comparison: Comparison
+    before: float
+
+
+def classes_section(folders: Sequence[Path], summary: Summary, facts: Mapping[str, Any]) -> Section:
+    """Confusion matrices of no-kd and of the arm best by validation, and gains by class; empty without counts.
+
+    Args:
+        folders: of the seeds.
+        summary: of the study.
+        facts: of the task; "classes" names the classes in order.
+    """
+    section = Section("Class by class")
+    none, best = summary.chosen("no-kd"), summary.chosen()
+    if none is None or best is None:
+        return section
+    pairs = [
+        (before, after)
+        for folder in folders
+        if (before := read_counts(folder, f"{none.cell.name}-{summary.split}")) is not None
+        and (after := read_counts(folder, f"{best.cell.name}-{summary.split}")) is not None
+        and before.shape == after.shape
+    ]
+    pairs = [pair for pair in pairs if pair[0].shape == pairs[0][0].shape]
+    if not pairs:
+        return section
+    num_classes, num_columns = pairs[0][0].shape
+    names = _names(facts, num_classes)
+    if num_columns == num_classes <= _MOST_SQUARES:
+        section.blocks.append(_matrices_picture(pairs, best, names, summary))
+    gains = _gains(pairs, names)
+    if gains:
+        section.blocks.append(_gains_picture(gains, best, summary))
+    return section
+
+
+def _names(facts: Mapping[str, Any], num_classes: int) -> list[str]:
+    given = facts.get("classes")
+    if not isinstance(given, list | tuple) or len(given) != num_classes:
+        return [f"class {number}" for number in range(num_classes)]
+    return [text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}\u2026" for text in map(str, given)]
+
+
+def _matrices_picture(
+    pairs: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], best: Variant, names: list[str], summary: Summary
+) -> Picture:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    # Summed over seeds first: a class that is rare in one seed weighs as much as its samples.
+    shares = [counts / np.maximum(counts.sum(1, keepdims=True), 1) for counts in np.sum(pairs, axis=0)]
+    num_classes = len(names)
+    written = num_classes <= 10
+    size = 8.5 if num_classes <= 6 else 7 if num_classes <= 8 else 6
+    with style():
+        figure, both = new_figure(6.5, 2.2 + 0.19 * min(num_classes, 12), columns=2, sharey=True)
+        for axes, share, title, arm in zip(both, shares, ("no-kd", best.label), ("no-kd", best.arm), strict=True):
+            colours = LinearSegmentedColormap.from_list("arm", ["white", arm_colour(arm)])
+            axes.imshow(share, cmap=colours, vmin=0, vmax=1)
+            axes.set_title(title)
+            axes.set_xticks(range(num_classes), names, rotation=0 if num_classes < 4 else 90)
+            axes.set_yticks(range(num_classes), names)
+            axes.tick_params(length=0, labelsize=9 if num_classes <= 10 else 7)
+            axes.set_xlabel("taken for")
+            for true, predicted in np.ndindex(share.shape) if written else ():
+                percent = 100 * share[true, predicted]
+                colour = "white" if share[true, predicted] > 0.6 else INK
+                axes.text(predicted, true, f"{percent:.0f}", ha="center", va="center", color=colour, fontsize=size)
+        both[0].set_ylabel("class")
+    diagonal = "; ".join(
+        f"{name} {100 * before:.0f} and {100 * after:.0f}"
+        for name, before, after in zip(names, *(np.diag(share) for share in shares), strict=True)
+    )
+    split = "test" if summary.split == "test" else "validation"
+    return Picture(
+        figure,
+        "confusion",
+        f"What samples of each class are taken for, in percent of the class's {split} samples, over all seeds: the "
+        f"student without a teacher and {best.label}.",
+        f"Two confusion matrices, no-kd and {best.label}. Right answers in percent, in this order: {diagonal}.",
+    )
+
+
+def _gains(pairs: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], names: list[str]) -> list[_Gain]:
+    before, after = (100 * np.array([recalls(pair[side]) for pair in pairs]) for side in (0, 1))
+    gains = []
+    for number, name in enumerate(names):
+        known = ~np.isnan(before[:, number] + after[:, number])
+        if known.any():
+            comparison = paired_comparison(after[known, number], before[known, number])
+            gains.append(_Gain(name, (after - before)[known, number], comparison, float(before[known, number].mean())))
+    return gains
+
+
+def _gains_picture(gains: list[_Gain], best: Variant, summary: Summary) -> Picture:
+    shown, note = gains, ""
+    if len(gains) > _MOST_ROWS:
+        ordered = sorted(gains, key=lambda gain: -gain.comparison.mean_difference)
+        shown = [*ordered[: _MOST_ROWS // 2], *ordered[-_MOST_ROWS // 2 :]]
+        note = f" Of {len(gains)} classes, those that gain most and least: extremes of many look larger than they are."
+    jitter = np.random.default_rng(0)
+    with style():
+        figure, axes = new_figure(6.5, 0.9 + 0.36 * len(shown))
+        colour = arm_colour(best.arm)
+        axes.axvline(0, color=INK, linewidth=1)
+        for row, gain in enumerate(shown):
+            places = row + 0.25 + jitter.uniform(-0.06, 0.06, len(gain.differences))
+            axes.plot(gain.differences, places, "o", color=colour, markersize=3.5, alpha=0.5, markeredgewidth=0)
+            if gain.comparison.num_pairs > 1:
+                ends = [gain.comparison.low, gain.comparison.high]
+                axes.plot(ends, [row, row], color=colour, linewidth=2.6, solid_capstyle="butt")
+            axes.plot([gain.comparison.mean_difference], [row], "o", color=colour, markeredgecolor="white")
+            axes.annotate(
+                _in_words(gain.comparison),
+                (1.02, row),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                annotation_clip=False,
+            )
+        axes.set_yticks(range(len(shown)), [f"{gain.name} ({gain.before:.0f} %)" for gain in shown])
+        axes.set_ylim(len(shown) - 0.5, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x")
+        split = "test" if summary.split == "test" else "validation"
+        axes.set_xlabel(f"{split} samples answered right, {best.label} minus no-kd, points")
+    listed = "; ".join(f"{gain.name} {_in_words(gain.comparison)}" for gain in shown)
+    return Picture(
+        figure,
+        "classes",
+        f"Which classes gain from {best.label}: differences to no-kd in the fraction answered right, small dots are "
+        "single seeds, bars 95 % intervals, not corrected for the number of classes. Behind each class, what no-kd "
+        f"answers right.{note}",
+        f"Dots and intervals of the gain of {best.label} over no-kd by class, in points: {listed}.",
+    )
+
+
+def _in_words(comparison: Comparison) -> str:
+    return interval_in_words(comparison.mean_difference, comparison.low, comparison.high, sign="+")

@@ -1,0 +1,91 @@
+"""How training went: the validation split, epoch by epoch."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mfh.figures import arm_colour, new_figure, style
+from mfh.records import read_history
+from mfh.reporting.page import Picture, Section
+from mfh.reporting.summary import Summary
+
+#: One line: label, colour's arm, role, epochs, metric and loss by epoch (means over seeds).
+_Line = tuple[str, str, str, NDArray[np.float64], NDArray[np.float64]]
+
+
+def training_section(folders: Sequence[Path], summary: Summary) -> Section:
+    """Curves of metric and label loss on the validation split; an empty section where no histories are kept.
+
+    Args:
+        folders: of the seeds.
+        summary: of the study.
+    """
+    section = Section("How training went")
+    teachers = [("pretrained", "regular", "teacher", "teacher"), ("aligned", "aligned", "teacher", "aligned")]
+    students = [
+        (name.label, name.arm, "student", _history_name(name.arm, name.cell.name))
+        for arm in dict.fromkeys(variant.arm for variant in summary.variants)
+        if (name := summary.chosen(arm)) is not None
+    ]
+    lines = [line for who in (*teachers, *students) if (line := _line(folders, summary, *who)) is not None]
+    if lines:
+        section.blocks.append(_picture(lines, summary, len(folders)))
+    return section
+
+
+def _history_name(arm: str, cell: str) -> str:
+    return {"no-kd": "student", "aligned-student": "aligned"}.get(arm, f"distilled-{cell}")
+
+
+def _line(folders: Sequence[Path], summary: Summary, label: str, arm: str, role: str, name: str) -> _Line | None:
+    """Means over the seeds that have a history, as far as all of them were trained."""
+    columns = (f"{role}_val_{summary.scale.name}", f"{role}_val_loss")
+    kept: list[Mapping[str, Any]] = [history for folder in folders if (history := read_history(folder, name))]
+    kept = [history for history in kept if all(column in history for column in columns)]
+    if not kept:
+        return None
+    length = min(len(history[columns[0]]) for history in kept)
+    metric, loss = (np.mean([history[column][:length] for history in kept], axis=0) for column in columns)
+    return label, arm, role, summary.scale.factor * metric, loss
+
+
+def _picture(lines: Sequence[_Line], summary: Summary, num_seeds: int) -> Picture:
+    roles = [role for role in ("teacher", "student") if any(line[2] == role for line in lines)]
+    with style():
+        figure, grid = new_figure(6.5, 4.4, rows=2, columns=len(roles), sharex="col", squeeze=False)
+        for column, role in enumerate(roles):
+            for label, arm, of_role, *values in lines:
+                if of_role != role:
+                    continue
+                for axes, curve in zip(grid[:, column], values, strict=True):
+                    dashed = {"linestyle": (0, (4, 2))} if arm in ("no-kd", "aligned-student") else {}
+                    marker = {"marker": "o"} if len(curve) == 1 else {}
+                    epochs = np.arange(1, len(curve) + 1)
+                    axes.plot(epochs, curve, color=arm_colour(arm), label=label, linewidth=1.5, **dashed, **marker)
+            top, bottom = grid[:, column]
+            top.set_title(f"{role.capitalize()}s")
+            bottom.set_xlabel("epoch")
+            bottom.xaxis.get_major_locator().set_params(integer=True)
+            for axes in (top, bottom):
+                axes.grid(axis="y")
+        grid[0, 0].set_ylabel(summary.scale.title)
+        grid[1, 0].set_ylabel("label loss")
+        if len(roles) > 1:
+            grid[0, 0].legend(loc="lower right")
+        figure.legend(*grid[0, -1].get_legend_handles_labels(), loc="outside right upper")
+    ends = "; ".join(
+        f"{role} {label}: {summary.scale.words} {metric.max():.{summary.digits}f} at best, "
+        f"{metric[-1]:.{summary.digits}f} in the last epoch"
+        for label, _, role, metric, _ in lines
+    )
+    seeds = f"means over {num_seeds} seeds" if num_seeds > 1 else "one seed"
+    return Picture(
+        figure,
+        "training",
+        f"Training on the validation split, {seeds}, as far as all were trained; of each arm the variant best by "
+        "validation. A loss that rises again while the metric stays is overfitting.",
+        f"Curves of {summary.scale.words} and label loss by epoch. {ends}.",
+    )

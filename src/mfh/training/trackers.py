@@ -1,0 +1,62 @@
+"""Lightning loggers by name: where training is followed while it runs."""
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+from mfh.errors import InputError, close_names
+
+
+def check_tracker(name: str) -> type:
+    """The class of a Lightning logger.
+
+    Args:
+        name: "tensorboard", "csv", "mlflow", "wandb", ... (a class of `lightning.pytorch.loggers`, without "Logger");
+            or "package.module:Class".
+
+    Raises:
+        InputError: there is none of this name, or what it needs is not installed.
+    """
+    from lightning.pytorch import loggers
+
+    module, _, named = name.partition(":")
+    if named:
+        try:
+            found = getattr(importlib.import_module(module), named, None)
+        except ImportError as error:
+            raise InputError(f"logger is {name!r}, and {module} cannot be imported ({error})") from None
+    else:
+        known = {key.removesuffix("Logger").lower(): key for key in loggers.__all__ if key != "Logger"}
+        if name not in known:
+            raise InputError(f"logger is {name!r}; {close_names(name, list(known), limit=len(known))}")
+        found = getattr(loggers, known[name])
+    if not (isinstance(found, type) and issubclass(found, loggers.Logger)):
+        raise InputError(f"logger is {name!r}, which is no Lightning logger")
+    return found
+
+
+def find_tracker(name: str, folder: str | Path, network: str) -> Any:
+    """A Lightning logger for the training of one network.
+
+    Args:
+        name: as `check_tracker` takes it.
+        folder: where it may write.
+        network: what is trained.
+
+    Raises:
+        InputError: there is none of this name, or what it needs is not installed.
+    """
+    from lightning.pytorch import loggers
+
+    kind = check_tracker(name)
+    offered: dict[str, Any] = {"save_dir": str(folder), "name": network, "run_name": network}
+    if issubclass(kind, loggers.CSVLogger | loggers.TensorBoardLogger):
+        offered["version"] = ""  # no folders version_0, version_1, ... below the network's
+    if issubclass(kind, loggers.TensorBoardLogger):
+        offered["default_hp_metric"] = False
+    takes = inspect.signature(kind).parameters
+    try:
+        return kind(**{option: value for option, value in offered.items() if option in takes})
+    except ModuleNotFoundError as error:
+        raise InputError(f"logger {name!r} needs a package that is not installed ({error})") from None

@@ -1,0 +1,120 @@
+"""Reports as a browser shows them: they load nothing, complain of nothing, fit a phone and can be read in the dark."""
+
+import pytest
+
+import fake_study
+from browser import CONTRASTS, DESK, PHONE, Browser
+from mfh.reporting import report
+
+EVIL = "<script>document.title='gone'</script><img src=x onerror=\"document.title='gone'\">"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    window = Browser(tmp_path_factory.mktemp("profile"))
+    yield window
+    window.close()
+
+
+def digits(folder):
+    fake_study.write(folder)
+    fake_study.write_saliencies(folder)
+    fake_study.write_records(folder)
+    return report(folder)
+
+
+def gaussian(folder):
+    return report(fake_study.write_gaussian(folder))
+
+
+def fixed_data(folder):
+    """Like a study of RAVDESS: one data set for all seeds, eight classes, nothing known of the channels."""
+    frame = fake_study.rows(5, ratios=(0.25, 0.5, 0.75))
+    facts = {"classes": ["neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"]}
+    fake_study.write(folder, frame, task="ravdess", data="/data/ravdess", data_redrawn=False, facts=facts)
+    fake_study.write_records(folder, frame, num_classes=8)
+    return report(folder)
+
+
+def hostile(folder):
+    """A user's own words everywhere: in the folder's name, the task, layers, settings and the environment."""
+    folder = folder / "<b>run"
+    frame = fake_study.rows(3, ratios=(0.25, 0.5, 0.75))
+    frame["layer"] = frame["layer"].where(frame["layer"].isna(), EVIL)
+    facts = {"description": EVIL, "general": 1, "teacher_only": 2, "student_only": 1, "classes": [EVIL, "$x$"]}
+    fake_study.write(folder, frame, task=EVIL, data=f"/data/{EVIL}", facts=facts, layers=[EVIL])
+    fake_study.write_records(folder, frame.assign(layer=frame["layer"].where(frame["layer"].isna(), "1")))
+    other = fake_study.write(folder.parent / EVIL.replace("/", "-"), fake_study.rows(2), task=EVIL)
+    return report(folder, other)
+
+
+MAKERS = (digits, gaussian, fixed_data, hostile)
+
+
+@pytest.fixture(scope="module", params=MAKERS, ids=lambda maker: maker.__name__)
+def page(request, tmp_path_factory):
+    return request.param(tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_nothing_is_loaded_and_nothing_complained_of(browser, page):
+    browser.open(page)
+    assert browser.requests() == [page.resolve().as_uri()]
+    assert browser.complaints() == []
+    assert browser.run("return document.title") == browser.run("return document.querySelector('h1').textContent")
+    assert browser.run("return document.scripts.length") == 0
+
+
+def test_all_pictures_are_there_and_described(browser, page):
+    browser.open(page)
+    pictures = browser.run("return [...document.images].map(i => [i.complete, i.naturalWidth, i.alt.trim().length])")
+    assert pictures
+    for complete, width, described in pictures:
+        assert complete
+        assert width > 100
+        assert described > 20
+
+
+@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+def test_the_page_never_scrolls_sideways(browser, page, size):
+    browser.open(page, size)
+    assert browser.run("return innerWidth") == size[0]
+    assert browser.run("const e = document.documentElement; return e.scrollWidth - e.clientWidth") == 0
+    browser.run("scrollTo(100, 0)")
+    assert browser.run("return scrollX") == 0
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_all_text_can_be_read(browser, page, dark):
+    browser.open(page, dark=dark)
+    (background,) = {browser.run("return getComputedStyle(document.body).backgroundColor")}
+    assert (background == "rgb(255, 255, 255)") is not dark
+    contrasts = browser.run(CONTRASTS)
+    assert len(contrasts) > 30
+    assert [(text, round(ratio, 2)) for text, ratio in contrasts if ratio < 4.5] == []
+    # Figures are drawn in dark ink: what they lie on stays light.
+    cards = browser.run("return [...document.querySelectorAll('.picture')].map(e => getComputedStyle(e).background)")
+    assert all("rgb(255, 255, 255)" in card for card in cards)
+
+
+def test_the_keyboard_goes_down_the_page(browser, page):
+    browser.open(page)
+    stops = browser.run("return document.querySelectorAll('a[href], [tabindex]').length")
+    assert stops > 5
+    browser.run("window.stops = []")
+    for _ in range(stops):
+        browser.tab()
+        browser.run("stops.push(document.activeElement)")
+    assert browser.run("return stops[0].className") == "skip"
+    assert browser.run(
+        "return stops.slice(1).every((e, i) => stops[i].compareDocumentPosition(e) & Node.DOCUMENT_POSITION_FOLLOWING)"
+    )
+    # Whoever lands on a region hears what it is, and sees where they are.
+    assert browser.run("return stops.every(e => (e.textContent.trim() || e.ariaLabel).length > 1)")
+    assert browser.run("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_links_lead_down_the_page(browser, page):
+    browser.open(page)
+    targets = browser.run("return [...document.querySelectorAll('a')].map(a => !!document.querySelector(a.hash))")
+    assert targets
+    assert all(targets)
