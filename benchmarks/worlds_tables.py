@@ -533,6 +533,9 @@ def main():
         f"{options.criteria_seeds} seeds of every world. Worlds are named kind, general, teacher-only and student-only decisive"
     )
     say("features, training pairs n, noise s, distractors d, shape.")
+    say(
+        "Networks are trained side by side, so another number of seeds rounds differently and moves single students of nets."
+    )
     say()
     scores_table(say, frame)
     masks_table(say, gains)
