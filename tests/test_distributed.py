@@ -1,10 +1,7 @@
 """Two processes against one, on a CPU; what a GPU does differently is not tried here."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,24 +16,9 @@ from mfh.distributed import average_buffers, exists, gather, joined, part, rank,
 from mfh.errors import InputError
 from mfh.training import pretrain
 from networks import randn, seeded
+from processes import torchrun
 
 HERE = Path(__file__).parent
-
-
-def torchrun(*words, folder, **variables):
-    """Two processes on this machine: exit code and what they said."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", *words]
-    variables |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    done = subprocess.run(
-        [str(word) for word in command],
-        env=os.environ | variables,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
-    return done.returncode, done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from torch.utils.data import DataLoader, Subset
 from mfh import channels
 from mfh.cli import main
 from mfh.errors import InputError
+from mfh.files import load_tensors
 from mfh.pairs import fetch, one_modality, reading_batch, reads_the_same
+from mfh.saliency import ChannelSaliency
 from mfh.tasks.vggsound import task
 from mfh.tasks.vggsound.networks import (
     LAYER,
@@ -26,6 +29,7 @@ from mfh.tasks.vggsound.networks import (
 )
 from mfh.tasks.vggsound.prepare import Settings, prepare
 from mfh.tasks.vggsound.shards import Clips, open_prepared
+from processes import torchrun
 from vggsound_clips import write_vggsound
 
 SMALL = Settings(num_frames=4, size=32, seconds=1.0, clips_per_shard=10)
@@ -420,3 +424,29 @@ def test_every_step_and_a_study(prepared, tmp_path, monkeypatch, capsys):
     assert {arm for arm, _, _ in accuracy} == {"no-kd", "aligned", "general", "random"}
     assert accuracy["aligned", "val", "teacher_accuracy"] > 0.5  # four classes: chance is 0.25
     assert (tmp_path / "run/report.html").exists()
+
+
+def test_two_processes_take_the_steps_together(prepared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny_vggsound.py").write_text(TINY)
+    common = ["tiny_vggsound.py", "--data", str(prepared), "--preset", "paper", "--epochs", "1", "--batch-size", "8"]
+    for modality in ("teacher", "student"):
+        main(["pretrain", *common, "--out", "one", "--quiet", "--modality", modality])
+    given = [f"--{role}-checkpoint=one/seed-0/{role}.safetensors" for role in ("teacher", "student")]
+    main(["saliency", *common, *given, "--out", "alone", "--quiet"])
+
+    def together(*words):
+        code, said = torchrun("-m", "mfh", *words, *common, "--out", "two", folder=tmp_path)
+        assert code == 0, said
+        assert "training on 2 processes (Gloo)" in said
+
+    together("saliency", *given)
+    one, two = (ChannelSaliency.load(f"{out}/seed-0/saliency-distance.safetensors") for out in ("alone", "two"))
+    np.testing.assert_allclose(two.scores, one.scores, atol=1e-5 * np.abs(one.scores).max())
+    together("distill", *given, "--arm", "general")
+    together("pretrain")
+    steps = [
+        load_tensors(Path(out, "seed-0/teacher.safetensors"), "network")[1]["history"][-1]["steps"]
+        for out in ("one", "two")
+    ]
+    assert steps == [6, 3]  # 48 clips in batches of 8
