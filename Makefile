@@ -9,7 +9,7 @@ demo: $(STAMP)  ## the main job: a study on the embedded digits world, with its 
 	$(BIN)/mfh demo
 
 test: $(STAMP)  ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
