@@ -119,7 +119,7 @@ def require_media() -> None:
         import PIL  # noqa: F401
         import soxr  # noqa: F401
     except ImportError as error:
-        raise InputError(f"preparing media needs {error.name}; install it: pip install 'mfh[media]'") from None
+        raise InputError(f"preparing media needs {error.name}; install the extra media: pip install '.[media]' in a clone") from None
 
 
 def read_frames(file: BinaryIO, num_frames: int, fit: "Callable[[Image], Image]") -> NDArray[np.uint8]:
