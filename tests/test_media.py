@@ -50,6 +50,29 @@ def test_frames_are_evenly_spaced_and_the_single_one_is_the_middle(folder):
     assert read_frames(content(folder, "fast.mp4"), 70, same_size).shape == (70, 48, 96, 3)
 
 
+def test_clips_cut_without_encoding_anew_have_fewer_frames_than_packets(tmp_path):
+    shades = np.arange(20, 170, dtype=np.uint8)
+    write_mp4(tmp_path / "whole.mp4", np.stack([np.full((64, 64, 3), shade) for shade in shades]), None)
+    with av.open(str(tmp_path / "whole.mp4")) as whole, av.open(str(tmp_path / "cut.mp4"), "w") as cut:
+        stream = whole.streams.video[0]
+        copied = cut.add_stream_from_template(stream)
+        offset = int(40 / 30 / stream.time_base)  # the first 40 frames come before the beginning
+        for packet in whole.demux(stream):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - offset, packet.dts - offset, copied
+                cut.mux(packet)
+    with av.open(str(tmp_path / "cut.mp4")) as container:
+        packets = sum(1 for packet in container.demux(video=0) if packet.size)
+        container.seek(0)
+        shown = [frame.to_ndarray(format="rgb24").mean() for frame in container.decode(video=0)]
+    assert len(shown) < packets
+    for count in (1, 4, 32):
+        with (tmp_path / "cut.mp4").open("rb") as file:
+            found = read_frames(file, count, cover(64, 64)).mean((1, 2, 3))
+        expected = [shown[int((i + 0.5) * len(shown) / count)] for i in range(count)]
+        np.testing.assert_allclose(found, expected, atol=0.01)
+
+
 def test_pictures_are_scaled_to_cover_and_cropped_evenly():
     picture = np.zeros((100, 400, 3), np.uint8)
     picture[:, 100:300] = 200  # what remains of 100 x 400 when 1:2 is cut out of its middle

@@ -40,6 +40,14 @@ def test_a_worker_that_dies_costs_only_its_own_piece(tmp_path):
     assert sorted(path.name for path in tmp_path.glob("[0-9]")) == ["0", "1", "3", "4"]
 
 
+def test_marks_of_an_interrupted_run_condemn_nothing(tmp_path):
+    jobs = {tmp_path / "fine": "fine", tmp_path / "bad": "fatal"}
+    preparing._marker(tmp_path / "fine").touch()
+    assert preparing.make_pieces(jobs, write, processes=1) == {tmp_path / "bad"}
+    assert (tmp_path / "fine").read_text() == "fine"
+    assert not list(tmp_path.glob("fine.*"))
+
+
 def test_a_folder_is_complete_only_at_the_end(tmp_path):
     out, options = tmp_path / "out", {"size": 3}
     with suppress(RuntimeError), preparing.preparing(out, "kind", options) as pieces:

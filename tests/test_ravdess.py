@@ -451,10 +451,15 @@ def test_missing_and_broken_features_are_listed(authors, tmp_path):
     (authors / "aud_features" / "clip00.npy").unlink()
     np.save(authors / "aud_features" / "clip01.npy", np.array([{}], dtype=object), allow_pickle=True)
     (authors / "vid_features" / "clip02.jpg").write_bytes(b"no picture")
+    (authors / "aud_features" / "clip03.npy").write_bytes(b"PK\x03\x04 no archive")
+    np.savez(authors / "aud_features" / "many.npz", a=np.zeros(3))
+    (authors / "aud_features" / "many.npz").replace(authors / "aud_features" / "clip04.npy")
     prepare(authors, tmp_path / "out", layout="features", features=SMALL)
     skipped = {(Path(row["file"]).name, row["reason"]) for row in rows_of(tmp_path / "out" / "skipped.csv")}
-    broken = {("clip00.npy", "missing"), ("clip01.npy", "unreadable"), ("clip02.jpg", "unreadable")}
-    assert skipped == broken | {("clip01.jpg", "no partner"), ("clip02.npy", "no partner")}
+    broken = {("clip00.npy", "missing"), ("clip02.jpg", "unreadable"), ("clip02.npy", "no partner")}
+    for name in ("clip01", "clip03", "clip04"):
+        broken |= {(f"{name}.npy", "unreadable"), (f"{name}.jpg", "no partner")}
+    assert skipped == broken
 
 
 def test_a_split_of_the_authors_may_not_be_empty(authors, tmp_path):

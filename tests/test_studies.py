@@ -142,6 +142,8 @@ def test_all_arms_are_run_unless_chosen():
         ({"add_seeds": 2}, "holds no study"),
         ({"select": True, "arms": ["regular"]}, "no-kd"),
         ({"epochs": 0}, "epochs is 0"),
+        ({"processes": -1}, "processes is -1"),
+        ({"threads": 0}, "threads 0"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_no_run_behind(tmp_path, changes, said):

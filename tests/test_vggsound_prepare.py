@@ -173,6 +173,8 @@ def test_clips_are_found_by_any_of_their_names(tmp_path):
     with found[clips[4]].open() as file:
         assert file.read() == b"abc"
     assert set(find_clips(clips, [second / "some.tar"])) == {clips[4]}
+    (first / "-v_9_0_10000.mp4").write_bytes(b"x")  # from the first second on, in milliseconds
+    assert find_clips([Clip("-v_9", 0, "dog", "train")], [first])
 
 
 def test_archives_that_cannot_be_read(tmp_path, caplog):
@@ -361,6 +363,25 @@ def test_killed_preparation_goes_on(world, tmp_path):
     for path, stamp in before.items():  # what was finished was not made again
         if path.name in made_first:
             assert (out / path.name).stat().st_mtime_ns == stamp
+
+
+def test_an_interrupt_while_shards_are_moved_costs_nothing(world, tmp_path, monkeypatch):
+    clips, table, once = world
+    out, copy, count = tmp_path / "out", shutil.copyfile, 0
+
+    def interrupted(*arguments):
+        nonlocal count
+        count += 1
+        if count in (1, 3):
+            raise KeyboardInterrupt
+        return copy(*arguments)
+
+    monkeypatch.setattr(shutil, "copyfile", interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            prepare(clips, out, csv=table, settings=SMALL, processes=0, quiet=True)
+    prepare(clips, out, csv=table, settings=SMALL, processes=0, quiet=True)
+    assert contents(out) == contents(once)
 
 
 class Deadly(MediaFile):

@@ -193,6 +193,10 @@ def test_an_aligned_teacher_and_its_saliency_may_come_from_elsewhere(tmp_path):
         assert mask.removed.tolist() == wanted.removed.tolist()
         assert mask.fingerprint == wanted.fingerprint
         np.testing.assert_allclose(mask.means, wanted.means, rtol=1e-6)
+    with pytest.raises(InputError, match="holds score 'distance' of layer '1', now 'distance' of '0'"):
+        bench.saliency("distance", "0")
+    with pytest.raises(InputError, match="now 'agreement' of '1'"):
+        bench.saliency("agreement")
     with pytest.raises(InputError, match="aligned-student"):
         bench.student(Cell("aligned-student"))
     np.save(tmp_path / "short.npy", scores[:3])

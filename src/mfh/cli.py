@@ -224,6 +224,8 @@ def _pretrain(options: opt.Pretrain) -> None:
 
 def _align(options: opt.Align) -> None:
     bench = _workbench(options)
+    if not bench.protocol.joint:
+        _console().print("this protocol has no joint step: the networks trained on labels stand for the aligned pair")
     _report_metric(bench, bench.aligned("teacher"), "teacher", "aligned-teacher")
     _report_metric(bench, bench.aligned("student"), "student", "aligned-student")
 
@@ -231,7 +233,10 @@ def _align(options: opt.Align) -> None:
 def _report_metric(bench: "Workbench", network: Any, modality: Any, name: str, note: str = "") -> None:
     scale = bench.task.problem.metric.scale
     value = scale.show(bench.evaluate(network, "val", modality))
-    _console().print(f"{name}: validation {scale.words} {value}{note}, in {bench.folder}/{name}.safetensors")
+    assert bench.folder is not None
+    path = bench.folder / f"{name}.safetensors"
+    place = f", in {path}" if path.exists() else ""  # none was written of a network that was given
+    _console().print(f"{name}: validation {scale.words} {value}{note}{place}")
 
 
 def _saliency(options: opt.Saliency) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,7 +109,7 @@ def load_array(path: str | Path) -> NDArray[Any]:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"no file {path}; an array saved by numpy.save was expected") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not an array of numbers saved by numpy.save ({error})") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
         raise InputError(f"{path} holds no array of numbers; one saved by numpy.save was expected")

@@ -154,6 +154,8 @@ def study(
     folder = Path(out)
     num_seeds = _num_seeds(folder, num_seeds, add_seeds)
     find_device(device)
+    if (processes is not None and processes < 1) or threads < 1:
+        raise InputError(f"processes is {processes} and threads {threads}; both must be at least 1")
     handed = Handed(data, preset, augment)
     source = find_task(task, handed)
     settings = Settings(
@@ -336,10 +338,9 @@ def _can_travel(plan: _Plan) -> bool:
     if getattr(plan.task, "__module__", None) == "__main__":  # workers do not run the caller's script or notebook
         return False
     try:
-        pickle.dumps(plan)
+        return b"__main__" not in pickle.dumps(plan)  # factories of a Task may come from there too
     except Exception:
         return False
-    return True
 
 
 class _Reporter:

@@ -287,7 +287,7 @@ class Workbench:
                 return self._given_saliency(self.settings.saliency, score, layer, base("teacher"), pairs)
             if path is not None and exists(path):
                 saliency = ChannelSaliency.load(path)
-                self._check_saliency(path, saliency, base("teacher"))
+                self._check_saliency(path, saliency, layer, base("teacher"))
                 return saliency
             saliency = channel_saliency(
                 base("teacher"),
@@ -318,6 +318,11 @@ class Workbench:
         if not path.endswith(".npy"):
             saliency = ChannelSaliency.load(path)
             check_fingerprint(teacher, saliency.fingerprint, f"saliency {path}")
+            if (saliency.layer, saliency.score) != (channels.original_layer(layer), score):
+                raise InputError(
+                    f"saliency {path} holds score {saliency.score!r} of layer {saliency.layer!r}, now {score!r} of "
+                    f"{layer!r} is needed"
+                )
             return saliency
         return ChannelSaliency.from_scores(
             files.load_array(path),
@@ -333,8 +338,10 @@ class Workbench:
         """Name of a saliency's file, without its ending."""
         return f"saliency-{score}" + (f"-{layer}" if layer and layer != self.task.layer else "")
 
-    def _check_saliency(self, path: Path, saliency: ChannelSaliency, teacher: nn.Module) -> None:
+    def _check_saliency(self, path: Path, saliency: ChannelSaliency, layer: str, teacher: nn.Module) -> None:
         check_fingerprint(teacher, saliency.fingerprint, f"saliency {path}")
+        if saliency.layer != channels.original_layer(layer):
+            raise InputError(f"saliency {path} is of layer {saliency.layer!r}, now it is {layer!r}: use another --out")
         student = self.pretrained("student") if saliency.score == "probe" else self.aligned("student")
         if saliency.student_fingerprint != channels.fingerprint(student):
             raise InputError(f"saliency {path} was made with another student: use another --out, or the same options")

@@ -13,6 +13,8 @@ def start(count: int) -> ProcessPoolExecutor:
     Args:
         count: how many at most; they start when there is work.
     """
+    # Windows can wait for no more than 61 processes.
+    count = min(count, 61) if os.name == "nt" else count
     # Spawned, not forked: a forked process inherits locks of threads that do not exist in it.
     return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_follow_parent)
 

@@ -119,7 +119,7 @@ def require_media() -> None:
         import PIL  # noqa: F401
         import soxr  # noqa: F401
     except ImportError as error:
-        raise InputError(f"preparing media needs {error.name}; install the extra media: pip install '.[media]' in a clone") from None
+        raise InputError(f"preparing media needs {error.name}; install the extra: '.[media]' in a clone") from None
 
 
 def read_frames(file: BinaryIO, num_frames: int, fit: "Callable[[Image], Image]") -> NDArray[np.uint8]:
@@ -145,20 +145,22 @@ def read_frames(file: BinaryIO, num_frames: int, fit: "Callable[[Image], Image]"
             raise MediaError("no picture")
         stream = streams[0]
         stream.codec_context.thread_count = 1  # several files at a time use the cores better
-        count = sum(1 for packet in container.demux(stream) if packet.size)
-        if not count:
-            raise MediaError("no picture")
-        container.seek(0)
-        wanted = [int((i + 0.5) * count / num_frames) for i in range(num_frames)]
-        chosen: list[NDArray[np.uint8]] = []
-        for index, frame in enumerate(container.decode(stream)):
-            if index == wanted[len(chosen)]:
-                picture = np.asarray(fit(frame.to_image()).convert("RGB"))
-                while len(chosen) < num_frames and wanted[len(chosen)] == index:
-                    chosen.append(picture)
-                if len(chosen) == num_frames:
-                    return np.stack(chosen)
-    raise MediaError("truncated")
+        # Clips cut without encoding anew carry packets that are never shown.
+        count = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
+        while count:
+            container.seek(0)
+            wanted = [int((i + 0.5) * count / num_frames) for i in range(num_frames)]
+            chosen: list[NDArray[np.uint8]] = []
+            shown = 0
+            for frame in container.decode(stream):
+                if shown == wanted[len(chosen)]:
+                    picture = np.asarray(fit(frame.to_image()).convert("RGB"))
+                    chosen += [picture] * wanted.count(shown)
+                    if len(chosen) == num_frames:
+                        return np.stack(chosen)
+                shown += 1
+            count = shown  # fewer frames than packets: choose among those there are
+    raise MediaError("no picture")
 
 
 def read_picture(file: BinaryIO, fit: "Callable[[Image], Image]") -> NDArray[np.uint8]:

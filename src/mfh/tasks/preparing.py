@@ -53,7 +53,7 @@ def preparing(out: Path, kind: str, options: Mapping[str, Any]) -> Iterator[Path
             yield None
             return
         pieces = out / f".pieces-{digest([kind, options])}"
-        pieces.mkdir(exist_ok=True)
+        pieces.mkdir(parents=True, exist_ok=True)
         yield pieces
         for old in out.glob(".pieces-*"):  # of other options too: the folder is complete
             shutil.rmtree(old)
@@ -172,6 +172,8 @@ def _run(
     todo: Mapping[Path, Job], work: Callable[[Job, Path], None], count: int, tell: Callable[[int], None]
 ) -> list[Path]:
     """Work with `count` processes; if one of them dies, the pieces that were being worked on."""
+    for piece in todo:  # marks of an interrupted run say nothing about this one
+        _marker(piece).unlink(missing_ok=True)
     if not count:
         for done, (piece, job) in enumerate(todo.items(), start=1):
             work(job, piece)

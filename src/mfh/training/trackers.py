@@ -24,7 +24,7 @@ def check_tracker(name: str) -> type:
     if named:
         try:
             found = getattr(importlib.import_module(module), named, None)
-        except ImportError as error:
+        except (ImportError, ValueError, TypeError) as error:
             raise InputError(f"logger is {name!r}, and {module} cannot be imported ({error})") from None
     else:
         known = {key.removesuffix("Logger").lower(): key for key in loggers.__all__ if key != "Logger"}

@@ -7,6 +7,7 @@ read as memory maps), skipped.csv (what was not used, and why) and meta.json.
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -201,11 +202,13 @@ class Work:
         shape = self.features.shapes["mfcc"]
         try:
             array = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             raise MediaError("unreadable") from None
+        if not isinstance(array, np.ndarray):  # an archive of arrays
+            raise MediaError("unreadable")
         if array.dtype.kind not in "fiu" or array.size != shape[0] * shape[1] or not np.isfinite(array).all():
             raise MediaError("unreadable")
-        return array.reshape(shape).astype(np.float32)  # type: ignore[no-any-return]
+        return array.reshape(shape).astype(np.float32)
 
 
 def _first(candidates: Sequence[MediaFile], read: Any, tried: list[tuple[str, str]]) -> Any:

@@ -111,7 +111,7 @@ def check_leaks(manifest: Sequence[Mapping[str, str]], split: str) -> None:
 
 def _split_at_random(clips: Sequence[Clip], seed: int) -> dict[str, str]:
     """A sixth for testing and a sixth for validation, of every emotion."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(seed % 2**63)
     chosen: dict[str, str] = {}
     for emotion in EMOTIONS:
         members = sorted(clip["id"] for clip in clips if clip["emotion"] == emotion)

@@ -190,7 +190,12 @@ def find_clips(clips: Iterable[Clip], sources: Sequence[Path]) -> dict[Clip, Med
     names: dict[str, tuple[int, Clip]] = {}
     for clip in clips:
         start, end = clip.start, clip.start + CLIP_SECONDS
-        patterns = (clip.key, f"{clip.id}_{start}", f"{clip.id}_{start}_{end}", f"{clip.id}_{start}000_{end}000")
+        patterns = (
+            clip.key,
+            f"{clip.id}_{start}",
+            f"{clip.id}_{start}_{end}",
+            f"{clip.id}_{start * 1000}_{end * 1000}",
+        )
         for rank, name in enumerate(patterns):
             names.setdefault(name, (rank, clip))
     found: dict[Clip, tuple[int, MediaFile]] = {}

@@ -191,7 +191,10 @@ def prepare(
         folder = out / f"part-{part}-of-{parts}"
         _make_part(folder, shards[part::parts], sources, labels, settings, options, processes, quiet)
         if shard is not None:
-            return f"part {part} of {parts} is complete, in {folder}; after all parts: the same command with --merge"
+            return (
+                f"part {part} of {parts} is complete, in {folder} (remove it to make it anew, for instance with more "
+                "clips); after all parts: the same command with --merge"
+            )
     return _merge(out, shards, labels, options)
 
 
@@ -259,8 +262,10 @@ def _make_part(
                         "memory; what was finished is kept, and the same command with --processes 1 needs the least"
                     )
         for piece, job in jobs.items():
-            (pieces / job.shard.name).replace(folder / job.shard.name)
-            piece.replace(folder / f"{job.shard.name}.json")
+            # Interrupted here, the next run finds what is left to move: pieces stay until the part is complete.
+            if (pieces / job.shard.name).exists():
+                (pieces / job.shard.name).replace(folder / job.shard.name)
+            shutil.copyfile(piece, folder / f"{job.shard.name}.json")
         finish(folder, PART, options, {"shards": [shard.name for shard in shards]})
 
 
@@ -396,7 +401,10 @@ def _merge(out: Path, shards: Sequence[Shard], labels: Sequence[str], options: M
         usable = Counter(row["split"] for row in rows)
         for split in SPLITS:
             if not usable[split]:
-                raise InputError(f"there is no usable {split} clip; see {out / 'skipped.csv'}")
+                raise InputError(
+                    f"there is no usable {split} clip, see {out / 'skipped.csv'}; add clips, remove {out}, and prepare "
+                    "it anew"
+                )
         trained = {row["label"] for row in rows if row["split"] == "train"}
         if lost := [label for label in labels if label not in trained]:
             log.warning("%d classes have no usable training clip, for instance %r", len(lost), lost[0])

@@ -243,7 +243,7 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
     def _members(self, index: int) -> dict[str, bytes]:
         """Content of the clip's members by the part of their names after the key."""
         shard, offset, size = (int(value) for value in self._where[index])
-        content = os.pread(self._handle(shard), size, offset)
+        content = self._read(shard, size, offset)
         key = self.keys[index].decode()
         members: dict[str, bytes] = {}
         position = 0
@@ -266,6 +266,14 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
             "another preparation; copy it again, or prepare again"
         )
 
+    def _read(self, shard: int, size: int, offset: int) -> bytes:
+        handle = self._handle(shard)
+        if hasattr(os, "pread"):
+            return os.pread(handle, size, offset)
+        with self._lock:  # Windows reads only where the file stands
+            os.lseek(handle, offset, os.SEEK_SET)
+            return os.read(handle, size)
+
     def _handle(self, shard: int) -> int:
         """A descriptor of the shard; read by position, so that forked processes and threads may share it."""
         with self._lock:
@@ -273,7 +281,7 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
                 path = self._store.fetch(self.shards[shard], self._sizes[shard])
                 if len(self._opened) >= _MOST_OPEN:
                     os.close(self._opened.pop(next(iter(self._opened))))
-                self._opened[shard] = os.open(path, os.O_RDONLY)
+                self._opened[shard] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
             return self._opened[shard]
 
     def __getstate__(self) -> dict[str, Any]:

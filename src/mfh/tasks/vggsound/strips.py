@@ -9,6 +9,7 @@ Underscores in ids and labels are no trouble: labels are known from `label.json`
 """
 
 import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def read_sound(path: Path, sample_rate: int, seconds: float) -> NDArray[np.float
             return read_audio(file, sample_rate, seconds)
     try:
         sound = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         raise MediaError("unreadable") from None
     if not isinstance(sound, np.ndarray) or sound.ndim != 1 or sound.dtype.kind not in "fi":
         raise MediaError("unreadable")
