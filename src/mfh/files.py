@@ -106,7 +106,8 @@ def load_array(path: str | Path) -> NDArray[Any]:
         InputError: there is no such file, or it is not an array of plain numbers.
     """
     try:
-        array = np.load(path, allow_pickle=False)
+        with Path(path).open("rb") as file:
+            array = np.load(file, allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"no file {path}; an array saved by numpy.save was expected") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:

@@ -7,7 +7,6 @@ read as memory maps), skipped.csv (what was not used, and why) and meta.json.
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -201,12 +200,10 @@ class Work:
     def _read_array(self, path: Path) -> NDArray[np.float32]:
         shape = self.features.shapes["mfcc"]
         try:
-            array = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            array = files.load_array(path)
+        except InputError:
             raise MediaError("unreadable") from None
-        if not isinstance(array, np.ndarray):  # an archive of arrays
-            raise MediaError("unreadable")
-        if array.dtype.kind not in "fiu" or array.size != shape[0] * shape[1] or not np.isfinite(array).all():
+        if array.size != shape[0] * shape[1] or not np.isfinite(array).all():
             raise MediaError("unreadable")
         return array.reshape(shape).astype(np.float32)
 

@@ -9,13 +9,13 @@ Underscores in ids and labels are no trouble: labels are known from `label.json`
 """
 
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mfh import files
 from mfh.errors import InputError
 from mfh.tasks.media import SILENCE, MediaError, cover, read_audio
 from mfh.tasks.vggsound.annotations import Clip, is_validation, read_labels
@@ -126,10 +126,10 @@ def read_sound(path: Path, sample_rate: int, seconds: float) -> NDArray[np.float
         with path.open("rb") as file:
             return read_audio(file, sample_rate, seconds)
     try:
-        sound = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        sound = files.load_array(path)
+    except InputError:
         raise MediaError("unreadable") from None
-    if not isinstance(sound, np.ndarray) or sound.ndim != 1 or sound.dtype.kind not in "fi":
+    if sound.ndim != 1 or sound.dtype.kind not in "fi":
         raise MediaError("unreadable")
     if sound.dtype.kind == "i":
         sound = sound / -float(np.iinfo(sound.dtype).min)
