@@ -477,7 +477,7 @@ def test_classes_without_usable_clips(tmp_path, caplog):
         if clip.split == "val":
             (clips / clip_name(clip.id, clip.start)).unlink(missing_ok=True)
             (clips / "below" / clip_name(clip.id, clip.start)).unlink(missing_ok=True)
-    with pytest.raises(InputError, match=r"no usable val clip; see .*skipped\.csv"):
+    with pytest.raises(InputError, match=r"no usable val clip, see .*skipped\.csv"):
         prepare(clips, tmp_path / "other", csv=table, settings=SMALL, processes=1, quiet=True)
     assert not (tmp_path / "other/meta.json").exists()
     assert (tmp_path / "other/skipped.csv").exists()
