@@ -10,7 +10,16 @@ from safetensors.torch import save_file
 
 from mfh import ChannelMask, ChannelSaliency
 from mfh.errors import InputError, close_names
-from mfh.files import atomic_write, load_tensors, read_json, save_fields, save_tensors, write_json
+from mfh.files import (
+    atomic_write,
+    load_tensors,
+    read_json,
+    read_table,
+    save_fields,
+    save_tensors,
+    write_json,
+    write_table,
+)
 
 
 def mask():
@@ -78,6 +87,38 @@ def test_json(tmp_path):
     ]:
         with pytest.raises(InputError, match=match):
             read_json(tmp_path / name)
+
+
+def test_tables_come_back_or_are_refused(tmp_path):
+    path = tmp_path / "new" / "table.csv"
+    rows = [{"a": 1, "b": 'x, "y"\nz\u2028'}, {"a": None, "b": ""}]
+    write_table(path, ("a", "b"), rows)
+    assert read_table(path, ("a", "b"), "call us") == [{"a": "1", "b": rows[0]["b"]}, {"a": "", "b": ""}]
+    assert read_table(path, None, "call us") == read_table(path, ("b",), "call us", foreign=True)
+    with pytest.raises(ValueError, match="c"):
+        write_table(path, ("a", "b"), [{"a": 1, "c": 2}])
+    whole = path.read_bytes()
+    for content, match in [
+        (b"", "no column 'a'"),
+        (b"a\n1\n", "no column 'b'"),
+        (b"b,a\n1,2\n", "columns b,a, not a,b"),
+        (b"a,b,c\n1,2,3\n", "columns a,b,c, not a,b"),
+        (b"a,b\n1,2\n\n1\n", "another number of fields in line 4"),
+        (b"a,b\n1,2,3\n", "another number of fields in line 2"),
+        (b"a,b\n1,23", "last line is cut"),
+        (whole[:-1], "last line is cut"),
+        (b'a,b\n1,"2', "not a readable CSV table"),
+        (b"a,b\n\xff,2\n", "not a readable CSV table"),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=f"{match}.*; call us$"):
+            read_table(path, ("a", "b"), "call us")
+    with pytest.raises(InputError, match=r"no file .*none\.csv; call us"):
+        read_table(tmp_path / "none.csv", ("a",), "call us")
+    path.write_bytes(b"\xef\xbb\xbfb,c,a\r\n1,2,3")  # as spreadsheets and people write it
+    assert read_table(path, ("a", "b"), "call us", foreign=True) == [{"b": "1", "c": "2", "a": "3"}]
+    with pytest.raises(InputError, match="no column 'd'"):
+        read_table(path, ("a", "d"), "call us", foreign=True)
 
 
 def test_tensors(tmp_path):

@@ -84,16 +84,3 @@ def test_the_meter_speaks_now_and_then_where_there_is_no_terminal(capsys, monkey
     with preparing.Meter(1, "clips", quiet=True) as meter:
         meter(1)
     assert not capsys.readouterr().err
-
-
-def test_tables_are_read_with_their_columns(tmp_path):
-    path = tmp_path / "table.csv"
-    preparing.write_table(path, ("a", "b"), [{"a": 1, "b": "x, y"}])
-    assert preparing.read_table(path, ("b",)) == [{"a": "1", "b": "x, y"}]
-    path.write_text("a,b\n1\n")
-    with pytest.raises(InputError, match="another number of fields in line 2"):
-        preparing.read_table(path, ("a",))
-    with pytest.raises(InputError, match="no column 'c'"):
-        preparing.read_table(path, ("c",))
-    with pytest.raises(InputError, match="no file"):
-        preparing.read_table(tmp_path / "none.csv", ("a",))

@@ -33,7 +33,7 @@ def test_what_is_missing_is_none_and_what_is_damaged_is_said(tmp_path):
     assert read_counts(tmp_path, "student") is None
     for folder, read in (("histories", read_history), ("counts", read_counts)):
         (tmp_path / folder).mkdir()
-        for content in ("epoch,target\n1,x\n", "epoch,target\n1\n"):
+        for content in ("epoch,target\n1,x\n", "epoch,target\n1\n", "target,predicted,count\n0,x,1\n", "epoch\n1"):
             (tmp_path / folder / "x.csv").write_text(content)
-            with pytest.raises(InputError, match=r"x\.csv is not a table"):
+            with pytest.raises(InputError, match=r"x\.csv .*; remove it to have a report without it"):
                 read(tmp_path, "x")

@@ -1,11 +1,13 @@
 """Files written whole or not at all, and tensors stored without pickle."""
 
+import csv
 import dataclasses
+import io
 import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -97,6 +99,61 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a JSON {type(content).__name__}; an object was expected")
     return content
+
+
+def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a CSV table, atomically.
+
+    Args:
+        path: the file to write.
+        columns: its heading.
+        rows: column -> value; None makes an empty field.
+    """
+    with atomic_write(path) as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_table(
+    path: str | Path, columns: Sequence[str] | None, way_out: str, *, foreign: bool = False
+) -> list[dict[str, str]]:
+    """Read what `write_table` wrote, or refuse it if it is not whole.
+
+    Args:
+        path: the file to read.
+        columns: its heading; None for any.
+        way_out: what can be done about a file that is refused; ends the message.
+        foreign: somebody else made it: it may have more columns, in any order, and its last line needs no end.
+
+    Raises:
+        InputError: there is no such file, it has another heading, a line has another number of fields, or the last
+            one is cut.
+    """
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            text = file.read()
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=not foreign)
+        heading = tuple(reader.fieldnames or ())
+        rows, ragged = [], None
+        for row in reader:
+            rows.append(row)
+            if ragged is None and (None in row or None in row.values()):
+                ragged = reader.line_num
+    except FileNotFoundError:
+        raise InputError(f"no file {path}; {way_out}") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a readable CSV table ({error}); {way_out}") from None
+    missing = [name for name in columns or () if name not in heading]
+    if missing:
+        raise InputError(f"{path} has no column {missing[0]!r}; {way_out}")
+    if columns is not None and not foreign and heading != tuple(columns):
+        raise InputError(f"{path} has columns {','.join(heading)}, not {','.join(columns)}; {way_out}")
+    if ragged is not None:
+        raise InputError(f"{path} has another number of fields in line {ragged} than in its heading; {way_out}")
+    if not foreign and not text.endswith("\n"):
+        raise InputError(f"{path} is not a whole table: its last line is cut; {way_out}")
+    return rows
 
 
 def load_array(path: str | Path) -> NDArray[Any]:

@@ -3,7 +3,6 @@
 Both are plain CSV in the folder of a seed: `histories/NETWORK.csv` and `counts/CELL-SPLIT.csv`.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mfh.errors import InputError
-from mfh.files import atomic_write
+from mfh.files import read_table, write_table
 
 #: With more classes than this only right and wrong are told apart: a matrix of thousands of cells shows nothing.
 MOST_CLASSES = 50
+
+_COUNTS = ("target", "predicted", "count")
+_WAY_OUT = "remove it to have a report without it"
 
 
 def write_history(folder: Path, name: str, history: Sequence[Mapping[str, float]]) -> None:
@@ -25,10 +27,7 @@ def write_history(folder: Path, name: str, history: Sequence[Mapping[str, float]
         name: of the network.
         history: one mapping per epoch; all with the same names.
     """
-    with atomic_write(folder / "histories" / f"{name}.csv") as file:
-        writer = csv.DictWriter(file, list(history[0]) if history else ["epoch"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
+    write_table(folder / "histories" / f"{name}.csv", list(history[0]) if history else ["epoch"], history)
 
 
 def read_history(folder: Path, name: str) -> dict[str, NDArray[np.float64]] | None:
@@ -38,13 +37,13 @@ def read_history(folder: Path, name: str) -> dict[str, NDArray[np.float64]] | No
         InputError: the file is no such table.
     """
     path = folder / "histories" / f"{name}.csv"
-    rows = _rows(path)
+    rows = _rows(path, None)
     if not rows:
         return None
     try:
         return {column: np.array([float(row[column]) for row in rows]) for column in rows[0]}
-    except (TypeError, ValueError):
-        raise InputError(f"{path} is not a table of numbers; remove it to have a report without it") from None
+    except ValueError:
+        raise InputError(f"{path} is not a table of numbers; {_WAY_OUT}") from None
 
 
 def write_counts(folder: Path, name: str, counts: NDArray[np.int64]) -> None:
@@ -66,10 +65,7 @@ def write_counts(folder: Path, name: str, counts: NDArray[np.int64]) -> None:
             rows.append((true, "", int(predicted.sum() - right[true])))
         else:
             rows += [(true, int(k), int(predicted[k])) for k in np.flatnonzero(predicted) if k != true]
-    with atomic_write(folder / "counts" / f"{name}.csv") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("target", "predicted", "count"))
-        writer.writerows(rows)
+    write_table(folder / "counts" / f"{name}.csv", _COUNTS, (dict(zip(_COUNTS, row, strict=True)) for row in rows))
 
 
 def read_counts(folder: Path, name: str) -> NDArray[np.int64] | None:
@@ -82,7 +78,7 @@ def read_counts(folder: Path, name: str) -> NDArray[np.int64] | None:
         InputError: the file is no such table.
     """
     path = folder / "counts" / f"{name}.csv"
-    rows = _rows(path)
+    rows = _rows(path, _COUNTS)
     if not rows:
         return None
     try:
@@ -92,8 +88,8 @@ def read_counts(folder: Path, name: str) -> NDArray[np.int64] | None:
         for row in rows:
             true, predicted = int(row["target"]), row["predicted"]
             counts[true, int(predicted) if whole else int(predicted == "")] = int(row["count"])
-    except (KeyError, IndexError, TypeError, ValueError):
-        raise InputError(f"{path} is not a table of counts; remove it to have a report without it") from None
+    except (IndexError, ValueError):
+        raise InputError(f"{path} is not a table of counts; {_WAY_OUT}") from None
     return counts
 
 
@@ -114,10 +110,5 @@ def recalls(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return fractions
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    try:
-        return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}); remove it to have a report without it") from None
+def _rows(path: Path, columns: Sequence[str] | None) -> list[dict[str, str]]:
+    return read_table(path, columns, _WAY_OUT) if path.exists() else []

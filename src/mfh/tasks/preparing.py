@@ -5,13 +5,12 @@ all. What is in the folder of pieces is never done twice; the prepared folder is
 `meta.json`, written last, says that it is complete.
 """
 
-import csv
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -257,34 +256,3 @@ class Meter:
             rate = f"{fresh / seconds:.3g} per second," if fresh and seconds else ""
             left = f" about {(self.total - done) * seconds / fresh:.0f} s left" if fresh and done < self.total else ""
             self._console.print(f"{done} of {self.total} {self.what}, {rate}{left}".rstrip(", "), highlight=False)
-
-
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a CSV table, atomically."""
-    with files.atomic_write(path) as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Read a CSV table with at least these columns.
-
-    Raises:
-        InputError: there is no such table.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-    except FileNotFoundError:
-        raise InputError(f"no file {path}; a table with columns {', '.join(columns)} was expected") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not a readable CSV table ({error})") from None
-    missing = [name for name in columns if name not in (reader.fieldnames or [])]
-    if missing:
-        raise InputError(f"{path} has no column {missing[0]!r}; columns {', '.join(columns)} were expected")
-    cut = next((number for number, row in enumerate(rows, start=2) if None in row.values() or None in row), None)
-    if cut is not None:
-        raise InputError(f"{path} has another number of fields in line {cut} than in its heading")
-    return rows

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mfh import files
 from mfh.errors import InputError
 from mfh.tasks import preparing
 from mfh.tasks.ravdess import splits
@@ -83,7 +84,7 @@ def load_splits(folder: str | Path, *, augment: bool = False) -> tuple[dict[str,
     """
     folder = Path(folder)
     meta = preparing.read_meta(folder, KIND)
-    manifest = preparing.read_table(folder / "manifest.csv", MANIFEST)
+    manifest = files.read_table(folder / "manifest.csv", MANIFEST, "prepare the data again into another folder")
     splits.check_leaks(manifest, meta["options"]["split"])
     for name, facts in meta["arrays"].items():
         found = _shape(folder / f"{name}.npy")

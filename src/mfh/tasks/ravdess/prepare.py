@@ -290,8 +290,8 @@ def _assemble(
     mean, std = _moments(
         _rows([piece for piece, row in zip(kept, rows, strict=True) if row["split"] == "train"], "mfcc")
     )
-    preparing.write_table(out / "manifest.csv", MANIFEST, rows)
-    preparing.write_table(out / "skipped.csv", SKIPPED, sorted(lines, key=lambda line: (line["file"], line["reason"])))
+    files.write_table(out / "manifest.csv", MANIFEST, rows)
+    files.write_table(out / "skipped.csv", SKIPPED, sorted(lines, key=lambda line: (line["file"], line["reason"])))
     facts_of_all = {
         "classes": names.EMOTIONS,
         "counts": {name: sum(row["split"] == name for row in rows) for name in splits.SPLITS},
@@ -337,6 +337,6 @@ def _write_array(path: Path, rows: Iterable[NDArray[Any]], shape: tuple[int, ...
 def _summary(out: Path) -> tuple[dict[str, int], dict[str, int]]:
     counts = preparing.read_meta(out, KIND)["counts"]
     skipped: dict[str, int] = {}
-    for row in preparing.read_table(out / "skipped.csv", SKIPPED):
+    for row in files.read_table(out / "skipped.csv", SKIPPED, "remove the folder to prepare it anew"):
         skipped[row["reason"]] = skipped.get(row["reason"], 0) + 1
     return counts, skipped

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mfh.errors import InputError
-from mfh.tasks.preparing import read_table
+from mfh.files import read_table
 from mfh.tasks.ravdess.names import EMOTIONS
 
 log = logging.getLogger("mfh")
@@ -123,7 +123,7 @@ def _split_at_random(clips: Sequence[Clip], seed: int) -> dict[str, str]:
 
 
 def _split_by_table(clips: Sequence[Clip], path: Path) -> dict[str, str]:
-    rows = read_table(path, ("split",))
+    rows = read_table(path, ("split",), "a table with columns id,split or actor,split was expected", foreign=True)
     key = next((name for name in ("id", "actor") if rows and name in rows[0]), None)
     if key is None:
         raise InputError(f"{path} has neither a column 'id' nor 'actor' beside 'split' (or no rows)")

@@ -40,7 +40,6 @@ from mfh.tasks.preparing import (
     preparing,
     read_meta,
     refuse_foreign,
-    write_table,
 )
 from mfh.tasks.vggsound.annotations import SPLITS, Clip, choose_classes, find_clips, in_mixed_order, read_annotations
 from mfh.tasks.vggsound.strips import Strip, find_strips, read_sound, read_strip
@@ -395,9 +394,9 @@ def _merge(out: Path, shards: Sequence[Shard], labels: Sequence[str], options: M
                 here.replace(out / shard.name)
         rows = [row for each in made for row in each["rows"]]
         skipped = [row for each in made for row in each["skipped"]]
-        write_table(out / "index.csv", INDEX, rows)
-        write_table(out / "skipped.csv", SKIPPED, skipped)
-        write_table(out / "classes.csv", _COUNTED, _counts(labels, rows, skipped))
+        files.write_table(out / "index.csv", INDEX, rows)
+        files.write_table(out / "skipped.csv", SKIPPED, skipped)
+        files.write_table(out / "classes.csv", _COUNTED, _counts(labels, rows, skipped))
         usable = Counter(row["split"] for row in rows)
         for split in SPLITS:
             if not usable[split]:

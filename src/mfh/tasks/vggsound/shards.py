@@ -5,7 +5,6 @@ checked against it, and nothing is ever unpickled.
 """
 
 import copy
-import csv
 import hashlib
 import io
 import os
@@ -24,8 +23,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mfh.errors import InputError
+from mfh.files import read_table
 from mfh.tasks.preparing import read_meta
-from mfh.tasks.vggsound.writing import KIND
+from mfh.tasks.vggsound.writing import INDEX, KIND
 
 _SHARD_NAME = re.compile(r"shard-(train|val|test)-\d{5}\.tar")
 _BLOCK = 512
@@ -123,11 +123,9 @@ def open_prepared(place: str | Path, cache: str | Path | None = None) -> Prepare
     if store.remote:
         store.fetch("meta.json")
     meta = read_meta(store.folder, KIND)
-    content = store.fetch("index.csv").read_bytes()
-    if hashlib.sha256(content).hexdigest() != meta.get("index_sha256"):
-        raise InputError(
-            f"{store.place}/index.csv is not the index of this preparation; copy it again, or prepare again"
-        )
+    index, way_out = store.fetch("index.csv"), "copy it again, or prepare again"
+    if hashlib.sha256(index.read_bytes()).hexdigest() != meta.get("index_sha256"):
+        raise InputError(f"{store.place}/index.csv is not the index of this preparation; {way_out}")
     for name, facts in meta["shards"].items():
         if not _SHARD_NAME.fullmatch(name):
             raise InputError(
@@ -135,8 +133,7 @@ def open_prepared(place: str | Path, cache: str | Path | None = None) -> Prepare
             )
         if not store.remote:
             store.fetch(name, facts["size"])
-    rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
-    return Prepared(store, meta, rows)
+    return Prepared(store, meta, read_table(index, INDEX, way_out))
 
 
 class Clips(Dataset[tuple[Tensor, Tensor, int]]):
