@@ -60,7 +60,7 @@ def test_more_seeds_change_no_earlier_row(finished):
 
 def test_an_interrupted_study_ends_like_one_that_was_not(tmp_path, monkeypatch):
     whole = mfh.study(TINY, out=tmp_path / "whole", **FEW)
-    write, count = studies._write_rows, 0
+    write, count = files.write_table, 0
 
     def interrupted(*arguments):
         nonlocal count
@@ -69,7 +69,7 @@ def test_an_interrupted_study_ends_like_one_that_was_not(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         write(*arguments)
 
-    monkeypatch.setattr(studies, "_write_rows", interrupted)
+    monkeypatch.setattr(files, "write_table", interrupted)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             mfh.study(TINY, out=tmp_path / "broken", **FEW)
@@ -184,7 +184,7 @@ def test_an_interrupted_addition_is_finished_not_repeated(tmp_path, monkeypatch)
     few = FEW | {"arms": ["no-kd"]}
     mfh.study(TINY, out=tmp_path / "run", **few)
     with monkeypatch.context() as patch:
-        patch.setattr(studies, "_write_rows", None)
+        patch.setattr(files, "write_table", None)
         with pytest.raises(TypeError):
             mfh.study(TINY, out=tmp_path / "run", **few | {"add_seeds": 1})
     assert set(mfh.study(TINY, out=tmp_path / "run", **few | {"add_seeds": 1}).frame["seed"]) == {0, 1, 2}
@@ -197,7 +197,7 @@ def test_an_empty_or_cut_cell_is_not_taken_for_finished(tmp_path):
     whole = path.read_text()
     for damaged in ("", whole[:-3]):
         path.write_text(damaged)
-        with pytest.raises(InputError, match="wrote whole"):
+        with pytest.raises(InputError, match="remove it to measure this cell again"):
             mfh.study(TINY, out=tmp_path / "run", **few)
 
 

@@ -1,6 +1,5 @@
 """A study: arms x ratios x scores x seeds on one task, kept in a run folder and resumed from it."""
 
-import csv
 import json
 import os
 import pickle
@@ -207,7 +206,7 @@ def _measured(
             chosen = replace(plan, grid=tuple(_choose(plan)), splits=("test",))
             crew.run(chosen)
             rows += _collect(chosen, seeds)
-    _write_rows(folder / "results.csv", rows)
+    files.write_table(folder / "results.csv", COLUMNS, rows)
     if len(list(folder.glob("seed-*/cells/*.csv"))) > cached or not (folder / "environment.json").exists():
         seconds = time.monotonic() - started
         if (folder / "environment.json").exists():  # more seeds, or the rest after an interrupt
@@ -262,11 +261,11 @@ def _work(
             bench.prepare(plan.missing(seed))
             return
         for cell, rows in zip(chunk, bench.measure(chunk, splits=plan.splits), strict=True):
-            _write_rows(plan.place(seed, cell), rows)
+            files.write_table(plan.place(seed, cell), COLUMNS, rows)
             if tick is not None:
                 tick()
         if plan.unrated(seed) and not plan.missing(seed):
-            _write_rows(plan.place(seed, None), bench.score_rows(plan.grid))
+            files.write_table(plan.place(seed, None), COLUMNS, bench.score_rows(plan.grid))
 
 
 @contextmanager
@@ -546,19 +545,7 @@ def _collect(plan: _Plan, seeds: Sequence[int]) -> list[Row]:
 
 
 def _read_rows(path: Path) -> list[Row]:
-    text = path.read_text(encoding="utf-8")
-    rows: list[Row] = list(csv.DictReader(text.splitlines()))
-    cut = not text.endswith("\n") or not text.startswith(",".join(COLUMNS))
-    if cut or any(tuple(row) != COLUMNS or None in row.values() for row in rows):
-        raise InputError(f"{path} is not a table that mfh wrote whole; remove it to measure this cell again")
-    return rows
-
-
-def _write_rows(path: Path, rows: list[Row]) -> None:
-    with files.atomic_write(path) as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    return [{**row} for row in files.read_table(path, COLUMNS, "remove it to measure this cell again")]
 
 
 def _cell_of(row: Row) -> Cell:
