@@ -1,12 +1,11 @@
 """Scores, soft masks and students in worlds whose truth is known: what `mfh diagnose` and `soft` are judged by.
 
-    python benchmarks/worlds.py runs/worlds --kinds linear --seeds 20
-    python benchmarks/worlds.py runs/worlds --kinds nets --seeds 10
-    python benchmarks/worlds.py runs/worlds --kinds digits --seeds 3
+    python benchmarks/worlds.py runs/worlds
     python benchmarks/worlds_tables.py runs/worlds --report benchmarks/reports/worlds-YYYY-MM-DD.md
 
-Three kinds of worlds. In all of them decisive features are general, teacher-only or student-only, and the label says
-whether their sum exceeds its middle.
+Three kinds of worlds. In all of them decisive features are general, teacher-only or student-only. With two classes the
+label says whether their sum exceeds its middle; with more, every feature speaks for some classes and against others,
+and the label is the class with the largest sum.
 
 linear  Gaussian features seen under noise; linear softmax classifiers by the compiled solver of `mfh.gaussian`. The
         channels are the teacher's inputs.
@@ -17,7 +16,8 @@ digits  the shipped world, through `mfh.workbench`, 500 training pairs and 12 ep
 
 Every world leaves one CSV of measurements, `world,kind,half,seed,what,name,value`, and one .npz of what a diagnosis may
 look at, so that criteria can be computed again without training. A world that is there already is not run again.
-Worlds are numbered; even ones are for choosing (half "dev"), odd ones for reporting (half "held-out").
+The half "dev" is for choosing, the half "held-out" for reporting: its worlds were written down, and run, after all
+choices were made.
 """
 
 import argparse
@@ -25,21 +25,24 @@ import csv
 import dataclasses
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import mfh
 from mfh.files import atomic_write
 from mfh.gaussian import Classifiers, fit, fit_jointly, initial_classifiers, input_saliency
-from mfh.probe import cross_fitted_r2
+from mfh.probe import cross_fitted_r2, ridge_predictions
 from mfh.workbench import matching_temperature
 
 RATIO = 0.5
 LOSSES = {"": (1.0, 1.0), "-kl": (0.0, 1.0), "-heavy": (1.0, 3.0)}  # label weight, teacher weight
+CALIBRATED = {"regular", "soft", "soft-scaled", "soft-layers-scaled", "oracle"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class World:
         noise: standard deviation of the noise on every feature, in each modality; features have 1.
         distractors: inputs of each modality that decide nothing.
         shape: how a feature counts, "linear" or "absolute".
+        classes: how many.
+        half: "dev" or "held-out".
     """
 
     kind: str
@@ -65,11 +70,14 @@ class World:
     noise: float = 0.0
     distractors: int = 10
     shape: str = "linear"
+    classes: int = 2
+    half: str = "dev"
 
     @property
     def name(self) -> str:
         counts = f"{self.general}-{self.teacher_only}-{self.student_only}"
-        return f"{self.kind}-{counts}-n{self.num_train}-s{self.noise:g}-d{self.distractors}-{self.shape}"
+        end = "" if self.classes == 2 else f"-k{self.classes}"
+        return f"{self.kind}-{counts}-n{self.num_train}-s{self.noise:g}-d{self.distractors}-{self.shape}{end}"
 
     @property
     def venn(self) -> mfh.ModalityVenn:
@@ -84,7 +92,11 @@ class World:
         features = generator.standard_normal((count, self.venn.total))
         general, theirs, ours = np.split(features, [self.general, self.general + self.teacher_only], axis=1)
         counted = features if self.shape == "linear" else np.abs(features) - np.sqrt(2 / np.pi)
-        target = (counted.sum(1) > 0).astype(np.int64)
+        if self.classes == 2:
+            target = (counted.sum(1) > 0).astype(np.int64)
+        else:  # the same votes for all seeds of a world
+            votes = np.random.default_rng(self.classes).standard_normal((self.venn.total, self.classes))
+            target = (counted @ (votes / np.linalg.norm(votes, axis=1, keepdims=True))).argmax(1)
 
         def seen(*parts: np.ndarray) -> np.ndarray:
             carried = np.concatenate(parts, axis=1)
@@ -95,24 +107,28 @@ class World:
 
 
 def worlds() -> list[World]:
-    """The grid, in a fixed order; position decides the half."""
+    """The grid, in a fixed order, both halves of it."""
+    return [*_dev(), *_held_out()]
+
+
+def _dev() -> list[World]:
+    """What choices were made on."""
     counts = [(8, 0, 0), (6, 6, 0), (4, 12, 0), (6, 0, 6), (6, 6, 6), (3, 6, 9), (2, 10, 8), (10, 4, 2)]
     grid = []
     for num_train, noise in ((100, 0.0), (200, 0.5), (400, 0.0)):
         grid += [World("linear", *c, num_train, noise, distractors=25) for c in counts]
     small = [(3, 0, 0), (2, 2, 0), (1, 3, 0), (2, 0, 2), (2, 2, 2), (1, 2, 2), (4, 2, 0), (3, 1, 1)]
-    for num_train, noise, shape in ((300, 0.3, "absolute"), (200, 0.5, "linear")):
-        grid += [World("nets", *c, num_train, noise, distractors=4, shape=shape) for c in small]
-    for c in ((1, 1, 0), (1, 1, 1), (2, 1, 0), (1, 0, 1)):
-        grid.append(World("digits", *c, 500, 1.0, distractors=1))
+    for num_train, noise, shape, classes in (
+        (300, 0.3, "absolute", 2), (200, 0.5, "linear", 2), (300, 0.3, "linear", 4)
+    ):  # fmt: skip
+        grid += [World("nets", *c, num_train, noise, 4, shape, classes) for c in small]
+    grid += [World("digits", *c, 500, 1.0, distractors=1) for c in ((1, 1, 0), (1, 1, 1), (2, 1, 0), (1, 0, 1))]
     return grid
 
 
-def half(world: World) -> str:
-    """Within a kind, worlds are dealt in turn, the order of the counts turned from row to row."""
-    kin = [w for w in worlds() if w.kind == world.kind]
-    place = kin.index(world)
-    return "dev" if (place + place // 8) % 2 == 0 else "held-out"
+def _held_out() -> list[World]:
+    """What figures are reported of."""
+    return []
 
 
 # --- measurements -----------------------------------------------------------------------------------------------------
@@ -126,7 +142,7 @@ class Book:
 
     def note(self, seed, what, name, value):
         w = self.world
-        self.rows.append((w.name, w.kind, half(w), seed, what, name, f"{float(value):.6g}"))
+        self.rows.append((w.name, w.kind, w.half, seed, what, name, f"{float(value):.6g}"))
 
     def keep(self, seed, **arrays):
         for name, array in arrays.items():
@@ -140,18 +156,45 @@ class Book:
             writer.writerows(self.rows)
 
 
-def smoothed(target, entropy):
-    """(n,) probability of class 1 that has the given mean entropy, the label being the likelier class."""
-    low, high = 1e-6, 0.5
+def smoothed(target, classes, entropy):
+    """(n, K) logits of smoothed labels that have the given entropy, the label being the likeliest class."""
+    low, high = 1e-6, 1 - 1 / classes
     for _ in range(60):
         e = (low + high) / 2
-        low, high = (e, high) if -(e * np.log(e) + (1 - e) * np.log(1 - e)) < entropy else (low, e)
-    return np.where(target == 1, 1 - low, low)
+        at_e = -(1 - e) * np.log(1 - e) - e * np.log(e / (classes - 1))
+        low, high = (e, high) if at_e < entropy else (low, e)
+    logits = torch.full((len(target), classes), np.log(low / (classes - 1)), dtype=torch.float32)
+    return logits.scatter_(1, torch.as_tensor(target)[:, None].long(), float(np.log(1 - low)))
 
 
-def mean_entropy(p):
-    p = np.clip(p, 1e-9, 1 - 1e-9)
-    return float(-(p * np.log(p) + (1 - p) * np.log(1 - p)).mean())
+def mean_entropy(logits):
+    log_p = torch.as_tensor(logits).double().log_softmax(1)
+    return float(-(log_p.exp() * log_p).sum(1).mean())
+
+
+def two(margin):
+    """(n, 2) logits of the margins (n,) of class 1 over class 0."""
+    margin = torch.as_tensor(margin)
+    return torch.stack([-margin, margin], 1) / 2
+
+
+def calibration(logits, target):
+    """The factor that makes the logits' probabilities fit the labels best (temperature scaling, Guo et al. 2017)."""
+    logits, target = torch.as_tensor(logits).double(), torch.as_tensor(target).long()
+    cost = lambda a: float(nn.functional.cross_entropy(np.exp(a) * logits, target))  # noqa: E731
+    return float(np.exp(minimize_scalar(cost, bounds=(-4, 4), method="bounded").x))
+
+
+def predicted(features, channels, seed):
+    """Cross-fitted ridge predictions of channels (n, C) from the student's features."""
+    features, channels = (torch.as_tensor(np.asarray(a), dtype=torch.float64) for a in (features, channels))
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
+    found = torch.zeros_like(channels)
+    for held_out in order.tensor_split(5):
+        fitting = order[~torch.isin(order, held_out)]
+        made = ridge_predictions(features[fitting], channels[fitting][:, :, None], features[held_out])
+        found[held_out] = made[:, :, 0]
+    return found.numpy()
 
 
 def random_fourier(inputs, count=500, seed=0):
@@ -180,14 +223,19 @@ def residual_agreement(contributions, student_margin):
     return (residual * s[:, None]).mean(0) * scale
 
 
+def correlation(channels, logits):
+    """Of every channel (n, C) with the student's logits (n, K): squared, summed over classes."""
+    z, s = (np.asarray(a, dtype=float) - np.asarray(a).mean(0) for a in (channels, logits))
+    return ((s.T @ z / len(z)) ** 2 / (s.var(0)[:, None] + 1e-12)).sum(0) / (z.var(0) + 1e-12)
+
+
 def soft_weights(scores):
     """Soft masks to compare, from probe scores by name: (C,) weights in [0, 1]."""
-    masks = {"soft": np.clip(scores["probe"], 0, 1)}
-    top = max(float(np.quantile(masks["soft"], 0.95)), 1e-6)
-    masks["soft-scaled"] = np.clip(masks["soft"] / top, 0, 1)
-    for name in ("rbf", "layers", "input"):
-        if f"probe-{name}" in scores:
-            masks[f"soft-{name}"] = np.clip(scores[f"probe-{name}"], 0, 1)
+    masks = {}
+    for name in ("", "-rbf", "-layers", "-input"):
+        if f"probe{name}" in scores:
+            masks[f"soft{name}"] = weights = np.clip(scores[f"probe{name}"], 0, 1)
+            masks[f"soft{name}-scaled"] = np.clip(weights / max(float(np.quantile(weights, 0.95)), 1e-6), 0, 1)
     return masks
 
 
@@ -213,6 +261,7 @@ def run_linear(world: World, seeds: range, book: Book) -> None:
     aligned, aligned_student = fit_jointly(xt, xs, y, init_t, init_s)
     truth = world.truth()
     weights: list[dict[str, np.ndarray]] = []
+    seen_of_channel = []
     pair = {}
     for i, seed in enumerate(seeds):
         scores = {}
@@ -226,6 +275,10 @@ def run_linear(world: World, seeds: range, book: Book) -> None:
                 (contribution - contribution.mean(0)) * (margin - margin.mean())[:, None]
             ).mean(0)
             scores[f"residual-{name}"] = residual_agreement(contribution, margin)
+        at_val, student_at_val = data["val"][0][i], plain.logits(data["val"][1])[i, 0]
+        scores["correlation-held-out"] = correlation(at_val, student_at_val)
+        covariance = np.cov(at_val.T, student_at_val @ [-1, 1])[-1, :-1]
+        scores["agreement-held-out"] = (teacher.weight[i, 0, 1] - teacher.weight[i, 0, 0]) * covariance
         # The student's only features are its inputs: nothing in between to read.
         scores["probe"] = r2(xs[i], xt[i], seed)
         scores["probe-rbf"] = r2(random_fourier(xs[i]), xt[i], seed)
@@ -236,6 +289,7 @@ def run_linear(world: World, seeds: range, book: Book) -> None:
                 book.note(seed, "auroc", name, roc_auc_score(truth, value))
         masks = {"regular": np.ones_like(power), **soft_weights(scores), "oracle": truth.astype(float)}
         masks["soft-shuffled"] = np.random.default_rng(seed).permutation(masks["soft"])
+        seen_of_channel.append(predicted(xs[i], xt[i], seed))
         weights.append(masks)
         pair_masks = {"aligned": np.ones_like(power)}
         count = int(RATIO * len(truth))
@@ -253,31 +307,29 @@ def run_linear(world: World, seeds: range, book: Book) -> None:
         mean = xt[i].mean(0)
         return mean @ beta + bias + ((x - mean) * mask) @ beta
 
-    targets = {name: [] for name in [*weights[0], *pair[0], "tempered", "smoothing"]}
+    targets = {}
     for i, seed in enumerate(seeds):
+        xt_val, _, y_val = (part[i] for part in data["val"])
         margins = {name: margin(teacher, xt[i], i, mask) for name, mask in weights[i].items()}
+        for name in CALIBRATED & margins.keys():
+            at_val = two(margin(teacher, xt_val, i, weights[i][name]))
+            margins[f"{name}-calibrated"] = margins[name] * calibration(at_val, y_val)
+        margins["projected"] = margin(teacher, seen_of_channel[i], i, 1.0)
         margins |= {name: margin(aligned, xt[i], i, mask) for name, mask in pair[i].items()}
-        both = {n: torch.as_tensor(np.stack([-m / 2, m / 2], 1)) for n, m in margins.items()}
+        both = {n: two(margins[n]) for n in ("regular", "soft")}
         margins["tempered"] = margins["regular"] / matching_temperature(both["regular"], both["soft"])
+        margins["smoothing"] = (smoothed(y[i], 2, mean_entropy(both["soft"])) @ torch.tensor([-1.0, 1.0])).numpy()
         for name, value in margins.items():
-            targets[name].append(1 / (1 + np.exp(-np.clip(value, -40, 40))))
-        targets["smoothing"].append(smoothed(y[i], mean_entropy(targets["soft"][-1])))
+            targets.setdefault(name, []).append(1 / (1 + np.exp(-np.clip(value, -40, 40))))
         xt_val, xs_val, y_val = (part[i] for part in data["val"])
         book.keep(
             seed,
-            train_target=y[i],
-            train_teacher=margins["regular"],
-            train_soft=margins["soft"],
-            train_student=(plain.logits(xs)[i, 0] @ [-1, 1]),
-            train_student_input=xs[i],
             target=y_val,
-            teacher=margin(teacher, xt_val, i, weights[i]["regular"]),
-            soft=margin(teacher, xt_val, i, weights[i]["soft"]),
-            student=plain.logits(data["val"][1])[i, 0] @ [-1, 1],
+            teacher=two(margin(teacher, xt_val, i, weights[i]["regular"])),
+            soft=two(margin(teacher, xt_val, i, weights[i]["soft"])),
+            student=plain.logits(data["val"][1])[i, 0],
             teacher_features=xt_val,
             student_features=xs_val,
-            train_student_features=xs[i],
-            student_input=xs_val,
         )
     arms = list(targets)
     stacked = np.stack([np.stack(targets[arm]) for arm in arms], axis=1)
@@ -313,19 +365,19 @@ class Batch:
     """Two-hidden-layer networks for S seeds x A arms, trained side by side by full-batch Adam.
 
     Args:
-        sizes: inputs, first hidden, second hidden; two logits as one margin.
+        sizes: inputs, first hidden, second hidden, classes.
         generators: one per seed; all arms of a seed start from the same weights.
         arms: A.
         mask: (inputs, first hidden) of zeros and ones on the first layer's weights.
     """
 
     def __init__(self, sizes, generators, arms, mask=None):
-        shapes = [(sizes[0], sizes[1]), (1, sizes[1]), (sizes[1], sizes[2]), (1, sizes[2]), (sizes[2], 1), (1, 1)]
-        fan = [sizes[0] if mask is None else int(mask.sum(0)[0])] * 2 + [sizes[1]] * 2 + [sizes[2]] * 2
         self.parameters = []
-        for shape, width in zip(shapes, fan, strict=True):
-            drawn = [torch.as_tensor(g.uniform(-1, 1, shape) * width**-0.5, dtype=torch.float32) for g in generators]
-            self.parameters.append(torch.stack(drawn)[:, None].repeat(1, arms, 1, 1))
+        for place, (before, after) in enumerate(pairwise(sizes)):
+            fan = int(mask.sum(0)[0]) if mask is not None and place == 0 else before
+            for shape in ((before, after), (1, after)):
+                drawn = [torch.as_tensor(g.uniform(-1, 1, shape) * fan**-0.5, dtype=torch.float32) for g in generators]
+                self.parameters.append(torch.stack(drawn)[:, None].repeat(1, arms, 1, 1))
         self.mask = mask
 
     def hidden(self, x):
@@ -334,19 +386,14 @@ class Batch:
         first = (x[:, None] @ w1 + b1).relu()
         return first, (first @ w2 + b2).relu()
 
-    def tail(self, first):
-        _, _, w2, b2, w3, b3 = self.parameters
-        return ((first @ w2 + b2).relu() @ w3 + b3)[..., 0]
-
-    def margin(self, x):
-        """(S, A, n)"""
-        return self.tail(self.hidden(x)[0])
+    def logits(self, x):
+        """(S, A, n, K)"""
+        return self.hidden(x)[1] @ self.parameters[4] + self.parameters[5]
 
     def module(self, seed_index):
-        """The first arm's network as an ordinary one with two logits."""
+        """The first arm's network as an ordinary one."""
         w1, b1, w2, b2, w3, b3 = (p[seed_index, 0].detach() for p in self.parameters)
         w1 = w1 if self.mask is None else w1 * self.mask
-        w3, b3 = torch.cat([-w3, w3], 1) / 2, torch.cat([-b3, b3], 1) / 2
         layers = []
         for weight, bias in ((w1, b1), (w2, b2), (w3, b3)):
             linear = nn.Linear(*weight.shape)
@@ -370,9 +417,9 @@ def train(batches, loss, val, steps=STEPS, last=False):
         if step % EVERY and not last:
             continue
         with torch.no_grad():
-            margin, y = batches[-1].margin(val[0]), val[1][:, None]
-            cost = nn.functional.softplus((1 - 2 * y) * margin).mean(-1)
-            rank = ((margin > 0) == (y > 0)).float().mean(-1) - 1e-4 * cost.clamp(max=50)
+            logits = batches[-1].logits(val[0])
+            cost = cross_entropy(logits, one_hot(val[1], logits))
+            rank = accuracy(logits, val[1]) - 1e-4 * cost.clamp(max=50)
             better = torch.ones_like(rank, dtype=torch.bool) if best is None or last else rank > best
             best = rank if best is None else torch.where(better, rank, best)
             now = [p.detach().clone() for p in parameters]
@@ -383,8 +430,19 @@ def train(batches, loss, val, steps=STEPS, last=False):
         parameter.requires_grad_(False).copy_(value)
 
 
-def cross_entropy(margin, probability):
-    return (nn.functional.softplus(margin) - probability * margin).mean(-1)
+def one_hot(target, logits):
+    """(S, 1, n, K) of classes (S, n)."""
+    return nn.functional.one_hot(target, logits.shape[-1]).float()[:, None]
+
+
+def cross_entropy(logits, probability):
+    """(S, A)"""
+    return -(probability * logits.log_softmax(-1)).sum(-1).mean(-1)
+
+
+def accuracy(logits, target):
+    """(S, A)"""
+    return (logits.argmax(-1) == target[:, None]).float().mean(-1)
 
 
 def run_nets(world: World, seeds: range, book: Book) -> None:
@@ -393,8 +451,10 @@ def run_nets(world: World, seeds: range, book: Book) -> None:
     data = {}
     for split, count in (("train", world.num_train), ("val", 500), ("test", 2000)):
         parts = zip(*[world.draw(count, g) for g in generators], strict=True)
-        data[split] = [torch.as_tensor(np.stack(part), dtype=torch.float32) for part in parts]
-    (xt, xs, y), (vt, vs, vy), (_, ts, ty) = data["train"], data["val"], data["test"]
+        x, z, target = (torch.as_tensor(np.stack(part)) for part in parts)
+        data[split] = x.float(), z.float(), target
+    (xt, xs, y), (vt, vs, vy), (tt, ts, ty) = data["train"], data["val"], data["test"]
+    labels = nn.functional.one_hot(y, world.classes).float()[:, None]
     inputs = xt.shape[2]
     block = torch.eye(inputs).repeat_interleave(UNITS, dim=1)
     truth = np.repeat(world.truth(), UNITS)
@@ -403,30 +463,29 @@ def run_nets(world: World, seeds: range, book: Book) -> None:
         """From the same initial weights whenever asked."""
         if role == "teacher":
             again = [np.random.default_rng([seed, 12]) for seed in seeds]
-            return Batch((inputs, inputs * UNITS, WIDTH), again, arms, block)
+            return Batch((inputs, inputs * UNITS, WIDTH, world.classes), again, arms, block)
         again = [np.random.default_rng([seed, 13]) for seed in seeds]
-        return Batch((xs.shape[2], WIDTH, WIDTH), again, arms)
+        return Batch((xs.shape[2], WIDTH, WIDTH, world.classes), again, arms)
 
     teacher, plain = fresh("teacher", 1), fresh("student", 1)
-    train([teacher], lambda: cross_entropy(teacher.margin(xt), y[:, None]).sum(), (vt, vy))
-    train([plain], lambda: cross_entropy(plain.margin(xs), y[:, None]).sum(), (vs, vy))
+    train([teacher], lambda: cross_entropy(teacher.logits(xt), labels).sum(), (vt, vy))
+    train([plain], lambda: cross_entropy(plain.logits(xs), labels).sum(), (vs, vy))
     aligned, aligned_student = fresh("teacher", 1), fresh("student", 1)
 
     def joint():
-        a, b = aligned.margin(xt), aligned_student.margin(xs)
-        distance = ((a - b) / 2).square().mean(-1)  # of two logits that are opposite, as the mean over both
-        return (cross_entropy(a, y[:, None]) + cross_entropy(b, y[:, None]) + distance).sum()
+        a, b = aligned.logits(xt), aligned_student.logits(xs)
+        return (cross_entropy(a, labels) + cross_entropy(b, labels) + (a - b).square().mean((-1, -2))).sum()
 
     train([aligned, aligned_student], joint, (vs, vy), last=True)
 
-    margins: dict[str, list[torch.Tensor]] = {}
+    taught: dict[str, list[torch.Tensor]] = {}
     # Activations (n, width) by seed: every network on its own seed's data.
     (firsts, lates), (h1s, h2s) = teacher.hidden(xt), plain.hidden(xs)
     firsts_a, firsts_v, h2s_v = aligned.hidden(xt)[0], teacher.hidden(vt)[0], plain.hidden(vs)[1]
     for i, seed in enumerate(seeds):
         first, late, h1, h2 = (part[i, 0] for part in (firsts, lates, h1s, h2s))
         first_a, first_v = firsts_a[i, 0], firsts_v[i, 0]
-        pairs = [(xt[i], xs[i], y[i].long())]
+        pairs = [(xt[i], xs[i], y[i])]
         scores = {}
         for name, (t, s) in {"joint": (aligned, aligned_student), "separate": (teacher, plain)}.items():
             for score in ("distance", "agreement"):
@@ -440,6 +499,7 @@ def run_nets(world: World, seeds: range, book: Book) -> None:
         scores["probe-input"] = r2(random_fourier(xs[i]), channels, seed)
         scores["probe-rbf"] = r2(random_fourier(h2), channels, seed)
         scores["probe-aligned"] = r2(aligned_student.hidden(xs)[1][i, 0], first_a.numpy(), seed)
+        scores["correlation-held-out"] = correlation(first_v, plain.logits(vs)[i, 0])
         grouped = np.clip(scores["probe"], 0, 1).reshape(-1, UNITS).mean(1).repeat(UNITS)
         scores["probe-grouped"] = grouped
         power = teacher.parameters[2][i, 0].norm(dim=1).numpy() * channels.std(0)
@@ -463,57 +523,51 @@ def run_nets(world: World, seeds: range, book: Book) -> None:
         def masked(network, z, mask, mean, i=i):
             z = mean + torch.as_tensor(mask, dtype=torch.float32) * (z - mean)
             _, _, w2, b2, w3, b3 = (p[i, 0] for p in network.parameters)
-            return ((z @ w2 + b2).relu() @ w3 + b3)[:, 0]
+            return (z @ w2 + b2).relu() @ w3 + b3
 
         made = {name: masked(teacher, first, mask, first.mean(0)) for name, mask in masks.items()}
         made |= {name: masked(aligned, first_a, mask, first_a.mean(0)) for name, mask in pair_masks.items()}
         # The same at a later layer, where features are summed already.
         late_mask = torch.as_tensor(np.clip(r2(h2, late.numpy(), seed), 0, 1), dtype=torch.float32)
         late = late.mean(0) + late_mask * (late - late.mean(0))
-        made["soft-late"] = (late @ teacher.parameters[4][i, 0] + teacher.parameters[5][i, 0])[:, 0]
-        both = {n: torch.stack([-made[n] / 2, made[n] / 2], 1) for n in ("regular", "soft")}
-        made["tempered"] = made["regular"] / matching_temperature(both["regular"], both["soft"])
-        p = smoothed(y[i].numpy(), mean_entropy(made["soft"].sigmoid().double().numpy()))
-        made["smoothing"] = torch.logit(torch.as_tensor(p, dtype=torch.float32))
+        made["soft-late"] = late @ teacher.parameters[4][i, 0] + teacher.parameters[5][i, 0]
+        made["tempered"] = made["regular"] / matching_temperature(made["regular"], made["soft"])
+        made["smoothing"] = smoothed(y[i], world.classes, mean_entropy(made["soft"]))
+        at_val = {name: masked(teacher, first_v, masks[name], first.mean(0)) for name in CALIBRATED & masks.keys()}
+        made |= {f"{name}-calibrated": made[name] * calibration(at_val[name], vy[i]) for name in at_val}
+        seen = torch.as_tensor(predicted(h2, channels, seed), dtype=torch.float32)
+        made["projected"] = masked(teacher, seen, np.ones(len(truth)), first.mean(0))
         for name, value in made.items():
-            margins.setdefault(name, []).append(value)
+            taught.setdefault(name, []).append(value)
         book.keep(
             seed,
-            train_target=y[i],
-            train_teacher=made["regular"],
-            train_soft=made["soft"],
-            train_student=plain.margin(xs)[i, 0],
-            train_student_input=xs[i],
             target=vy[i],
-            teacher=teacher.margin(vt)[i, 0],
-            soft=masked(teacher, first_v, masks["soft"], first.mean(0)),
-            student=plain.margin(vs)[i, 0],
+            teacher=at_val["regular"],
+            soft=at_val["soft"],
+            student=plain.logits(vs)[i, 0],
             teacher_features=first_v,
             student_features=h2s_v[i, 0],
-            train_student_features=h2,
-            student_input=vs[i],
         )
-    arms = list(margins)
-    losses = [(arm, arm, *LOSSES[""]) for arm in arms]
+    losses = [(arm, arm, *LOSSES[""]) for arm in taught]
     losses += [(arm + s, arm, *LOSSES[s]) for s in ("-kl", "-heavy") for arm in ("regular", "soft")]
-    probability = torch.stack([torch.stack(margins[arm]).sigmoid() for _, arm, _, _ in losses], dim=1)
+    probability = torch.stack([torch.stack(taught[arm]).softmax(-1) for _, arm, _, _ in losses], dim=1)
     label, weight = (torch.tensor([loss[k] for loss in losses]) for k in (2, 3))
     students = fresh("student", len(losses))
 
     def distilling():
-        margin = students.margin(xs)
-        return (label * cross_entropy(margin, y[:, None]) + weight * cross_entropy(margin, probability)).sum()
+        logits = students.logits(xs)
+        return (label * cross_entropy(logits, labels) + weight * cross_entropy(logits, probability)).sum()
 
     train([students], distilling, (vs, vy))
     every = [([name for name, *_ in losses], students), (["no-kd"], plain), (["aligned-student"], aligned_student)]
     with torch.no_grad():
         for names, network in every:
             for split, x, target in (("val", vs, vy), ("test", ts, ty)):
-                right = ((network.margin(x) > 0) == (target[:, None] > 0)).float().mean(-1)
+                right = accuracy(network.logits(x), target)
                 for i, seed in enumerate(seeds):
                     for a, arm in enumerate(names):
                         book.note(seed, split, arm, right[i, a])
-        right = ((teacher.margin(data["test"][0]) > 0) == (ty[:, None] > 0)).float().mean(-1)
+        right = accuracy(teacher.logits(tt), ty)
     for i, seed in enumerate(seeds):
         book.note(seed, "teacher", "regular", right[i, 0])
 
@@ -557,12 +611,10 @@ def run_digits(world: World, seeds: range, book: Book) -> None:
                 handle.remove()
             return {**{name: seen[name].flatten(1).clone() for name in names}, "logits": logits}
 
-        xt, xs, y = task.train.tensors
+        _, _, y = task.train.tensors
         vt, vs, vy = task.val.tensors
-        seen = layers(plain, xs, ("flatten",))
-        z = layers(teacher, xt, (layer,))
-        scores["probe-rbf"] = r2(random_fourier(seen["flatten"]), z[layer], seed)
-        scores["probe-input"] = r2(random_fourier(xs.flatten(1)), z[layer], seed)
+        at_val = {"teacher": layers(teacher, vt, (layer,)), "student": layers(plain, vs, ("flatten",))}
+        scores["correlation-held-out"] = correlation(at_val["teacher"][layer], at_val["student"]["logits"])
         for name, value in scores.items():
             if truth.any() and not truth.all():
                 book.note(seed, "auroc", name, roc_auc_score(truth, value))
@@ -571,34 +623,27 @@ def run_digits(world: World, seeds: range, book: Book) -> None:
         base = probe.mask("soft")
         wanted = [dataclasses.replace(base, weights=weights) for weights in masks.values()]
         outputs = dict(zip(masks, masked_logits(teacher, wanted, loader), strict=True))
+        val_logits = dict(zip(masks, masked_logits(teacher, wanted, PairLoader(task.val)), strict=True))
+        for name in CALIBRATED & masks.keys():
+            outputs[f"{name}-calibrated"] = outputs[name] * calibration(val_logits[name], vy)
         outputs["tempered"] = outputs["regular"] / matching_temperature(outputs["regular"], outputs["soft"])
-        p = smoothed(y.numpy(), mean_entropy(outputs["soft"].double().softmax(1)[:, 1].numpy()))
-        outputs["smoothing"] = torch.log(torch.as_tensor(np.stack([1 - p, p], 1), dtype=torch.float32))
+        outputs["smoothing"] = smoothed(y, 2, mean_entropy(outputs["soft"]))
         for cell in (Cell("aligned"), Cell("general", "distance", RATIO, layer)):
             mask = bench.mask(cell)
             name = cell.arm if cell.arm == "aligned" else "general-distance-joint"
             (outputs[name],) = masked_logits(bench.aligned("teacher"), [mask], loader)
-        val_logits = masked_logits(teacher, [None, base], PairLoader(task.val))
-        at_val = layers(plain, vs, ("flatten",))
         book.keep(
             seed,
-            train_target=y,
-            train_teacher=outputs["regular"] @ torch.tensor([-1.0, 1.0]),
-            train_soft=outputs["soft"] @ torch.tensor([-1.0, 1.0]),
-            train_student=seen["logits"] @ torch.tensor([-1.0, 1.0]),
-            train_student_input=xs.flatten(1),
             target=vy,
-            teacher=val_logits[0] @ torch.tensor([-1.0, 1.0]),
-            soft=val_logits[1] @ torch.tensor([-1.0, 1.0]),
-            student=at_val["logits"] @ torch.tensor([-1.0, 1.0]),
-            teacher_features=layers(teacher, vt, (layer,))[layer],
-            student_features=at_val["flatten"],
-            train_student_features=seen["flatten"],
-            student_input=vs.flatten(1),
+            teacher=val_logits["regular"],
+            soft=val_logits["soft"],
+            student=at_val["student"]["logits"],
+            teacher_features=at_val["teacher"][layer],
+            student_features=at_val["student"]["flatten"],
         )
         students = {"no-kd": plain, "aligned-student": bench.aligned("student")}
         jobs = [(name, name, LOSSES[""]) for name in outputs]
-        jobs += [(name + s, name, LOSSES[s]) for name in ("regular", "soft") for s in ("-kl",)]
+        jobs += [(name + s, name, LOSSES[s]) for name in ("regular", "soft") for s in ("-kl", "-heavy")]
         for name, source, (label_weight, teacher_weight) in jobs:
             loss = mfh.KDLoss(label_weight=label_weight, teacher_weight=teacher_weight)
             students[name] = distill(
@@ -609,7 +654,6 @@ def run_digits(world: World, seeds: range, book: Book) -> None:
             book.note(seed, "val", name, evaluate(student, task.val, "student"))
             book.note(seed, "test", name, evaluate(student, task.test, "student"))
         book.note(seed, "teacher", "regular", evaluate(teacher, task.test, "teacher"))
-        print(f"  seed {seed}", flush=True)
 
 
 RUN = {"linear": run_linear, "nets": run_nets, "digits": run_digits}
@@ -619,13 +663,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--kinds", nargs="+", default=list(RUN), choices=list(RUN))
+    parser.add_argument("--halves", nargs="+", default=["dev", "held-out"], choices=["dev", "held-out"])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--limit", type=int, help="only so many worlds of each kind")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     for kind in options.kinds:
-        for world in [w for w in worlds() if w.kind == kind][: options.limit]:
+        for world in [w for w in worlds() if w.kind == kind and w.half in options.halves][: options.limit]:
             if (options.out / f"{world.name}.csv").exists():
                 continue
             start, book = time.perf_counter(), Book(world)

@@ -20,32 +20,29 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
-from sklearn.metrics import roc_auc_score
-from worlds import UNITS, half, worlds
+from worlds import worlds
 
-from mfh.diagnosis import Views, complementarity, estimate_gamma, head_trial, outcome_of, visible_share
-from mfh.losses import KDLoss
-from mfh.tasks.digits.networks import digit_of_channel
+from mfh.diagnosis import (
+    Views,
+    complementarity,
+    estimate_gamma,
+    head_trial,
+    non_target_divergence,
+    outcome_of,
+    visible_share,
+)
 
 ARMS = ("regular", "soft")
 HALVES = ("dev", "held-out")
 MINUS = "\u2212"
 
 
-def two(margin):
-    margin = torch.as_tensor(margin)
-    return torch.stack([-margin, margin], 1) / 2
-
-
 def criteria_of(kept, seed, num_train):
     """name -> value, what `mfh diagnose` computes, and the ends of its intervals."""
-    part = {name.split("/")[1]: kept[name] for name in kept if name.startswith(f"{seed}/")}
+    part = {name.split("/")[1]: torch.as_tensor(kept[name]) for name in kept if name.startswith(f"{seed}/")}
+    soft = part.pop("soft")
     views = Views(
-        torch.as_tensor(part["target"]).long(),
-        two(part["teacher"]),
-        two(part["student"]),
-        torch.as_tensor(part["teacher_features"]),
-        torch.as_tensor(part["student_features"]),
+        part["target"].long(), part["teacher"], part["student"], part["teacher_features"], part["student_features"]
     )
     values = {}
 
@@ -54,18 +51,17 @@ def criteria_of(kept, seed, num_train):
         values[f"{name} low"] = np.nan if measure.low is None else measure.low
         values[f"{name} high"] = np.nan if measure.high is None else measure.high
 
-    soft = two(part["soft"])
     note("trial regular", head_trial(views, views.teacher_logits, num_train=num_train, seed=seed))
     note("trial soft", head_trial(views, soft, num_train=num_train, seed=seed))
-    for suffix, loss in (("-kl", KDLoss(label_weight=0.0)), ("-heavy", KDLoss(teacher_weight=3.0))):
-        note(f"trial soft{suffix}", head_trial(views, soft, num_train=num_train, seed=seed, loss=loss))
     note("gamma", estimate_gamma(views, seed=seed))
     note("visible", visible_share(views.student_features, views.teacher_logits.double(), seed=seed))
     for arm, logits in (("regular", views.teacher_logits), ("soft", soft)):
         rest = views.labels - logits.double().softmax(1)
         note(f"surplus {arm}", visible_share(views.student_features, rest, seed=seed))
     note("complementarity", complementarity(views.teacher_logits, views.student_logits, views.target))
-    values["teacher accuracy"] = float(((two(part["teacher"]).argmax(1)) == views.target).double().mean())
+    for arm, logits in (("regular", views.teacher_logits), ("soft", soft)):
+        note(f"non-target {arm}", non_target_divergence(logits, views.student_logits, views.target))
+    values["teacher accuracy"] = float((views.teacher_logits.argmax(1) == views.target).double().mean())
     return values
 
 
@@ -82,43 +78,19 @@ def criteria(folder, most):
         with np.load(file) as kept:
             seeds = sorted({int(name.split("/")[0]) for name in kept})[:most]
             for seed in seeds:
-                facts = {"world": world.name, "kind": world.kind, "half": half(world), "seed": seed}
-                facts |= {"true gamma": world.venn.gamma, "noise": world.noise, "shape": world.shape}
+                facts = {"world": world.name, "kind": world.kind, "half": world.half, "seed": seed}
+                facts |= {
+                    "true gamma": world.venn.gamma,
+                    "noise": world.noise,
+                    "shape": world.shape,
+                    "classes": world.classes,
+                }
                 rows.append(facts | criteria_of(kept, seed, world.num_train))
         print(f"criteria of {world.name}: {time.perf_counter() - start:.0f} s", flush=True)
         known = pd.concat([known, pd.DataFrame(rows)], ignore_index=True)
         known.to_csv(path, index=False, quoting=csv.QUOTE_MINIMAL, float_format="%.5g")
         rows = []
     return known
-
-
-def held_out_scores(folder, most):
-    """AUROC rows of scores that ask the student trained on labels about validation pairs, not its own training pairs."""
-    rows = []
-    for world in worlds():
-        file = folder / f"{world.name}.npz"
-        if not file.exists():
-            continue
-        if world.kind == "digits":
-            truth = digit_of_channel(world.general + world.teacher_only) < world.general
-        else:
-            truth = world.truth() if world.kind == "linear" else np.repeat(world.truth(), UNITS)
-        if truth.all():
-            continue
-        with np.load(file) as kept:
-            for seed in sorted({int(name.split("/")[0]) for name in kept})[:most]:
-                z, student = kept[f"{seed}/teacher_features"], kept[f"{seed}/student"]
-                z, student = z - z.mean(0), student - student.mean()
-                covariance = student @ z / len(z)
-                scores = {"correlation-held-out": np.abs(covariance) / (z.std(0) + 1e-9)}
-                if world.kind == "linear":  # the tail is affine, and this finds its weights
-                    weights = np.linalg.lstsq(z, kept[f"{seed}/teacher"], rcond=None)[0]
-                    scores["agreement-held-out"] = weights * covariance
-                rows += [
-                    (world.name, world.kind, half(world), seed, "auroc", name, roc_auc_score(truth, value))
-                    for name, value in scores.items()
-                ]
-    return pd.DataFrame(rows, columns=["world", "kind", "half", "seed", "what", "name", "value"])
 
 
 def t_interval(values):
@@ -262,10 +234,18 @@ def against_soft_table(say, gains):
 
 
 CRITERIA = {
-    "regular": ("trial regular", "surplus regular", "complementarity", "gamma", "visible", "teacher accuracy"),
-    "soft": ("trial soft", "surplus soft", "complementarity", "gamma", "visible", "teacher accuracy"),
+    arm: (
+        f"trial {arm}",
+        f"surplus {arm}",
+        "complementarity",
+        "gamma",
+        "visible",
+        f"non-target {arm}",
+        "teacher accuracy",
+    )
+    for arm in ARMS
 }
-LOWER_IS_BETTER = ("surplus regular", "surplus soft")
+LOWER_IS_BETTER = ("surplus regular", "surplus soft", "non-target regular", "non-target soft")
 
 
 def criteria_table(say, found, gains):
@@ -518,7 +498,6 @@ def main():
     present = {world.name for world in worlds()}
     files = [path for path in sorted(options.folder.glob("*.csv")) if path.stem in present]
     frame = pd.concat([pd.read_csv(path) for path in files], ignore_index=True)
-    frame = pd.concat([frame, held_out_scores(options.folder, options.criteria_seeds)], ignore_index=True)
     gains = gains_of(frame)
     counts = frame.groupby("kind").agg(worlds=("world", "nunique"), seeds=("seed", lambda s: s.nunique()))
     say(f"# Worlds: scores, masks, criteria, selection, {datetime.date.today().isoformat()}")

@@ -2,13 +2,15 @@ import csv
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import mfh
 import tiny_task
 from mfh import files, studies
-from mfh.arms import ARMS
+from mfh.arms import ARMS, COLUMNS, Cell
 from mfh.errors import InputError
+from mfh.reporting.summary import recommendation, summarise
 
 TINY = str(Path(__file__).parent / "tiny_task.py")
 FEW = {"arms": ["no-kd", "regular", "general"], "num_seeds": 2, "processes": 1}
@@ -98,6 +100,9 @@ def test_a_choice_reads_the_test_split_only_for_the_chosen(tmp_path):
     assert choice["validation_gain"] == pytest.approx(gains.mean())
     assert choice["standard_error"] == pytest.approx(gains.sem())
     assert (choice["recommended"] == "no-kd") == (gains.mean() <= gains.sem())
+    sentence = recommendation(choice)
+    assert sentence.startswith(f"Recommended: {choice['recommended']}. ")
+    assert sentence in mfh.report(tmp_path / "run").read_text(encoding="utf-8")
     tested = set(result.frame[result.frame["split"] == "test"]["arm"])
     assert {"no-kd", choice["arm"]} <= tested
     assert len(result.by_seed("test").columns) in (2, 3)
@@ -212,3 +217,55 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
     (tmp_path / "run").mkdir()
     with files.claimed(tmp_path / "run"), pytest.raises(InputError, match="in use"):
         mfh.study(TINY, out=tmp_path / "run", **FEW)
+
+
+WEIGHTED = {"arms": ["no-kd", "regular", "soft"], "weights": [(1, 1), (0, 1), (1, 3)], "num_seeds": 2, "epochs": 2}
+
+
+def test_weights_of_the_loss_are_compared(tmp_path):
+    result = mfh.study(TINY, out=tmp_path / "run", processes=1, **WEIGHTED)
+    frame = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert list(frame.columns) == [*COLUMNS, "label_weight", "teacher_weight"]
+    taught = frame[frame["arm"].isin(["regular", "soft"])]
+    assert set(zip(taught["label_weight"], taught["teacher_weight"], strict=True)) == {(1, 1), (0, 1), (1, 3)}
+    assert frame[frame["arm"] == "no-kd"]["label_weight"].isna().all()
+    # Each pair is what a study of that loss alone finds.
+    for label, teacher in WEIGHTED["weights"]:
+        alone = mfh.study(
+            TINY, processes=1, loss={"label_weight": label, "teacher_weight": teacher}, **WEIGHTED | {"weights": ()}
+        )
+        for arm in ("regular", "soft-probe-1"):
+            name = f"{arm}-label-{label}-teacher-{teacher}"
+            assert result.by_seed()[name].tolist() == alone.by_seed()[arm].tolist()
+    labels = {variant.label for variant in summarise(result.frame).variants}
+    assert labels == {"no-kd", *(f"{a} (weights {w})" for a in ("regular", "soft") for w in ("1:1", "0:1", "1:3"))}
+    masking = {v.label: v.masking for v in summarise(result.frame).variants}["soft (weights 0:1)"]
+    paired = result.by_seed()["soft-probe-1-label-0-teacher-1"] - result.by_seed()["regular-label-0-teacher-1"]
+    assert masking.mean_difference == pytest.approx(100 * paired.mean())
+
+
+def test_a_choice_may_be_one_of_weights(tmp_path):
+    first = mfh.study(TINY, out=tmp_path / "run", processes=1, select=True, **WEIGHTED)
+    choice = json.loads((tmp_path / "run" / "selection.json").read_text())
+    assert choice["candidates"] == 6
+    means = first.by_seed("val").mean().drop("no-kd")
+    chosen = Cell(choice["arm"], choice["score"], choice["ratio"], choice["layer"], tuple(choice["weights"]))
+    assert means[chosen.name] == means.max()
+    tested = set(first.by_seed("test").columns)
+    assert tested == {"no-kd", chosen.name} | ({chosen.unmasked().name} if chosen.unmasked() else set())
+    again = mfh.study(TINY, out=tmp_path / "run", processes=1, select=True, **WEIGHTED | {"num_seeds": 3})
+    assert set(again.by_seed("test").columns) == tested
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": [(0, 0)]}, "one of them positive"),
+        ({"weights": [(-1, 1)]}, "at least 0"),
+        ({"loss": {"teacher_weight": 2.0}}, "teacher_weight is 2.0, and weights are to be compared"),
+        ({"loss": lambda student, teacher, target: student.mean()}, "a loss of its own"),
+    ],
+)
+def test_wrong_weights_end_in_one_line(change, message):
+    with pytest.raises(InputError, match=message):
+        mfh.study(TINY, **WEIGHTED | change)

@@ -1,7 +1,8 @@
 """The ways to make one student, and the table their results go to. Light: the command line's help imports it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from mfh.errors import InputError, close_names
 
@@ -26,6 +27,9 @@ UNMASKED = {
 
 #: The columns of a study's results.csv, one row per measurement.
 COLUMNS = ("arm", "score", "layer", "ratio", "seed", "split", "metric", "value")
+
+#: Further columns, where a study compares weights of the loss.
+WEIGHTS = ("label_weight", "teacher_weight")
 
 #: Scores an Algorithm-1 mask can be made from.
 SCORES = ("distance", "agreement")
@@ -93,12 +97,28 @@ class Cell:
         score: of the saliency behind the mask; empty where there is none.
         ratio: fraction of channels removed; None where there is none.
         layer: of the teacher, where the mask sits; empty where there is none.
+        weights: of labels and teacher in the loss, where a study compares several; None for the task's loss.
     """
 
     arm: str
     score: str = ""
     ratio: float | None = None
     layer: str = ""
+    weights: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Cell":
+        """The cell that a row of a study's tidy table speaks of; missing values count as empty."""
+        # Not a number is the missing value of pandas, and differs from itself.
+        told = {name: value for name, value in row.items() if value is not None and value != "" and value == value}
+        label, teacher = (told.get(name) for name in WEIGHTS)
+        return cls(
+            arm=str(told.get("arm", "")),
+            score=str(told.get("score", "")),
+            ratio=float(told["ratio"]) if "ratio" in told else None,
+            layer=str(told.get("layer", "")),
+            weights=None if label is None or teacher is None else (float(label), float(teacher)),
+        )
 
     @property
     def teacher(self) -> str | None:
@@ -109,12 +129,30 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """For messages, for instance "general-distance-0.5-flatten"."""
-        return "-".join(str(part) for part in (self.arm, self.score, self.ratio, self.layer) if part not in ("", None))
+        """For messages and files, for instance "general-distance-0.5-flatten"."""
+        parts = [str(part) for part in (self.arm, self.score, self.ratio, self.layer) if part not in ("", None)]
+        if self.weights is not None:
+            parts.append("label-{:g}-teacher-{:g}".format(*self.weights))
+        return "-".join(parts)
+
+    @property
+    def unweighted(self) -> "Cell":
+        """The same under the task's loss: it has the same teacher and mask."""
+        return replace(self, weights=None)
+
+    def unmasked(self) -> "Cell | None":
+        """The same teacher with nothing removed, at the same weights; None for arms without a mask."""
+        return Cell(UNMASKED[self.arm], weights=self.weights) if self.arm in UNMASKED else None
 
 
-def cells(arms: Sequence[str], ratios: Sequence[float], scores: Sequence[str], layers: Sequence[str]) -> list[Cell]:
-    """The grid: every arm at every ratio, score and layer that applies to it, in the order of `ARMS`.
+def cells(
+    arms: Sequence[str],
+    ratios: Sequence[float],
+    scores: Sequence[str],
+    layers: Sequence[str],
+    weights: Sequence[tuple[float, float]] = (),
+) -> list[Cell]:
+    """The grid: every arm at every ratio, score, layer and pair of weights that applies, in the order of `ARMS`.
 
     Raises:
         InputError: an arm, ratio or score is unknown, or there is none where one is needed.
@@ -151,4 +189,7 @@ def cells(arms: Sequence[str], ratios: Sequence[float], scores: Sequence[str], l
             for score in chosen_scores
             for ratio in chosen_ratios
         ]
-    return grid
+    if not weights:
+        return grid
+    pairs = dict.fromkeys((float(label), float(teacher)) for label, teacher in weights)
+    return [replace(cell, weights=pair) for cell in grid for pair in (pairs if cell.teacher else [None])]

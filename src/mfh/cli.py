@@ -136,6 +136,7 @@ def _study(options: opt.Study) -> None:
         ratios=[step / 10 for step in range(10)] if options.sweep else options.ratios,
         scores=options.scores,
         layers=options.layers,
+        weights=options.weights,
         num_seeds=options.num_seeds,
         first_seed=options.seed,
         add_seeds=options.add_seeds,
@@ -156,6 +157,7 @@ def _study(options: opt.Study) -> None:
 def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
     from mfh.files import read_json
     from mfh.reporting import report
+    from mfh.reporting.summary import recommendation
     from mfh.studies import study
 
     console = _console()
@@ -164,13 +166,7 @@ def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
     page = report(out)
     _print_study(console, result)
     if arguments.get("select"):
-        choice = read_json(out / "selection.json")
-        if "recommended" in choice:
-            console.print(
-                f"Recommended on validation data: {choice['recommended']} (best gain over no-kd "
-                f"{result.scale.factor * choice['validation_gain']:+.3g} {result.scale.unit}".rstrip()
-                + f", standard error {result.scale.factor * choice['standard_error']:.2g})."
-            )
+        console.print(recommendation(read_json(out / "selection.json"), result.scale), markup=False)
     console.print(f"\nReport: {page}")
 
 

@@ -152,12 +152,14 @@ class Study(GivenOptions, LossOptions, TrainingOptions, RunOptions, TaskOptions)
     """Ratios 0 to 0.9 in steps of 0.1: how gain rises and falls with the fraction removed."""
     layers: tuple[str, ...] = ()
     """Of the teacher, to mask; default: the task's."""
+    weights: tuple[tuple[float, float], ...] = ()
+    """Pairs of label weight and teacher weight to compare, for instance 1 1 0 1 1 3; default: only the task's."""
     num_seeds: int = 5
     """How many seeds, from --seed on."""
     add_seeds: int = 0
     """So many more than the run folder holds already."""
     select: bool = False
-    """Choose arm, ratio, layer and score on the validation split; read the test split only for the chosen one."""
+    """Choose arm, ratio, layer, score and weights on validation data; read the test split only for the chosen one."""
     permutations: str = "auto"
     """exact, a number, or auto."""
     processes: int | None = None

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from math import isnan, sqrt
+from math import sqrt
 from pathlib import Path
 from statistics import stdev
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mfh import files, workers
-from mfh.arms import ACCURACY, ARMS, COLUMNS, UNMASKED, Cell, Scale, cells
+from mfh.arms import ACCURACY, ARMS, COLUMNS, WEIGHTS, Cell, Scale, cells
 from mfh.channels import find_device
 from mfh.checking import check_task
 from mfh.distributed import world_size
@@ -42,8 +42,8 @@ class StudyResult:
     """What a study measured.
 
     Args:
-        frame: one row per measurement; columns arm, score, layer, ratio, seed, split, metric, value. Accuracies are
-            fractions.
+        frame: one row per measurement; columns arm, score, layer, ratio, seed, split, metric, value, and label_weight,
+            teacher_weight where these were compared. Accuracies are fractions.
         data_redrawn: whether data were redrawn per seed; otherwise intervals cover training randomness only.
         folder: the run folder, if there is one.
         scale: how the task's metric reads.
@@ -57,8 +57,7 @@ class StudyResult:
     def by_seed(self, split: str = "test") -> "pd.DataFrame":
         """The students' metric: a row per seed, a column per variant, for instance "general-distance-0.5-flatten"."""
         chosen = self.frame[(self.frame["metric"] == self.scale.name) & (self.frame["split"] == split)]
-        keys = zip(chosen["arm"], chosen["score"], chosen["ratio"], chosen["layer"], strict=True)
-        names = [Cell(arm, score, None if isnan(ratio) else ratio, layer).name for arm, score, ratio, layer in keys]
+        names = [Cell.of(row).name for row in chosen.to_dict("records")]  # type: ignore[arg-type]
         return chosen.assign(variant=names).pivot_table(index="seed", columns="variant", values="value", sort=False)
 
 
@@ -69,6 +68,7 @@ def study(
     ratios: Sequence[float] = (),
     scores: Sequence[str] = DEFAULT_SCORES,
     layers: Sequence[str] = (),
+    weights: Sequence[tuple[float, float]] = (),
     num_seeds: int = 5,
     first_seed: int = 0,
     add_seeds: int = 0,
@@ -109,11 +109,14 @@ def study(
         ratios: fractions of channels removed, for random, specific and general; default: the task's protocol's.
         scores: "distance" and/or "agreement", for specific and general.
         layers: of the teacher, to mask; default: the task's.
+        weights: (label weight, teacher weight) of the loss, to compare; default: only the loss's own. results.csv then
+            has two more columns.
         num_seeds: how many seeds.
         first_seed: of consecutive ones.
         add_seeds: so many more than the run folder holds already; then `num_seeds` does not count.
-        select: choose arm, ratio, layer and score by the mean metric on the validation split, and read the test split
-            only for the chosen one, no-kd and the same teacher unmasked. The choice stays when seeds are added.
+        select: choose arm, ratio, layer, score and weights by the mean metric on the validation split, and read the
+            test split only for the chosen one, no-kd and the same teacher unmasked. The choice stays when seeds are
+            added.
             `selection.json` recommends no-kd where the chosen one's mean validation gain does not exceed its standard
             error over seeds.
         out: run folder, which grows cell by cell, and from which the same call resumes. None keeps nothing.
@@ -177,8 +180,14 @@ def study(
     )
     first = source.make(first_seed)
     ratios = ratios or [first.protocol.ratio]
-    grid = cells(arms, ratios, scores, layers or [first.layer])
+    grid = cells(arms, ratios, scores, layers or [first.layer], weights)
     check_task(first, dict.fromkeys(cell.layer for cell in grid if cell.layer), source.origin)
+    if weights and isinstance(loss, Mapping) and set(WEIGHTS) & set(loss):
+        given = next(name for name in WEIGHTS if name in loss)
+        raise InputError(f"{given} is {loss[given]}, and weights are to be compared; put it into weights' pairs")
+    bench = Workbench(first, first_seed, settings)
+    for cell in grid:
+        bench.loss(cell)  # says what is wrong with the weights
     splits = ("val",) if select else ("val", "test")
     seeds = range(first_seed, first_seed + num_seeds)
     scale = first.problem.metric.scale
@@ -187,7 +196,7 @@ def study(
         raise InputError("select compares with no-kd; add it, and at least one other arm, to arms")
     if first.teacher is None and any(cell.arm not in ("no-kd", "regular") for cell in grid):
         raise InputError(f"task {first.name!r} has only its teacher's outputs; choose arms from no-kd and regular")
-    config = _config(plan, first, source, ratios, scores, select)
+    config = _config(plan, bench, source, ratios, scores, select)
     _refuse_foreign(folder)
     with files.claimed(folder):
         return _measured(plan, config, source, processes, progress, select)
@@ -206,13 +215,13 @@ def _measured(
             chosen = replace(plan, grid=tuple(_choose(plan)), splits=("test",))
             crew.run(chosen)
             rows += _collect(chosen, seeds)
-    files.write_table(folder / "results.csv", COLUMNS, rows)
+    files.write_table(folder / "results.csv", plan.columns, rows)
     if len(list(folder.glob("seed-*/cells/*.csv"))) > cached or not (folder / "environment.json").exists():
         seconds = time.monotonic() - started
         if (folder / "environment.json").exists():  # more seeds, or the rest after an interrupt
             seconds += float(files.read_json(folder / "environment.json").get("seconds", 0))
         files.write_json(folder / "environment.json", environment(seconds=round(seconds, 1)))
-    return StudyResult(_frame(rows), source.redrawn, folder, plan.scale)
+    return StudyResult(_frame(rows, plan.columns), source.redrawn, folder, plan.scale)
 
 
 # --- the work -------------------------------------------------------------------------------------------------------
@@ -231,6 +240,11 @@ class _Plan:
     threads: int
     seeds: range
     scale: Scale
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of the table."""
+        return (*COLUMNS, *WEIGHTS) if any(cell.weights for cell in self.grid) else COLUMNS
 
     def place(self, seed: int, cell: Cell | None) -> Path:
         """The file of one cell's rows, or with None of the seed's AUROCs; it exists once they are whole."""
@@ -261,11 +275,11 @@ def _work(
             bench.prepare(plan.missing(seed))
             return
         for cell, rows in zip(chunk, bench.measure(chunk, splits=plan.splits), strict=True):
-            files.write_table(plan.place(seed, cell), COLUMNS, rows)
+            files.write_table(plan.place(seed, cell), plan.columns, rows)
             if tick is not None:
                 tick()
         if plan.unrated(seed) and not plan.missing(seed):
-            files.write_table(plan.place(seed, None), COLUMNS, bench.score_rows(plan.grid))
+            files.write_table(plan.place(seed, None), plan.columns, bench.score_rows(plan.grid))
 
 
 @contextmanager
@@ -415,7 +429,8 @@ def _choose(plan: _Plan) -> list[Cell]:
     path = plan.folder / "selection.json"
     if path.exists():
         noted = files.read_json(path)
-        best = next((cell for cell in plan.grid if all(noted.get(k) == v for k, v in vars(cell).items())), None)
+        wanted = {**noted, "weights": tuple(noted["weights"])} if noted.get("weights") else noted
+        best = next((cell for cell in plan.grid if all(wanted.get(k) == v for k, v in vars(cell).items())), None)
         if best is None:
             raise InputError(f"{path} names no variant of this study; remove it to choose again")
         return [*_references(plan, best), best]
@@ -441,7 +456,7 @@ def _choose(plan: _Plan) -> list[Cell]:
 
 
 def _references(plan: _Plan, best: Cell) -> list[Cell]:
-    return [cell for cell in plan.grid if cell.arm in ("no-kd", UNMASKED.get(best.arm))]
+    return [cell for cell in plan.grid if cell.arm == "no-kd" or cell == best.unmasked()]
 
 
 def _validation(plan: _Plan, seeds: Sequence[int]) -> dict[Cell, list[float]]:
@@ -449,7 +464,7 @@ def _validation(plan: _Plan, seeds: Sequence[int]) -> dict[Cell, list[float]]:
     values: dict[Cell, list[float]] = {}
     for row in _collect(plan, seeds):
         if (row["split"], row["metric"]) == ("val", plan.scale.name):
-            values.setdefault(_cell_of(row), []).append(float(row["value"]))
+            values.setdefault(Cell.of(row), []).append(float(row["value"]))
     return values
 
 
@@ -464,9 +479,8 @@ def _num_seeds(folder: Path, num_seeds: int, add_seeds: int) -> int:
             raise InputError(f"add_seeds is {add_seeds}, but {folder} holds no study to add to; use num_seeds")
         asked = int(files.read_json(folder / "config.json").get("num_seeds", 0))
         # An interrupted addition is finished, not repeated: results.csv is written when all seeds are there.
-        done = (
-            len({row["seed"] for row in _read_rows(folder / "results.csv")}) if (folder / "results.csv").exists() else 0
-        )
+        results = folder / "results.csv"
+        done = len({row["seed"] for row in _read_rows(results, None)}) if results.exists() else 0
         return asked if 0 < done < asked else asked + add_seeds
     if num_seeds < 1:
         raise InputError(f"num_seeds is {num_seeds}; at least 1 is needed")
@@ -475,14 +489,13 @@ def _num_seeds(folder: Path, num_seeds: int, add_seeds: int) -> int:
 
 def _config(
     plan: _Plan,
-    first: Task,
+    bench: Workbench,
     source: TaskSource,
     ratios: Sequence[float],
     scores: Sequence[str],
     select: bool,
 ) -> dict[str, Any]:
-    bench = Workbench(first, plan.seeds.start, plan.settings)
-    settings = plan.settings.facts()
+    first, settings = bench.task, plan.settings.facts()
     settings["epochs"] = first.recipe.epochs if settings["epochs"] is None else settings["epochs"]
     settings["batch_size"] = first.recipe.batch_size if settings["batch_size"] is None else settings["batch_size"]
     return {
@@ -492,6 +505,7 @@ def _config(
         "ratios": sorted(set(ratios)),
         "scores": list(dict.fromkeys(scores)),
         "layers": list(dict.fromkeys(cell.layer for cell in plan.grid if cell.layer)) or [first.layer],
+        "weights": list(dict.fromkeys(cell.weights for cell in plan.grid if cell.weights)) or None,
         "select": select,
         **plan.handed.facts(),
         **settings,
@@ -540,21 +554,18 @@ def _collect(plan: _Plan, seeds: Sequence[int]) -> list[Row]:
     for seed in seeds:
         for cell in (*plan.grid, None):
             path = plan.place(seed, cell)
-            rows += _read_rows(path) if path.exists() else []
+            rows += _read_rows(path, plan.columns) if path.exists() else []
     return rows
 
 
-def _read_rows(path: Path) -> list[Row]:
-    return [{**row} for row in files.read_table(path, COLUMNS, "remove it to measure this cell again")]
+def _read_rows(path: Path, columns: Sequence[str] | None) -> list[Row]:
+    return [{**row} for row in files.read_table(path, columns, "remove it to measure this cell again")]
 
 
-def _cell_of(row: Row) -> Cell:
-    return Cell(row["arm"], row["score"], None if row["ratio"] == "" else float(row["ratio"]), row["layer"])
-
-
-def _frame(rows: list[Row]) -> "pd.DataFrame":
+def _frame(rows: list[Row], columns: Sequence[str]) -> "pd.DataFrame":
     import pandas as pd
 
-    frame = pd.DataFrame([{**row} for row in rows], columns=list(COLUMNS))
-    numbers = {name: pd.to_numeric(frame[name].replace("", None)) for name in ("ratio", "seed", "value")}
+    frame = pd.DataFrame([{**row} for row in rows], columns=list(columns))
+    names = [name for name in ("ratio", *WEIGHTS, "seed", "value") if name in frame]
+    numbers = {name: pd.to_numeric(frame[name].replace("", None)) for name in names}
     return frame.assign(**numbers)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mfh import channels, files
-from mfh.arms import MASKED_BY_RATIO, UNMASKED, Cell
+from mfh.arms import MASKED_BY_RATIO, UNMASKED, WEIGHTS, Cell
 from mfh.channels import find_device
 from mfh.distributed import exists, gather, part, rank, world_size
 from mfh.errors import InputError
@@ -150,6 +150,12 @@ class Workbench:
                     "all processes need the same: let its function draw from generators with a fixed seed"
                 )
         return identity
+
+    def loss(self, cell: Cell) -> DistillationLoss:
+        """What an arm's student minimises: the protocol's loss, with the cell's weights if it has any."""
+        if cell.weights is None:
+            return self.protocol.loss
+        return _changed_loss(self.protocol.loss, dict(zip(WEIGHTS, cell.weights, strict=True)))
 
     def protocol_facts(self) -> dict[str, Any]:
         """How students are distilled here, as JSON can hold it."""
@@ -372,7 +378,7 @@ class Workbench:
             if cell.arm == "soft-shuffled":
                 order = np.random.default_rng(self.seed % 2**63).permutation(len(mask.weights))
                 mask = dataclasses.replace(mask, weights=mask.weights[order], kind="soft-shuffled")
-        path = self._path(f"mask-{cell.name}.safetensors")
+        path = self._path(f"mask-{cell.unweighted.name}.safetensors")
         if path is not None and self.settings.keep_students and rank() == 0 and not path.exists():
             mask.save(path)
         return mask
@@ -472,7 +478,7 @@ class Workbench:
             fit = distill(
                 teacher,
                 networks[0],
-                loss=self.protocol.loss,
+                loss=self.loss(cell),
                 teacher_logits=logits,
                 checkpoint=resume,
                 **self._training(name),
@@ -485,7 +491,11 @@ class Workbench:
             facts = train([student], [name], None)
             self._keep_history(name, facts["history"])
             return student, facts["best_epoch"]
-        decided_by = {**self.protocol_facts(), "permutations": self.settings.permutations}
+        decided_by = {
+            **self.protocol_facts(),
+            "loss": _loss_facts(self.loss(cell)),
+            "permutations": self.settings.permutations,
+        }
         return self._networks([name], train, decided_by)[0], self.facts(name)["best_epoch"]
 
     @cached_property
@@ -522,7 +532,7 @@ class Workbench:
         loader = PairLoader(dataset, num_workers=self.recipe.num_workers)
         outputs: dict[Cell, Tensor] = {}
         groups: dict[tuple[str | None, str], list[Cell]] = {}
-        for cell in cells:
+        for cell in dict.fromkeys(cell.unweighted for cell in cells):
             groups.setdefault((cell.teacher, cell.layer), []).append(cell)
         if any(cell.arm == "tempered" for cell in cells) and not self.task.problem.categorical:
             raise InputError(
@@ -533,7 +543,7 @@ class Workbench:
             plain, *rest = masked_logits(self.teacher(group[0]), wanted, loader, device=self.device)
             for cell, logits in zip(group, rest, strict=True):
                 outputs[cell] = plain / matching_temperature(plain, logits) if cell.arm == "tempered" else logits
-        return outputs
+        return {cell: outputs[cell.unweighted] for cell in cells}
 
     def _row(self, cell: Cell, split: str, metric: str, value: float) -> Row:
         return {
@@ -541,6 +551,7 @@ class Workbench:
             "score": cell.score,
             "layer": cell.layer,
             "ratio": "" if cell.ratio is None else cell.ratio,
+            **({} if cell.weights is None else dict(zip(WEIGHTS, cell.weights, strict=True))),
             "seed": self.seed,
             "split": split,
             "metric": metric,

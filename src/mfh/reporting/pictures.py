@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mfh.arms import Cell
 from mfh.figures import FAINT, INK, PALETTE, arm_colour, draw_saliency, new_figure, style
 from mfh.reporting.circles import centre_distance
 from mfh.reporting.page import Picture
-from mfh.reporting.summary import Summary, Variant, representatives
+from mfh.reporting.summary import Summary, Variant, label_of, representatives
 from mfh.venn import ModalityVenn
 
 if TYPE_CHECKING:
@@ -147,10 +149,10 @@ def _labels_at_the_right(axes: Any, labels: Sequence[tuple[str, float | None, fl
 
 def sweep_picture(summary: Summary) -> Picture | None:
     """Gain over no-kd against the fraction removed; None with fewer than three ratios."""
-    lines: dict[tuple[str, str, str], list[Variant]] = {}
+    lines: dict[Cell, list[Variant]] = {}
     for variant in summary.variants:
         if variant.ratio is not None and variant.gain is not None:
-            lines.setdefault((variant.arm, variant.score, variant.layer), []).append(variant)
+            lines.setdefault(replace(variant.cell, ratio=None), []).append(variant)
     lines = {key: variants for key, variants in lines.items() if len(variants) >= 3}
     if not lines:
         return None
@@ -158,16 +160,14 @@ def sweep_picture(summary: Summary) -> Picture | None:
     with style():
         figure, axes = new_figure(6.5, 3.6)
         axes.axhline(0, color=INK, linewidth=1)
-        for place, ((arm, score, layer), variants) in enumerate(lines.items()):
+        for place, (line, variants) in enumerate(lines.items()):
             means, lows, highs = np.array(
                 [(v.gain.mean_difference, v.gain.low, v.gain.high) for v in variants if v.gain is not None]
             ).T
             ratios = [variant.ratio for variant in variants]
-            label = ", ".join(
-                part for part in (arm, score if len(lines) > 3 else "", layer if len(lines) > 6 else "") if part
-            )
-            axes.plot(ratios, means, marker="o", color=arm_colour(arm), label=label, linestyle=_DASHES[place // 3 % 4])
-            axes.fill_between(ratios, lows, highs, color=arm_colour(arm), alpha=0.12, linewidth=0)
+            colour, label = arm_colour(line.arm), label_of(line, lines)
+            axes.plot(ratios, means, marker="o", color=colour, label=label, linestyle=_DASHES[place // 3 % 4])
+            axes.fill_between(ratios, lows, highs, color=colour, alpha=0.12, linewidth=0)
         for variant in flat:
             gain = variant.gain.mean_difference if variant.gain is not None else 0.0
             axes.axhline(gain, color=arm_colour(variant.arm), linestyle=(0, (5, 2)), label=variant.label)
@@ -176,11 +176,11 @@ def sweep_picture(summary: Summary) -> Picture | None:
         axes.grid(axis="y")
         figure.legend(loc="outside right upper")
     listed = "; ".join(
-        f"{arm} {score} ".replace("  ", " ")
+        f"{label_of(line, lines)} "
         + ", ".join(
             f"{v.gain.mean_difference:+.{summary.digits}f} at {v.ratio:g}" for v in variants if v.gain is not None
         )
-        for (arm, score, _), variants in lines.items()
+        for line, variants in lines.items()
     )
     return Picture(
         figure,

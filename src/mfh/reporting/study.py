@@ -28,6 +28,7 @@ from mfh.reporting.summary import (
     finding_of,
     questions_table,
     read_results,
+    recommendation,
     summarise,
 )
 from mfh.venn import ModalityVenn
@@ -47,7 +48,7 @@ def study_sections(run: Path) -> tuple[str, str, list[Section]]:
     frame = read_results(run)
     summary = _summary(frame, config)
     sections = [
-        _results(summary),
+        _results(summary, run),
         _teachers(summary),
         _world(facts, summary),
         *kept_diagnosis(run),
@@ -92,8 +93,11 @@ def _summary(frame: pd.DataFrame, config: Mapping[str, Any]) -> Summary:
     return summarise(frame, data_redrawn=bool(config.get("data_redrawn", True)), scale=scale)
 
 
-def _results(summary: Summary) -> Section:
+def _results(summary: Summary, run: Path) -> Section:
     section = Section("Results")
+    choice = run / "selection.json"
+    if choice.exists():
+        section.blocks.append(recommendation(read_json(choice), summary.scale))
     picture = gains_picture(summary)
     if picture is not None:
         section.blocks.append(picture)

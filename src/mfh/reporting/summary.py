@@ -4,15 +4,15 @@ Nothing here draws: the command line prints these tables and sentences, the repo
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mfh.arms import ACCURACY, ARMS, COLUMNS, CONTROLS, UNMASKED, Cell, Scale
+from mfh.arms import ACCURACY, ARMS, COLUMNS, CONTROLS, UNMASKED, WEIGHTS, Cell, Scale
 from mfh.errors import InputError
 from mfh.reporting.page import Table
 from mfh.stats import Comparison, Coverage, holm, mean_interval, paired_comparison, pairs_needed
@@ -26,13 +26,10 @@ _TEXT = ("experiment", "role", "arm", "score", "layer", "split", "metric")
 
 @dataclass(frozen=True)
 class Variant:
-    """One arm at one score, layer and ratio.
+    """One arm at one score, layer, ratio and pair of weights.
 
     Args:
-        arm: its name.
-        score: of the saliency behind its mask; empty where there is none.
-        layer: where the mask sits; empty where there is none.
-        ratio: fraction removed; None where there is none.
+        cell: which one, as the run folder calls it.
         label: the arm, with what is needed to tell it from the arm's other variants.
         student: the student's metric as shown (fractions in percent), by seed.
         validation: its mean on the validation split; None if it was not measured.
@@ -42,10 +39,7 @@ class Variant:
         corrected_p: p-value of `gain`, corrected for the number of variants by Holm's method.
     """
 
-    arm: str
-    score: str
-    layer: str
-    ratio: float | None
+    cell: Cell
     label: str
     student: "pd.Series[float]"
     validation: float | None
@@ -55,9 +49,14 @@ class Variant:
     corrected_p: float | None
 
     @property
-    def cell(self) -> Cell:
-        """What it is called in the run folder."""
-        return Cell(self.arm, self.score, self.ratio, self.layer)
+    def arm(self) -> str:
+        """Its name."""
+        return self.cell.arm
+
+    @property
+    def ratio(self) -> float | None:
+        """Fraction removed; None where there is none."""
+        return self.cell.ratio
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class Summary:
         candidates = [
             variant
             for variant in self.variants
-            if (variant.arm == arm if arm else variant.arm != "no-kd") and score in (None, variant.score)
+            if (variant.arm == arm if arm else variant.arm != "no-kd") and score in (None, variant.cell.score)
         ]
         if not candidates:
             return None
@@ -201,7 +200,8 @@ def summarise(frame: "pd.DataFrame", *, data_redrawn: bool = True, scale: Scale 
 
     frame = frame[frame["value"].notna()]
     text = {column: frame[column].fillna("") for column in ("arm", "score", "layer")}
-    frame = frame.assign(ratio=pd.to_numeric(frame["ratio"], errors="coerce"), **text)
+    numbers = {name: pd.to_numeric(frame[name], errors="coerce") for name in ("ratio", *WEIGHTS) if name in frame}
+    frame = frame.assign(**numbers, **text)
     students = frame[(frame["metric"] == scale.name) & (frame["arm"] != "")]
     split = "test" if (students["split"] == "test").any() else "val"
     measured = students[students["split"] == split]
@@ -210,39 +210,33 @@ def summarise(frame: "pd.DataFrame", *, data_redrawn: bool = True, scale: Scale 
     validations = students[students["split"] == "val"]
     teachers = frame[(frame["metric"] == f"teacher_{scale.name}") & (frame["split"] == split)]
 
-    keys, every_key = sorted(_keys(measured), key=_order), sorted(_keys(students), key=_order)
-    by_key = {key: scale.factor * _by_seed(measured, key) for key in keys}
-    unmasked = {key[0]: series for key, series in by_key.items() if key[0] in {"no-kd", *UNMASKED.values()}}
+    by_cell, validation, teacher = (_by_cell(rows, scale) for rows in (measured, validations, teachers))
+    every_cell = _by_cell(students, scale)
+    none = Cell("no-kd")
     gains = {
-        key: _compare(by_key[key], unmasked["no-kd"], scale) if key[0] != "no-kd" and "no-kd" in unmasked else None
-        for key in keys
+        cell: _compare(values, by_cell[none], scale) if cell != none and none in by_cell else None
+        for cell, values in by_cell.items()
     }
-    compared = [key for key in keys if gains[key] is not None]
+    compared = [cell for cell in by_cell if gains[cell] is not None]
     p_values = [gain.p_value for gain in gains.values() if gain is not None]
     corrected = dict(zip(compared, holm(p_values).tolist(), strict=True))
     variants = []
-    for key in keys:
-        arm, score, layer, ratio = key
-        validation = scale.factor * _by_seed(validations, key)
-        base = unmasked.get(UNMASKED.get(arm, ""))
+    for cell in sorted(by_cell, key=_order):
+        base = cell.unmasked()
         variants.append(
             Variant(
-                arm=arm,
-                score=score,
-                layer=layer,
-                ratio=None if ratio < 0 else ratio,
-                label=_label(key, every_key),
-                student=by_key[key],
-                validation=float(validation.mean()) if len(validation) else None,
-                teacher=scale.factor * _by_seed(teachers, key),
-                gain=gains[key],
-                masking=_compare(by_key[key], base, scale) if base is not None else None,
-                corrected_p=corrected.get(key),
+                cell=cell,
+                label=label_of(cell, every_cell),
+                student=by_cell[cell],
+                validation=float(validation[cell].mean()) if cell in validation else None,
+                teacher=teacher.get(cell, by_cell[cell].iloc[:0]),
+                gain=gains[cell],
+                masking=_compare(by_cell[cell], by_cell[base], scale) if base in by_cell else None,
+                corrected_p=corrected.get(cell),
             )
         )
-    candidates = [key for key in _keys(validations) if key[0] != "no-kd"]
     covers: Coverage = "data draws" if data_redrawn else "training randomness only"
-    return Summary(variants, split, covers, len(candidates), scale)
+    return Summary(variants, split, covers, sum(cell != none for cell in validation), scale)
 
 
 def summary_table(frame: "pd.DataFrame", *, data_redrawn: bool = True, scale: Scale = ACCURACY) -> Table:
@@ -345,6 +339,21 @@ def finding_of(summary: Summary) -> str:
     return sentence + "."
 
 
+def recommendation(choice: Mapping[str, Any], scale: Scale = ACCURACY) -> str:
+    """What a study with selection recommends, in a sentence.
+
+    Args:
+        choice: what selection.json holds.
+        scale: how the study's metric reads.
+    """
+    gain, error = (scale.factor * float(choice[name]) for name in ("validation_gain", "standard_error"))
+    unit = f" {scale.unit}" if scale.unit else ""
+    change = f"{gain:+.3g}{unit} there against no-kd, standard error {error:.2g}".replace("-", "\u2212", 1)
+    best = f"{Cell.of(choice).name} is the best of {choice['candidates']} by validation"
+    rule = "no-kd is recommended unless the gain exceeds its standard error"
+    return f"Recommended: {choice['recommended']}. {best} ({change}); {rule}."
+
+
 def questions_table(summary: Summary) -> Table | None:
     """What a study answers, question by question, with what would settle those left open; None without answers."""
     asked: list[tuple[str, Variant | None, str, Comparison | None]] = []
@@ -354,7 +363,9 @@ def questions_table(summary: Summary) -> Table | None:
     for arm in ("general", "soft"):
         variant = summary.chosen(arm)
         asked.append((f"Does the {arm} mask help?", variant, UNMASKED[arm], variant.masking if variant else None))
-    general, random = summary.chosen("general"), summary.chosen("random")
+    general = summary.chosen("general")
+    twin = None if general is None else replace(general.cell, arm="random", score="")
+    random = next((variant for variant in summary.variants if variant.cell == twin), None)
     if general is not None and random is not None:
         against_random = summary.compare(general.student, random.student)
         asked.append(("Does the ranking matter?", general, random.label, against_random))
@@ -401,38 +412,35 @@ def auroc_table(frame: "pd.DataFrame") -> Table | None:
     return Table(["Score", "Layer", "AUROC", "Seeds"], rows, caption)
 
 
-_Key = tuple[str, str, str, float]  # arm, score, layer, ratio; -1 stands for no ratio
+def _by_cell(frame: "pd.DataFrame", scale: Scale) -> dict[Cell, "pd.Series[float]"]:
+    """Values as shown, by seed, of every cell."""
+    keys = [name for name in ("arm", "score", "layer", "ratio", *WEIGHTS) if name in frame]
+    return {
+        Cell.of(dict(zip(keys, key, strict=True))): scale.factor * rows.groupby("seed")["value"].last()
+        for key, rows in frame.groupby(keys, dropna=False, sort=False)
+    }
 
 
-def _keys(frame: "pd.DataFrame") -> set[_Key]:
-    rows = zip(frame["arm"], frame["score"], frame["layer"], frame["ratio"].fillna(-1.0), strict=True)
-    return {(str(arm), str(score), str(layer), float(ratio)) for arm, score, layer, ratio in rows}
+def _order(cell: Cell) -> tuple[Any, ...]:
+    place = _ORDER.index(cell.arm) if cell.arm in _ORDER else len(_ORDER)
+    ratio = -1.0 if cell.ratio is None else cell.ratio
+    return (place, cell.arm, cell.layer, cell.score, ratio, cell.weights or ())
 
 
-def _order(key: _Key) -> tuple[int, str, str, str, float]:
-    arm, score, layer, ratio = key
-    return (_ORDER.index(arm) if arm in _ORDER else len(_ORDER), arm, layer, score, ratio)
+def label_of(cell: Cell, cells: Iterable[Cell]) -> str:
+    """The arm, with what tells it from the arm's other variants."""
 
+    def told(cell: Cell) -> dict[str, str]:
+        return {
+            "score": cell.score,
+            "layer": cell.layer,
+            "ratio": "" if cell.ratio is None else f"r = {cell.ratio:g}",
+            "weights": "" if cell.weights is None else "weights {:g}:{:g}".format(*cell.weights),
+        }
 
-def _by_seed(frame: "pd.DataFrame", key: _Key) -> "pd.Series[float]":
-    """Values by seed."""
-    arm, score, layer, ratio = key
-    rows = frame[
-        (frame["arm"] == arm)
-        & (frame["score"] == score)
-        & (frame["layer"] == layer)
-        & (frame["ratio"].fillna(-1.0) == ratio)
-    ]
-    return rows.groupby("seed")["value"].last()
-
-
-def _label(key: _Key, keys: list[_Key]) -> str:
-    same_arm = [other for other in keys if other[0] == key[0]]
-    parts = []
-    for place, text in ((1, key[1]), (2, key[2]), (3, f"r = {key[3]:g}")):
-        if len({other[place] for other in same_arm}) > 1:
-            parts.append(text)
-    return key[0] + (f" ({', '.join(parts)})" if parts else "")
+    others = [told(other) for other in cells if other.arm == cell.arm]
+    parts = [text for name, text in told(cell).items() if len({other[name] for other in others}) > 1]
+    return cell.arm + (f" ({', '.join(parts)})" if parts else "")
 
 
 def _compare(treatment: "pd.Series[float]", baseline: "pd.Series[float]", scale: Scale) -> Comparison | None:
