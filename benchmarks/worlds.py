@@ -127,8 +127,18 @@ def _dev() -> list[World]:
 
 
 def _held_out() -> list[World]:
-    """What figures are reported of."""
-    return []
+    """What figures are reported of: other counts, sizes and noise."""
+    counts = [(10, 0, 0), (8, 4, 0), (5, 10, 0), (4, 0, 4), (5, 5, 5), (2, 6, 12), (3, 12, 3), (9, 3, 6)]
+    grid = []
+    for num_train, noise in ((80, 0.0), (150, 0.5), (300, 0.3)):
+        grid += [World("linear", *c, num_train, noise, distractors=25) for c in counts]
+    small = [(4, 0, 0), (3, 3, 0), (2, 4, 0), (3, 0, 1), (3, 2, 1), (1, 1, 2), (5, 3, 0), (2, 3, 1)]
+    for num_train, noise, shape, classes in (
+        (200, 0.2, "absolute", 2), (150, 0.4, "linear", 2), (400, 0.3, "linear", 4)
+    ):  # fmt: skip
+        grid += [World("nets", *c, num_train, noise, 4, shape, classes) for c in small]
+    grid += [World("digits", *c, 500, 1.0, distractors=1) for c in ((1, 2, 0), (2, 2, 0), (2, 0, 1), (2, 1, 1))]
+    return [dataclasses.replace(world, half="held-out") for world in grid]
 
 
 # --- measurements -----------------------------------------------------------------------------------------------------
@@ -236,6 +246,7 @@ def soft_weights(scores):
         if f"probe{name}" in scores:
             masks[f"soft{name}"] = weights = np.clip(scores[f"probe{name}"], 0, 1)
             masks[f"soft{name}-scaled"] = np.clip(weights / max(float(np.quantile(weights, 0.95)), 1e-6), 0, 1)
+            masks[f"soft{name}-topped"] = weights / max(float(weights.max()), 1e-6)
     return masks
 
 
