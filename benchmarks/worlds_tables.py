@@ -400,12 +400,19 @@ def gamma_table(say, found):
     found = found.assign(under=found["world"].map(under))
     found.loc[found["kind"] == "digits", "under"] = np.nan
     rows = []
-    for (kind, noise, shape), group in found.groupby(["kind", "noise", "shape"], sort=False):
+    for (kind, noise, shape, classes), group in found.groupby(["kind", "noise", "shape", "classes"], sort=False):
         for part in HALVES:
             data = group[group["half"] == part]
             if data.empty:
                 continue
-            cells = [kind, f"{noise:g}", shape if kind != "digits" else "", part, str(data["world"].nunique())]
+            cells = [
+                kind,
+                f"{noise:g}",
+                shape if kind != "digits" else "",
+                str(classes),
+                part,
+                str(data["world"].nunique()),
+            ]
             for truth in ("true gamma", "under"):
                 bias = (data["gamma"] - data[truth]).groupby(data["world"]).mean()
                 inside = (data["gamma low"] <= data[truth] + 1e-9) & (data["gamma high"] >= data[truth] - 1e-9)
@@ -417,6 +424,7 @@ def gamma_table(say, found):
         "kind",
         "noise",
         "shape",
+        "classes",
         "half",
         "worlds",
         "bias",
@@ -506,18 +514,16 @@ def main():
     for kind, row in counts.iterrows():
         say(f"- {kind}: {row['worlds']} worlds, seeds 0 to {row['seeds'] - 1}")
     say()
-    say("Commands: `python benchmarks/worlds.py runs/worlds --kinds linear --seeds 20`, `--kinds nets --seeds 10`,")
-    say(f"`--kinds digits --seeds 3`, then this page: `python {' '.join(sys.argv)}`. Diagnoses: the first")
+    say(f"Commands: `python benchmarks/worlds.py {options.folder}`, then this page: `python {' '.join(sys.argv)}`.")
     say(
-        f"{options.criteria_seeds} seeds of every world. Worlds are named kind, general, teacher-only and student-only decisive"
+        f"Diagnoses: the first {options.criteria_seeds} seeds of every world. Worlds are named kind, general, teacher-only"
     )
-    say("features, training pairs n, noise s, distractors d, shape.")
+    say("and student-only decisive features, training pairs n, noise s, distractors d, shape, classes k.")
+    say()
     say(
-        "The form of the trial of heads was picked among candidates on 17 linear worlds of both halves, and the rule careful after"
+        "Choices (which soft mask, form of the trial of heads, the rule careful) were made on dev. The worlds of held-out"
     )
-    say(
-        "its linear results were seen; nets and digits took no part in that. Thresholds and slopes come from dev alone."
-    )
+    say("were written down and run after that. Thresholds and slopes come from dev alone.")
     say(
         "Networks are trained side by side, so another number of seeds rounds differently and moves single students of nets."
     )
