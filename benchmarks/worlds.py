@@ -38,11 +38,12 @@ import mfh
 from mfh.files import atomic_write
 from mfh.gaussian import Classifiers, fit, fit_jointly, initial_classifiers, input_saliency
 from mfh.probe import cross_fitted_r2, ridge_predictions
+from mfh.saliency import soft_weights
 from mfh.workbench import matching_temperature
 
 RATIO = 0.5
 LOSSES = {"": (1.0, 1.0), "-kl": (0.0, 1.0), "-heavy": (1.0, 3.0)}  # label weight, teacher weight
-CALIBRATED = {"regular", "soft", "soft-scaled", "soft-layers-scaled", "oracle"}
+CALIBRATED = {"regular", "soft", "soft-layers", "oracle"}
 
 
 @dataclass(frozen=True)
@@ -239,14 +240,14 @@ def correlation(channels, logits):
     return ((s.T @ z / len(z)) ** 2 / (s.var(0)[:, None] + 1e-12)).sum(0) / (z.var(0) + 1e-12)
 
 
-def soft_weights(scores):
+def soft_masks(scores):
     """Soft masks to compare, from probe scores by name: (C,) weights in [0, 1]."""
     masks = {}
     for name in ("", "-rbf", "-layers", "-input"):
         if f"probe{name}" in scores:
-            masks[f"soft{name}"] = weights = np.clip(scores[f"probe{name}"], 0, 1)
-            masks[f"soft{name}-scaled"] = np.clip(weights / max(float(np.quantile(weights, 0.95)), 1e-6), 0, 1)
-            masks[f"soft{name}-topped"] = weights / max(float(weights.max()), 1e-6)
+            masks[f"soft{name}"] = soft_weights(scores[f"probe{name}"])
+            if name != "-rbf":
+                masks[f"soft{name}-plain"] = np.clip(scores[f"probe{name}"], 0, 1)
     return masks
 
 
@@ -298,7 +299,7 @@ def run_linear(world: World, seeds: range, book: Book) -> None:
         for name, value in scores.items():
             if truth.any() and not truth.all():
                 book.note(seed, "auroc", name, roc_auc_score(truth, value))
-        masks = {"regular": np.ones_like(power), **soft_weights(scores), "oracle": truth.astype(float)}
+        masks = {"regular": np.ones_like(power), **soft_masks(scores), "oracle": truth.astype(float)}
         masks["soft-shuffled"] = np.random.default_rng(seed).permutation(masks["soft"])
         seen_of_channel.append(predicted(xs[i], xt[i], seed))
         weights.append(masks)
@@ -518,8 +519,8 @@ def run_nets(world: World, seeds: range, book: Book) -> None:
         for name, value in scores.items():
             if truth.any() and not truth.all():
                 book.note(seed, "auroc", name, roc_auc_score(truth, value))
-        masks = {"regular": np.ones(len(truth)), **soft_weights(scores)}
-        masks |= {"soft-grouped": grouped, "oracle": truth.astype(float)}
+        masks = {"regular": np.ones(len(truth)), **soft_masks(scores)}
+        masks |= {"soft-grouped": soft_weights(grouped), "oracle": truth.astype(float)}
         masks["soft-shuffled"] = np.random.default_rng(seed).permutation(masks["soft"])
         count = int(RATIO * len(truth))
         pair_masks = {"aligned": np.ones(len(truth))}
@@ -539,7 +540,7 @@ def run_nets(world: World, seeds: range, book: Book) -> None:
         made = {name: masked(teacher, first, mask, first.mean(0)) for name, mask in masks.items()}
         made |= {name: masked(aligned, first_a, mask, first_a.mean(0)) for name, mask in pair_masks.items()}
         # The same at a later layer, where features are summed already.
-        late_mask = torch.as_tensor(np.clip(r2(h2, late.numpy(), seed), 0, 1), dtype=torch.float32)
+        late_mask = torch.as_tensor(soft_weights(r2(h2, late.numpy(), seed)), dtype=torch.float32)
         late = late.mean(0) + late_mask * (late - late.mean(0))
         made["soft-late"] = late @ teacher.parameters[4][i, 0] + teacher.parameters[5][i, 0]
         made["tempered"] = made["regular"] / matching_temperature(made["regular"], made["soft"])
@@ -629,14 +630,13 @@ def run_digits(world: World, seeds: range, book: Book) -> None:
         for name, value in scores.items():
             if truth.any() and not truth.all():
                 book.note(seed, "auroc", name, roc_auc_score(truth, value))
-        masks = {"regular": np.ones(len(truth)), **soft_weights(scores), "oracle": truth.astype(float)}
+        masks = {"regular": np.ones(len(truth)), **soft_masks(scores), "oracle": truth.astype(float)}
         masks["soft-shuffled"] = np.random.default_rng(seed).permutation(masks["soft"])
         base = probe.mask("soft")
         wanted = [dataclasses.replace(base, weights=weights) for weights in masks.values()]
         outputs = dict(zip(masks, masked_logits(teacher, wanted, loader), strict=True))
         val_logits = dict(zip(masks, masked_logits(teacher, wanted, PairLoader(task.val)), strict=True))
-        for name in CALIBRATED & masks.keys():
-            outputs[f"{name}-calibrated"] = outputs[name] * calibration(val_logits[name], vy)
+        outputs["soft-calibrated"] = outputs["soft"] * calibration(val_logits["soft"], vy)
         outputs["tempered"] = outputs["regular"] / matching_temperature(outputs["regular"], outputs["soft"])
         outputs["smoothing"] = smoothed(y, 2, mean_entropy(outputs["soft"]))
         for cell in (Cell("aligned"), Cell("general", "distance", RATIO, layer)):

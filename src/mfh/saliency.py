@@ -74,8 +74,8 @@ class ChannelSaliency:
 
         Args:
             kind: "general" removes the least salient channels, "specific" the most salient, "random" channels drawn
-                without replacement; "soft" keeps each channel in proportion: its R^2 clipped to [0, 1] for the probe,
-                its normalized score otherwise.
+                without replacement; "soft" keeps each channel in proportion: by `soft_weights` of the probe's R^2, or
+                by another score as `normalized`.
             ratio: fraction of channels removed, in [0, 1), rounded down to whole channels; not for "soft".
             fill: what a removed channel becomes: its data-set "mean", or "zero".
             seed: of "random".
@@ -91,7 +91,7 @@ class ChannelSaliency:
         if kind == "soft":
             if ratio is not None:
                 raise InputError(f"ratio is {ratio}, but a soft mask removes nothing; leave the ratio out")
-            weights = np.clip(self.scores, 0, 1) if self.score == "probe" else self.normalized
+            weights = soft_weights(self.scores) if self.score == "probe" else self.normalized
         else:
             if ratio is None or not 0 <= ratio < 1:
                 raise InputError(
@@ -139,7 +139,7 @@ class ChannelSaliency:
             pairs: as in `channel_saliency`; the student's input is not read.
             layer: of the teacher.
             channel_dim: the dimension of that layer's output that counts channels.
-            score: what to call the scores. "probe" says that they lie in [0, 1] and are a soft mask as they are.
+            score: what to call the scores. "probe" says that they are an R^2.
             device: where to run; default: where the teacher is.
 
         Raises:
@@ -328,6 +328,28 @@ def channel_saliency(
         fingerprint=fingerprint,
         student_fingerprint=student_fingerprint,
     )
+
+
+def soft_weights(r2: ArrayLike) -> NDArray[np.float64]:
+    """The soft mask: how much of each channel the student can see, as a share of what it sees of the best channels.
+
+    w_c = min(1, R^2_c / ceiling), with R^2 clipped to [0, 1]. What the student's features leave out, they leave out of
+    all channels alike; the ceiling, the 95th percentile of R^2 over channels, says how much is left at best. It counts
+    as at least 0.1: where next to nothing is seen, noise is not taken for a signal. Against R^2 as it is, measured in
+    worlds with known truth, see docs/choosing.md.
+
+    Args:
+        r2: (C,) of the probe.
+
+    Returns:
+        (C,) weights in [0, 1].
+
+    Example:
+        >>> soft_weights([0.4, 0.4, 0.1, -0.01])
+        array([1.  , 1.  , 0.25, 0.  ])
+    """
+    seen = np.clip(np.asarray(r2, dtype=np.float64), 0, 1)
+    return np.clip(seen / max(float(np.quantile(seen, 0.95)), 0.1), 0, 1)
 
 
 def distance_name(distance: Distance) -> str:
