@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -75,6 +76,12 @@ def claimed(folder: str | Path) -> Iterator[None]:
                 f"{folder} is in use by another process of mfh; wait for it, or use another --out"
             ) from None
         yield
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:

@@ -139,7 +139,7 @@ class Workbench:
             "data": {split: _data_digest(getattr(self.task, split)) for split in ("train", "val", "test")},
             "teacher_logits": None if self.task.teacher_logits is None else _digest([self.task.teacher_logits]),
             "networks": {role: channels.fingerprint(self.new(role)) for role in roles},
-            **{name: None if path is None else _file_digest(path) for name, path in given.items()},
+            **{name: None if path is None else _given_digest(path) for name, path in given.items()},
         }
         first, *others = gather(identity)
         for process, theirs in enumerate(others, start=1):
@@ -663,13 +663,12 @@ def _digest(parts: Iterable[Any]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _file_digest(path: str | Path) -> str:
+def _given_digest(path: str | Path) -> str:
     if not Path(path).is_file():
         raise InputError(
             f"there is no file {path}; weights are a .safetensors file or a torch state_dict, scores a .npy"
         )
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return files.file_digest(path)[:16]
 
 
 def _data_digest(dataset: Any) -> str:

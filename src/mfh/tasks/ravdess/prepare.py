@@ -136,7 +136,7 @@ def prepare(
     options = {
         "layout": layout,
         "split": "authors" if layout == "features" else f"random, seed {seed}" if split == "random" else split,
-        "split_table": hashlib.sha256(Path(split).read_bytes()).hexdigest()[:16] if Path(split).is_file() else None,
+        "split_table": files.file_digest(split)[:16] if Path(split).is_file() else None,
         **asdict(features),
         "source": preparing.digest([[clip.facts["id"], *map(str, clip.stamps)] for clip in found.clips]),
     }

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mfh.errors import InputError
-from mfh.files import read_table
+from mfh.files import file_digest, read_table
 from mfh.tasks.preparing import read_meta
 from mfh.tasks.vggsound.writing import INDEX, KIND
 
@@ -124,7 +124,7 @@ def open_prepared(place: str | Path, cache: str | Path | None = None) -> Prepare
         store.fetch("meta.json")
     meta = read_meta(store.folder, KIND)
     index, way_out = store.fetch("index.csv"), "copy it again, or prepare again"
-    if hashlib.sha256(index.read_bytes()).hexdigest() != meta.get("index_sha256"):
+    if file_digest(index) != meta.get("index_sha256"):
         raise InputError(f"{store.place}/index.csv is not the index of this preparation; {way_out}")
     for name, facts in meta["shards"].items():
         if not _SHARD_NAME.fullmatch(name):
