@@ -7,7 +7,6 @@ all get the same result. Each has its own batches, and gradients are averaged (D
 """
 
 import logging
-import os
 import random
 import signal
 import warnings
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from mfh import channels
 from mfh.distributed import check_uniform, exists, gather, part, rank, world_size
 from mfh.errors import InputError
+from mfh.launch import launched
 from mfh.losses import DistillationLoss
 from mfh.masking import masked_logits
 from mfh.metrics import Tally
@@ -406,9 +406,9 @@ def _place(device: torch.device) -> dict[str, Any]:
 
     accelerator = "gpu" if device.type == "cuda" else device.type
     if world_size() == 1:
-        if torch.distributed.is_torchelastic_launched() and os.environ.get("WORLD_SIZE", "1") != "1":
+        if launched() > 1:
             raise InputError(
-                f"torchrun started {os.environ['WORLD_SIZE']} processes, but they would train apart; call "
+                f"torchrun started {launched()} processes, but they would train apart; call "
                 "torch.distributed.init_process_group() first"
             )
         devices: Any = [device.index] if device.type == "cuda" and device.index is not None else 1
