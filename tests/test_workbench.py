@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import tiny_task
-from mfh import channels, masking
+from mfh import channels, files, masking
 from mfh.arms import ARMS, CONTROLS, Cell, cells
 from mfh.channels import fingerprint
 from mfh.errors import InputError
@@ -13,6 +13,7 @@ from mfh.losses import KDLoss
 from mfh.records import read_counts, read_history
 from mfh.task import Protocol
 from mfh.training import evaluate
+from mfh.training.modules import History
 from mfh.workbench import Settings, Workbench, load_weights, matching_temperature
 
 
@@ -229,6 +230,30 @@ def test_histories_and_counts_are_kept(tmp_path):
         history = read_history(tmp_path, name)
         role = "teacher" if name == "teacher" else "student"
         assert len(history[f"{role}_val_accuracy"]) == 2
+
+
+@pytest.mark.parametrize("saved", [0, 1])
+def test_a_kill_while_networks_are_saved_loses_no_training(tmp_path, monkeypatch, saved):
+    whole = Workbench(tiny_task.task(0), 0, Settings())
+    wanted = [fingerprint(whole.aligned(role)) for role in ("teacher", "student")]
+    save, calls = files.save_tensors, []
+
+    def killed(*arguments):
+        calls.append(arguments)
+        if len(calls) > saved:
+            raise KeyboardInterrupt
+        save(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "save_tensors", killed)
+        bench = Workbench(tiny_task.task(0), 0, Settings(), tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            bench.aligned("teacher")
+    assert len(list(tmp_path.glob("aligned-*.safetensors"))) == saved
+    monkeypatch.setattr(History, "on_validation_end", None)  # nothing is trained again
+    again = Workbench(tiny_task.task(0), 0, Settings(), tmp_path)
+    assert [fingerprint(again.aligned(role)) for role in ("teacher", "student")] == wanted
+    assert not list(tmp_path.glob("*.ckpt"))
 
 
 def test_training_is_followed_by_a_logger(tmp_path):

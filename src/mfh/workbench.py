@@ -245,6 +245,8 @@ class Workbench:
             networks = [self.new("teacher" if name in ("teacher", "aligned-teacher") else "student") for name in names]
             paths = [self._path(f"{name}.safetensors") for name in names]
             kept = [path is not None and exists(path) for path in paths]
+            # Named after what decides it, so that training never resumes from another one's checkpoint.
+            resume = self._path(f"{names[0]}-{_digest([json.dumps(made_with, sort_keys=True)])[:8]}.ckpt")
             if all(kept):
                 for network, path in zip(networks, paths, strict=True):
                     assert path is not None
@@ -252,15 +254,15 @@ class Workbench:
                     _check_made_with(path, facts["made_with"], made_with)
                     _load_state(network, weights, path)
                     self._made[f"{path.stem} facts"] = facts
-                return networks
-            # Named after what decides it, so that training never resumes from another one's checkpoint.
-            resume = self._path(f"{names[0]}-{_digest([json.dumps(made_with, sort_keys=True)])[:8]}.ckpt")
-            facts = {"made_with": made_with, "processes": world_size(), **train(networks, names, resume)}
-            self._keep_history("aligned" if len(names) > 1 else names[0], facts["history"])
-            for name, network, path in zip(names, networks, paths, strict=True):
-                self._made[f"{name} facts"] = facts
-                if path is not None and rank() == 0:
-                    files.save_tensors(path, "network", network.state_dict(), facts)
+            else:
+                facts = {"made_with": made_with, "processes": world_size(), **train(networks, names, resume)}
+                self._keep_history("aligned" if len(names) > 1 else names[0], facts["history"])
+                for name, network, path in zip(names, networks, paths, strict=True):
+                    self._made[f"{name} facts"] = facts
+                    if path is not None and rank() == 0:
+                        files.save_tensors(path, "network", network.state_dict(), facts)
+            if resume is not None and rank() == 0:
+                resume.unlink(missing_ok=True)  # only now: the networks are on disk
             return networks
 
         return self._once("+".join(names), make)  # type: ignore[no-any-return]

@@ -110,7 +110,8 @@ def pretrain(
         seed: of the order of the data and of dropout.
         device: where to train; default: a GPU if there is one.
         progress: show a progress bar.
-        checkpoint: a file written after every epoch; if it exists, training resumes from it. Removed at the end.
+        checkpoint: a file written after every epoch. If it exists, training resumes from it, or, where it was finished,
+            its result is returned. It stays until you remove it, which is best done once the network is saved.
         logger: a Lightning logger, which gets the history as it grows.
 
     Raises:
@@ -153,7 +154,8 @@ def align(
         seed: of the order of the data and of dropout.
         device: where to train; default: a GPU if there is one.
         progress: show a progress bar.
-        checkpoint: a file written after every epoch; if it exists, training resumes from it. Removed at the end.
+        checkpoint: a file written after every epoch. If it exists, training resumes from it, or, where it was finished,
+            its result is returned. It stays until you remove it, which is best done once the network is saved.
         logger: a Lightning logger, which gets the history as it grows.
 
     Raises:
@@ -203,7 +205,8 @@ def distill(
         seed: of the order of the data and of dropout.
         device: where to train; default: a GPU if there is one.
         progress: show a progress bar.
-        checkpoint: a file written after every epoch; if it exists, training resumes from it. Removed at the end.
+        checkpoint: a file written after every epoch. If it exists, training resumes from it, or, where it was finished,
+            its result is returned. It stays until you remove it, which is best done once the network is saved.
         logger: a Lightning logger, which gets the history as it grows.
 
     Raises:
@@ -391,8 +394,6 @@ def _run(
             network.to(home[role])
         for submodule, mode in modes:
             submodule.training = mode
-    if checkpoint is not None and rank() == 0:
-        checkpoint.unlink(missing_ok=True)
     return history.epochs, history.best_epoch
 
 
