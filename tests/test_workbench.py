@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import reusing_logger
 import tiny_task
 from mfh import channels, files, masking
 from mfh.arms import ARMS, CONTROLS, Cell, cells
@@ -268,6 +269,15 @@ def test_training_is_followed_by_a_logger(tmp_path):
     for name in ("train_loss", "student_val_accuracy", "student_val_loss"):
         values = [event.value for event in events.Scalars(name)]
         assert values == pytest.approx([epoch[name] for epoch in history])
+
+
+def test_every_network_has_a_run_of_its_own(tmp_path):
+    bench = Workbench(tiny_task.task(0), 0, Settings(logger="reusing_logger:Reusing"), tmp_path)
+    for role in ("student", "teacher"):
+        bench.pretrained(role)
+    bench.aligned("student")
+    bench.student(Cell("regular", layer="1"))
+    assert reusing_logger.opened == reusing_logger.ended == ["student", "teacher", "aligned", "distilled-regular-1"]
 
 
 @pytest.mark.parametrize("name", ["tensorbord", "nowhere.at.all:Logger", "pathlib:Path"])

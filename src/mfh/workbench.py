@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +34,7 @@ from mfh.saliency import ChannelSaliency, Score, channel_saliency, distance_name
 from mfh.task import Protocol, Task
 from mfh.training import Recipe, align, distill, evaluate, pretrain
 from mfh.training.recipe import describe
-from mfh.training.trackers import check_tracker, find_tracker
+from mfh.training.trackers import check_tracker, tracked
 
 Role = Literal["teacher", "student"]
 Row = dict[str, Any]
@@ -193,7 +194,8 @@ class Workbench:
 
     def _pretrain(self, networks: list[nn.Module], names: list[str], resume: Path | None) -> dict[str, Any]:
         role: Role = "teacher" if names[0] == "teacher" else "student"
-        fit = pretrain(networks[0], modality=role, checkpoint=resume, **self._training(names[0]))
+        with self._training(names[0]) as options:
+            fit = pretrain(networks[0], modality=role, checkpoint=resume, **options)
         return {"best_epoch": fit.best_epoch, "history": fit.history}
 
     def aligned(self, role: Role) -> nn.Module:
@@ -213,25 +215,29 @@ class Workbench:
         return both[0] if role == "teacher" else both[1]
 
     def _align(self, networks: list[nn.Module], _names: list[str], resume: Path | None) -> dict[str, Any]:
-        pair = align(*networks, checkpoint=resume, **self._training("aligned"))
+        with self._training("aligned") as options:
+            pair = align(*networks, checkpoint=resume, **options)
         return {"best_epoch": self.recipe.epochs - 1, "history": pair.history}
 
     def teacher(self, cell: Cell) -> nn.Module:
         """The unmasked teacher of an arm."""
         return self.aligned("teacher") if cell.teacher == "aligned" else self.pretrained("teacher")
 
-    def _training(self, name: str) -> dict[str, Any]:
-        logger, folder = self.settings.logger, self.folder
-        return {
-            "logger": None if logger is None or folder is None else find_tracker(logger, folder / "logs", name),
-            "train": self.task.train,
-            "val": self.task.val,
-            "problem": self.task.problem,
-            "recipe": self.recipe,
-            "seed": self.seed,
-            "device": self.device,
-            "progress": self.settings.progress,
-        }
+    @contextmanager
+    def _training(self, name: str) -> Iterator[dict[str, Any]]:
+        """Options of the training of a network."""
+        kind, folder = self.settings.logger, self.folder
+        with nullcontext() if kind is None or folder is None else tracked(kind, folder / "logs", name) as logger:
+            yield {
+                "logger": logger,
+                "train": self.task.train,
+                "val": self.task.val,
+                "problem": self.task.problem,
+                "recipe": self.recipe,
+                "seed": self.seed,
+                "device": self.device,
+                "progress": self.settings.progress,
+            }
 
     def _networks(
         self,
@@ -477,14 +483,9 @@ class Workbench:
                 teacher = self._masked_teacher(cell)
             elif logits is None:
                 logits = self._outputs([cell], "train")[cell]
-            fit = distill(
-                teacher,
-                networks[0],
-                loss=self.loss(cell),
-                teacher_logits=logits,
-                checkpoint=resume,
-                **self._training(name),
-            )
+            loss = self.loss(cell)
+            with self._training(name) as options:
+                fit = distill(teacher, networks[0], loss=loss, teacher_logits=logits, checkpoint=resume, **options)
             return {"best_epoch": fit.best_epoch, "history": fit.history}
 
         name = f"distilled-{cell.name}"
