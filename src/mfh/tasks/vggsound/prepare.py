@@ -288,6 +288,8 @@ def _make_shard(job: _Job, piece: Path) -> None:
             except (_SkippedError, MediaError) as error:
                 skipped.append({**asdict(clip), "file": "" if source is None else str(source), "reason": str(error)})
         writer.close()
+        for other in piece.parent.glob(f"{job.shard.name}.*.json"):  # of other files: not what this shard holds
+            other.unlink()
     rows = [{**row, "shard": job.shard.name} for row in writer.rows]
     files.write_json(
         piece, {"rows": rows, "skipped": skipped, "size": tar.stat().st_size, "sha256": files.file_digest(tar)}
