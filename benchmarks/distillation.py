@@ -7,14 +7,10 @@ reused by all arms, ratios and epochs; what that single pass costs is shown besi
 """
 
 import argparse
-import datetime
-import os
-import platform
-import sys
-import time
 from pathlib import Path
 
 import torch
+from common import Report, fresh, seconds
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -54,24 +50,6 @@ def digits():
 CASES = {"digits, 15 epochs": digits, "images of 64 x 64, 3 epochs": images}
 
 
-def seconds(function, *arguments, **options):
-    """(wall seconds, CPU seconds)"""
-    start, cpu = time.perf_counter(), time.process_time()
-    function(*arguments, **options)
-    return time.perf_counter() - start, time.process_time() - cpu
-
-
-def cpu_model():
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def fresh(factory):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return factory()
-
-
 def measure(case, runs):
     make_teacher, make_student, train, val, epochs = case()
     recipe, teacher = Recipe(epochs=epochs), fresh(make_teacher).eval()
@@ -84,8 +62,8 @@ def measure(case, runs):
         times["alone"].append(seconds(pretrain, fresh(make_student), train, val, modality="student", **common))
         times["cached"].append(seconds(distill, None, fresh(make_student), train, val, teacher_logits=logits, **common))
         times["once"].append(seconds(distill, teacher, fresh(make_student), train, val, **common))
-    best = {kind: min(wall for wall, _ in values) for kind, values in times.items()}
-    best["cpu"] = min(cpu for _, cpu in times["cached"]) / min(cpu for _, cpu in times["alone"])
+    best = {kind: min(wall for wall, *_ in values) for kind, values in times.items()}
+    best["cpu"] = min(cpu for _, cpu, _ in times["cached"]) / min(cpu for _, cpu, _ in times["alone"])
     return best
 
 
@@ -95,19 +73,8 @@ def main():
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1, help="one is disturbed least by other work on the machine")
     options = parser.parse_args()
-    lines = []
     torch.set_num_threads(options.threads)
-
-    def say(text=""):
-        print(text, flush=True)
-        lines.append(text)
-
-    say(f"# Distillation: speed, {datetime.date.today().isoformat()}")
-    say()
-    say(f"Command: `python {' '.join(sys.argv)}`. {os.cpu_count()} cores, {cpu_model()};")
-    say(f"Python {platform.python_version()}, torch {torch.__version__}, threads: {torch.get_num_threads()}.")
-    say(f"Load average at the start, from other work: {os.getloadavg()[0]:.1f}. Least of {options.runs} runs each.")
-    say()
+    say = Report("Distillation: speed", f"Least of {options.runs} runs each.")
     say("| training | student alone, s | distilled, s | ratio | of CPU time | with the teacher's pass, s | ratio |")
     say("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     verdicts = []
@@ -127,9 +94,7 @@ def main():
         "Distilled: from logits computed once and shared by arms, ratios and epochs. With the teacher's one pass: what a"
     )
     say("single distillation costs from nothing.")
-    if options.report:
-        options.report.parent.mkdir(parents=True, exist_ok=True)
-        options.report.write_text("\n".join(lines) + "\n")
+    say.write(options.report)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,16 @@ are compared with ours, so that both are known to have done the same. Takes abou
 """
 
 import argparse
-import datetime
 import os
-import platform
 import resource
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import Report, seconds
 from torch import nn
 
 import mfh.gaussian as gaussian
@@ -131,13 +129,6 @@ def ours_like_loop(frame, arm):
     return means[[("teacher", "regular"), ("student", "no-kd"), ("student", arm)]].to_numpy()
 
 
-def seconds(function, *arguments):
-    """Wall time, CPU time of all threads, value."""
-    start, cpu_start = time.perf_counter(), time.process_time()
-    value = function(*arguments)
-    return time.perf_counter() - start, time.process_time() - cpu_start, value
-
-
 def table_row(name, times):
     loop, ours, loop_cpu, ours_cpu = times
     return (
@@ -158,13 +149,6 @@ def peak_memory(num_seeds, chunk_size):
     return float(out)
 
 
-def cpu_model():
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10, help="of the loop")
@@ -174,18 +158,7 @@ def main():
     torch.manual_seed(0)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="reduction: 'mean'")  # the published reduction, on purpose
-    lines = []
-
-    def say(text=""):
-        print(text, flush=True)
-        lines.append(text)
-
-    say(f"# Gaussian laboratory: speed, {datetime.date.today().isoformat()}")
-    say()
-    say(f"Command: `python {' '.join(sys.argv)}`. {os.cpu_count()} cores, {cpu_model()};")
-    say(f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}.")
-    say(f"Load average at the start, from other work: {os.getloadavg()[0]:.1f}.")
-    say()
+    say = Report("Gaussian laboratory: speed", f"numpy {np.__version__}.")
     say(f"## {options.seeds} seeds: the loop against ours")
     say()
     for experiment in EXPERIMENTS.values():
@@ -244,9 +217,7 @@ def main():
     say()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     say(f"Load average at the end: {os.getloadavg()[0]:.1f}. Peak memory of the benchmark itself: {peak:.0f} MiB.")
-    if options.report:
-        options.report.parent.mkdir(parents=True, exist_ok=True)
-        options.report.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    say.write(options.report)
 
 
 if __name__ == "__main__":

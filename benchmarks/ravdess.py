@@ -11,9 +11,6 @@ Besides, what preparing a clip of the official size costs.
 
 import argparse
 import csv
-import datetime
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -21,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import Report, fresh
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from mfh.losses import KDLoss
 from mfh.pairs import EpochShuffle, PairLoader
-from mfh.provenance import cpu
 from mfh.tasks.ravdess import task
 from mfh.tasks.ravdess.clips import find_clips
 from mfh.tasks.ravdess.networks import IMAGENET_MEAN, IMAGENET_STD, PUBLISHED_MFCC_MEAN, PUBLISHED_MFCC_STD
@@ -117,12 +114,6 @@ def prepare_clips(folder, count):
     return seconds(lambda: [work(clip, folder / "piece.npz") for clip in clips])[0] / count, size
 
 
-def fresh(factory, seed):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return factory()
-
-
 def read_all(dataset):
     for _ in DataLoader(dataset, batch_size=BATCH):
         pass
@@ -139,21 +130,8 @@ def main():
     parser.add_argument("--clips", type=int, default=128)
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
-    lines = []
-
-    def say(text=""):
-        print(text, flush=True)
-        lines.append(text)
-
-    say(f"# RAVDESS: an epoch of distillation, {datetime.date.today().isoformat()}")
-    say()
-    say(f"Command: `python {' '.join(sys.argv)}`. {cpu()};")
-    say(f"Python {platform.python_version()}, torch {torch.__version__}, threads: 1.")
-    say(
-        f"Load average at the start, from other work: {os.getloadavg()[0]:.1f}. Processor seconds, least of {options.runs} runs."
-    )
-    say()
     torch.set_num_threads(1)  # so that processor time is time
+    say = Report("RAVDESS: an epoch of distillation", f"Processor seconds, least of {options.runs} runs.")
     with tempfile.TemporaryDirectory() as folder:
         features, data = Path(folder) / "features", Path(folder) / "data"
         write_features(features, options.clips)
@@ -197,9 +175,7 @@ def main():
     say()
     say(f"Preparing these features took {prepared:.1f} s, once. Mean training loss of the epoch: published")
     say(f"{loss:.6f}, ours {fit.history[0]['train_loss']:.6f}.")
-    if options.report:
-        options.report.parent.mkdir(parents=True, exist_ok=True)
-        options.report.write_text("\n".join(lines) + "\n")
+    say.write(options.report)
 
 
 if __name__ == "__main__":

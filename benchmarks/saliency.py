@@ -9,14 +9,10 @@ are in memory, so that only networks and statistics are timed. Takes a few minut
 """
 
 import argparse
-import datetime
-import os
-import platform
-import sys
-import time
 from pathlib import Path
 
 import torch
+from common import Report, seconds
 from torch import nn
 
 import mfh
@@ -120,18 +116,6 @@ def whole_forwards(teacher, pairs, layer, permutations, channels):
             handle.remove()
 
 
-def seconds(function, *arguments, **options):
-    """(wall seconds, CPU seconds)"""
-    start, cpu = time.perf_counter(), time.process_time()
-    function(*arguments, **options)
-    return time.perf_counter() - start, time.process_time() - cpu
-
-
-def cpu_model():
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def measure(name, runs):
     make_teacher, make_student, teacher_shape, student_shape, layer, count, size = CASES[name]
     torch.manual_seed(0)
@@ -148,8 +132,8 @@ def measure(name, runs):
         saliency = mfh.channel_saliency
         times["exact"].append(seconds(saliency, teacher, student, pairs, layer=layer, permutations="exact"))
         times["sampled"].append(seconds(saliency, teacher, student, pairs, layer=layer, permutations=PERMUTATIONS))
-    best = {kind: min(wall for wall, _ in values) for kind, values in times.items()}
-    best["cpu"] = min(cpu for _, cpu in times["exact"]) / min(cpu for _, cpu in times["forward"])
+    best = {kind: min(wall for wall, *_ in values) for kind, values in times.items()}
+    best["cpu"] = min(cpu for _, cpu, _ in times["exact"]) / min(cpu for _, cpu, _ in times["forward"])
     # All 128 channels by whole forwards would take hours: a few, and the rest by proportion.
     few = [torch.randperm(count)]
     width = 128
@@ -164,19 +148,8 @@ def main():
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1, help="one is disturbed least by other work on the machine")
     options = parser.parse_args()
-    lines = []
     torch.set_num_threads(options.threads)
-
-    def say(text=""):
-        print(text, flush=True)
-        lines.append(text)
-
-    say(f"# Saliency: speed, {datetime.date.today().isoformat()}")
-    say()
-    say(f"Command: `python {' '.join(sys.argv)}`. {os.cpu_count()} cores, {cpu_model()};")
-    say(f"Python {platform.python_version()}, torch {torch.__version__}, threads: {torch.get_num_threads()}.")
-    say(f"Load average at the start, from other work: {os.getloadavg()[0]:.1f}. Least of {options.runs} runs each.")
-    say()
+    say = Report("Saliency: speed", f"Least of {options.runs} runs each.")
     say("| networks | forward pass of both, s | exact, s | ratio | of CPU time | sampled, s | whole forwards, s |")
     say("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     verdicts = []
@@ -201,9 +174,7 @@ def main():
         "four channels and one permutation. Exact includes cutting the network, the tail's matrix, and the check on every"
     )
     say("batch that the tail is affine.")
-    if options.report:
-        options.report.parent.mkdir(parents=True, exist_ok=True)
-        options.report.write_text("\n".join(lines) + "\n")
+    say.write(options.report)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,8 @@ bf16 against what the card's measured matrix rate allows.
 
 import argparse
 import csv
-import datetime
 import math
 import os
-import platform
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,13 +18,13 @@ import av
 import numpy as np
 import torch
 import torch.nn.functional as F
+from common import Report
 from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mfh
 from mfh.pairs import indexed_loader, one_modality
-from mfh.provenance import cpu
 from mfh.tasks.media import MediaFile
 from mfh.tasks.vggsound import task
 from mfh.tasks.vggsound.annotations import is_validation
@@ -157,19 +154,7 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch_size = options.batch_size or (32 if device == "cuda" else 2)
     torch.set_num_threads(options.threads)
-    lines = []
-
-    def say(text=""):
-        print(text, flush=True)
-        lines.append(text)
-
-    say(f"# VGGSound: preparation, loader, model, {datetime.date.today().isoformat()}")
-    say()
-    say(f"Command: `python {' '.join(sys.argv)}`. {cpu()};")
-    gpu = torch.cuda.get_device_name() if device == "cuda" else "no GPU"
-    say(f"{gpu}; Python {platform.python_version()}, torch {torch.__version__}, threads: {options.threads}.")
-    say(f"Load average at the start, from other work: {os.getloadavg()[0]:.1f}. Least of {options.runs} runs each.")
-    say()
+    say = Report("VGGSound: preparation, loader, model", f"Least of {options.runs} runs each.")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_clips(folder, options.clips)
@@ -247,9 +232,7 @@ def main():
         f"Exact L1 saliency, 512 channels, 100 classes, {count} clips, on activations that are there: {seconds:.1f} s; by N log N"
     )
     say(f"{scaled / 60:.0f} minutes for 60 000 clips, of processor time.")
-    if options.report:
-        options.report.parent.mkdir(parents=True, exist_ok=True)
-        options.report.write_text("\n".join(lines) + "\n")
+    say.write(options.report)
 
 
 if __name__ == "__main__":

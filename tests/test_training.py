@@ -219,11 +219,16 @@ def test_the_best_epoch_is_restored():
     assert fit.best_epoch == min(ties, key=lambda i: fit.history[i]["student_val_loss"])
 
 
-def test_early_stopping():
+def test_early_stopping(tmp_path):
     noise = TensorDataset(*TRAIN.tensors[:2], torch.arange(60) % 2)
     recipe = Recipe(epochs=40, batch_size=16, optimizer=lambda p: torch.optim.Adam(p, lr=0.05), patience=3)
-    fit = pretrain(student(), noise, VAL, modality="student", recipe=recipe)
-    assert len(fit.history) == fit.best_epoch + 4 < 40
+    first, again = (
+        pretrain(student(), noise, VAL, modality="student", recipe=recipe, checkpoint=tmp_path / "run.ckpt")
+        for _ in range(2)
+    )
+    assert len(first.history) == first.best_epoch + 4 < 40
+    assert (first.best_epoch, first.history) == (again.best_epoch, again.history)  # it stays finished
+    assert torch.equal(weights(first.network), weights(again.network))
 
 
 def test_modes_gradients_and_teachers_are_left_as_found():
@@ -276,8 +281,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, kind, items):
     assert history == again
     for a, b in zip(whole, resumed, strict=True):
         assert torch.equal(weights(a), weights(b))
-    assert not path.exists()
-    assert not list(path.parent.iterdir())
+    finished, thrice = train(kind, recipe, Fragile(0), checkpoint=path)  # nothing is read, and nothing trained
+    assert history == thrice
+    for a, b in zip(whole, finished, strict=True):
+        assert torch.equal(weights(a), weights(b))
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_resumed_distillation(tmp_path):

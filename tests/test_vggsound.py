@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,8 +134,12 @@ def test_large_items_are_read_a_few_at_a_time(prepared):
     assert reading_batch([]) == 256
 
 
-def test_remote_shards_are_fetched_once(prepared, tmp_path):
+@pytest.mark.parametrize("locks", [True, False])
+def test_remote_shards_are_fetched_once(prepared, tmp_path, monkeypatch, locks):
     import fsspec
+
+    if not locks:
+        monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
 
     remote = fsspec.filesystem("memory")
     remote.put(str(prepared), "/bucket/vggsound", recursive=True)

@@ -384,6 +384,25 @@ def test_an_interrupt_while_shards_are_moved_costs_nothing(world, tmp_path, monk
     assert contents(out) == contents(once)
 
 
+def test_other_clips_in_between_leave_nothing_behind(world, tmp_path, monkeypatch):
+    clips, table, once = world
+    fewer, out = tmp_path / "fewer", tmp_path / "out"
+    shutil.copytree(clips, fewer)
+    for path in [path for path in fewer.rglob("*") if path.is_file()][::2]:
+        path.unlink()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", interrupted)  # when all shards are made, and one is moved
+        for source in (clips, fewer):
+            with pytest.raises(KeyboardInterrupt):
+                prepare(source, out, csv=table, settings=SMALL, processes=0, quiet=True)
+    prepare(clips, out, csv=table, settings=SMALL, processes=0, quiet=True)
+    assert contents(out) == contents(once)
+
+
 class Deadly(MediaFile):
     """A clip that takes the decoder's process with it."""
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+import reusing_logger
 import tiny_task
-from mfh import channels, masking
+from mfh import channels, files, masking
 from mfh.arms import ARMS, CONTROLS, Cell, cells
 from mfh.channels import fingerprint
 from mfh.errors import InputError
@@ -13,6 +14,7 @@ from mfh.losses import KDLoss
 from mfh.records import read_counts, read_history
 from mfh.task import Protocol
 from mfh.training import evaluate
+from mfh.training.modules import History
 from mfh.workbench import Settings, Workbench, load_weights, matching_temperature
 
 
@@ -231,6 +233,30 @@ def test_histories_and_counts_are_kept(tmp_path):
         assert len(history[f"{role}_val_accuracy"]) == 2
 
 
+@pytest.mark.parametrize("saved", [0, 1])
+def test_a_kill_while_networks_are_saved_loses_no_training(tmp_path, monkeypatch, saved):
+    whole = Workbench(tiny_task.task(0), 0, Settings())
+    wanted = [fingerprint(whole.aligned(role)) for role in ("teacher", "student")]
+    save, calls = files.save_tensors, []
+
+    def killed(*arguments):
+        calls.append(arguments)
+        if len(calls) > saved:
+            raise KeyboardInterrupt
+        save(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "save_tensors", killed)
+        bench = Workbench(tiny_task.task(0), 0, Settings(), tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            bench.aligned("teacher")
+    assert len(list(tmp_path.glob("aligned-*.safetensors"))) == saved
+    monkeypatch.setattr(History, "on_validation_end", None)  # nothing is trained again
+    again = Workbench(tiny_task.task(0), 0, Settings(), tmp_path)
+    assert [fingerprint(again.aligned(role)) for role in ("teacher", "student")] == wanted
+    assert not list(tmp_path.glob("*.ckpt"))
+
+
 def test_training_is_followed_by_a_logger(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -243,6 +269,15 @@ def test_training_is_followed_by_a_logger(tmp_path):
     for name in ("train_loss", "student_val_accuracy", "student_val_loss"):
         values = [event.value for event in events.Scalars(name)]
         assert values == pytest.approx([epoch[name] for epoch in history])
+
+
+def test_every_network_has_a_run_of_its_own(tmp_path):
+    bench = Workbench(tiny_task.task(0), 0, Settings(logger="reusing_logger:Reusing"), tmp_path)
+    for role in ("student", "teacher"):
+        bench.pretrained(role)
+    bench.aligned("student")
+    bench.student(Cell("regular", layer="1"))
+    assert reusing_logger.opened == reusing_logger.ended == ["student", "teacher", "aligned", "distilled-regular-1"]
 
 
 @pytest.mark.parametrize("name", ["tensorbord", "nowhere.at.all:Logger", "pathlib:Path"])

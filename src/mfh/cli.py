@@ -14,6 +14,7 @@ import tyro
 
 from mfh import options as opt
 from mfh.errors import InputError
+from mfh.launch import is_first, launched
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,11 +31,11 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run one command; errors a user can cause end in one line and exit code 2."""
     with _heard_once():
         options: Any = tyro.cli(opt.Command, prog="mfh", description=_DESCRIPTION, args=args)
-        if _processes() > 1 and type(options) not in _TOGETHER:
+        if launched() > 1 and type(options) not in _TOGETHER:
             sys.exit(_tell(InputError(_ALONE)))
     logging.basicConfig(format="mfh: %(message)s", level=logging.ERROR if options.quiet else logging.WARNING)
     if not options.quiet:
-        logging.getLogger("mfh").setLevel(logging.INFO if _first() else logging.ERROR)
+        logging.getLogger("mfh").setLevel(logging.INFO if is_first() else logging.ERROR)
     try:
         with _working_together(options):
             _COMMANDS[type(options)](options)
@@ -68,18 +69,10 @@ _ALONE = (
 )
 
 
-def _processes() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
-
-
-def _first() -> bool:
-    return _processes() == 1 or os.environ["RANK"] == "0"
-
-
 @contextmanager
 def _heard_once() -> Iterator[None]:
     """What all processes find in the same words only the first one says; it also ends the job."""
-    if _first():
+    if is_first():
         yield
         return
     try:
@@ -94,7 +87,7 @@ def _heard_once() -> Iterator[None]:
 
 
 def _working_together(options: Any) -> AbstractContextManager[None]:
-    if _processes() == 1:
+    if launched() == 1:
         return nullcontext()
     from mfh.distributed import joined
 
@@ -109,7 +102,7 @@ def _console() -> "Console":
 
     # Where there is no terminal to fit into, tables keep their lines whole.
     width = None if sys.stdout.isatty() else 160
-    return Console(highlight=False, soft_wrap=True, width=width, quiet=not _first())
+    return Console(highlight=False, soft_wrap=True, width=width, quiet=not is_first())
 
 
 def _demo(options: opt.Demo) -> None:
@@ -241,7 +234,7 @@ def _saliency(options: opt.Saliency) -> None:
     assert bench.folder is not None
     name = bench.saliency_name(options.score, options.layer or "")
     picture = bench.folder / f"{name}.svg"
-    if _first():
+    if is_first():
         saliency.plot(picture)
     how = "cross-fitted" if saliency.permutations is None else f"permutations: {saliency.permutations}"
     best = ", ".join(f"{c} ({saliency.scores[c]:.3g})" for c in saliency.ranking[:5])
@@ -397,7 +390,7 @@ def _workbench(options: Any, **settings: Any) -> "Workbench":
     source = find_task(options.task, handed)
     task = source.make(options.seed)
     check_task(task, origin=source.origin)
-    if _first() and not (out / "config.json").exists():
+    if is_first() and not (out / "config.json").exists():
         write_json(out / "config.json", {"command": "steps", "task": task.name, **handed.facts()})
     common = Settings(
         epochs=options.epochs,
@@ -405,7 +398,7 @@ def _workbench(options: Any, **settings: Any) -> "Workbench":
         **_training(options),
         device=options.device,
         **_given_files(options),
-        progress=not options.quiet and sys.stderr.isatty() and _first(),
+        progress=not options.quiet and sys.stderr.isatty() and is_first(),
         **settings,
     )
     return Workbench(task, options.seed, common, out / f"seed-{options.seed}")

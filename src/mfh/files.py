@@ -2,13 +2,14 @@
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import os
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -54,27 +55,47 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 @contextmanager
+def locked(path: str | Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock file for this process; the lock ends with the process, however it ends.
+
+    Where a system has no such locks (Windows), nothing is held.
+
+    Raises:
+        BlockingIOError: another process holds it, and `wait` is False.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+@contextmanager
 def claimed(folder: str | Path) -> Iterator[None]:
     """Hold a run folder for this process; the claim ends with the process, however it ends.
 
     Raises:
         InputError: another process holds it.
     """
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".in-use").open("a", encoding="utf-8") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(Path(folder) / ".in-use", wait=False))
         except BlockingIOError:
             raise InputError(
                 f"{folder} is in use by another process of mfh; wait for it, or use another --out"
             ) from None
         yield
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:

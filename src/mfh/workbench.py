@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +34,7 @@ from mfh.saliency import ChannelSaliency, Score, channel_saliency, distance_name
 from mfh.task import Protocol, Task
 from mfh.training import Recipe, align, distill, evaluate, pretrain
 from mfh.training.recipe import describe
-from mfh.training.trackers import check_tracker, find_tracker
+from mfh.training.trackers import check_tracker, tracked
 
 Role = Literal["teacher", "student"]
 Row = dict[str, Any]
@@ -139,7 +140,7 @@ class Workbench:
             "data": {split: _data_digest(getattr(self.task, split)) for split in ("train", "val", "test")},
             "teacher_logits": None if self.task.teacher_logits is None else _digest([self.task.teacher_logits]),
             "networks": {role: channels.fingerprint(self.new(role)) for role in roles},
-            **{name: None if path is None else _file_digest(path) for name, path in given.items()},
+            **{name: None if path is None else _given_digest(path) for name, path in given.items()},
         }
         first, *others = gather(identity)
         for process, theirs in enumerate(others, start=1):
@@ -193,7 +194,8 @@ class Workbench:
 
     def _pretrain(self, networks: list[nn.Module], names: list[str], resume: Path | None) -> dict[str, Any]:
         role: Role = "teacher" if names[0] == "teacher" else "student"
-        fit = pretrain(networks[0], modality=role, checkpoint=resume, **self._training(names[0]))
+        with self._training(names[0]) as options:
+            fit = pretrain(networks[0], modality=role, checkpoint=resume, **options)
         return {"best_epoch": fit.best_epoch, "history": fit.history}
 
     def aligned(self, role: Role) -> nn.Module:
@@ -213,25 +215,29 @@ class Workbench:
         return both[0] if role == "teacher" else both[1]
 
     def _align(self, networks: list[nn.Module], _names: list[str], resume: Path | None) -> dict[str, Any]:
-        pair = align(*networks, checkpoint=resume, **self._training("aligned"))
+        with self._training("aligned") as options:
+            pair = align(*networks, checkpoint=resume, **options)
         return {"best_epoch": self.recipe.epochs - 1, "history": pair.history}
 
     def teacher(self, cell: Cell) -> nn.Module:
         """The unmasked teacher of an arm."""
         return self.aligned("teacher") if cell.teacher == "aligned" else self.pretrained("teacher")
 
-    def _training(self, name: str) -> dict[str, Any]:
-        logger, folder = self.settings.logger, self.folder
-        return {
-            "logger": None if logger is None or folder is None else find_tracker(logger, folder / "logs", name),
-            "train": self.task.train,
-            "val": self.task.val,
-            "problem": self.task.problem,
-            "recipe": self.recipe,
-            "seed": self.seed,
-            "device": self.device,
-            "progress": self.settings.progress,
-        }
+    @contextmanager
+    def _training(self, name: str) -> Iterator[dict[str, Any]]:
+        """Options of the training of a network."""
+        kind, folder = self.settings.logger, self.folder
+        with nullcontext() if kind is None or folder is None else tracked(kind, folder / "logs", name) as logger:
+            yield {
+                "logger": logger,
+                "train": self.task.train,
+                "val": self.task.val,
+                "problem": self.task.problem,
+                "recipe": self.recipe,
+                "seed": self.seed,
+                "device": self.device,
+                "progress": self.settings.progress,
+            }
 
     def _networks(
         self,
@@ -245,6 +251,8 @@ class Workbench:
             networks = [self.new("teacher" if name in ("teacher", "aligned-teacher") else "student") for name in names]
             paths = [self._path(f"{name}.safetensors") for name in names]
             kept = [path is not None and exists(path) for path in paths]
+            # Named after what decides it, so that training never resumes from another one's checkpoint.
+            resume = self._path(f"{names[0]}-{_digest([json.dumps(made_with, sort_keys=True)])[:8]}.ckpt")
             if all(kept):
                 for network, path in zip(networks, paths, strict=True):
                     assert path is not None
@@ -252,15 +260,15 @@ class Workbench:
                     _check_made_with(path, facts["made_with"], made_with)
                     _load_state(network, weights, path)
                     self._made[f"{path.stem} facts"] = facts
-                return networks
-            # Named after what decides it, so that training never resumes from another one's checkpoint.
-            resume = self._path(f"{names[0]}-{_digest([json.dumps(made_with, sort_keys=True)])[:8]}.ckpt")
-            facts = {"made_with": made_with, "processes": world_size(), **train(networks, names, resume)}
-            self._keep_history("aligned" if len(names) > 1 else names[0], facts["history"])
-            for name, network, path in zip(names, networks, paths, strict=True):
-                self._made[f"{name} facts"] = facts
-                if path is not None and rank() == 0:
-                    files.save_tensors(path, "network", network.state_dict(), facts)
+            else:
+                facts = {"made_with": made_with, "processes": world_size(), **train(networks, names, resume)}
+                self._keep_history("aligned" if len(names) > 1 else names[0], facts["history"])
+                for name, network, path in zip(names, networks, paths, strict=True):
+                    self._made[f"{name} facts"] = facts
+                    if path is not None and rank() == 0:
+                        files.save_tensors(path, "network", network.state_dict(), facts)
+            if resume is not None and rank() == 0:
+                resume.unlink(missing_ok=True)  # only now: the networks are on disk
             return networks
 
         return self._once("+".join(names), make)  # type: ignore[no-any-return]
@@ -475,14 +483,9 @@ class Workbench:
                 teacher = self._masked_teacher(cell)
             elif logits is None:
                 logits = self._outputs([cell], "train")[cell]
-            fit = distill(
-                teacher,
-                networks[0],
-                loss=self.loss(cell),
-                teacher_logits=logits,
-                checkpoint=resume,
-                **self._training(name),
-            )
+            loss = self.loss(cell)
+            with self._training(name) as options:
+                fit = distill(teacher, networks[0], loss=loss, teacher_logits=logits, checkpoint=resume, **options)
             return {"best_epoch": fit.best_epoch, "history": fit.history}
 
         name = f"distilled-{cell.name}"
@@ -663,13 +666,12 @@ def _digest(parts: Iterable[Any]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _file_digest(path: str | Path) -> str:
+def _given_digest(path: str | Path) -> str:
     if not Path(path).is_file():
         raise InputError(
             f"there is no file {path}; weights are a .safetensors file or a torch state_dict, scores a .npy"
         )
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return files.file_digest(path)[:16]
 
 
 def _data_digest(dataset: Any) -> str:

@@ -7,7 +7,6 @@ all get the same result. Each has its own batches, and gradients are averaged (D
 """
 
 import logging
-import os
 import random
 import signal
 import warnings
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from mfh import channels
 from mfh.distributed import check_uniform, exists, gather, part, rank, world_size
 from mfh.errors import InputError
+from mfh.launch import launched
 from mfh.losses import DistillationLoss
 from mfh.masking import masked_logits
 from mfh.metrics import Tally
@@ -110,7 +110,8 @@ def pretrain(
         seed: of the order of the data and of dropout.
         device: where to train; default: a GPU if there is one.
         progress: show a progress bar.
-        checkpoint: a file written after every epoch; if it exists, training resumes from it. Removed at the end.
+        checkpoint: a file written after every epoch. If it exists, training resumes from it, or, where it was finished,
+            its result is returned. It stays until you remove it, which is best done once the network is saved.
         logger: a Lightning logger, which gets the history as it grows.
 
     Raises:
@@ -153,7 +154,8 @@ def align(
         seed: of the order of the data and of dropout.
         device: where to train; default: a GPU if there is one.
         progress: show a progress bar.
-        checkpoint: a file written after every epoch; if it exists, training resumes from it. Removed at the end.
+        checkpoint: a file written after every epoch. If it exists, training resumes from it, or, where it was finished,
+            its result is returned. It stays until you remove it, which is best done once the network is saved.
         logger: a Lightning logger, which gets the history as it grows.
 
     Raises:
@@ -203,7 +205,8 @@ def distill(
         seed: of the order of the data and of dropout.
         device: where to train; default: a GPU if there is one.
         progress: show a progress bar.
-        checkpoint: a file written after every epoch; if it exists, training resumes from it. Removed at the end.
+        checkpoint: a file written after every epoch. If it exists, training resumes from it, or, where it was finished,
+            its result is returned. It stays until you remove it, which is best done once the network is saved.
         logger: a Lightning logger, which gets the history as it grows.
 
     Raises:
@@ -391,8 +394,6 @@ def _run(
             network.to(home[role])
         for submodule, mode in modes:
             submodule.training = mode
-    if checkpoint is not None and rank() == 0:
-        checkpoint.unlink(missing_ok=True)
     return history.epochs, history.best_epoch
 
 
@@ -406,9 +407,9 @@ def _place(device: torch.device) -> dict[str, Any]:
 
     accelerator = "gpu" if device.type == "cuda" else device.type
     if world_size() == 1:
-        if torch.distributed.is_torchelastic_launched() and os.environ.get("WORLD_SIZE", "1") != "1":
+        if launched() > 1:
             raise InputError(
-                f"torchrun started {os.environ['WORLD_SIZE']} processes, but they would train apart; call "
+                f"torchrun started {launched()} processes, but they would train apart; call "
                 "torch.distributed.init_process_group() first"
             )
         devices: Any = [device.index] if device.type == "cuda" and device.index is not None else 1

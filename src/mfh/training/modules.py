@@ -299,7 +299,14 @@ class History(L.Callback):
             if self.keep_best:
                 networks = pl_module.networks.state_dict()
                 self.weights = {name: tensor.detach().cpu().clone() for name, tensor in networks.items()}
-        elif self.patience is not None and trainer.current_epoch - self.best_epoch >= self.patience:
+        self._stop_in_time(trainer)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """Train no further where a resumed run had run out of patience."""
+        self._stop_in_time(trainer)
+
+    def _stop_in_time(self, trainer: L.Trainer) -> None:
+        if self.epochs and self.patience is not None and self.epochs[-1]["epoch"] - self.best_epoch >= self.patience:
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

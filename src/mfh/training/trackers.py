@@ -2,6 +2,8 @@
 
 import importlib
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,20 @@ def check_tracker(name: str) -> type:
     if not (isinstance(found, type) and issubclass(found, loggers.Logger)):
         raise InputError(f"logger is {name!r}, which is no Lightning logger")
     return found
+
+
+@contextmanager
+def tracked(name: str, folder: str | Path, network: str) -> Iterator[Any]:
+    """A logger for the training of one network, as `find_tracker` makes it, whose run ends with the training.
+
+    Weights & Biases and Comet would go on with the run that is open, so that networks share one.
+    """
+    tracker = find_tracker(name, folder, network)
+    yield tracker
+    experiment = getattr(tracker, "experiment", None)
+    for end in ("finish", "end"):  # as the former and the latter call it
+        if callable(getattr(experiment, end, None)):
+            getattr(experiment, end)()
 
 
 def find_tracker(name: str, folder: str | Path, network: str) -> Any:

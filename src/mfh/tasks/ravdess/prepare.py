@@ -136,7 +136,7 @@ def prepare(
     options = {
         "layout": layout,
         "split": "authors" if layout == "features" else f"random, seed {seed}" if split == "random" else split,
-        "split_table": hashlib.sha256(Path(split).read_bytes()).hexdigest()[:16] if Path(split).is_file() else None,
+        "split_table": files.file_digest(split)[:16] if Path(split).is_file() else None,
         **asdict(features),
         "source": preparing.digest([[clip.facts["id"], *map(str, clip.stamps)] for clip in found.clips]),
     }
@@ -175,7 +175,14 @@ class Work:
         sound = _first(clip.sounds, self._mfcc, tried)
         arrays = {}
         if frames is not None and sound is not None:
-            arrays = {"mfcc": sound, "frames": frames}
+            # What decides about the clip is kept beside it, so that putting together reads every array once.
+            checksum = hashlib.sha256(sound.tobytes() + frames.tobytes()).digest()
+            arrays = {
+                "mfcc": sound,
+                "frames": frames,
+                "checksum": np.frombuffer(checksum, np.uint8),
+                "moments": _moments(sound),
+            }
         else:
             bad = {file for file, _ in tried}
             tried += [(str(file), "no partner") for file in {*clip.pictures, *clip.sounds} if str(file) not in bad]
@@ -255,7 +262,7 @@ def _assemble(
     features: Features,
     options: Mapping[str, Any],
 ) -> None:
-    lines, usable, seen = list(skipped), [], {}
+    lines, usable, seen, moments = list(skipped), [], set(), {}
     for piece, clip in jobs.items():
         if piece in crashed:
             lines += [skip(file, "unreadable") for file in {*clip.pictures, *clip.sounds}]
@@ -264,11 +271,11 @@ def _assemble(
             lines += [skip(file, reason) for file, reason in json.loads(bytes(content["tried"]))]
             if "mfcc" not in content:
                 continue
-            same = hashlib.sha256(content["mfcc"].tobytes() + content["frames"].tobytes()).digest()
+            same, moments[piece] = bytes(content["checksum"]), content["moments"]
         if same in seen:  # the same recording under two names could be in two splits
             lines += [skip(file, "duplicate") for file in {*clip.pictures, *clip.sounds}]
         else:
-            seen[same] = piece
+            seen.add(same)
             usable.append(piece)
     if not usable:
         raise InputError(
@@ -287,9 +294,7 @@ def _assemble(
     for name, shape in features.shapes.items():
         checksum = _write_array(out / f"{name}.npy", _rows(kept, name), (len(kept), *shape), _TYPES[name])
         arrays[name] = {"shape": [len(kept), *shape], "type": np.dtype(_TYPES[name]).name, "sha256": checksum}
-    mean, std = _moments(
-        _rows([piece for piece, row in zip(kept, rows, strict=True) if row["split"] == "train"], "mfcc")
-    )
+    mean, std = _mean_and_std(moments[piece] for piece, row in zip(kept, rows, strict=True) if row["split"] == "train")
     files.write_table(out / "manifest.csv", MANIFEST, rows)
     files.write_table(out / "skipped.csv", SKIPPED, sorted(lines, key=lambda line: (line["file"], line["reason"])))
     facts_of_all = {
@@ -307,13 +312,14 @@ def _rows(pieces: Sequence[Path], name: str) -> Iterable[NDArray[Any]]:
             yield content[name]
 
 
-def _moments(rows: Iterable[NDArray[Any]]) -> tuple[float, float]:
-    """Mean and standard deviation of all numbers, in float64; 1 for the latter where all are the same."""
-    count, total, squares = 0, 0.0, 0.0
-    for row in rows:
-        count += row.size
-        total += float(row.sum(dtype=np.float64))
-        squares += float(np.square(row, dtype=np.float64).sum())
+def _moments(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Number, sum and sum of squares."""
+    return np.array([values.size, values.sum(dtype=np.float64), np.square(values, dtype=np.float64).sum()])
+
+
+def _mean_and_std(moments: Iterable[NDArray[np.float64]]) -> tuple[float, float]:
+    """Mean and standard deviation of all numbers; 1 for the latter where all are the same."""
+    count, total, squares = (float(part) for part in sum(moments, np.zeros(3)))
     variance = squares / count - (total / count) ** 2
     return total / count, float(np.sqrt(variance)) if variance > 0 else 1.0
 

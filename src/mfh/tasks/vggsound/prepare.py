@@ -11,7 +11,6 @@ without asking the others, and the shards are the same, byte for byte, however t
     OUT/meta.json              options, labels, shards with their checksums; written last
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -289,8 +288,12 @@ def _make_shard(job: _Job, piece: Path) -> None:
             except (_SkippedError, MediaError) as error:
                 skipped.append({**asdict(clip), "file": "" if source is None else str(source), "reason": str(error)})
         writer.close()
+        for other in piece.parent.glob(f"{job.shard.name}.*.json"):  # of other files: not what this shard holds
+            other.unlink()
     rows = [{**row, "shard": job.shard.name} for row in writer.rows]
-    files.write_json(piece, {"rows": rows, "skipped": skipped, "size": tar.stat().st_size, "sha256": _sha256(tar)})
+    files.write_json(
+        piece, {"rows": rows, "skipped": skipped, "size": tar.stat().st_size, "sha256": files.file_digest(tar)}
+    )
     deaths.path.unlink(missing_ok=True)
 
 
@@ -370,11 +373,6 @@ class _Deaths:
         return True
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 # --- all parts --------------------------------------------------------------------------------------------------------
 
 
@@ -410,7 +408,7 @@ def _merge(out: Path, shards: Sequence[Shard], labels: Sequence[str], options: M
         facts = {
             "labels": list(labels),
             "clips": dict(usable),
-            "index_sha256": _sha256(out / "index.csv"),
+            "index_sha256": files.file_digest(out / "index.csv"),
             "shards": {
                 shard.name: {"size": each["size"], "sha256": each["sha256"], "clips": len(each["rows"])}
                 for shard, each in zip(shards, made, strict=True)
@@ -469,7 +467,7 @@ def _verified(shard: Shard, folder: Path, out: Path) -> dict[str, Any]:
     path = next((path for path in (folder / shard.name, out / shard.name) if path.exists()), None)
     if path is None:
         raise InputError(f"{folder} has no {shard.name}; copy the whole part, or make it again")
-    if path.stat().st_size != made["size"] or _sha256(path) != made["sha256"]:
+    if path.stat().st_size != made["size"] or files.file_digest(path) != made["sha256"]:
         raise InputError(f"{path} is not as it was written (truncated?); copy it again, or make the part again")
     return made
 

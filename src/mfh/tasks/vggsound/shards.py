@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mfh.errors import InputError
-from mfh.files import read_table
+from mfh.files import file_digest, locked, read_table
 from mfh.tasks.preparing import read_meta
 from mfh.tasks.vggsound.writing import INDEX, KIND
 
@@ -54,8 +54,10 @@ class Store:
             InputError: it is not there, cannot be had, or has another size.
         """
         path = self.folder / name
-        if self.remote and not (path.is_file() and size is not None and path.stat().st_size == size):
-            self._download(name, path, size)
+        if self.remote and not _is_whole(path, size):
+            with locked(path.with_name(f".{name}.lock")):  # reading processes wait for one of them to fetch it
+                if not _is_whole(path, size):
+                    self._download(name, path, size)
         if not path.is_file():
             raise InputError(f"{self.place} has no file {name}; prepare it again, or copy all of it")
         if size is not None and path.stat().st_size != size:
@@ -66,26 +68,26 @@ class Store:
         return path
 
     def _download(self, name: str, path: Path, size: int | None) -> None:
-        import fcntl
-
         import fsspec
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(f".{name}.lock").open("w") as lock:  # reading processes wait for one of them to fetch it
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if path.is_file() and size is not None and path.stat().st_size == size:
-                return
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{name}.", suffix=".part")
-            os.close(handle)
-            try:
-                system, root = fsspec.core.url_to_fs(self.place)
-                system.get_file(f"{root.rstrip('/')}/{name}", temporary)
-                Path(temporary).replace(path)
-            except Exception as error:  # every file system has errors of its own
-                reason = " ".join(str(error).split())[:200]
-                raise InputError(f"{self.place}/{name} cannot be fetched: {type(error).__name__}: {reason}") from None
-            finally:
-                Path(temporary).unlink(missing_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{name}.", suffix=".part")
+        os.close(handle)
+        try:
+            system, root = fsspec.core.url_to_fs(self.place)
+            system.get_file(f"{root.rstrip('/')}/{name}", temporary)
+            Path(temporary).replace(path)
+        except Exception as error:  # every file system has errors of its own
+            if _is_whole(path, size):
+                return  # where nothing locks (Windows), another process was first and has it open
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{self.place}/{name} cannot be fetched: {type(error).__name__}: {reason}") from None
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _is_whole(path: Path, size: int | None) -> bool:
+    return size is not None and path.is_file() and path.stat().st_size == size
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def open_prepared(place: str | Path, cache: str | Path | None = None) -> Prepare
         store.fetch("meta.json")
     meta = read_meta(store.folder, KIND)
     index, way_out = store.fetch("index.csv"), "copy it again, or prepare again"
-    if hashlib.sha256(index.read_bytes()).hexdigest() != meta.get("index_sha256"):
+    if file_digest(index) != meta.get("index_sha256"):
         raise InputError(f"{store.place}/index.csv is not the index of this preparation; {way_out}")
     for name, facts in meta["shards"].items():
         if not _SHARD_NAME.fullmatch(name):
