@@ -23,7 +23,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from worlds import UNITS, half, worlds
 
-from mfh.diagnosis import Views, complementarity, estimate_gamma, head_trial, outcome_of, visible_share
+from mfh.diagnosis import Views, complementarity, estimate_shares, head_trial, outcome_of, visible_share
 from mfh.losses import KDLoss
 from mfh.tasks.digits.networks import digit_of_channel
 
@@ -59,7 +59,7 @@ def criteria_of(kept, seed, num_train):
     note("trial soft", head_trial(views, soft, num_train=num_train, seed=seed))
     for suffix, loss in (("-kl", KDLoss(label_weight=0.0)), ("-heavy", KDLoss(teacher_weight=3.0))):
         note(f"trial soft{suffix}", head_trial(views, soft, num_train=num_train, seed=seed, loss=loss))
-    note("gamma", estimate_gamma(views, seed=seed))
+    note("gamma", estimate_shares(views, seed=seed).gamma)
     note("visible", visible_share(views.student_features, views.teacher_logits.double(), seed=seed))
     for arm, logits in (("regular", views.teacher_logits), ("soft", soft)):
         rest = views.labels - logits.double().softmax(1)
