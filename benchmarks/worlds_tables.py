@@ -25,7 +25,7 @@ from worlds import worlds
 from mfh.diagnosis import (
     Views,
     complementarity,
-    estimate_gamma,
+    estimate_shares,
     head_trial,
     non_target_divergence,
     outcome_of,
@@ -53,7 +53,9 @@ def criteria_of(kept, seed, num_train):
 
     note("trial regular", head_trial(views, views.teacher_logits, num_train=num_train, seed=seed))
     note("trial soft", head_trial(views, soft, num_train=num_train, seed=seed))
-    note("gamma", estimate_gamma(views, seed=seed))
+    shares = estimate_shares(views, seed=seed)
+    for name in ("alpha", "beta", "gamma"):
+        note(name, getattr(shares, name))
     note("visible", visible_share(views.student_features, views.teacher_logits.double(), seed=seed))
     for arm, logits in (("regular", views.teacher_logits), ("soft", soft)):
         rest = views.labels - logits.double().softmax(1)

@@ -13,40 +13,16 @@ import runpy
 import shlex
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import tyro
 
-import fake_study
 import mfh
+from documented import PAGES, ROOT, blocks, is_pattern, lines, name_of, prose
 from mfh import cli
 from mfh.options import Command
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SOURCE = ROOT / "src" / "mfh"
-FRAME = fake_study.rows(2, {"no-kd": 0.0, "regular": 0.01})
-
-
-class Block(NamedTuple):
-    mark: str
-    language: str
-    code: str
-
-
-def blocks(page: Path) -> list[Block]:
-    pattern = r"(?:^<!-- ([^\n]*?) -->\n)?^```(\w*)[^\n]*\n(.*?)^```$"
-    found = re.findall(pattern, page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return [Block(*parts) for parts in found]
-
-
-def prose(page: Path) -> str:
-    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-
-
-def name_of(page: Path) -> str:
-    return str(page.relative_to(ROOT))
 
 
 def pages_with(mark: str) -> list[Path]:
@@ -105,23 +81,10 @@ def test_the_readme_example_runs(capsys):
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
-def shell_lines(page: Path) -> list[list[str]]:
-    lines = [
-        shlex.split(line.removeprefix("$ "), comments=True)
-        for block in blocks(page)
-        for line in block.code.replace("\\\n", " ").splitlines()
-        if block.language in ("bash", "console") or line.startswith("$ ")
-    ]
-    return [words for words in lines if words]
-
-
 @cache
 def all_commands() -> list[tuple[str, tuple[str, ...]]]:
     """(page, words after `mfh`) of every command line in a block or in the running text."""
-    commands = [(name_of(page), tuple(words[1:])) for page in PAGES for words in shell_lines(page) if words[0] == "mfh"]
-    for page in PAGES:
-        commands += [(name_of(page), tuple(shlex.split(c))) for c in re.findall(r"`mfh ([a-z][^`]*)`", prose(page))]
-    return commands
+    return [(name_of(page), line.words[1:]) for page in PAGES for line in lines(page) if line.words[0] == "mfh"]
 
 
 def command_names() -> set[str]:
@@ -137,7 +100,7 @@ def test_commands_parse(capsys):
     for page, words in all_commands():
         if words[0] not in names:
             wrong.append(f"{page}: there is no command {words[0]!r}")
-        elif not any(word.isupper() or word == "..." for word in words):  # TASK, RUN: a pattern, not a command
+        elif not is_pattern(words):
             try:
                 tyro.cli(Command, prog="mfh", args=words)
             except SystemExit as end:
@@ -145,22 +108,6 @@ def test_commands_parse(capsys):
                 if end.code:  # --help ends with 0
                     wrong.append(f"{page}: mfh {shlex.join(words)}: {message}")
     assert not wrong, "\n".join(wrong)
-
-
-def test_report_commands_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    runs = set()
-    # `mfh report runs` is shown with the error it ends in.
-    for words in sorted(
-        {words for _, words in all_commands() if words[0] == "report" and words[1] not in ("RUN", "runs")}
-    ):
-        options = tyro.cli(Command, prog="mfh", args=words)
-        runs |= {fake_study.write(run, FRAME) for run in options.runs if not run.exists()}
-        cli.main(words)
-        page = (options.out or options.runs[0]) / f"report.{options.format}"
-        assert page.stat().st_size > 1000
-        assert {file.suffix[1:] for file in page.with_name("figures").iterdir()} >= set(options.figures)
-    assert runs
 
 
 def test_error_messages_are_as_shown(tmp_path, monkeypatch, capsys):
@@ -186,8 +133,7 @@ def test_every_command_is_documented():
 def test_make_targets_exist():
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for page in PAGES:
-        named = {words[1] for words in shell_lines(page) if words[0] == "make"}
-        assert named | set(re.findall(r"`make (\w+)`", prose(page))) <= targets
+        assert {line.words[1] for line in lines(page) if line.words[0] == "make"} <= targets
 
 
 def test_the_readme_starts_with_the_two_commands():

@@ -22,7 +22,7 @@ import torch
 from PIL import Image, ImageOps
 
 import mfh
-from media import jpeg, write_mp4, write_wav
+from media import write_mp4, write_wav
 from mfh import files
 from mfh.cli import main
 from mfh.errors import InputError
@@ -35,7 +35,7 @@ from mfh.tasks.ravdess.data import load_splits
 from mfh.tasks.ravdess.networks import LAYER, WIDE_LAYER, audio_network, image_network
 from mfh.tasks.ravdess.prepare import Features, mfcc
 from mfh.workbench import load_weights
-from ravdess_clips import frames_of, sound_of, write_clips, zip_folder
+from ravdess_clips import frames_of, sound_of, write_clips, write_features, zip_folder
 
 # In this process unless processes matter: starting one costs more than a few small clips.
 prepare = functools.partial(preparation.prepare, processes=0)
@@ -403,19 +403,7 @@ def test_the_command_line_has_the_same_defaults():
 
 @pytest.fixture
 def authors(tmp_path):
-    folder = tmp_path / "authors"
-    rng = np.random.default_rng(0)
-    for part in ("aud_features", "vid_features", "data_file"):
-        (folder / part).mkdir(parents=True)
-    for number, table in enumerate(("spa_dl", "spa_val", "spa_test")):
-        lines = []
-        for label in range(8):
-            name = f"clip{number}{label}"
-            np.save(folder / "aud_features" / f"{name}.npy", rng.normal(-10, 80, (40, 32)).astype(np.float32))
-            (folder / "vid_features" / f"{name}.jpg").write_bytes(jpeg(np.full((20, 40, 3), 30 * label, np.uint8)))
-            lines.append(f"/home/them/data/aud_features/{name}.npy,vid_features/{name}.jpg,{label}\n")
-        (folder / "data_file" / f"{table}.csv").write_text("audio,image,label\n" + "".join(lines))
-    return folder
+    return write_features(tmp_path / "authors")
 
 
 def test_the_authors_features(authors, tmp_path):

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 import fake_study
+from mfh.diagnosis import Measure, Shares
 from mfh.errors import InputError
 from mfh.figures import new_figure
 from mfh.records import MOST_CLASSES, read_counts, read_history
 from mfh.reporting import report
-from mfh.reporting.circles import centre_distance, lens
+from mfh.reporting.circles import centre_distance, circle_areas, lens
 from mfh.reporting.markdown import write_markdown
 from mfh.reporting.page import Picture, Section, Table, write_page
-from mfh.reporting.pictures import venn_picture
+from mfh.reporting.pictures import estimated_venn_picture, venn_picture
 from mfh.reporting.study import _duration, _flatten
 from mfh.reporting.summary import finding, interval_in_words, read_results, summarise, summary_table
 from mfh.stats import holm, paired_comparison
@@ -411,3 +412,44 @@ def test_settings_and_durations_in_words():
     settings = {"a": {"b": [1, 2], "c": None}, "d": True}
     assert list(_flatten(settings)) == [("a.b", "1, 2"), ("a.c", ""), ("d", "True")]
     assert [_duration(seconds) for seconds in (4.21, 42, 185, 7620)] == ["4.2 s", "42 s", "3 min 5 s", "2 h 7 min"]
+
+
+def estimate(alpha, beta, gamma):
+    return Shares(*(Measure(value, max(value - 0.1, 0.0), min(value + 0.1, 1.0)) for value in (alpha, beta, gamma)))
+
+
+@pytest.mark.parametrize("counts", [(1, 1, 0), (5, 1, 0), (1, 4, 3), (2, 0, 0), (0, 2, 2), (1, 0, 40)])
+def test_an_estimate_is_drawn_as_the_counts_that_it_hits(counts):
+    venn = ModalityVenn(*counts)
+    alpha, beta, gamma = venn.alpha, venn.beta, venn.gamma
+    areas = [(venn.general + only) / venn.total for only in (venn.teacher_only, venn.student_only)]
+    assert circle_areas(alpha, beta, gamma) == pytest.approx(areas)
+    circles = [picture.figure.axes[0].patches for picture in (venn_picture(venn), drawn(alpha, beta, gamma))]
+    radii = [[patch.radius for patch in part] for part in circles]
+    places = [[patch.center[0] for patch in part] for part in circles]
+    scale = radii[0][0] / radii[1][0]
+    assert radii[0] == pytest.approx([scale * radius for radius in radii[1]])
+    assert places[0] == pytest.approx([scale * place for place in places[1]], abs=1e-6)
+
+
+def drawn(*shares):
+    return estimated_venn_picture(estimate(*shares), 500)
+
+
+def test_an_estimate_is_called_one():
+    picture = drawn(0.5, 0.0, 0.5)
+    assert picture.name == "venn-estimated"
+    assert "estimated from 500 validation pairs" in picture.caption
+    assert "gamma = 0.50 (0.40 to 0.60)" in picture.caption
+    assert picture.figure.axes[0].get_title("left") == "estimated"
+    written = [text.get_text() for text in picture.figure.axes[0].texts]
+    assert {"50 %\ngeneral", "50 % teacher only"} <= set(written)
+    assert "student only" not in " ".join(written)
+
+
+def test_sizes_that_an_estimate_leaves_open_are_not_named():
+    picture = drawn(1.0, 1.0, 0.0)
+    assert "%" not in "".join(text.get_text() for text in picture.figure.axes[0].texts)
+    assert "nothing is shared" in picture.alt
+    unknown = Measure(None, note="not known")
+    assert estimated_venn_picture(Shares(unknown, unknown, unknown), 500) is None

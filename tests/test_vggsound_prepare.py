@@ -18,14 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from media import jpeg, write_wav
 from mfh.cli import main
 from mfh.errors import InputError
 from mfh.tasks.media import MediaError, MediaFile
 from mfh.tasks.vggsound import prepare as preparation
 from mfh.tasks.vggsound.annotations import Clip, choose_classes, find_clips, is_validation, read_annotations
 from mfh.tasks.vggsound.prepare import Settings, normalised, plan, prepare
-from vggsound_clips import CLASSES, FAULTS, clip_name, write_vggsound
+from vggsound_clips import CLASSES, FAULTS, clip_name, write_strips, write_vggsound
 
 SMALL = Settings(num_frames=4, size=32, seconds=1.0, clips_per_shard=10)
 OPTIONS = ["--num-frames", "4", "--size", "32", "--seconds", "1", "--clips-per-shard", "10", "--quiet"]
@@ -518,37 +517,6 @@ def test_shards_follow_from_the_annotations_alone():
 
 
 # --- the authors' layout ----------------------------------------------------------------------------------------------
-
-
-def write_strips(root, *, as_wav=False):
-    """Train and Test; returns the stems of broken ones by reason."""
-    rng = np.random.default_rng(0)
-    labels = {"violin, fiddle": 0, "a_dog_barks": 1}
-    for split, count in (("Train", 30), ("Test", 3)):
-        for folder in ("video_jpg", "audio" if as_wav else "audio_npy"):
-            (root / split / folder).mkdir(parents=True)
-        for label, index in labels.items():
-            for number in range(count):
-                stem = f"-_{split[:2]}{number:02d}_{'xy'[index]}_{label}_{number}"
-                write_strip(root / split, stem, index, rng, as_wav)
-    (root / "Train/label.json").write_text(json.dumps(labels))
-    train = root / "Train"
-    (train / "video_jpg/-_Tr00_y_a_dog_barks_0.jpg").write_bytes(jpeg(np.zeros((50, 8, 3), np.uint8)))
-    if not as_wav:
-        np.save(train / "audio_npy/-_Tr01_y_a_dog_barks_1.npy", np.zeros(5000, np.float32))
-        np.save(train / "audio_npy/-_Tr02_y_a_dog_barks_2.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-        (train / "audio_npy/-_Tr03_y_a_dog_barks_3.npy").unlink()
-
-
-def write_strip(root, stem, index, rng, as_wav):
-    frames = np.zeros((32, 24, 24, 3), np.uint8)
-    frames[..., index] = (np.arange(32) * 7)[:, None, None]
-    (root / "video_jpg" / f"{stem}.jpg").write_bytes(jpeg(frames.reshape(32 * 24, 24, 3)))
-    sound = 0.3 * rng.standard_normal(8000).astype(np.float32)
-    if as_wav:
-        write_wav(root / "audio" / f"{stem}.wav", np.clip(sound, -1, 1), 16_000)
-    else:
-        np.save(root / "audio_npy" / f"{stem}.npy", sound)
 
 
 @pytest.mark.parametrize("as_wav", [False, True])

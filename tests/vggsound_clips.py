@@ -4,12 +4,13 @@ A class is a pitch and a colour. Labels have commas, ids begin with "-", some cl
 """
 
 import csv
+import json
 import tarfile
 from pathlib import Path
 
 import numpy as np
 
-from media import tone, write_mp4
+from media import jpeg, tone, write_mp4, write_wav
 from mfh.tasks.vggsound.annotations import is_validation
 
 #: label -> (pitch in Hz, colour)
@@ -111,3 +112,34 @@ def write_faulty(clips, rng):
             options = {"silent": {"silent": True}, "no sound": {"sound": False}, "no picture": {"picture": False}}
             write_clip(path, label, rng, **options[reason])
     return [(video, 7, label, "train" if number % 2 else "test") for number, video in enumerate(FAULTS)]
+
+
+def write_strips(root, *, as_wav=False):
+    """The authors' layout in Train and Test; some training clips are broken (not all kinds as WAV)."""
+    rng = np.random.default_rng(0)
+    labels = {"violin, fiddle": 0, "a_dog_barks": 1}
+    for split, count in (("Train", 30), ("Test", 3)):
+        for folder in ("video_jpg", "audio" if as_wav else "audio_npy"):
+            (root / split / folder).mkdir(parents=True)
+        for label, index in labels.items():
+            for number in range(count):
+                stem = f"-_{split[:2]}{number:02d}_{'xy'[index]}_{label}_{number}"
+                write_strip(root / split, stem, index, rng, as_wav)
+    (root / "Train/label.json").write_text(json.dumps(labels))
+    train = root / "Train"
+    (train / "video_jpg/-_Tr00_y_a_dog_barks_0.jpg").write_bytes(jpeg(np.zeros((50, 8, 3), np.uint8)))
+    if not as_wav:
+        np.save(train / "audio_npy/-_Tr01_y_a_dog_barks_1.npy", np.zeros(5000, np.float32))
+        np.save(train / "audio_npy/-_Tr02_y_a_dog_barks_2.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+        (train / "audio_npy/-_Tr03_y_a_dog_barks_3.npy").unlink()
+
+
+def write_strip(root, stem, index, rng, as_wav):
+    frames = np.zeros((32, 24, 24, 3), np.uint8)
+    frames[..., index] = (np.arange(32) * 7)[:, None, None]
+    (root / "video_jpg" / f"{stem}.jpg").write_bytes(jpeg(frames.reshape(32 * 24, 24, 3)))
+    sound = 0.3 * rng.standard_normal(8000).astype(np.float32)
+    if as_wav:
+        write_wav(root / "audio" / f"{stem}.wav", np.clip(sound, -1, 1), 16_000)
+    else:
+        np.save(root / "audio_npy" / f"{stem}.npy", sound)

@@ -9,8 +9,8 @@ from mfh.tasks.digits.world import World, dial, spectrogram, split_scans, write
 
 generator = np.random.default_rng(8)
 digits = World().draw(1, generator)
-recording = spectrogram(dial(digits.heard, 1.0, generator))[0, 0]
-picture = write(digits.seen, split_scans(0)["train"], 0.1, generator)[0, 0]
+recording = spectrogram(dial(digits.heard, 1.0, generator))[0, 0].numpy()
+picture = write(digits.seen, split_scans(0)["train"], 0.1, generator)[0, 0].numpy()
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.6), width_ratios=(1.15, 1), layout="constrained")
 (general, teacher_only), (_, distractor) = digits.heard[0], digits.seen[0]

@@ -38,9 +38,14 @@ def main(args: Sequence[str] | None = None) -> None:
         logging.getLogger("mfh").setLevel(logging.INFO if is_first() else logging.ERROR)
     try:
         with _working_together(options):
-            _COMMANDS[type(options)](options)
+            run_command(options)
     except (InputError, OSError, KeyboardInterrupt) as error:
         sys.exit(_tell(error))
+
+
+def run_command(options: Any) -> None:
+    """Run the command that these options belong to."""
+    _COMMANDS[type(options)](options)
 
 
 def _tell(error: BaseException) -> int:

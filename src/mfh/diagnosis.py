@@ -64,6 +64,21 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Shares:
+    """How decisive information is shared, as `ModalityVenn` defines it from counts; here estimated.
+
+    Args:
+        alpha: share of the teacher's decisive information that only the teacher's modality has.
+        beta: share of the student's decisive information that only the student's modality has.
+        gamma: share of all decisive information that both modalities have.
+    """
+
+    alpha: Measure
+    beta: Measure
+    gamma: Measure
+
+
+@dataclass(frozen=True)
 class Views:
     """What both networks make of pairs that neither was trained on.
 
@@ -147,7 +162,9 @@ class Diagnosis:
         layer: of that arm's mask; empty for "regular".
         reasons: sentences.
         trial: trial of heads for the arm `regular`: the rise of the correlation with held-out labels.
-        gamma: estimate of g / (g + s_a + s_b), see `estimate_gamma`.
+        alpha: estimate of s_a / (s_a + g), see `estimate_shares`.
+        beta: estimate of s_b / (s_b + g).
+        gamma: estimate of g / (g + s_a + s_b).
         visible: R^2 of the teacher's logits from the student's features.
         surplus: R^2, from the student's features, of what the teacher's predictions leave of the labels: what the
             student's modality knows and the teacher does not.
@@ -167,6 +184,8 @@ class Diagnosis:
     layer: str
     reasons: tuple[str, ...]
     trial: Measure
+    alpha: Measure
+    beta: Measure
     gamma: Measure
     visible: Measure
     surplus: Measure
@@ -298,6 +317,7 @@ def diagnose_at(bench: Workbench, layers: Sequence[str] = ()) -> Diagnosis:
     trial = head_trial(views, views.teacher_logits, num_train=num_train, loss=_mixture(bench), seed=bench.seed)
     verdict, arm, layer, reasons = _verdict(trial, found)
     labels, teacher = views.labels, views.teacher_logits.double().softmax(1)
+    shares = estimate_shares(views, seed=bench.seed)
     return Diagnosis(
         task=task.name,
         seed=bench.seed,
@@ -306,7 +326,9 @@ def diagnose_at(bench: Workbench, layers: Sequence[str] = ()) -> Diagnosis:
         layer=layer,
         reasons=(*reasons, *_remarks(views, num_train, found)),
         trial=trial,
-        gamma=estimate_gamma(views, seed=bench.seed),
+        alpha=shares.alpha,
+        beta=shares.beta,
+        gamma=shares.gamma,
         visible=visible_share(views.student_features, _centred(views.teacher_logits), seed=bench.seed),
         surplus=visible_share(views.student_features, labels - teacher, seed=bench.seed),
         non_target_divergence=non_target_divergence(views.teacher_logits, views.student_logits, views.target),
@@ -467,8 +489,8 @@ def _correlation(weights: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(power > 0, product(a, b, mean_a, mean_b) / power.clamp_min(1e-300).sqrt(), 0.0)
 
 
-def estimate_gamma(views: Views, *, seed: int = 0) -> Measure:
-    """Gamma = g / (g + s_a + s_b), from how well heads on either modality's features agree, and with each other.
+def estimate_shares(views: Views, *, seed: int = 0) -> Shares:
+    """Alpha, beta and gamma, from how well heads on either modality's features agree, and with each other.
 
     Let z be the sum of all decisive features, of which one modality carries the part a, the other b. Heads fitted to
     the labels on disjoint pairs estimate a and b up to scale and independent errors, so covariances between heads and
@@ -476,36 +498,45 @@ def estimate_gamma(views: Views, *, seed: int = 0) -> Measure:
 
         P = cov(a, y)^2 / cov(a, a')    Q = cov(b, y)^2 / cov(b, b')
         G = cov(a, b) cov(a, y) cov(b, y) / (cov(a, a') cov(b, b'))
-        gamma = G / (P + Q - G)
+        alpha = 1 - G / P    beta = 1 - G / Q    gamma = G / (P + Q - G)
 
     with a, a' heads of one modality from two disjoint thirds, judged on the last third, all three ways; outputs are
     replaced by their normal scores. Classes count one against the rest.
 
     It measures what the features show: decisive information under noise that differs between the modalities counts as
-    specific, so with noise (or features that miss much) the estimate lies below the count of features.
+    specific, so with noise (or features that miss much) gamma lies below that of the count of features, alpha and beta
+    above theirs.
 
     Args:
         views: of held-out pairs.
         seed: of the thirds.
 
     Returns:
-        The estimate in [0, 1] and its 95 % interval by the jackknife over ten groups of pairs (t distribution); not
-        defined where a modality does not predict the label at all.
+        Estimates in [0, 1] with 95 % intervals by the jackknife over ten groups of pairs (t distribution); not defined
+        where a modality does not predict the label at all.
     """
     order = torch.randperm(len(views.target), generator=torch.Generator().manual_seed(seed))
-    value = _gamma(views, order)
-    if value is None:
-        return Measure(None, note="one of the modalities does not predict the label better than chance")
-    groups = [_gamma(views, order[torch.arange(len(order)) % _GROUPS != group]) for group in range(_GROUPS)]
+    values = _shares(views, order)
+    if values is None:
+        unknown = Measure(None, note="one of the modalities does not predict the label better than chance")
+        return Shares(unknown, unknown, unknown)
+    groups = [_shares(views, order[torch.arange(len(order)) % _GROUPS != group]) for group in range(_GROUPS)]
     left_out = [group for group in groups if group is not None]
     if len(left_out) < _GROUPS:
-        return Measure(value, 0.0, 1.0, "too little of the label is predicted for an interval")
-    spread = math.sqrt((_GROUPS - 1) * float(np.var(left_out)))
-    reach = 2.262 * spread  # t, 9 degrees of freedom
-    return Measure(value, max(value - reach, 0.0), min(value + reach, 1.0))
+        open_ = "too little of the label is predicted for an interval"
+        return Shares(*(Measure(value, 0.0, 1.0, open_) for value in values))
+    # Of the t distribution with 9 degrees of freedom.
+    reaches = 2.262 * math.sqrt(_GROUPS - 1) * np.std(left_out, axis=0)
+    return Shares(
+        *(
+            Measure(value, max(value - reach, 0.0), min(value + reach, 1.0))
+            for value, reach in zip(values, reaches.tolist(), strict=True)
+        )
+    )
 
 
-def _gamma(views: Views, order: Tensor) -> float | None:
+def _shares(views: Views, order: Tensor) -> tuple[float, float, float] | None:
+    """Alpha, beta and gamma from these pairs."""
     thirds = order.tensor_split(3)
     labels = views.labels[:, :, None]
     features = (views.teacher_features, views.student_features)
@@ -533,8 +564,10 @@ def _gamma(views: Views, order: Tensor) -> float | None:
     if not known.any():
         return None
     aa, bb, ab, ay, by = (part[known] for part in (aa, bb, ab, ay, by))
-    p, q, g = (ay**2 / aa).sum(), (by**2 / bb).sum(), (ab * ay * by / (aa * bb)).sum()
-    return min(max(float(g / (p + q - g)), 0.0), 1.0) if float(p + q - g) > 0 else 1.0
+    p, q, g = (float(part.sum()) for part in (ay**2 / aa, by**2 / bb, ab * ay * by / (aa * bb)))
+    shares = (1 - g / p, 1 - g / q, g / (p + q - g) if p + q > g else 1.0)
+    alpha, beta, gamma = (min(max(share, 0.0), 1.0) for share in shares)
+    return alpha, beta, gamma
 
 
 def _normal_scores(values: Tensor) -> Tensor:

@@ -1,6 +1,16 @@
-"""Two circles drawn to scale: how far apart their centres are for a given overlap."""
+"""Two circles drawn to scale: their areas for given shares, and how far apart their centres are."""
 
 import math
+
+
+def circle_areas(alpha: float, beta: float, gamma: float) -> tuple[float, float]:
+    """Areas of the teacher's and the student's circle that overlap in the area gamma, where both together cover 1.
+
+    With gamma = 0 the fractions leave open which modality has more: both circles are alike.
+    """
+    if gamma > 0 and max(alpha, beta) < 1:
+        return gamma / (1 - alpha), gamma / (1 - beta)
+    return 0.5, 0.5
 
 
 def centre_distance(radius: float, other: float, overlap: float) -> float:

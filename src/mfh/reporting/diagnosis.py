@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from mfh.diagnosis import Diagnosis, Measure, name_of_arm
-from mfh.reporting.page import Section, Table
+from mfh.diagnosis import Diagnosis, Measure, Shares, name_of_arm
+from mfh.reporting.page import Picture, Section, Table
+from mfh.reporting.pictures import estimated_venn_picture
 
 
 def diagnosis_sections(run: Path) -> tuple[str, str, list[Section]]:
@@ -13,7 +14,8 @@ def diagnosis_sections(run: Path) -> tuple[str, str, list[Section]]:
         InputError: diagnosis.json cannot be read.
     """
     diagnosis = Diagnosis.load(run / "diagnosis.json")
-    return f"Diagnosis: {diagnosis.task}", diagnosis_verdict(diagnosis), kept_diagnosis(run)
+    sections = [*kept_diagnosis(run), Section("What the modalities share", [*estimated_venn(run)])]
+    return f"Diagnosis: {diagnosis.task}", diagnosis_verdict(diagnosis), [part for part in sections if part.blocks]
 
 
 def kept_diagnosis(run: Path) -> list[Section]:
@@ -27,6 +29,21 @@ def kept_diagnosis(run: Path) -> list[Section]:
         "the other criteria predicted measured gains less well and are shown for orientation."
     )
     return [Section("Will distillation help?", [diagnosis_verdict(diagnosis), *diagnosis_tables(diagnosis), reading])]
+
+
+def estimated_venn(run: Path) -> list[str | Picture]:
+    """The modality Venn diagram that a run's diagnosis estimates, and a word on it; nothing where there is none."""
+    if not (run / "diagnosis.json").is_file():
+        return []
+    diagnosis = Diagnosis.load(run / "diagnosis.json")
+    picture = estimated_venn_picture(Shares(diagnosis.alpha, diagnosis.beta, diagnosis.gamma), diagnosis.samples)
+    if picture is None:
+        return []
+    words = (
+        "The estimate speaks of what both networks' features show: information that they miss, or see under noise that "
+        "differs between the modalities, does not count as shared."
+    )
+    return [picture, words]
 
 
 def diagnosis_verdict(diagnosis: Diagnosis) -> str:
@@ -44,7 +61,9 @@ def diagnosis_tables(diagnosis: Diagnosis) -> list[Table]:
     """The criteria, and what each layer shows."""
     measures = (
         ("trial of heads, regular", diagnosis.trial, "above 0: the teacher teaches a head what labels alone do not"),
-        ("gamma", diagnosis.gamma, "share of decisive information that both modalities carry"),
+        ("gamma", diagnosis.gamma, "share of all decisive information that both modalities carry"),
+        ("alpha", diagnosis.alpha, "share of the teacher's decisive information that only the teacher has"),
+        ("beta", diagnosis.beta, "share of the student's decisive information that only the student has"),
         ("teacher's decision seen", diagnosis.visible, "R\u00b2 of its logits from the student's features"),
         ("student's surplus", diagnosis.surplus, "above 0: the student's modality knows what the teacher does not"),
         ("non-target divergence", diagnosis.non_target_divergence, "0 to 0.69 nats; smaller is said to be better"),

@@ -10,7 +10,7 @@ from mfh.errors import InputError
 from mfh.figures import FAINT, INK, arm_colour, figure_size, new_figure, style
 from mfh.gaussian.crossing import sign_change
 from mfh.gaussian.tables import gains, summary, table_rows
-from mfh.reporting.circles import centre_distance
+from mfh.reporting.circles import centre_distance, circle_areas
 from mfh.reporting.page import Picture, Section, Table
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def venn_diagram(axes: "Axes", alpha: float, beta: float, gamma: float) -> None:
     """
     from matplotlib.patches import Circle
 
-    teacher, student = _circle_areas(alpha, beta, gamma)
+    teacher, student = circle_areas(alpha, beta, gamma)
     radius, other = math.sqrt(teacher / math.pi), math.sqrt(student / math.pi)
     distance = centre_distance(radius, other, gamma)
     left = min(-other, distance - radius)
@@ -282,10 +282,3 @@ def _band(axes: "Axes", x: Any, mean: Any, reach: Any, colour: str, label: str |
     x, mean = np.asarray(x, dtype=float), np.asarray(mean, dtype=float)
     axes.fill_between(x, mean - reach, mean + reach, color=colour, alpha=0.22, linewidth=0)
     axes.plot(x, mean, color=colour, marker=marker, label=label)
-
-
-def _circle_areas(alpha: float, beta: float, gamma: float) -> tuple[float, float]:
-    """Areas of the teacher's and the student's circle where the union has area 1."""
-    if gamma > 0:
-        return gamma / (1 - alpha), gamma / (1 - beta)
-    return 0.5, 0.5

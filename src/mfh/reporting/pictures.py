@@ -1,7 +1,7 @@
 """The figures of a study's report."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mfh.arms import Cell
+from mfh.diagnosis import Shares
 from mfh.figures import FAINT, INK, PALETTE, arm_colour, draw_saliency, new_figure, style
-from mfh.reporting.circles import centre_distance
+from mfh.reporting.circles import centre_distance, circle_areas
 from mfh.reporting.page import Picture
 from mfh.reporting.summary import Summary, Variant, label_of, representatives
 from mfh.venn import ModalityVenn
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from mfh.saliency import ChannelSaliency
 
 
@@ -222,16 +225,70 @@ def saliency_picture(
 
 def venn_picture(venn: ModalityVenn) -> Picture:
     """The modality Venn diagram, areas to scale with the counts of decisive features."""
+    counts = f"{venn.general} general, {venn.teacher_only} teacher-only and {venn.student_only} student-only"
+    measures = f"alpha = {venn.alpha:.2g}, beta = {venn.beta:.2g}, gamma = {venn.gamma:.2g}"
+    return Picture(
+        _venn_figure((venn.general, venn.teacher_only, venn.student_only), str),
+        "venn",
+        f"What decides the label, areas to scale: {counts} features, so {measures}.",
+        f"Venn diagram of two circles: {counts} decisive features; {measures}.",
+    )
+
+
+def estimated_venn_picture(shares: Shares, samples: int) -> Picture | None:
+    """The modality Venn diagram as estimated, areas to scale; None where the shares are not defined.
+
+    Args:
+        shares: the estimate.
+        samples: pairs that it is made from.
+    """
+    values = {name: getattr(shares, name).value for name in ("alpha", "beta", "gamma")}
+    if None in values.values():
+        return None
+    gamma = values["gamma"]
+    teacher, student = circle_areas(**values)
+    # Below half a percent is none: rounded, and too small to draw.
+    areas = [area if area >= 0.005 else 0.0 for area in (gamma, teacher - gamma, student - gamma)]
+    general, teacher_only, student_only = (area / sum(areas) for area in areas)
+
+    def percent(part: float) -> str:
+        # Where nothing is shared, the fractions do not say how large the two parts are.
+        return f"{100 * part:.0f} %" if gamma else ""
+
+    measures = []
+    for name, value in values.items():
+        measure = getattr(shares, name)
+        measures.append(f"{name} = {value:.2f} ({measure.low:.2f} to {measure.high:.2f})")
+    parts = f"{percent(general)} general, {percent(teacher_only)} teacher-only, {percent(student_only)} student-only"
+    return Picture(
+        _venn_figure((general, teacher_only, student_only), percent, "estimated"),
+        "venn-estimated",
+        f"What decides the label, estimated from {samples} validation pairs and drawn to scale with the estimate: "
+        f"{', '.join(measures)}; 95 % intervals.",
+        f"Venn diagram of two circles, estimated: {parts if gamma else 'nothing is shared'}; {', '.join(measures)}.",
+    )
+
+
+def _venn_figure(areas: tuple[float, float, float], words: Callable[[Any], str], title: str = "") -> "Figure":
+    """Two circles to scale.
+
+    Args:
+        areas: of what is general, the teacher's only and the student's only.
+        words: for such a part.
+        title: above the circles.
+    """
     from matplotlib.patches import Circle
 
-    teacher_radius = math.sqrt((venn.general + venn.teacher_only) / math.pi)
-    student_radius = math.sqrt((venn.general + venn.student_only) / math.pi)
-    distance = centre_distance(teacher_radius, student_radius, venn.general)
+    general, teacher_only, student_only = areas
+    teacher_radius = math.sqrt((general + teacher_only) / math.pi)
+    student_radius = math.sqrt((general + student_only) / math.pi)
+    distance = centre_distance(teacher_radius, student_radius, general)
     total = max(teacher_radius, student_radius)
     left, right = distance - student_radius, distance + student_radius
     begin, end = min(-teacher_radius, left), max(teacher_radius, right)
     with style():
-        figure, axes = new_figure(5.2, 2.9)
+        figure, axes = new_figure(5.2, 3.1 if title else 2.9)
+        axes.set_title(title)
         axes.set_axis_off()
         axes.set_aspect("equal")
         circles = [
@@ -244,22 +301,17 @@ def venn_picture(venn: ModalityVenn) -> Picture:
             place = 1.08 * total if vertical == "bottom" else -1.08 * total
             axes.text(x, place, text, ha="center", va=vertical, color=dark, fontweight="bold")
         lens = (max(left, -teacher_radius), min(right, teacher_radius))
-        if venn.general:
-            words = f"{venn.general}\ngeneral" if lens[1] - lens[0] > 0.55 * total else str(venn.general)
-            axes.text(sum(lens) / 2, 0, words, ha="center", va="center", linespacing=1.4)
+        if general:
+            shown = f"{words(general)}\ngeneral" if lens[1] - lens[0] > 0.55 * total else words(general)
+            axes.text(sum(lens) / 2, 0, shown, ha="center", va="center", linespacing=1.4)
         outside = [
-            (
-                venn.teacher_only,
-                (-teacher_radius + min(left, teacher_radius)) / 2,
-                begin - 0.25 * total,
-                "teacher only",
-            ),
-            (venn.student_only, (right + max(teacher_radius, left)) / 2, end + 0.25 * total, "student only"),
+            (teacher_only, (-teacher_radius + min(left, teacher_radius)) / 2, begin - 0.25 * total, "teacher only"),
+            (student_only, (right + max(teacher_radius, left)) / 2, end + 0.25 * total, "student only"),
         ]
-        for count, x, place, text in outside:
-            if count:
+        for part, x, place, text in outside:
+            if part:
                 axes.annotate(
-                    f"{count} {text}",
+                    f"{words(part)} {text}".strip(),
                     (x, 0),
                     (place, 0),
                     ha="right" if place < x else "left",
@@ -269,14 +321,7 @@ def venn_picture(venn: ModalityVenn) -> Picture:
                 axes.plot([x], [0], "o", color=INK, markersize=3)
         axes.set_xlim(begin - 1.2 * total, end + 1.2 * total)
         axes.set_ylim(-1.35 * total, 1.35 * total)
-    counts = f"{venn.general} general, {venn.teacher_only} teacher-only and {venn.student_only} student-only"
-    measures = f"alpha = {venn.alpha:.2g}, beta = {venn.beta:.2g}, gamma = {venn.gamma:.2g}"
-    return Picture(
-        figure,
-        "venn",
-        f"What decides the label, areas to scale: {counts} features, so {measures}.",
-        f"Venn diagram of two circles: {counts} decisive features; {measures}.",
-    )
+    return figure
 
 
 def _split(summary: Summary) -> str:

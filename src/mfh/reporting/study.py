@@ -12,7 +12,7 @@ from mfh.arms import ACCURACY, Scale
 from mfh.files import read_json
 from mfh.reporting.classes import classes_section
 from mfh.reporting.curves import training_section
-from mfh.reporting.diagnosis import kept_diagnosis
+from mfh.reporting.diagnosis import estimated_venn, kept_diagnosis
 from mfh.reporting.page import Section, Table
 from mfh.reporting.pictures import (
     gains_picture,
@@ -50,7 +50,7 @@ def study_sections(run: Path) -> tuple[str, str, list[Section]]:
     sections = [
         _results(summary, run),
         _teachers(summary),
-        _world(facts, summary),
+        _world(run, facts, summary),
         *kept_diagnosis(run),
         _channels(run, frame, config, summary),
         classes_section(_seeds(run), summary, facts),
@@ -149,7 +149,7 @@ def _teachers(summary: Summary) -> Section:
     return section
 
 
-def _world(facts: Mapping[str, Any], summary: Summary) -> Section:
+def _world(run: Path, facts: Mapping[str, Any], summary: Summary) -> Section:
     section = Section("What the modalities share")
     if facts.get("description"):
         section.blocks.append(str(facts["description"]))
@@ -167,6 +167,7 @@ def _world(facts: Mapping[str, Any], summary: Summary) -> Section:
     counts = [facts.get(name) for name in ("general", "teacher_only", "student_only")]
     if all(isinstance(count, int) for count in counts) and any(counts):
         section.blocks.append(venn_picture(ModalityVenn(*[int(count) for count in counts if count is not None])))
+    section.blocks.extend(estimated_venn(run))
     return section
 
 
