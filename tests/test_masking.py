@@ -15,6 +15,7 @@ from mfh import ChannelMask, channel_saliency, mask_channels
 from mfh.channels import fingerprint, unfused_attention
 from mfh.errors import InputError
 from mfh.masking import FocusedTeacher, apply_mask, masked_logits
+from mfh.saliency import soft_weights
 from networks import CASES, Attention, Branching, Twice, batches, conv, flat, image, padding, randn, run, seeded
 
 
@@ -68,7 +69,16 @@ def test_soft_weights():
     np.testing.assert_array_equal(distance.mask("soft").weights, distance.normalized)
     probe = saliency_of(teacher, inputs, "5", score="probe")
     assert (probe.scores < 0).any()
-    np.testing.assert_array_equal(probe.mask("soft").weights, np.clip(probe.scores, 0, 1))
+    seen = np.clip(probe.scores, 0, 1)
+    ceiling = max(np.quantile(seen, 0.95), 0.1)
+    np.testing.assert_array_equal(probe.mask("soft").weights, np.minimum(seen / ceiling, 1))
+
+
+def test_soft_weights_take_no_noise_for_a_signal():
+    noise = np.random.default_rng(0).normal(scale=0.01, size=200)
+    assert soft_weights(noise).max() < 0.4
+    assert soft_weights([0.3] * 9 + [0.0] * 291).max() == 1.0  # few channels are shared, and kept whole
+    np.testing.assert_array_equal(soft_weights([1.0, 1.0, 0.5]), [1.0, 1.0, 0.5])
 
 
 def test_fill():

@@ -133,9 +133,9 @@ class LayerView:
         layer: its name.
         channels: how many it has.
         seen: mean R^2 of its channels from the student's features, each clipped to [0, 1].
-        share: of the teacher's decision that is left when every channel is shrunk by its R^2 (the soft mask):
-            the slope of the masked logits over the full ones. With an affine tail and uncorrelated channels this is
-            the mean of R^2 weighted by each channel's part in the decision.
+        share: of the teacher's decision that is left under the soft mask: the slope of the masked logits over the
+            full ones. With an affine tail and uncorrelated channels this is the mean of the mask's weights, weighted by
+            each channel's part in the decision.
         accuracy: of the softly masked teacher on the validation split.
         trial: trial of heads for the arm `soft` at this layer.
         note: what is wrong with the layer, if something is.
@@ -309,11 +309,11 @@ def diagnose_at(bench: Workbench, layers: Sequence[str] = ()) -> Diagnosis:
     views = _views(bench)
     num_train = len(task.train)
     loader = PairLoader(task.val, num_workers=bench.recipe.num_workers)
-    masks = [bench.saliency("probe", layer).mask("soft") for layer in layers]
     found = []
-    for layer, mask in zip(layers, masks, strict=True):
-        (soft,) = masked_logits(bench.pretrained("teacher"), [mask], loader, device=bench.device)
-        found.append(_layer_view(layer, mask.weights, soft.cpu()[: len(views.target)], views, num_train, bench))
+    for layer in layers:
+        saliency = bench.saliency("probe", layer)
+        (soft,) = masked_logits(bench.pretrained("teacher"), [saliency.mask("soft")], loader, device=bench.device)
+        found.append(_layer_view(layer, saliency.scores, soft.cpu()[: len(views.target)], views, num_train, bench))
     trial = head_trial(views, views.teacher_logits, num_train=num_train, loss=_mixture(bench), seed=bench.seed)
     verdict, arm, layer, reasons = _verdict(trial, found)
     labels, teacher = views.labels, views.teacher_logits.double().softmax(1)
@@ -367,13 +367,13 @@ def _views(bench: Workbench) -> Views:
 
 
 def _layer_view(
-    layer: str, weights: np.ndarray, soft: Tensor, views: Views, num_train: int, bench: Workbench
+    layer: str, scores: np.ndarray, soft: Tensor, views: Views, num_train: int, bench: Workbench
 ) -> LayerView:
     share = _slope(_centred(soft), _centred(views.teacher_logits))
     trial = head_trial(views, soft, num_train=num_train, loss=_mixture(bench), seed=bench.seed)
-    note = "" if weights.any() else "the student's features predict none of its channels (or all are constant)"
-    seen = float(weights.mean())
-    return LayerView(layer, len(weights), seen, share, _accuracy(soft, views.target), trial, note)
+    seen = np.clip(scores, 0, 1)
+    note = "" if seen.any() else "the student's features predict none of its channels (or all are constant)"
+    return LayerView(layer, len(scores), float(seen.mean()), share, _accuracy(soft, views.target), trial, note)
 
 
 # --- the verdict ----------------------------------------------------------------------------------------------------

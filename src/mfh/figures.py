@@ -226,8 +226,8 @@ def draw_saliency(
     """Saliency by channel and, beside it, sorted with what a mask removes.
 
     Args:
-        scores: (C,); larger is more modality-general. "probe" is shown as it is, clipped to [0, 1], which is the
-            weight of its soft mask; other scores are min-max normalised.
+        scores: (C,); larger is more modality-general. "probe", an R^2, is shown as it is, clipped to [0, 1];
+            other scores are min-max normalised.
         score: "distance", "agreement" or "probe".
         ratio: fraction of channels that a "general" mask removes, shaded; None shades nothing.
         truth: (C,) whether a channel is modality-general, for its colour; None where that is not known.
