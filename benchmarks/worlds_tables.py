@@ -34,6 +34,7 @@ from mfh.diagnosis import (
 
 ARMS = ("regular", "soft")
 HALVES = ("dev", "held-out")
+SHARES = ("gamma", "alpha", "beta")
 MINUS = "\u2212"
 
 
@@ -54,7 +55,7 @@ def criteria_of(kept, seed, num_train):
     note("trial regular", head_trial(views, views.teacher_logits, num_train=num_train, seed=seed))
     note("trial soft", head_trial(views, soft, num_train=num_train, seed=seed))
     shares = estimate_shares(views, seed=seed)
-    for name in ("alpha", "beta", "gamma"):
+    for name in SHARES:
         note(name, getattr(shares, name))
     note("visible", visible_share(views.student_features, views.teacher_logits.double(), seed=seed))
     for arm, logits in (("regular", views.teacher_logits), ("soft", soft)):
@@ -81,12 +82,8 @@ def criteria(folder, most):
             seeds = sorted({int(name.split("/")[0]) for name in kept})[:most]
             for seed in seeds:
                 facts = {"world": world.name, "kind": world.kind, "half": world.half, "seed": seed}
-                facts |= {
-                    "true gamma": world.venn.gamma,
-                    "noise": world.noise,
-                    "shape": world.shape,
-                    "classes": world.classes,
-                }
+                facts |= {name: getattr(world, name) for name in ("noise", "shape", "classes")}
+                facts |= {f"true {name}": getattr(world.venn, name) for name in SHARES}
                 rows.append(facts | criteria_of(kept, seed, world.num_train))
         print(f"criteria of {world.name}: {time.perf_counter() - start:.0f} s", flush=True)
         known = pd.concat([known, pd.DataFrame(rows)], ignore_index=True)
@@ -247,7 +244,7 @@ CRITERIA = {
     )
     for arm in ARMS
 }
-LOWER_IS_BETTER = ("surplus regular", "surplus soft", "non-target regular", "non-target soft")
+LOWER_IS_BETTER = ("alpha", "beta", "surplus regular", "surplus soft", "non-target regular", "non-target soft")
 
 
 def criteria_table(say, found, gains):
@@ -377,19 +374,21 @@ def calibration_table(say, found, gains):
     table(say, ["arm", "points per 0.01", "RMSE held-out", "RMSE of the mean gain of dev"], rows)
 
 
-def gamma_under_noise(world):
-    """What both modalities share of the decisive information, features of unit variance being seen under noise.
+def shares_under_noise(world):
+    """Gamma, alpha, beta of the decisive information that is left where features of unit variance are seen under noise.
 
     Only what is common to both observations of a general feature is shared: 1 / (1 + noise^2) of it.
     """
     power = 1 + world.noise**2
     shared = world.general / power**2
-    seen = (world.general + world.teacher_only) / power, (world.general + world.student_only) / power
-    return shared / (sum(seen) - shared)
+    teacher, student = ((world.general + own) / power for own in (world.teacher_only, world.student_only))
+    return dict(
+        zip(SHARES, (shared / (teacher + student - shared), 1 - shared / teacher, 1 - shared / student), strict=True)
+    )
 
 
-def gamma_table(say, found):
-    say("## Gamma")
+def shares_table(say, found):
+    say("## Gamma, alpha and beta")
     say()
     say(
         "Estimate less truth, and how often the 95 % interval holds the truth. Truth counts features. Noise that differs"
@@ -398,44 +397,30 @@ def gamma_table(say, found):
         "between the modalities lowers what they share; where features count linearly the last columns compare with that."
     )
     say()
-    under = {world.name: gamma_under_noise(world) if world.shape == "linear" else np.nan for world in worlds()}
-    found = found.assign(under=found["world"].map(under))
-    found.loc[found["kind"] == "digits", "under"] = np.nan
+    under = {w.name: shares_under_noise(w) if w.shape == "linear" and w.kind != "digits" else {} for w in worlds()}
+    for share in SHARES:
+        found[f"{share} under noise"] = [under[world].get(share, np.nan) for world in found["world"]]
     rows = []
-    for (kind, noise, shape, classes), group in found.groupby(["kind", "noise", "shape", "classes"], sort=False):
-        for part in HALVES:
-            data = group[group["half"] == part]
-            if data.empty:
-                continue
-            cells = [
-                kind,
-                f"{noise:g}",
-                shape if kind != "digits" else "",
-                str(classes),
-                part,
-                str(data["world"].nunique()),
-            ]
-            for truth in ("true gamma", "under"):
-                bias = (data["gamma"] - data[truth]).groupby(data["world"]).mean()
-                inside = (data["gamma low"] <= data[truth] + 1e-9) & (data["gamma high"] >= data[truth] - 1e-9)
-                cells += ["", ""] if bias.isna().any() else [shown(*t_interval(bias), sign="+"), f"{inside.mean():.2f}"]
-            means = data.groupby("world")[["gamma", "true gamma"]].mean()
-            rank = stats.spearmanr(means["gamma"], means["true gamma"])[0] if len(means) > 2 else np.nan
-            rows.append([*cells, "" if np.isnan(rank) else f"{rank:+.2f}".replace("-", MINUS)])
-    header = [
-        "kind",
-        "noise",
-        "shape",
-        "classes",
-        "half",
-        "worlds",
-        "bias",
-        "coverage",
-        "bias under noise",
-        "coverage",
-        "Spearman",
-    ]
-    table(say, header, rows)
+    for share in SHARES:
+        for (kind, noise, shape, classes), group in found.groupby(["kind", "noise", "shape", "classes"], sort=False):
+            for part in HALVES:
+                data = group[group["half"] == part]
+                if data.empty:
+                    continue
+                seen = shape if kind != "digits" else ""
+                cells = [share, kind, f"{noise:g}", seen, str(int(classes)), part, str(data["world"].nunique())]
+                for truth in (f"true {share}", f"{share} under noise"):
+                    bias = (data[share] - data[truth]).groupby(data["world"]).mean()
+                    inside = (data[f"{share} low"] <= data[truth] + 1e-9) & (
+                        data[f"{share} high"] >= data[truth] - 1e-9
+                    )
+                    known = not bias.isna().any()
+                    cells += [shown(*t_interval(bias), sign="+"), f"{inside.mean():.2f}"] if known else ["", ""]
+                means = data.groupby("world")[[share, f"true {share}"]].mean()
+                rank = stats.spearmanr(*means.to_numpy().T)[0] if means.nunique().min() > 2 else np.nan
+                rows.append([*cells, "" if np.isnan(rank) else f"{rank:+.2f}".replace("-", MINUS)])
+    columns = ["share", "kind", "noise", "shape", "classes", "half", "worlds"]
+    table(say, [*columns, "bias", "coverage", "bias under noise", "coverage", "Spearman"], rows)
 
 
 CANDIDATES = (
@@ -536,7 +521,7 @@ def main():
     criteria_table(say, found, gains)
     verdict_table(say, found, gains)
     calibration_table(say, found, gains)
-    gamma_table(say, found)
+    shares_table(say, found)
     selection_table(say, frame, gains)
     print("\n".join(lines))
     if options.report:
