@@ -3,8 +3,12 @@
 import pytest
 
 import fake_study
+import mfh
 from browser import CONTRASTS, DESK, PHONE, Browser
 from mfh.reporting import report
+from mfh.tasks import ravdess
+from mfh.tasks.ravdess.prepare import Features, prepare
+from ravdess_clips import write_clips
 
 EVIL = "<script>document.title='gone'</script><img src=x onerror=\"document.title='gone'\">"
 
@@ -27,13 +31,17 @@ def gaussian(folder):
     return report(fake_study.write_gaussian(folder))
 
 
-def fixed_data(folder):
-    """Like a study of RAVDESS: one data set for all seeds, eight classes, nothing known of the channels."""
-    frame = fake_study.rows(5, ratios=(0.25, 0.5, 0.75))
-    facts = {"classes": ["neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"]}
-    fake_study.write(folder, frame, task="ravdess", data="/data/ravdess", data_redrawn=False, facts=facts)
-    fake_study.write_records(folder, frame, num_classes=8)
-    return report(folder)
+def ravdess_study(folder):
+    """A study of generated clips: one data set for all seeds, eight classes, nothing known of the channels."""
+    write_clips(folder / "raw", repetitions=2, statements=2, seconds=0.4, size=(36, 64))
+    prepare(folder / "raw", folder / "data", features=Features(height=16, width=32, mfcc_frames=32), processes=0)
+    common = {"data": folder / "data", "epochs": 2, "out": folder / "run"}
+    arms = ["no-kd", "regular", "aligned", "general", "soft"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ravdess.networks, "_WIDTHS", (64, 128))
+        mfh.diagnose("ravdess", **common)
+        mfh.study("ravdess", arms=arms, num_seeds=2, processes=1, **common)
+    return report(folder / "run")
 
 
 def hostile(folder):
@@ -48,7 +56,7 @@ def hostile(folder):
     return report(folder, other)
 
 
-MAKERS = (digits, gaussian, fixed_data, hostile)
+MAKERS = (digits, gaussian, ravdess_study, hostile)
 
 
 @pytest.fixture(scope="module", params=MAKERS, ids=lambda maker: maker.__name__)
