@@ -271,6 +271,9 @@ def criteria_table(say, found, gains):
                 cells.append(f"{stats.spearmanr(means['x'], means['gain'])[0]:+.2f}".replace("-", MINUS))
             clear = data[data["beyond noise"]]
             dev, rest = (clear[clear["half"] == part] for part in HALVES)
+            if dev.empty or rest.empty:
+                rows.append([*cells, "", "", "", ""])
+                continue
             grid = np.unique(np.quantile(dev["x"], np.linspace(0, 1, 51)))
             rates = [((dev["x"] > t) == (dev["gain"] > 0)).mean() for t in grid]
             best = float(grid[int(np.argmax(rates))])

@@ -202,3 +202,30 @@ def test_ridge_predictions_are_scikit_learns_at_the_penalty_of_least_gcv(count, 
         alpha = best[channel if decide is None else decide]
         expected = Ridge(alpha=alpha).fit(x.numpy(), targets[:, channel].numpy()).predict(new_x.numpy())
         np.testing.assert_allclose(found[:, channel], expected, rtol=1e-6, atol=1e-8)
+
+
+def test_features_of_several_layers_stand_side_by_side():
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    x = torch.randn(5, 6)
+    logits, features = student_features(student, ["input", "1", "3"], x)
+    assert torch.equal(logits, student(x))
+    assert torch.equal(features, torch.cat([x, student[:2](x), student[:4](x)], 1))
+    assert torch.equal(student_features(student, ["3"], x)[1], student_features(student, "3", x)[1])
+    named = nn.Sequential()
+    named.add_module("input", student)
+    assert torch.equal(student_features(named, "input", x)[1], student(x))  # a layer of that name goes first
+
+
+def test_more_of_the_student_shows_more_of_the_teacher():
+    torch.manual_seed(0)
+    x = torch.randn(400, 6)
+    teacher = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 2))
+    narrow = nn.Sequential(nn.Linear(6, 1), nn.Linear(1, 2))
+    pairs = [(x, x, torch.zeros(400, dtype=torch.long))]
+    few = channel_saliency(teacher, narrow, pairs, layer="0", score="probe")
+    more = channel_saliency(teacher, narrow, pairs, layer="0", score="probe", student_layer=["input", "0"])
+    assert (more.scores > 0.99).all()
+    assert (few.scores < 0.9).all()
+    with pytest.raises(InputError, match="no layer 'nope'"):
+        channel_saliency(teacher, narrow, pairs, layer="0", score="probe", student_layer=["input", "nope"])

@@ -10,8 +10,8 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -269,16 +269,28 @@ def capture(model: nn.Module, layer: str, inputs: Nested) -> tuple[Tensor, Tenso
     Raises:
         InputError: there is no such layer, it did not run exactly once, or its output is not a tensor.
     """
-    captured: list[Tensor] = []
+    (activation,), logits = capture_all(model, [layer], inputs)
+    return activation, logits
+
+
+def capture_all(model: nn.Module, layers: Sequence[str], inputs: Nested) -> tuple[list[Tensor], Tensor]:
+    """`capture` of several layers in one run: their outputs in the given order, and the logits."""
+    captured: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     samples = num_samples(inputs)
 
-    def read(_module: nn.Module, _args: Any, output: Any) -> None:
-        captured.append(check_activation(output, layer, samples).clone())
+    def reader(layer: str) -> Callable[[nn.Module, Any, Any], None]:
+        def read(_module: nn.Module, _args: Any, output: Any) -> None:
+            captured[layer].append(check_activation(output, layer, samples).clone())
 
-    with _hook(find_layer(model, layer), read):
+        return read
+
+    with ExitStack() as stack:
+        for layer in captured:
+            stack.enter_context(_hook(find_layer(model, layer), reader(layer)))
         logits = as_logits(model(inputs))
-    _check_once(layer, len(captured))
-    return captured[0], logits
+    for layer, outputs in captured.items():
+        _check_once(layer, len(outputs))
+    return [captured[layer][0] for layer in layers], logits
 
 
 def replace(model: nn.Module, layer: str, inputs: Nested, activation: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ fitting samples alone, by generalised cross-validation (Golub, Heath & Wahba 197
 joint training and no logits: it asks what the student's modality *can* see.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mfh import channels
 from mfh.distributed import share_rows
 from mfh.errors import InputError
-from mfh.pairs import Nested
+from mfh.pairs import Nested, tensors
 from mfh.reading import Estimate, Reader
 from mfh.rows import Rows, mean_rows
 
@@ -23,6 +23,18 @@ from mfh.rows import Rows, mean_rows
 PENALTIES = torch.logspace(-4, 4, 25, dtype=torch.float64)
 _MAX_SIDE = 8192
 _CHUNK_ELEMENTS = 2**24
+
+
+#: One layer of the student, or several, or None for the default.
+StudentLayer = str | Sequence[str] | None
+
+
+def _names(student_layer: StudentLayer) -> list[str]:
+    return [student_layer] if isinstance(student_layer, str) else list(student_layer or ())
+
+
+def _is_input(student: nn.Module, name: str) -> bool:
+    return name == "input" and "input" not in dict(student.named_modules())
 
 
 def default_layer(student: nn.Module) -> str:
@@ -41,12 +53,13 @@ def default_layer(student: nn.Module) -> str:
     return leaves[-1]
 
 
-def student_features(student: nn.Module, student_layer: str | None, inputs: Nested) -> tuple[Tensor, Tensor]:
+def student_features(student: nn.Module, student_layer: StudentLayer, inputs: Nested) -> tuple[Tensor, Tensor]:
     """Run the student once.
 
     Args:
         student: returns logits.
-        student_layer: whose output is wanted; None for the input of the `default_layer`.
+        student_layer: whose output is wanted; several are put side by side, "input" being the student's input (unless
+            it has a layer of that name). None for the input of the `default_layer`.
         inputs: the student's one argument.
 
     Returns:
@@ -56,8 +69,12 @@ def student_features(student: nn.Module, student_layer: str | None, inputs: Nest
         InputError: there is no such layer, or it does not run exactly once on a tensor.
     """
     if student_layer is not None:
-        activation, logits = channels.capture(student, student_layer, inputs)
-        return logits, activation.flatten(1)
+        names = _names(student_layer)
+        own = [name for name in names if not _is_input(student, name)]
+        activations, logits = channels.capture_all(student, own, inputs)
+        outputs = dict(zip(own, activations, strict=True))
+        parts = [[outputs[name]] if name in outputs else tensors(inputs) for name in names]
+        return logits, torch.cat([part.flatten(1).to(logits.device) for found in parts for part in found], dim=1)
     name, seen = default_layer(student), list[Any]()
 
     def read(_module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -83,13 +100,14 @@ def probe_scores(
     *,
     layer: str,
     channel_dim: int,
-    student_layer: str | None,
+    student_layer: StudentLayer,
     seed: int,
     track: Any = iter,
 ) -> Estimate:
     """The probe's R^2 of all channels of the teacher's `layer`; see `cross_fitted_r2`."""
-    if student_layer is not None:
-        channels.find_layer(student, student_layer)
+    for name in _names(student_layer):
+        if not _is_input(student, name):
+            channels.find_layer(student, name)
     reader = Reader(
         teacher, student, pairs, layer, channel_dim, features=lambda s, x: student_features(s, student_layer, x)
     )

@@ -17,7 +17,7 @@ from mfh.errors import InputError, close_names
 from mfh.masking import ChannelMask
 from mfh.pairs import as_batch, check_rereadable, to_device
 from mfh.permutation import Distance, Permutations, permutation_scores
-from mfh.probe import probe_scores
+from mfh.probe import StudentLayer, probe_scores
 from mfh.reading import Reader
 
 Score = Literal["distance", "agreement", "probe"]
@@ -221,7 +221,7 @@ def channel_saliency(
     *,
     layer: str,
     channel_dim: int = 1,
-    student_layer: str | None = None,
+    student_layer: StudentLayer = None,
     score: Score = "distance",
     distance: Distance = "mse",
     permutations: Permutations = "auto",
@@ -247,8 +247,9 @@ def channel_saliency(
             training split.
         layer: of the teacher, a name from `named_modules()`; its output has samples along dim 0.
         channel_dim: the dimension of that output that counts channels.
-        student_layer: for "probe", whose flattened output predicts the channels; default: the flattened input of the
-            student's last parametrised leaf module.
+        student_layer: for "probe", whose flattened output predicts the channels; several are put side by side, and
+            "input" is the student's input (unless a layer has that name). Default: the flattened input of the student's
+            last parametrised leaf module.
         score: "distance", "agreement" or "probe".
         distance: "mse", "l1", or a callable (teacher_logits, student_logits) -> one value per sample. Only "mse" for
             "agreement" and "probe".
@@ -283,7 +284,9 @@ def channel_saliency(
         permutations = int(permutations)
     check_rereadable(pairs)
     teacher, student, layer = channels.original(teacher), channels.original(student), channels.original_layer(layer)
-    student_layer = None if student_layer is None else channels.original_layer(student_layer)
+    if student_layer is not None:
+        named = [student_layer] if isinstance(student_layer, str) else student_layer
+        student_layer = [channels.original_layer(name) for name in named]
     channels.check_one_device(teacher, "teacher")
     channels.check_one_device(student, "student")
     track = _tracker(progress, f"saliency of {layer}")

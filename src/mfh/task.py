@@ -14,6 +14,7 @@ from mfh.losses import DistillationLoss, KDLoss
 from mfh.outputs import teacher_outputs
 from mfh.pairs import Collated
 from mfh.permutation import Distance
+from mfh.probe import StudentLayer
 from mfh.problems import Problem
 from mfh.saliency import Fill
 from mfh.training.recipe import Recipe
@@ -53,8 +54,8 @@ class Task:
             tuples and dicts of tensors. A multimodal teacher simply has both inputs in `teacher_input`.
         val: the same, for choosing epochs (and whatever else is chosen).
         test: the same, read once at the end.
-        student_layer: the student's layer that feeds the probe; default: the input of its last parametrised
-            leaf module.
+        student_layer: the student's layer that feeds the probe, or several; "input" is its input. Default: the input of
+            its last parametrised leaf module.
         channel_dim: the dimension of the layer's output that counts channels.
         recipe: how teacher and students are trained.
         protocol: how channels are scored and masked and students distilled.
@@ -78,7 +79,7 @@ class Task:
     train: Any
     val: Any
     test: Any
-    student_layer: str | None = None
+    student_layer: StudentLayer = None
     channel_dim: int = 1
     recipe: Recipe = field(default_factory=Recipe)
     protocol: Protocol = field(default_factory=Protocol)
