@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 PHONE, DESK = (375, 800), (1200, 900)
+#: A4 within margins of 1 cm.
+PAPER = (718, 1047)
 
 #: Every piece of text on the page with its contrast: colours as computed, backgrounds of the ancestors laid over each
 #: other. (WCAG 2.2, relative luminance and contrast ratio.)
@@ -54,13 +56,14 @@ class Browser:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
 
-    def open(self, path: Path, size: tuple[int, int] = DESK, *, dark: bool = False) -> None:
-        """Show a page in a window of this size."""
+    def open(self, path: Path, size: tuple[int, int] = DESK, *, dark: bool = False, printed: bool = False) -> None:
+        """Show a page in a window of this size, or as it is printed on paper of this size."""
         width, height = size
         screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        media = "print" if printed else ""
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": [scheme]})
         for log in ("browser", "performance"):
             self.driver.get_log(log)
         self.driver.get(path.resolve().as_uri())

@@ -4,7 +4,7 @@ import pytest
 
 import fake_study
 import mfh
-from browser import CONTRASTS, DESK, PHONE, Browser
+from browser import CONTRASTS, DESK, PAPER, PHONE, Browser
 from mfh.reporting import report
 from mfh.tasks import ravdess
 from mfh.tasks.ravdess.prepare import Features, prepare
@@ -89,6 +89,11 @@ def test_the_page_never_scrolls_sideways(browser, page, size):
     assert browser.run("const e = document.documentElement; return e.scrollWidth - e.clientWidth") == 0
     browser.run("scrollTo(100, 0)")
     assert browser.run("return scrollX") == 0
+
+
+def test_nothing_runs_off_the_paper(browser, page):
+    browser.open(page, PAPER, printed=True)
+    assert browser.run("const e = document.documentElement; return e.scrollWidth - e.clientWidth") <= 0
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

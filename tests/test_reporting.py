@@ -15,7 +15,7 @@ from mfh.reporting import report
 from mfh.reporting.circles import centre_distance, circle_areas, lens
 from mfh.reporting.markdown import write_markdown
 from mfh.reporting.page import Picture, Section, Table, write_page
-from mfh.reporting.pictures import estimated_venn_picture, venn_picture
+from mfh.reporting.pictures import estimated_venn_picture, gains_picture, teachers_picture, venn_picture
 from mfh.reporting.study import _duration, _flatten
 from mfh.reporting.summary import finding, interval_in_words, read_results, summarise, summary_table
 from mfh.stats import holm, paired_comparison
@@ -441,7 +441,7 @@ def test_an_estimate_is_called_one():
     assert picture.name == "venn-estimated"
     assert "estimated from 500 validation pairs" in picture.caption
     assert "gamma = 0.50 (0.40 to 0.60)" in picture.caption
-    assert picture.figure.axes[0].get_title("left") == "estimated"
+    assert picture.figure.axes[0].get_title("center") == "estimated"
     written = [text.get_text() for text in picture.figure.axes[0].texts]
     assert {"50 %\ngeneral", "50 % teacher only"} <= set(written)
     assert "student only" not in " ".join(written)
@@ -451,5 +451,22 @@ def test_sizes_that_an_estimate_leaves_open_are_not_named():
     picture = drawn(1.0, 1.0, 0.0)
     assert "%" not in "".join(text.get_text() for text in picture.figure.axes[0].texts)
     assert "nothing is shared" in picture.alt
-    unknown = Measure(None, note="not known")
-    assert estimated_venn_picture(Shares(unknown, unknown, unknown), 500) is None
+
+
+def test_an_open_estimate_is_not_drawn():
+    for share in (Measure(None, note="not known"), Measure(0.4, 0.0, 1.0)):
+        assert estimated_venn_picture(Shares(share, share, share), 500) is None
+
+
+def test_axes_end_where_values_do():
+    """Two seeds give intervals of hundreds of points; accuracies lie in [0, 100], their differences in [-100, 100]."""
+    frame = fake_study.rows(2)
+    wild = (frame["arm"] == "regular") & (frame["metric"] == "accuracy")
+    frame.loc[wild, "value"] = [0.05 + 0.9 * (seed % 2) for seed in frame.loc[wild, "seed"]]
+    summary = summarise(frame)
+    low, high = gains_picture(summary).figure.axes[0].get_xlim()
+    assert -110 < low < -90
+    assert 90 < high < 110
+    low, high = teachers_picture(summary).figure.axes[0].get_ylim()
+    assert -10 < low < 10
+    assert 90 < high < 110

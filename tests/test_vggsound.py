@@ -420,7 +420,7 @@ def test_every_step_and_a_study(prepared, tmp_path, monkeypatch, capsys):
         main(["pretrain", *common, "--modality", modality])
     main(["saliency", *common])
     printed = capsys.readouterr().out
-    assert "32 channels of avgpool, 48 pairs, permutations: exact" in printed
+    assert "32 channels of layer avgpool, 48 pairs, permutations: exact" in printed
     main(["distill", *common, "--arm", "general", "--ratio", "0.5"])
     assert "general-distance-0.5-avgpool: validation accuracy" in capsys.readouterr().out
     main(["study", *common, "--arms", "no-kd", "aligned", "general", "random", "--num-seeds", "1", "--processes", "1"])

@@ -244,7 +244,7 @@ def _saliency(options: opt.Saliency) -> None:
     how = "cross-fitted" if saliency.permutations is None else f"permutations: {saliency.permutations}"
     best = ", ".join(f"{c} ({saliency.scores[c]:.3g})" for c in saliency.ranking[:5])
     console = _console()
-    console.print(f"{len(saliency.scores)} channels of {saliency.layer}, {saliency.samples} pairs, {how}")
+    console.print(f"{len(saliency.scores)} channels of layer {saliency.layer}, {saliency.samples} pairs, {how}")
     console.print(f"most modality-general: {best}")
     auroc = None if options.layer else bench.auroc(options.score)
     if auroc is not None:

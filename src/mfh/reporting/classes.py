@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mfh.figures import INK, arm_colour, new_figure, style
 from mfh.records import read_counts, recalls
 from mfh.reporting.page import Picture, Section
+from mfh.reporting.pictures import possible
 from mfh.reporting.summary import Summary, Variant, interval_in_words
 from mfh.stats import Comparison, paired_comparison
 
@@ -76,6 +77,7 @@ def _matrices_picture(
     size = 8.5 if num_classes <= 6 else 7 if num_classes <= 8 else 6
     with style():
         figure, both = new_figure(6.5, 2.2 + 0.19 * min(num_classes, 12), columns=2, sharey=True)
+        figure.set_layout_engine("compressed")  # squares: the plain engine lets titles run out of the figure
         for axes, share, title, arm in zip(both, shares, ("no-kd", best.label), ("no-kd", best.arm), strict=True):
             colours = LinearSegmentedColormap.from_list("arm", ["white", arm_colour(arm)])
             axes.imshow(share, cmap=colours, vmin=0, vmax=1)
@@ -144,6 +146,7 @@ def _gains_picture(gains: list[_Gain], best: Variant, summary: Summary) -> Pictu
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
+        axes.set_xlim(*possible(axes.get_xlim(), -100, 100))
         split = "test" if summary.split == "test" else "validation"
         axes.set_xlabel(f"{split} samples answered right, {best.label} minus no-kd, points")
     listed = "; ".join(f"{gain.name} {_in_words(gain.comparison)}" for gain in shown)

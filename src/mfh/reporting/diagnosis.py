@@ -14,8 +14,9 @@ def diagnosis_sections(run: Path) -> tuple[str, str, list[Section]]:
         InputError: diagnosis.json cannot be read.
     """
     diagnosis = Diagnosis.load(run / "diagnosis.json")
-    sections = [*kept_diagnosis(run), Section("What the modalities share", [*estimated_venn(run)])]
-    return f"Diagnosis: {diagnosis.task}", diagnosis_verdict(diagnosis), [part for part in sections if part.blocks]
+    criteria = Section("Criteria", [*diagnosis_tables(diagnosis), _reading(diagnosis)])
+    sections = [criteria, Section("What the modalities share", [*estimated_venn(run)])]
+    return f"Diagnosis: {diagnosis.task}", diagnosis_verdict(diagnosis), sections
 
 
 def kept_diagnosis(run: Path) -> list[Section]:
@@ -23,22 +24,26 @@ def kept_diagnosis(run: Path) -> list[Section]:
     if not (run / "diagnosis.json").is_file():
         return []
     diagnosis = Diagnosis.load(run / "diagnosis.json")
-    reading = (
+    blocks = [diagnosis_verdict(diagnosis), *diagnosis_tables(diagnosis), _reading(diagnosis)]
+    return [Section("Will distillation help?", blocks)]
+
+
+def _reading(diagnosis: Diagnosis) -> str:
+    return (
         f"Made before any student was distilled, from a teacher and a student trained on labels, on "
         f"{diagnosis.samples} validation pairs (seed {diagnosis.seed}). The verdict rests on the trial of heads alone; "
         "the other criteria predicted measured gains less well and are shown for orientation."
     )
-    return [Section("Will distillation help?", [diagnosis_verdict(diagnosis), *diagnosis_tables(diagnosis), reading])]
 
 
 def estimated_venn(run: Path) -> list[str | Picture]:
-    """The modality Venn diagram that a run's diagnosis estimates, and a word on it; nothing where there is none."""
+    """The modality Venn diagram that a run's diagnosis estimates, and a word on it; nothing without a diagnosis."""
     if not (run / "diagnosis.json").is_file():
         return []
     diagnosis = Diagnosis.load(run / "diagnosis.json")
     picture = estimated_venn_picture(Shares(diagnosis.alpha, diagnosis.beta, diagnosis.gamma), diagnosis.samples)
     if picture is None:
-        return []
+        return ["The validation pairs leave open what the modalities share, so no diagram of an estimate is drawn."]
     words = (
         "The estimate speaks of what both networks' features show: information that they miss, or see under noise that "
         "differs between the modalities, does not count as shared."

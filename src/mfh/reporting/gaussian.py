@@ -63,8 +63,8 @@ def sweep_figure(frame: "pd.DataFrame", *, confidence: float = 0.95) -> "Figure"
                 f"{symbol} = {setting[column]:.2f}".rstrip("0").rstrip("."), loc="center", fontweight="normal"
             )
         first = diagrams.axes[0]
-        first.text(-0.8, -0.78, "student", color=_STUDENT_COLOUR, fontsize=8.5)
-        first.text(0.8, -0.78, "teacher", color=_TEACHER_TEXT, fontsize=8.5, ha="right")
+        first.text(-0.8, -0.57, "student", color=_STUDENT_COLOUR, fontsize=8.5, va="top")
+        first.text(0.8, -0.57, "teacher", color=_TEACHER_TEXT, fontsize=8.5, ha="right", va="top")
         left, right = plots.subplots(1, 2, width_ratios=[1.5, 1])
 
         for role, arm, label, colour, marker in (
@@ -151,7 +151,7 @@ def venn_diagram(axes: "Axes", alpha: float, beta: float, gamma: float) -> None:
     middle = (left + max(other, distance + radius)) / 2
     for centre, size, colour in ((0.0, other, _STUDENT_COLOUR), (distance, radius, _TEACHER_COLOUR)):
         axes.add_patch(Circle((centre - middle, 0.0), size, facecolor=colour, alpha=0.45, edgecolor=INK, linewidth=0.8))
-    axes.set(xlim=(-0.85, 0.85), ylim=(-0.6, 0.6), aspect="equal")
+    axes.set(xlim=(-0.85, 0.85), ylim=(-0.8, 0.6), aspect="equal")  # with room for the names below
     axes.axis("off")
 
 
@@ -199,13 +199,17 @@ def _section(name: str, frame: "pd.DataFrame") -> Section:
             ],
         )
     column, symbol = _AXES[name]
-    text = (
-        "Both modalities carry equally many decisive inputs; more and more of them are shared. The teacher is about as "
-        "accurate throughout. " + (sign_change(frame).describe() if frame["gamma"].nunique() > 1 else "")
-        if name == "vary-gamma"
-        else "The teacher carries all decisive inputs of the student, and more and more that the student lacks. "
-        + _alpha_sentence(frame)
-    )
+    if name == "vary-gamma":
+        changes = sign_change(frame).describe() if frame["gamma"].nunique() > 1 else ""
+        text = (
+            "Both modalities carry equally many decisive inputs; more and more of them are shared. On average over "
+            f"data sets the teacher is as accurate throughout. {changes}".rstrip()
+        )
+    else:
+        text = (
+            "The teacher carries all decisive inputs of the student, and more and more that the student lacks. "
+            + _alpha_sentence(frame)
+        )
     return Section(
         f"Vary {column} (Figure {2 if name == 'vary-gamma' else 3})",
         [
@@ -255,7 +259,8 @@ def _modification_sentence(frame: "pd.DataFrame") -> str:
         values = gain.loc[arm]
         error = f" \u00b1 {values.sem():.2f}" if len(values) > 1 else ""
         parts.append(f"{_ARM_NAMES[arm].removesuffix(' KD')} {values.mean():+.2f}{error}")
-    return f"Mean gain over No-KD in points (standard error), all settings: {', '.join(parts)}."
+    listed = ", ".join(parts).replace(" -", " \u2212")
+    return f"Mean gain over No-KD in points (standard error), all settings: {listed}."
 
 
 def _gain_rows(frame: "pd.DataFrame", column: str) -> "pd.DataFrame":

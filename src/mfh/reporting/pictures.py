@@ -55,6 +55,8 @@ def gains_picture(summary: Summary) -> Picture | None:
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
+        if summary.scale.percent:
+            axes.set_xlim(*possible(axes.get_xlim(), -100, 100))
         axes.set_xlabel(_gain_over_no_kd(summary))
     left_out = len(variants) - len(shown)
     listed = "; ".join(
@@ -94,6 +96,8 @@ def teachers_picture(summary: Summary) -> Picture | None:
         axes.set_ylabel(f"{_split(summary)} {summary.scale.words} of the student{unit}")
         axes.locator_params(steps=[1, 2, 5, 10])
         axes.grid()
+        if summary.scale.percent:
+            axes.set_ylim(*possible(axes.get_ylim(), 0, 100))
         labels: list[tuple[str, float | None, float]] = [
             (variant.label, teacher, student)
             for variant, teacher, student in zip(shown, teachers, students, strict=True)
@@ -223,6 +227,12 @@ def saliency_picture(
     return Picture(draw_saliency(saliency.scores, score=saliency.score, ratio=ratio, truth=truth), name, caption, alt)
 
 
+def possible(limits: tuple[float, float], lowest: float, highest: float) -> tuple[float, float]:
+    """Ends of an axis, cut to a little more than values can be: intervals of few seeds reach far beyond."""
+    room = 0.03 * (highest - lowest)
+    return max(limits[0], lowest - room), min(limits[1], highest + room)
+
+
 def venn_picture(venn: ModalityVenn) -> Picture:
     """The modality Venn diagram, areas to scale with the counts of decisive features."""
     counts = f"{venn.general} general, {venn.teacher_only} teacher-only and {venn.student_only} student-only"
@@ -236,14 +246,14 @@ def venn_picture(venn: ModalityVenn) -> Picture:
 
 
 def estimated_venn_picture(shares: Shares, samples: int) -> Picture | None:
-    """The modality Venn diagram as estimated, areas to scale; None where the shares are not defined.
+    """The modality Venn diagram as estimated, areas to scale; None where the shares are not defined or quite open.
 
     Args:
         shares: the estimate.
         samples: pairs that it is made from.
     """
     values = {name: getattr(shares, name).value for name in ("alpha", "beta", "gamma")}
-    if None in values.values():
+    if None in values.values() or (shares.gamma.low, shares.gamma.high) == (0.0, 1.0):
         return None
     gamma = values["gamma"]
     teacher, student = circle_areas(**values)
@@ -288,7 +298,7 @@ def _venn_figure(areas: tuple[float, float, float], words: Callable[[Any], str],
     begin, end = min(-teacher_radius, left), max(teacher_radius, right)
     with style():
         figure, axes = new_figure(5.2, 3.1 if title else 2.9)
-        axes.set_title(title)
+        axes.set_title(title, loc="center", fontweight="normal")
         axes.set_axis_off()
         axes.set_aspect("equal")
         circles = [
