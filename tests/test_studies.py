@@ -251,6 +251,9 @@ def test_a_choice_may_be_one_of_weights(tmp_path):
     means = first.by_seed("val").mean().drop("no-kd")
     chosen = Cell(choice["arm"], choice["score"], choice["ratio"], choice["layer"], tuple(choice["weights"]))
     assert means[chosen.name] == means.max()
+    assert f". {chosen.name} is the best of 6 by validation" in recommendation(choice)
+    worse = recommendation({**choice, "validation_gain": -0.012, "standard_error": 0.02})
+    assert "(\u22121.2 points there against no-kd, standard error 2)" in worse
     tested = set(first.by_seed("test").columns)
     assert tested == {"no-kd", chosen.name} | ({chosen.unmasked().name} if chosen.unmasked() else set())
     again = mfh.study(TINY, out=tmp_path / "run", processes=1, select=True, **WEIGHTED | {"num_seeds": 3})
