@@ -284,3 +284,13 @@ def test_every_network_has_a_run_of_its_own(tmp_path):
 def test_unknown_loggers_are_refused_before_training(name):
     with pytest.raises(InputError, match="logger is"):
         Workbench(tiny_task.task(0), 0, Settings(logger=name))
+
+
+def test_a_kept_probe_of_other_student_layers_is_refused(tmp_path):
+    task = tiny_task.task()
+    Workbench(task, 0, Settings(), tmp_path).saliency("probe")
+    several = dataclasses.replace(task, student_layer=["input", "1"])
+    with pytest.raises(InputError, match="made from the student's layer 1, now it is input, 1"):
+        Workbench(several, 0, Settings(), tmp_path).saliency("probe")
+    made = Workbench(several, 0, Settings(), tmp_path / "other").saliency("probe")
+    assert made.student_layer == "input, 1"

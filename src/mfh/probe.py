@@ -29,8 +29,10 @@ _CHUNK_ELEMENTS = 2**24
 StudentLayer = str | Sequence[str] | None
 
 
-def _names(student_layer: StudentLayer) -> list[str]:
-    return [student_layer] if isinstance(student_layer, str) else list(student_layer or ())
+def layer_names(student_layer: StudentLayer) -> list[str]:
+    """The names of the student's layers, as in the network itself; none for the default."""
+    names = [student_layer] if isinstance(student_layer, str) else list(student_layer or ())
+    return [channels.original_layer(name) for name in names]
 
 
 def _is_input(student: nn.Module, name: str) -> bool:
@@ -69,7 +71,7 @@ def student_features(student: nn.Module, student_layer: StudentLayer, inputs: Ne
         InputError: there is no such layer, or it does not run exactly once on a tensor.
     """
     if student_layer is not None:
-        names = _names(student_layer)
+        student, names = channels.original(student), layer_names(student_layer)
         own = [name for name in names if not _is_input(student, name)]
         activations, logits = channels.capture_all(student, own, inputs)
         outputs = dict(zip(own, activations, strict=True))
@@ -105,7 +107,7 @@ def probe_scores(
     track: Any = iter,
 ) -> Estimate:
     """The probe's R^2 of all channels of the teacher's `layer`; see `cross_fitted_r2`."""
-    for name in _names(student_layer):
+    for name in layer_names(student_layer):
         if not _is_input(student, name):
             channels.find_layer(student, name)
     reader = Reader(

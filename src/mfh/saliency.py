@@ -17,7 +17,7 @@ from mfh.errors import InputError, close_names
 from mfh.masking import ChannelMask
 from mfh.pairs import as_batch, check_rereadable, to_device
 from mfh.permutation import Distance, Permutations, permutation_scores
-from mfh.probe import StudentLayer, probe_scores
+from mfh.probe import StudentLayer, layer_names, probe_scores
 from mfh.reading import Reader
 
 Score = Literal["distance", "agreement", "probe"]
@@ -43,6 +43,7 @@ class ChannelSaliency:
         samples: pairs read.
         fingerprint: of the teacher's weights.
         student_fingerprint: of the student's weights.
+        student_layer: whose output the probe read, several separated by commas; empty for its default.
     """
 
     scores: NDArray[np.float64]
@@ -57,6 +58,7 @@ class ChannelSaliency:
     samples: int
     fingerprint: str
     student_fingerprint: str = ""
+    student_layer: str = ""
 
     @property
     def normalized(self) -> NDArray[np.float64]:
@@ -284,9 +286,7 @@ def channel_saliency(
         permutations = int(permutations)
     check_rereadable(pairs)
     teacher, student, layer = channels.original(teacher), channels.original(student), channels.original_layer(layer)
-    if student_layer is not None:
-        named = [student_layer] if isinstance(student_layer, str) else student_layer
-        student_layer = [channels.original_layer(name) for name in named]
+    student_layers = layer_names(student_layer)
     channels.check_one_device(teacher, "teacher")
     channels.check_one_device(student, "student")
     track = _tracker(progress, f"saliency of {layer}")
@@ -298,7 +298,7 @@ def channel_saliency(
                 pairs,
                 layer=layer,
                 channel_dim=channel_dim,
-                student_layer=student_layer,
+                student_layer=student_layers or None,
                 seed=seed,
                 track=track,
             )
@@ -330,6 +330,7 @@ def channel_saliency(
         samples=estimate.samples,
         fingerprint=fingerprint,
         student_fingerprint=student_fingerprint,
+        student_layer=", ".join(student_layers) if score == "probe" else "",
     )
 
 

@@ -28,6 +28,7 @@ from mfh.masking import ChannelMask, check_fingerprint, mask_channels, masked_lo
 from mfh.metrics import confusion
 from mfh.pairs import PairLoader, fetch, one_modality, reads_the_same, tensors
 from mfh.permutation import AUTO_PERMUTATIONS, Permutations
+from mfh.probe import layer_names
 from mfh.problems import Problem
 from mfh.records import write_counts, write_history
 from mfh.saliency import ChannelSaliency, Score, channel_saliency, distance_name
@@ -359,6 +360,12 @@ class Workbench:
         student = self.pretrained("student") if saliency.score == "probe" else self.aligned("student")
         if saliency.student_fingerprint != channels.fingerprint(student):
             raise InputError(f"saliency {path} was made with another student: use another --out, or the same options")
+        read = ", ".join(layer_names(self.task.student_layer))
+        if saliency.score == "probe" and saliency.student_layer != read:
+            raise InputError(
+                f"{path} was made from the student's layer {saliency.student_layer or '(default)'}, now it is "
+                f"{read or '(default)'}: use another --out"
+            )
         distance = distance_name(self.protocol.distance)
         if saliency.score == "distance" and saliency.distance != distance:
             raise InputError(
