@@ -505,7 +505,7 @@ def main():
         say(f"- {kind}: {row['worlds']} worlds, seeds 0 to {row['seeds'] - 1}")
     say()
     say(
-        f"Commands: `python benchmarks/worlds.py {options.folder}` (--kinds and --halves run a part), then this page: `python {' '.join(sys.argv)}`."
+        f"Commands: `python benchmarks/worlds.py runs/worlds` (--kinds and --halves run a part), then this page: `python {' '.join(sys.argv)}`."
     )
     say(
         f"Diagnoses: the first {options.criteria_seeds} seeds of every world. Worlds are named kind, general, teacher-only"

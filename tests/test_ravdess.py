@@ -544,7 +544,7 @@ def test_the_steps_of_the_paper_share_a_run_folder(prepared, tmp_path, capsys):
     run("align", "ravdess", "--data", prepared, "--preset", "paper")
     shown = run("saliency", "ravdess")  # data and preset as before
     assert "128 channels of layer relu5, 16 pairs, permutations: exact" in shown
-    assert "1024 channels of relu4" in run("saliency", "ravdess", "--layer", "relu4", "--permutations", 1)
+    assert "1024 channels of layer relu4" in run("saliency", "ravdess", "--layer", "relu4", "--permutations", 1)
     assert "general-distance-0.75-relu5: validation accuracy" in run("distill", "ravdess", "--arm", "general")
     assert "specific-distance-0.5-relu5" in run("distill", "ravdess", "--arm", "specific", "--ratio", 0.5)
     made = {path.name for path in (tmp_path / "run" / "seed-0").iterdir()}
