@@ -120,6 +120,12 @@ class Cell:
             weights=None if label is None or teacher is None else (float(label), float(teacher)),
         )
 
+    @classmethod
+    def chosen(cls, choice: Mapping[str, Any]) -> "Cell":
+        """The cell that a study's selection.json names."""
+        label_and_teacher = choice.get("weights")
+        return replace(cls.of(choice), weights=tuple(label_and_teacher) if label_and_teacher else None)
+
     @property
     def teacher(self) -> str | None:
         """Which teacher the arm starts from: "pretrained", "aligned", or None for no teacher at all."""

@@ -428,10 +428,8 @@ def _choose(plan: _Plan) -> list[Cell]:
     """
     path = plan.folder / "selection.json"
     if path.exists():
-        noted = files.read_json(path)
-        wanted = {**noted, "weights": tuple(noted["weights"])} if noted.get("weights") else noted
-        best = next((cell for cell in plan.grid if all(wanted.get(k) == v for k, v in vars(cell).items())), None)
-        if best is None:
+        best = Cell.chosen(files.read_json(path))
+        if best not in plan.grid:
             raise InputError(f"{path} names no variant of this study; remove it to choose again")
         return [*_references(plan, best), best]
     values = _validation(plan, plan.seeds)

@@ -350,8 +350,7 @@ def recommendation(choice: Mapping[str, Any], scale: Scale = ACCURACY) -> str:
     unit = f" {scale.unit}" if scale.unit else ""
     sign = "\u2212" if gain < 0 else "+"
     change = f"{sign}{abs(gain):.3g}{unit} there against no-kd, standard error {error:.2g}"
-    weights = dict(zip(WEIGHTS, choice.get("weights") or (), strict=False))
-    best = f"{Cell.of({**choice, **weights}).name} is the best of {choice['candidates']} by validation"
+    best = f"{Cell.chosen(choice).name} is the best of {choice['candidates']} by validation"
     rule = "no-kd is recommended unless the gain exceeds its standard error"
     return f"Recommended: {choice['recommended']}. {best} ({change}); {rule}."
 
