@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from mfh.provenance import cpu
+from mfh.studies.provenance import cpu
 
 
 class Report:

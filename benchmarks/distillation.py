@@ -10,12 +10,13 @@ import argparse
 from pathlib import Path
 
 import torch
-from common import Report, fresh, seconds
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from common import Report, fresh, seconds
 from mfh.tasks.digits import task
-from mfh.training import Recipe, distill, pretrain
+from mfh.training.fitting import distill, pretrain
+from mfh.training.recipe import Recipe
 
 FLOOR = 1.05
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import Report, seconds
 from torch import nn
 
 import mfh.gaussian as gaussian
+from common import Report, seconds
 from mfh.gaussian.sampling import published_modification, published_sweep
 
 EXPERIMENTS = {

@@ -18,17 +18,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import Report, fresh
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from mfh.losses import KDLoss
-from mfh.pairs import EpochShuffle, PairLoader
+from common import Report, fresh
+from mfh.data.epochs import EpochShuffle, PairLoader
+from mfh.problems.losses import KDLoss
 from mfh.tasks.ravdess import task
 from mfh.tasks.ravdess.clips import find_clips
 from mfh.tasks.ravdess.networks import IMAGENET_MEAN, IMAGENET_STD, PUBLISHED_MFCC_MEAN, PUBLISHED_MFCC_STD
 from mfh.tasks.ravdess.prepare import Features, Work, prepare
-from mfh.training import Recipe, distill, pretrain
+from mfh.training.fitting import distill, pretrain
+from mfh.training.recipe import Recipe
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from media import write_mp4

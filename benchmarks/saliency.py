@@ -12,10 +12,10 @@ import argparse
 from pathlib import Path
 
 import torch
-from common import Report, seconds
 from torch import nn
 
 import mfh
+from common import Report, seconds
 
 FLOOR = 1.1
 PERMUTATIONS = 10

@@ -18,13 +18,14 @@ import av
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import Report
 from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mfh
-from mfh.pairs import indexed_loader, one_modality
+from common import Report
+from mfh.data.epochs import indexed_loader
+from mfh.data.pairs import one_modality
 from mfh.tasks.media import MediaFile
 from mfh.tasks.vggsound import task
 from mfh.tasks.vggsound.annotations import is_validation

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from mfh.figures import save_figure
+from mfh.figures.style import save_figure
 from mfh.gaussian import gains, sign_change, summary
+from mfh.gaussian.run import run
 from mfh.gaussian.tables import format_table
 from mfh.reporting.gaussian import modification_figure, sweep_figure
-from mfh.reporting.gaussian_run import run
 
 FIGURES = Path(__file__).parents[1] / "figures"
 

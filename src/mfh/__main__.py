@@ -1,6 +1,6 @@
 """`python -m mfh` is the command line."""
 
-from mfh.cli import main
+from mfh.cli.commands import main
 
 if __name__ == "__main__":
     main()

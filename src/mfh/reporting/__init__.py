@@ -10,13 +10,10 @@ from mfh.errors import InputError
 from mfh.files import read_json
 
 if TYPE_CHECKING:
-    from mfh.figures import Medium
+    from mfh.figures.style import Medium
     from mfh.reporting.page import Section
 
 __all__ = ["report"]
-
-#: Of the experiment modify-gamma: which inputs Algorithm 1 found.
-FOUND = "algorithm-1-found.csv"
 
 
 def report(
@@ -46,7 +43,7 @@ def report(
     Raises:
         InputError: no folder is given, one is no run, its files cannot be read, or there are no kinds of figures.
     """
-    from mfh.figures import drawn_for
+    from mfh.figures.style import drawn_for
     from mfh.reporting.markdown import write_markdown
     from mfh.reporting.page import write_page
 
@@ -115,6 +112,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _gaussian_sections(run: Path) -> "tuple[str, str, list[Section]]":
+    from mfh.gaussian.run import FOUND
     from mfh.reporting.gaussian import gaussian_sections, gaussian_verdict
     from mfh.reporting.study import making_section, read_environment
     from mfh.reporting.summary import read_table

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mfh.figures import INK, arm_colour, new_figure, style
-from mfh.records import read_counts, recalls
+from mfh.figures.style import INK, arm_colour, new_figure, style
 from mfh.reporting.page import Picture, Section
 from mfh.reporting.pictures import possible
 from mfh.reporting.summary import Summary, Variant, interval_in_words
-from mfh.stats import Comparison, paired_comparison
+from mfh.studies.records import read_counts, recalls
+from mfh.studies.stats import Comparison, paired_comparison
 
 _MOST_SQUARES, _MOST_ROWS, _LONGEST = 20, 16, 22
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mfh.figures import arm_colour, new_figure, style
-from mfh.records import read_history
+from mfh.figures.style import arm_colour, new_figure, style
 from mfh.reporting.page import Picture, Section
 from mfh.reporting.summary import Summary
+from mfh.studies.records import read_history
 
 #: One line: label, colour's arm, role, epochs, metric and loss by epoch (means over seeds).
 _Line = tuple[str, str, str, NDArray[np.float64], NDArray[np.float64]]

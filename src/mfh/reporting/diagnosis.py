@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from mfh.diagnosis import Diagnosis, Measure, Shares, name_of_arm
 from mfh.reporting.page import Picture, Section, Table
 from mfh.reporting.pictures import estimated_venn_picture
+from mfh.studies.criteria import Measure, Shares
+from mfh.studies.diagnosis import Diagnosis, name_of_arm
 
 
 def diagnosis_sections(run: Path) -> tuple[str, str, list[Section]]:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mfh.errors import InputError
-from mfh.figures import FAINT, INK, arm_colour, figure_size, new_figure, style
+from mfh.figures.style import FAINT, INK, arm_colour, figure_size, new_figure, style
+from mfh.figures.venn import centre_distance, circle_areas
 from mfh.gaussian.crossing import sign_change
 from mfh.gaussian.tables import gains, summary, table_rows
-from mfh.reporting.circles import centre_distance, circle_areas
 from mfh.reporting.page import Picture, Section, Table
 
 if TYPE_CHECKING:

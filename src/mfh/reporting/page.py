@@ -59,7 +59,7 @@ class Picture:
     """A figure on the page, and as a file beside it.
 
     Args:
-        figure: a matplotlib figure, as `mfh.figures.new_figure` makes it.
+        figure: a matplotlib figure, as `mfh.figures.style.new_figure` makes it.
         name: of the files figures/<name>.svg and .png; what no file name can hold becomes a hyphen.
         caption: what to see, in a sentence or two.
         alt: what a reader who cannot see it should know.
@@ -106,7 +106,7 @@ def write_page(
     """
     import jinja2
 
-    from mfh.figures import figure_bytes
+    from mfh.figures.style import figure_bytes
 
     folder = Path(folder)
     names = write_pictures(folder, sections, figures)
@@ -160,7 +160,7 @@ def write_pictures(folder: Path, sections: list[Section], figures: Sequence[str]
     Returns:
         id of the picture -> name of its files.
     """
-    from mfh.figures import save_figure
+    from mfh.figures.style import save_figure
 
     names: dict[int, str] = {}
     for section in sections:

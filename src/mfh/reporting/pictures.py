@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mfh.arms import Cell
-from mfh.diagnosis import Shares
-from mfh.figures import FAINT, INK, PALETTE, arm_colour, draw_saliency, new_figure, style
-from mfh.reporting.circles import centre_distance, circle_areas
+from mfh.figures.saliency import draw_saliency
+from mfh.figures.style import FAINT, INK, PALETTE, arm_colour, new_figure, style
+from mfh.figures.venn import centre_distance, circle_areas
 from mfh.reporting.page import Picture
 from mfh.reporting.summary import Summary, Variant, label_of, representatives
+from mfh.studies.criteria import Shares
+from mfh.studies.grid import Cell
 from mfh.venn import ModalityVenn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from mfh.saliency import ChannelSaliency
+    from mfh.saliency.scores import ChannelSaliency
 
 
 def gains_picture(summary: Summary) -> Picture | None:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mfh.arms import ACCURACY, Scale
 from mfh.files import read_json
+from mfh.problems.scale import ACCURACY, Scale
 from mfh.reporting.classes import classes_section
 from mfh.reporting.curves import training_section
 from mfh.reporting.diagnosis import estimated_venn, kept_diagnosis
@@ -176,7 +176,7 @@ def _channels(run: Path, frame: pd.DataFrame, config: Mapping[str, Any], summary
     folders = _seeds(run)
     files = sorted(folders[0].glob("saliency-*.safetensors")) if folders else []
     if files:
-        from mfh.saliency import ChannelSaliency
+        from mfh.saliency.scores import ChannelSaliency
 
         truth = None
         if (folders[0] / "truth.json").exists():

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mfh.arms import ACCURACY, ARMS, COLUMNS, CONTROLS, UNMASKED, WEIGHTS, Cell, Scale
 from mfh.errors import InputError
+from mfh.problems.scale import ACCURACY, Scale
 from mfh.reporting.page import Table
-from mfh.stats import Comparison, Coverage, holm, mean_interval, paired_comparison, pairs_needed
+from mfh.studies.grid import ARMS, COLUMNS, CONTROLS, UNMASKED, WEIGHTS, Cell
+from mfh.studies.stats import Comparison, Coverage, holm, mean_interval, paired_comparison, pairs_needed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +65,7 @@ class Summary:
     """All variants of a study.
 
     Args:
-        variants: in the order of `mfh.arms.ARMS`, then the controls.
+        variants: in the order of `mfh.studies.grid.ARMS`, then the controls.
         split: measured on: "test", or "val" for a study that has not read the test split.
         covers: what the intervals speak about.
         num_candidates: variants other than no-kd that were measured on the validation split; more than were tested, if
@@ -188,8 +189,8 @@ def summarise(frame: "pd.DataFrame", *, data_redrawn: bool = True, scale: Scale 
     """Compare every arm of a study, seed by seed, with no-kd and with the same teacher unmasked.
 
     Args:
-        frame: a study's tidy table with `mfh.arms.COLUMNS`. Rows whose value is missing are left out, and comparisons
-            use the seeds that both sides have.
+        frame: a study's tidy table with `mfh.studies.grid.COLUMNS`. Rows whose value is missing are left out, and
+            comparisons use the seeds that both sides have.
         data_redrawn: whether each seed draws its own data; otherwise intervals cover training randomness only.
         scale: which metric, and how it reads; default: accuracy.
 

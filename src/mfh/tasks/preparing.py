@@ -18,8 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mfh import files, workers
+from mfh import files
 from mfh.errors import InputError
+from mfh.parallel.pool import start_workers, stop_workers
 from mfh.progress import progress_bar
 
 Job = TypeVar("Job")
@@ -178,7 +179,7 @@ def _run(
             work(job, piece)
             tell(done)
         return []
-    pool, finished, ended_well = workers.start(min(count, len(todo))), 0, False
+    pool, finished, ended_well = start_workers(min(count, len(todo))), 0, False
     try:
         waiting = {pool.submit(_marked, work, job, piece) for piece, job in todo.items()}
         while waiting:
@@ -197,7 +198,7 @@ def _run(
             ) from None
         return suspects
     finally:
-        workers.stop(pool, at_once=not ended_well)
+        stop_workers(pool, at_once=not ended_well)
     return []
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mfh.distributed import world_size
 from mfh.errors import InputError
+from mfh.parallel.distributed import world_size
 from mfh.training.recipe import Recipe
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}

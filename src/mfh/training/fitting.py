@@ -20,24 +20,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mfh import channels
-from mfh.distributed import check_uniform, exists, gather, part, rank, world_size
+from mfh.data.epochs import EpochBatches, PairLoader, indexed_loader, reading_batch, reads_the_same
+from mfh.data.pairs import one_modality, to_device
+from mfh.data.teacher_outputs import check_finite, teacher_outputs
 from mfh.errors import InputError
-from mfh.launch import launched
-from mfh.losses import DistillationLoss
-from mfh.masking import masked_logits
-from mfh.metrics import Tally
-from mfh.outputs import check_finite, teacher_outputs
-from mfh.pairs import (
-    EpochBatches,
-    PairLoader,
-    indexed_loader,
-    one_modality,
-    reading_batch,
-    reads_the_same,
-    to_device,
-)
-from mfh.problems import Problem
+from mfh.networks.layers import as_logits
+from mfh.networks.modes import check_one_device, check_weights, device_of, evaluating, find_device, placed
+from mfh.parallel.distributed import check_uniform, exists, gather, part, rank, world_size
+from mfh.parallel.torchrun import launched
+from mfh.problems.losses import DistillationLoss
+from mfh.problems.metrics import Tally
+from mfh.problems.problem import Problem
+from mfh.saliency.masks import masked_logits
 from mfh.training.acceleration import prepared
 from mfh.training.recipe import Recipe
 
@@ -229,7 +223,7 @@ def distill(
         with _seeded(seed, device):
             if reads_the_same(train):
                 reader = PairLoader(part(one_modality(train, "teacher")), num_workers=recipe.num_workers)
-                (teacher_logits,) = masked_logits(teacher, [None], reader, device=channels.find_device(device))
+                (teacher_logits,) = masked_logits(teacher, [None], reader, device=find_device(device))
             else:
                 log.warning("teacher inputs differ when read twice (augmented?): the teacher runs on every batch")
     if teacher_logits is not None:
@@ -238,7 +232,7 @@ def distill(
         train = one_modality(train, "student")
     module = Distillation(student, recipe, problem or Problem.classification(), loss, teacher_logits, teacher)
     val = one_modality(val, "student")
-    with _frozen(None if teacher_logits is not None else teacher, channels.find_device(device)):
+    with _frozen(None if teacher_logits is not None else teacher, find_device(device)):
         history, best_epoch = _run(module, "student", True, train, val, seed, device, progress, checkpoint, logger)
     return Fit(student, best_epoch, history)
 
@@ -269,11 +263,11 @@ def evaluate(
     """
     problem = problem or Problem.classification()
     tally = Tally(problem.metric)
-    with channels.placed(device, network), channels.evaluating(network):
-        home = channels.device_of(network)
+    with placed(device, network), evaluating(network):
+        home = device_of(network)
         for batch in PairLoader(part(one_modality(dataset, modality))):
             inputs = batch.teacher_input if modality == "teacher" else batch.student_input
-            logits = channels.as_logits(network(to_device(inputs, home)))
+            logits = as_logits(network(to_device(inputs, home)))
             problem.check(logits, batch.target)
             target = batch.target.to(logits.device)
             tally.add(logits, target)
@@ -289,7 +283,7 @@ def _frozen(teacher: nn.Module | None, device: torch.device) -> Iterator[None]:
         return
     modes = [(module, module.training) for module in teacher.modules()]
     try:
-        with channels.placed(device, teacher):
+        with placed(device, teacher):
             teacher.eval()
             yield
     finally:
@@ -318,10 +312,10 @@ def _run(
 
     _check_splits(train, val)
     for role, network in module.networks.items():
-        channels.check_weights(network)
-        channels.check_one_device(network, role)
-    recipe, target = module.recipe, channels.find_device(device)
-    home = {role: channels.device_of(network) for role, network in module.networks.items()}
+        check_weights(network)
+        check_one_device(network, role)
+    recipe, target = module.recipe, find_device(device)
+    home = {role: device_of(network) for role, network in module.networks.items()}
     modes = [(m, m.training) for m in module.networks.modules()]
     # Without a best epoch to keep there is nothing to be patient about: the last epoch is the result.
     history = HistoryCallback(watched, keep_best, recipe.patience if keep_best else None)
@@ -459,7 +453,7 @@ def _check_resumable(module: "Training", checkpoint: Path) -> None:
 @contextmanager
 def _seeded(seed: int, device: torch.device | str | None) -> Iterator[None]:
     """Seed all global generators, and leave them as they were."""
-    target = channels.find_device(device)
+    target = find_device(device)
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
         try:

@@ -17,15 +17,18 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
-from mfh.channels import as_logits, at_least_single, device_of
-from mfh.distributed import average_buffers, gather, rank, total
+from mfh.data.epochs import EpochBatches, epoch_seed
+from mfh.data.pairs import PairedBatch, to_device
+from mfh.data.spool import IN_MEMORY_BYTES
 from mfh.errors import InputError
 from mfh.files import atomic_write
-from mfh.losses import DistillationLoss, alignment_loss
-from mfh.metrics import Tally
-from mfh.pairs import EpochBatches, PairedBatch, epoch_seed, to_device
-from mfh.problems import Problem
-from mfh.rows import IN_MEMORY_BYTES
+from mfh.networks.layers import as_logits
+from mfh.networks.modes import device_of
+from mfh.networks.precision import at_least_single
+from mfh.parallel.distributed import average_buffers, gather, rank, total
+from mfh.problems.losses import DistillationLoss, alignment_loss
+from mfh.problems.metrics import Tally
+from mfh.problems.problem import Problem
 from mfh.training.recipe import Recipe
 
 Batch = tuple[PairedBatch, Tensor]

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from mfh.task import Task
 from mfh.tasks.digits.networks import LAYER, digit_of_channel, student, teacher
 from mfh.tasks.digits.world import World
+from mfh.tasks.task import Task
 from mfh.training.recipe import Recipe
 
 __all__ = ["World", "task"]

@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 
 from mfh.errors import InputError
-from mfh.losses import KDLoss
-from mfh.task import Protocol, Task
+from mfh.problems.losses import KDLoss
 from mfh.tasks.ravdess.data import load_splits
 from mfh.tasks.ravdess.names import EMOTIONS
 from mfh.tasks.ravdess.networks import (
@@ -17,6 +16,7 @@ from mfh.tasks.ravdess.networks import (
     audio_network,
     image_network,
 )
+from mfh.tasks.task import Protocol, Task
 from mfh.training.recipe import Recipe
 
 __all__ = ["task"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mfh.errors import InputError
 
 if TYPE_CHECKING:
-    from mfh.task import Task
+    from mfh.tasks.task import Task
 
 __all__ = ["task"]
 
@@ -50,8 +50,8 @@ def task(
     import torch
     from torch.optim.lr_scheduler import StepLR
 
-    from mfh.losses import KDLoss
-    from mfh.task import Protocol, Task
+    from mfh.problems.losses import KDLoss
+    from mfh.tasks.task import Protocol, Task
     from mfh.tasks.vggsound.annotations import SPLITS
     from mfh.tasks.vggsound.networks import LAYER, audio_network, video_network
     from mfh.tasks.vggsound.shards import Clips, open_prepared

@@ -1,0 +1,457 @@
+"""The command line: parse, call, print. No logic lives here."""
+
+import logging
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from mfh.cli import options as opt
+from mfh.errors import InputError
+from mfh.parallel.torchrun import is_first, launched
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mfh.reporting.page import Table as PageTable
+    from mfh.studies.running import StudyResult
+    from mfh.studies.workbench import Workbench
+
+_DESCRIPTION = """Cross-modal knowledge distillation: what in the teacher can cross, the teacher that teaches best,
+and whether it helped. Start with: mfh demo."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command; errors a user can cause end in one line and exit code 2."""
+    with _heard_once():
+        options: Any = tyro.cli(opt.Command, prog="mfh", description=_DESCRIPTION, args=args)
+        if launched() > 1 and type(options) not in _TOGETHER:
+            sys.exit(_tell(InputError(_ALONE)))
+    logging.basicConfig(format="mfh: %(message)s", level=logging.ERROR if options.quiet else logging.WARNING)
+    if not options.quiet:
+        logging.getLogger("mfh").setLevel(logging.INFO if is_first() else logging.ERROR)
+    try:
+        with _working_together(options):
+            run_command(options)
+    except (InputError, OSError, KeyboardInterrupt) as error:
+        sys.exit(_tell(error))
+
+
+def run_command(options: Any) -> None:
+    """Run the command that these options belong to."""
+    _COMMANDS[type(options)](options)
+
+
+def _tell(error: BaseException) -> int:
+    """Say what went wrong, and return the exit code; what is no user's fault keeps its traceback."""
+    if isinstance(error, InputError):
+        message, code = str(error), 2
+    elif isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        message = f"{error.strerror or error}{where}; what was finished is kept, and the same command resumes"
+        code = 2
+    elif isinstance(error, KeyboardInterrupt):
+        message, code = "interrupted; the same command resumes", 130
+    else:
+        traceback.print_exception(error)
+        return 1
+    print(f"mfh: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+# --- several processes: under torchrun all do the work, the first one speaks ------------------------------------------
+
+_TOGETHER = (opt.Pretrain, opt.Align, opt.Saliency, opt.Distill)
+_ALONE = (
+    "pretrain, align, saliency and distill share torchrun's processes, other commands run in one: leave torchrun out "
+    "(a study runs its seeds in parallel by itself, --processes)"
+)
+
+
+@contextmanager
+def _heard_once() -> Iterator[None]:
+    """What all processes find in the same words only the first one says; it also ends the job."""
+    if is_first():
+        yield
+        return
+    try:
+        with (
+            Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+            redirect_stdout(nowhere),
+            redirect_stderr(nowhere),
+        ):
+            yield
+    except SystemExit:
+        sys.exit(0)
+
+
+def _working_together(options: Any) -> AbstractContextManager[None]:
+    if launched() == 1:
+        return nullcontext()
+    from mfh.parallel.distributed import joined
+
+    return joined(options.device, _tell)
+
+
+# --- the commands -----------------------------------------------------------------------------------------------------
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    # Where there is no terminal to fit into, tables keep their lines whole.
+    width = None if sys.stdout.isatty() else 160
+    return Console(highlight=False, soft_wrap=True, width=width, quiet=not is_first())
+
+
+def _demo(options: opt.Demo) -> None:
+    out = options.out or Path("runs/demo")
+    _run_study(
+        out,
+        options.quiet,
+        task="digits",
+        num_seeds=options.num_seeds,
+        processes=options.processes,
+    )
+
+
+def _study(options: opt.Study) -> None:
+    from mfh.tasks.finding import Handed
+
+    out = options.out or Path("runs") / _stem(options.task)
+    handed = Handed(options.data, options.preset, options.augment).or_as_before(out)
+    _run_study(
+        out,
+        options.quiet,
+        task=options.task,
+        arms=options.arms,
+        ratios=[step / 10 for step in range(10)] if options.sweep else options.ratios,
+        scores=options.scores,
+        layers=options.layers,
+        weights=options.weights,
+        num_seeds=options.num_seeds,
+        first_seed=options.seed,
+        add_seeds=options.add_seeds,
+        select=options.select,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        **_training(options),
+        loss=_loss_changes(options),
+        permutations=_permutations(options.permutations),
+        device=options.device,
+        processes=options.processes,
+        threads=options.threads,
+        **vars(handed),
+        **_given_files(options),
+    )
+
+
+def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
+    from mfh.files import read_json
+    from mfh.reporting import report
+    from mfh.reporting.summary import recommendation
+    from mfh.studies.running import study
+
+    console = _console()
+    result = study(out=out, progress=not quiet, **arguments)
+    _note_command(out)
+    page = report(out)
+    _print_study(console, result)
+    if arguments.get("select"):
+        console.print(recommendation(read_json(out / "selection.json"), result.scale), markup=False)
+    console.print(f"\nReport: {page}")
+
+
+def _note_command(out: Path) -> None:
+    """Keep the command that repeats a run beside its results, unless one is noted already."""
+    from mfh.files import read_json, write_json
+
+    environment = read_json(out / "environment.json")
+    if "repeat" in environment:
+        return
+    num_seeds = read_json(out / "config.json")["num_seeds"]
+    write_json(out / "environment.json", environment | {"repeat": _repeat_command(num_seeds)})
+
+
+def _repeat_command(num_seeds: int) -> str:
+    """The command line just given; seeds that were added count as if asked for at once."""
+    words = sys.argv[1:]
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    if "--add-seeds" in words:
+        for option in ("--add-seeds", "--num-seeds"):
+            if option in words:
+                place = words.index(option)
+                words = words[:place] + words[place + 2 :]
+        words += ["--num-seeds", str(num_seeds)]
+    return shlex.join(["mfh", *words])
+
+
+def _print_study(console: "Console", result: "StudyResult") -> None:
+    from mfh.reporting.summary import finding, summary_table
+
+    content = summary_table(result.frame, data_redrawn=result.data_redrawn, scale=result.scale)
+    _print_table(console, content)
+    console.print(f"\n{finding(result.frame, data_redrawn=result.data_redrawn, scale=result.scale)}")
+
+
+def _print_table(console: "Console", content: "PageTable") -> None:
+    from rich.table import Table
+
+    table = Table(*content.columns, title=content.caption, title_justify="left")
+    for row in content.rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _pretrain(options: opt.Pretrain) -> None:
+    bench = _workbench(options)
+    network = bench.pretrained(options.modality)
+    _report_metric(bench, network, options.modality, options.modality)
+
+
+def _align(options: opt.Align) -> None:
+    bench = _workbench(options)
+    if not bench.protocol.joint:
+        _console().print("this protocol has no joint step: the networks trained on labels stand for the aligned pair")
+    _report_metric(bench, bench.aligned("teacher"), "teacher", "aligned-teacher")
+    _report_metric(bench, bench.aligned("student"), "student", "aligned-student")
+
+
+def _report_metric(bench: "Workbench", network: Any, modality: Any, name: str, note: str = "") -> None:
+    scale = bench.task.problem.metric.scale
+    value = scale.show(bench.evaluate(network, "val", modality))
+    assert bench.folder is not None
+    path = bench.folder / f"{name}.safetensors"
+    place = f", in {path}" if path.exists() else ""  # none was written of a network that was given
+    _console().print(f"{name}: validation {scale.words} {value}{note}{place}")
+
+
+def _saliency(options: opt.Saliency) -> None:
+    bench = _workbench(options, permutations=_permutations(options.permutations))
+    saliency = bench.saliency(options.score, options.layer or "")
+    assert bench.folder is not None
+    name = bench.saliency_name(options.score, options.layer or "")
+    picture = bench.folder / f"{name}.svg"
+    if is_first():
+        saliency.plot(picture)
+    how = "cross-fitted" if saliency.permutations is None else f"permutations: {saliency.permutations}"
+    best = ", ".join(f"{c} ({saliency.scores[c]:.3g})" for c in saliency.ranking[:5])
+    console = _console()
+    console.print(f"{len(saliency.scores)} channels of layer {saliency.layer}, {saliency.samples} pairs, {how}")
+    console.print(f"most modality-general: {best}")
+    auroc = None if options.layer else bench.auroc(options.score)
+    if auroc is not None:
+        console.print(f"AUROC against the known truth: {auroc:.3f}")
+    console.print(f"in {bench.folder}/{name}.safetensors, picture {picture}")
+
+
+def _distill(options: opt.Distill) -> None:
+    from mfh.studies.grid import MASKED_BY_RATIO, cells
+
+    bench = _workbench(
+        options,
+        permutations=_permutations(options.permutations),
+        loss=_loss_changes(options),
+        keep_students=True,
+    )
+    default = bench.protocol.ratio if options.arm in MASKED_BY_RATIO else None
+    ratio = default if options.ratio is None else options.ratio
+    ratios = () if ratio is None else (ratio,)
+    (cell,) = cells([options.arm], ratios, [options.score], [options.layer or bench.task.layer])
+    if cell.teacher is None:
+        raise InputError(f"arm is {options.arm!r}, which distils from no teacher; use 'mfh pretrain' or 'mfh align'")
+    student, best_epoch = bench.student(cell)
+    _report_metric(bench, student, "student", f"distilled-{cell.name}", f" (epoch {best_epoch})")
+
+
+def _diagnose(options: opt.Diagnose) -> None:
+    from mfh.reporting import report
+    from mfh.reporting.diagnosis import diagnosis_tables, diagnosis_verdict
+    from mfh.studies.diagnosis import diagnose_at
+
+    bench = _workbench(options, loss=_loss_changes(options))
+    assert bench.folder is not None
+    diagnosis = diagnose_at(bench, options.layers)
+    diagnosis.save(bench.folder.parent / "diagnosis.json")
+    console = _console()
+    for content in diagnosis_tables(diagnosis):
+        _print_table(console, content)
+    console.print(diagnosis_verdict(diagnosis), markup=False)
+    console.print(f"\nReport: {report(bench.folder.parent)}")
+
+
+def _gauss(options: opt.Gauss) -> None:
+    from dataclasses import asdict
+
+    from mfh.gaussian import summary, table_2
+    from mfh.gaussian.run import EXPERIMENTS, run
+    from mfh.reporting import report
+    from mfh.reporting.gaussian import gaussian_verdict
+
+    experiments = EXPERIMENTS if options.experiment == "all" else (options.experiment,)
+    out = options.out or Path("runs") / f"gauss-{options.experiment}"
+    given = asdict(options)
+    ours = {name: given.pop(name) for name in ("out", "quiet", "experiment", "num_seeds", "first_seed", "device")}
+    if given["permutations"] is not None:
+        given["permutations"] = _permutations(given["permutations"])
+    with _seeds_done(ours["quiet"]) as progress:
+        frames = run(
+            experiments,
+            out=out,
+            num_seeds=options.num_seeds,
+            first_seed=options.first_seed,
+            options=given,
+            device=options.device,
+            progress=progress,
+        )
+    _note_command(out)
+    page = report(out)
+    console = _console()
+    for name, frame in frames.items():
+        if name == "modify-gamma":
+            console.print(table_2(frame), markup=False)
+        else:
+            console.print(summary(frame).to_string(index=False, float_format="%.2f"), markup=False)
+        console.print()
+    console.print(gaussian_verdict(frames))
+    console.print(f"\nReport: {page}")
+
+
+@contextmanager
+def _seeds_done(quiet: bool) -> Iterator[Any]:
+    """A progress bar over seeds, on a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        lines: dict[str, Any] = {}
+
+        def progress(experiment: str, done: int, total: int) -> None:
+            if experiment not in lines:
+                lines[experiment] = bar.add_task(experiment, total=total)
+            bar.update(lines[experiment], completed=done)
+
+        yield progress
+
+
+def _prepare(options: opt.Prepare) -> None:
+    from dataclasses import asdict
+
+    given = asdict(options.dataset)
+    if isinstance(options.dataset, opt.PrepareVggsound):
+        from mfh.tasks.vggsound import prepare as vggsound
+
+        settings = vggsound.Settings(**{name: given.pop(name) for name in vggsound.Settings.__dataclass_fields__})
+        given["shard"] = _part(options.dataset.shard)
+        _console().print(vggsound.prepare(settings=settings, **given), markup=False)
+        return
+    from mfh.tasks.ravdess.prepare import Features, prepare
+
+    features = Features(**{name: given.pop(name) for name in Features.__dataclass_fields__})
+    made = prepare(features=features, **given)
+    console = _console()
+    counts = ", ".join(f"{count} {split}" for split, count in made.counts.items())
+    console.print(f"{sum(made.counts.values())} clips ({counts}){'' if made.fresh else ', prepared before'}")
+    if made.skipped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(made.skipped.items()))
+        console.print(f"not used: {reasons}; see {made.folder / 'skipped.csv'}")
+    console.print(f"next: mfh study ravdess --data {made.folder}")
+
+
+def _part(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal()):
+        raise InputError(f"shard is {text!r}; i/n was expected, for instance 0/4")
+    return int(part), int(parts)
+
+
+def _report(options: opt.Report) -> None:
+    from mfh.reporting import report
+
+    page = report(*options.runs, out=options.out, format=options.format, figures=options.figures, style=options.style)
+    _console().print(f"Report: {page}")
+
+
+def _workbench(options: Any, **settings: Any) -> "Workbench":
+    from mfh.files import write_json
+    from mfh.studies.workbench import Settings, Workbench
+    from mfh.tasks.checks import check_task
+    from mfh.tasks.finding import Handed, find_task
+
+    out = options.out or Path("runs") / _stem(options.task)
+    handed = Handed(options.data, options.preset, options.augment).or_as_before(out)
+    source = find_task(options.task, handed)
+    task = source.make(options.seed)
+    check_task(task, origin=source.origin)
+    if is_first() and not (out / "config.json").exists():
+        write_json(out / "config.json", {"command": "steps", "task": task.name, **handed.facts()})
+    common = Settings(
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        **_training(options),
+        device=options.device,
+        **_given_files(options),
+        progress=not options.quiet and sys.stderr.isatty() and is_first(),
+        **settings,
+    )
+    return Workbench(task, options.seed, common, out / f"seed-{options.seed}")
+
+
+def _training(options: opt.TrainingOptions) -> dict[str, Any]:
+    return {
+        "accumulate": options.accumulate,
+        "precision": options.precision,
+        "num_workers": options.num_workers,
+        "channels_last": options.channels_last or None,
+        "compile": options.compile or None,
+        "logger": options.logger,
+    }
+
+
+def _stem(task: str) -> str:
+    return Path(task).stem if task.endswith(".py") else task.replace(":", ".")
+
+
+def _given_files(options: Any) -> dict[str, Any]:
+    from mfh.studies.workbench import CHECKPOINTS
+
+    return {name: str(path) for name in CHECKPOINTS if (path := getattr(options, name, None)) is not None}
+
+
+def _loss_changes(options: opt.LossOptions) -> dict[str, float]:
+    names = ("temperature", "label_weight", "teacher_weight")
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def _permutations(text: str) -> Any:
+    if text in ("auto", "exact"):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"permutations is {text!r}; choose 'exact', 'auto' or a number from 1") from None
+
+
+_COMMANDS: dict[type, Any] = {
+    opt.Demo: _demo,
+    opt.Pretrain: _pretrain,
+    opt.Align: _align,
+    opt.Saliency: _saliency,
+    opt.Distill: _distill,
+    opt.Study: _study,
+    opt.Diagnose: _diagnose,
+    opt.Gauss: _gauss,
+    opt.Prepare: _prepare,
+    opt.Report: _report,
+}

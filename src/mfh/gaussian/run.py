@@ -1,0 +1,215 @@
+"""Run the Gaussian experiments into a run folder: results, tables and how they came about."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mfh.errors import InputError, close_names
+from mfh.files import atomic_write, read_json, write_json
+from mfh.gaussian.settings import ModifyGamma, VaryAlpha, VaryGamma, whole
+from mfh.studies.provenance import environment
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXPERIMENTS = ("vary-gamma", "vary-alpha", "modify-gamma")
+
+#: Of the experiment modify-gamma: the file that says which inputs Algorithm 1 found.
+FOUND = "algorithm-1-found.csv"
+
+#: Called as progress(experiment, seeds_done, num_seeds).
+RunProgress = Callable[[str, int, int], None]
+
+_SETTINGS: dict[str, type[VaryGamma] | type[VaryAlpha] | type[ModifyGamma]] = {
+    "vary-gamma": VaryGamma,
+    "vary-alpha": VaryAlpha,
+    "modify-gamma": ModifyGamma,
+}
+_FIRST_SEED = {"vary-gamma": 0, "vary-alpha": 0, "modify-gamma": 42}
+
+
+def run(
+    experiments: Sequence[str] = EXPERIMENTS,
+    *,
+    out: str | Path,
+    num_seeds: int = 10,
+    first_seed: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    progress: RunProgress | None = None,
+) -> dict[str, "pd.DataFrame"]:
+    """Run experiments and leave results.csv, config.json and environment.json; `mfh.report` makes a page of them.
+
+    Besides, for modify-gamma: algorithm-1-found.csv and Table 2 as table-2.{txt,csv,md,tex}. A folder that holds
+    the finished results of the same configuration is read, not computed again; one of another configuration is
+    refused. The device and the progress display do not belong to the configuration.
+
+    Args:
+        experiments: any of "vary-gamma", "vary-alpha", "modify-gamma".
+        out: the run folder, made if it is missing.
+        num_seeds: data sets for every experiment.
+        first_seed: of consecutive ones; None for the published 0 (sweeps) and 42 (modify-gamma).
+        options: fields of `VaryGamma`, `VaryAlpha` and `ModifyGamma` to change; each goes to every chosen experiment
+            that has it; None values are ignored.
+        device: where to train, see `mfh.gaussian.fit`.
+        progress: called as progress(experiment, seeds_done, num_seeds).
+
+    Returns:
+        The tidy results by experiment.
+
+    Raises:
+        InputError: an experiment or option is unknown or out of range, or the folder cannot be used.
+    """
+    config = resolve(experiments, num_seeds=num_seeds, first_seed=first_seed, options=options)
+    out = Path(out)
+    if _same_configuration(out, config) and (out / "results.csv").is_file():
+        return _read(out, list(config["experiments"]))
+
+    try:
+        write_json(out / "config.json", config)
+        write_json(out / "environment.json", environment(device=device))
+    except OSError as error:
+        raise InputError(
+            f"out is {str(out)!r}, where nothing can be written ({error.strerror}); give a folder that can be made"
+        ) from None
+    frames, started = {}, time.monotonic()
+    for name, chosen in config["experiments"].items():
+        frames[name] = _experiment(name, chosen, num_seeds, device, progress)
+    _write_results(frames, out)
+    write_json(out / "environment.json", environment(device=device, seconds=round(time.monotonic() - started, 1)))
+    return frames
+
+
+def resolve(
+    experiments: Sequence[str],
+    *,
+    num_seeds: int,
+    first_seed: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The configuration of a run with every default filled in, as config.json holds it.
+
+    Raises:
+        InputError: an experiment or option is unknown, fits none of the experiments, or is out of range.
+    """
+    if isinstance(experiments, str) or not experiments:
+        raise InputError(f"experiments is {experiments!r}; a list of {', '.join(EXPERIMENTS)} was expected")
+    whole("num_seeds", num_seeds, least=1)
+    if first_seed is not None:
+        whole("first_seed", first_seed, least=0)
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    unused = set(given)
+    resolved: dict[str, Any] = {}
+    for name in experiments:
+        if name not in _SETTINGS:
+            raise InputError(f"there is no experiment {name!r}; {close_names(name, list(EXPERIMENTS))}")
+        kind = _SETTINGS[name]
+        known = {field.name for field in fields(kind)}
+        unused -= known
+        settings = kind(**{key: value for key, value in given.items() if key in known})
+        start = _FIRST_SEED[name] if first_seed is None else first_seed
+        resolved[name] = {"first_seed": start, **asdict(settings)}
+    if unused:
+        known = {field.name for name in experiments for field in fields(_SETTINGS[name])}
+        wrong = min(unused)
+        raise InputError(f"{wrong} is no option of {', '.join(experiments)}; {close_names(wrong, sorted(known))}")
+    # What a JSON file gives back, so that a stored configuration compares equal: lists for tuples.
+    plain: dict[str, Any] = json.loads(
+        json.dumps({"command": "gauss", "num_seeds": num_seeds, "experiments": resolved})
+    )
+    return plain
+
+
+def _same_configuration(out: Path, config: dict[str, Any]) -> bool:
+    """Whether the folder holds this configuration; False if it holds none."""
+    try:
+        if out.exists() and not out.is_dir():
+            raise InputError(f"out is {str(out)!r}, which is a file; a folder was expected")
+        if not (out / "config.json").exists():
+            if (out / "results.csv").exists():
+                raise InputError(
+                    f"{out} holds a results.csv without a config.json, so its options are unknown; give another --out"
+                )
+            return False
+    except OSError as error:
+        raise InputError(f"out is {str(out)!r}, which cannot be read ({error.strerror}); give another folder") from None
+    for field, held, wanted in _differences(read_json(out / "config.json"), config):
+        raise InputError(
+            f"{out} holds a run with {field} = {held}, and {wanted} is asked for; "
+            "give another --out or the same options"
+        )
+    return True
+
+
+def _differences(held: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str, str]]:
+    """Fields that differ: name, held value, wanted value."""
+    different = []
+    for name in [*held, *(name for name in wanted if name not in held)]:
+        ours, theirs = held.get(name), wanted.get(name)
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            if name == "experiments" and set(ours) != set(theirs):
+                different.append((name, ", ".join(ours), ", ".join(theirs)))
+            else:
+                inner = "" if name == "experiments" else f"{name}."
+                different += _differences(ours, theirs, prefix + inner)
+        elif ours != theirs:
+            different.append((prefix + name, json.dumps(ours), json.dumps(theirs)))
+    return different
+
+
+def _experiment(
+    name: str, chosen: Mapping[str, Any], num_seeds: int, device: str, progress: RunProgress | None
+) -> "pd.DataFrame":
+    from mfh.gaussian import experiments
+
+    functions: dict[str, Callable[..., pd.DataFrame]] = {
+        "vary-gamma": experiments.vary_gamma,
+        "vary-alpha": experiments.vary_alpha,
+        "modify-gamma": experiments.modify_gamma,
+    }
+    values = {key: value for key, value in chosen.items() if key != "first_seed"}
+    # JSON made lists of the tuples.
+    for key, value in values.items():
+        if isinstance(value, list):
+            values[key] = tuple(tuple(item) if isinstance(item, list) else item for item in value)
+    return functions[name](
+        num_seeds,
+        first_seed=chosen["first_seed"],
+        settings=_SETTINGS[name](**values),
+        device=device,
+        progress=(lambda done, total: progress(name, done, total)) if progress else None,
+    )
+
+
+def _write_results(frames: Mapping[str, "pd.DataFrame"], out: Path) -> None:
+    import pandas as pd
+
+    from mfh.gaussian.tables import table_2
+
+    if (frame := frames.get("modify-gamma")) is not None:
+        with atomic_write(out / FOUND) as file:
+            pd.DataFrame(frame.attrs["general_found"]).to_csv(file, index=False)
+        for form, suffix in (("text", "txt"), ("csv", "csv"), ("markdown", "md"), ("latex", "tex")):
+            with atomic_write(out / f"table-2.{suffix}") as file:
+                file.write(table_2(frame, form))  # type: ignore[arg-type]
+    # Last: results.csv says that the run is finished.
+    with atomic_write(out / "results.csv") as file:
+        for number, frame in enumerate(frames.values()):
+            frame.to_csv(file, index=False, header=number == 0)
+
+
+def _read(out: Path, experiments: list[str]) -> dict[str, "pd.DataFrame"]:
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(out / "results.csv")
+        frames = {name: table[table["experiment"] == name].reset_index(drop=True) for name in experiments}
+        if "modify-gamma" in frames:
+            found = pd.read_csv(out / FOUND)
+            frames["modify-gamma"].attrs["general_found"] = found.to_dict(orient="records")
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"the results in {out} cannot be read ({error}); give another --out") from None
+    return frames

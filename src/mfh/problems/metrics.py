@@ -1,0 +1,198 @@
+"""What networks are measured by: one number per data set, added up over batches where that is possible."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mfh.problems.scale import Scale
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number by which epochs are chosen, students compared and teachers judged.
+
+    Args:
+        name: in the rows of a study; the teacher's rows are called "teacher_" and this.
+        value: with `statistics`, their sum -> the number; without, (logits, target) of the whole data set -> the
+            number. Functions of torchmetrics.functional fit here.
+        statistics: (logits, target) of a batch -> a tensor that adds over batches, so that neither batches nor
+            processes change the result and nothing is kept. None keeps all logits and targets.
+        higher_is_better: whether a rise is a gain.
+        percent: whether the number is a fraction, shown times 100.
+
+    Example:
+        >>> close = Metric("close", lambda logits, target: ((logits - target).abs() <= 1).double().mean())
+        >>> close.of(torch.tensor([[1.0], [5.0]]), torch.tensor([[1.5], [2.0]]))
+        0.5
+    """
+
+    name: str
+    value: Callable[..., Tensor | float]
+    statistics: Callable[[Tensor, Tensor], Tensor] | None = None
+    higher_is_better: bool = True
+    percent: bool = True
+
+    @property
+    def scale(self) -> Scale:
+        """How its values read."""
+        return Scale(self.name, self.higher_is_better, self.percent)
+
+    def of(self, logits: Tensor, target: Tensor, *, block: int = 4096) -> float:
+        """The number for a data set of which all logits are known.
+
+        Args:
+            logits: (N, ...).
+            target: (N, ...).
+            block: samples looked at together.
+        """
+        tally = Tally(self)
+        for start in range(0, len(logits), block):
+            tally.add(logits[start : start + block], target[start : start + block])
+        return tally.value()
+
+
+class Tally:
+    """Adds up a metric batch by batch, on the device of the batches and without waiting for it.
+
+    Args:
+        metric: what to add up.
+    """
+
+    def __init__(self, metric: Metric) -> None:
+        self.metric = metric
+        self._parts: list[tuple[Tensor, ...]] = []
+
+    def add(self, logits: Tensor, target: Tensor) -> None:
+        """Count one batch."""
+        if self.metric.statistics is None:
+            self._parts.append((logits.detach().cpu(), target.cpu()))
+        else:
+            batch = self.metric.statistics(logits.detach(), target)
+            self._parts = [(self._parts[0][0] + batch if self._parts else batch,)]
+
+    def state(self) -> tuple[Tensor, ...]:
+        """What processes exchange: the sum of the statistics, or all logits and targets; nothing without batches."""
+        if len(self._parts) < 2:
+            return self._parts[0] if self._parts else ()
+        return tuple(torch.cat(part) for part in zip(*self._parts, strict=True))
+
+    def value(self, states: Iterable[tuple[Tensor, ...]] | None = None) -> float:
+        """The number.
+
+        Args:
+            states: of all processes that hold a part of the data, in order of rank; default: of this one only.
+        """
+        parts: Any = [state for state in ([self.state()] if states is None else states) if state]
+        if self.metric.statistics is None:
+            return float(self.metric.value(*(torch.cat(part) for part in zip(*parts, strict=True))))
+        return float(self.metric.value(sum(statistics.cpu() for (statistics,) in parts)))
+
+
+def accuracy() -> Metric:
+    """Fraction of samples whose largest logit is the target's."""
+    return Metric("accuracy", _ratio, _right_answers)
+
+
+def _right_answers(logits: Tensor, target: Tensor) -> Tensor:
+    right = (logits.argmax(1) == target).sum()
+    return torch.stack([right, torch.full_like(right, len(target))])
+
+
+def mean_average_precision() -> Metric:
+    """Area under the precision-recall curve of every class, averaged over classes; for multi-label targets.
+
+    Computed by torchmetrics from all logits of the data set. Classes without a positive sample are left out.
+    """
+    return Metric("mean_average_precision", _mean_average_precision)
+
+
+def _mean_average_precision(logits: Tensor, target: Tensor) -> Tensor:
+    from torchmetrics.functional.classification import multilabel_average_precision
+
+    # Probabilities, because torchmetrics takes logits that happen to lie in [0, 1] for probabilities.
+    probabilities, classes = logits.double().sigmoid(), (target > 0).any(0)
+    if not classes.any():
+        return torch.zeros(())
+    each = multilabel_average_precision(
+        probabilities[:, classes], target[:, classes].long(), num_labels=int(classes.sum()), average="none"
+    )
+    return each.mean()
+
+
+def f1(threshold: float = 0.5) -> Metric:
+    """F1 of every class, averaged over classes; for multi-label targets.
+
+    A class that is neither there nor predicted counts as 0, as in scikit-learn.
+
+    Args:
+        threshold: probability above which a class is predicted.
+    """
+    return Metric("f1", _mean_f1, partial(_label_counts, threshold=threshold))
+
+
+def _label_counts(logits: Tensor, target: Tensor, threshold: float) -> Tensor:
+    from torchmetrics.functional.classification import multilabel_stat_scores
+
+    predicted, width = (logits.sigmoid() > threshold).long(), logits.shape[1]
+    counts: Tensor = multilabel_stat_scores(
+        predicted, target.long(), num_labels=width, average="none", validate_args=False
+    )
+    return counts
+
+
+def _mean_f1(counts: Tensor) -> Tensor:
+    right, wrong, _, missed, _ = counts.double().T
+    each: Tensor = 2 * right / (2 * right + wrong + missed).clamp_min(1)
+    return each.mean()
+
+
+def mean_iou(ignore_index: int | None = None) -> Metric:
+    """Intersection over union of every class over all pixels, averaged over classes; for dense targets.
+
+    Classes that neither occur nor are predicted are left out.
+
+    Args:
+        ignore_index: a target that does not count.
+    """
+    return Metric("mean_iou", _mean_iou, partial(confusion, ignore_index=ignore_index))
+
+
+def confusion(logits: Tensor, target: Tensor, ignore_index: int | None = None) -> Tensor:
+    """How often each class was taken for each class: (K, K) counts, true class by predicted class.
+
+    Args:
+        logits: (N, K, ...).
+        target: (N, ...).
+        ignore_index: a target that does not count.
+    """
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+    predicted, width = logits.argmax(1), logits.shape[1]
+    counts: Tensor = multiclass_confusion_matrix(
+        predicted, target, width, ignore_index=ignore_index, validate_args=False
+    )
+    return counts
+
+
+def _mean_iou(counts: Tensor) -> Tensor:
+    both = counts.diagonal().double()
+    either = counts.sum(0) + counts.sum(1) - both
+    return (both[either > 0] / either[either > 0]).mean()
+
+
+def mean_squared_error() -> Metric:
+    """Squared difference between outputs and target, averaged over both samples and outputs. Lower is better."""
+    return Metric("mean_squared_error", _ratio, _squared_errors, higher_is_better=False, percent=False)
+
+
+def _squared_errors(logits: Tensor, target: Tensor) -> Tensor:
+    squares = (logits.double() - target.double()).square().sum()
+    return torch.stack([squares, torch.full_like(squares, target.numel())])
+
+
+def _ratio(sums: Tensor) -> float:
+    return float(sums[0]) / float(sums[1])

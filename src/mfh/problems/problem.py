@@ -1,0 +1,206 @@
+"""What logits and targets mean: single-label or multi-label classification, dense prediction, regression."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mfh.errors import InputError
+from mfh.problems import metrics
+from mfh.problems.losses import (
+    DistillationLoss,
+    Divergence,
+    KDLoss,
+    LabelLoss,
+    bernoulli_divergence,
+    kl_divergence,
+    output_distance,
+)
+from mfh.problems.metrics import Metric
+
+#: What is wrong with a target, and in which row of the batch (None: in all of them).
+Fault = tuple[str, int | None]
+
+
+def _no_fault(_logits: Tensor, _target: Tensor) -> None:
+    """For problems that check nothing."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What logits and targets mean, and hence how networks are trained, taught and measured.
+
+    Made by `classification`, `multi_label`, `dense` or `regression`, each of which takes a `label_loss` and a `metric`
+    of your own; or by hand.
+
+    Args:
+        name: for reports and messages.
+        label_loss: (logits, target) -> scalar mean.
+        divergence: (student logits, teacher logits, *, temperature, reduction) -> scalar; the second term of
+            distillation.
+        metric: by which epochs are chosen and students compared.
+        fault: (logits, target) -> what is wrong with them, if anything.
+        categorical: whether a softmax over dim 1 makes logits probabilities.
+
+    Example:
+        >>> problem = Problem.multi_label()
+        >>> logits = torch.tensor([[2.0, -2.0]])
+        >>> round(float(problem.label_loss(logits, torch.tensor([[1, 0]]))), 3), problem.metric.name
+        (0.127, 'mean_average_precision')
+    """
+
+    name: str
+    label_loss: LabelLoss
+    divergence: Divergence
+    metric: Metric
+    fault: Callable[[Tensor, Tensor], Fault | None] = _no_fault
+    categorical: bool = False
+
+    @staticmethod
+    def classification(*, label_loss: LabelLoss = F.cross_entropy, metric: Metric | None = None) -> "Problem":
+        """One class per sample: logits (N, K), target (N,) of class indices.
+
+        Args:
+            label_loss: default: cross-entropy.
+            metric: default: `metrics.accuracy()`.
+        """
+        metric = metric or metrics.accuracy()
+        fault = partial(_index_fault, dense=False, ignore_index=None)
+        return Problem("classification", label_loss, kl_divergence, metric, fault, categorical=True)
+
+    @staticmethod
+    def multi_label(*, label_loss: LabelLoss | None = None, metric: Metric | None = None) -> "Problem":
+        """Any number of classes per sample: logits (N, K), target (N, K) of zeros and ones.
+
+        The divergence from the teacher is the sum over classes of the divergence between two coins.
+
+        Args:
+            label_loss: default: binary cross-entropy of the logits, averaged over samples and classes.
+            metric: default: `metrics.mean_average_precision()`; `metrics.f1()` is another.
+        """
+        metric = metric or metrics.mean_average_precision()
+        return Problem(
+            "multi-label classification",
+            label_loss or _binary_cross_entropy,
+            bernoulli_divergence,
+            metric,
+            _label_fault,
+        )
+
+    @staticmethod
+    def dense(
+        *, ignore_index: int = -100, label_loss: LabelLoss | None = None, metric: Metric | None = None
+    ) -> "Problem":
+        """One class per pixel (frame, point): logits (N, K, ...), target (N, ...) of class indices.
+
+        The divergence from the teacher is averaged over all pixels, also those without a label.
+
+        Args:
+            ignore_index: the target of pixels without a label.
+            label_loss: default: cross-entropy averaged over the labelled pixels of the batch.
+            metric: default: `metrics.mean_iou(ignore_index)`.
+        """
+        metric = metric or metrics.mean_iou(ignore_index)
+        label_loss = label_loss or partial(_pixel_cross_entropy, ignore_index=ignore_index)
+        fault = partial(_index_fault, dense=True, ignore_index=ignore_index)
+        return Problem("dense prediction", label_loss, kl_divergence, metric, fault, categorical=True)
+
+    @staticmethod
+    def regression(*, label_loss: LabelLoss = F.mse_loss, metric: Metric | None = None) -> "Problem":
+        """Numbers: outputs and target (N, K), or any other shape that is the same for both.
+
+        The divergence from the teacher is the mean squared difference of outputs; it knows no temperature.
+
+        Args:
+            label_loss: default: mean squared error.
+            metric: default: `metrics.mean_squared_error()`.
+        """
+        return Problem("regression", label_loss, output_distance, metric or metrics.mean_squared_error(), _value_fault)
+
+    def complete(self, loss: DistillationLoss | None) -> DistillationLoss:
+        """The distillation loss, with the label loss and the divergence of this problem where it leaves them open."""
+        loss = KDLoss() if loss is None else loss
+        return loss.completed(self.label_loss, self.divergence) if isinstance(loss, KDLoss) else loss
+
+    def check(self, logits: Tensor, target: Tensor, where: str = "", indices: Sequence[int] | None = None) -> None:
+        """Refuse what cannot be a target of these logits.
+
+        Args:
+            logits: (N, ...); only their shape and type are looked at.
+            target: (N, ...).
+            where: what is being read, for the message.
+            indices: of the samples, for the message.
+
+        Raises:
+            InputError: there is something wrong.
+        """
+        fault = self.fault(logits, target)
+        if fault is not None:
+            message, row = fault
+            place = "" if row is None or indices is None else f", sample {int(indices[row])}"
+            raise InputError(f"{where}{place}: {message}" if where else message)
+
+
+def _binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
+
+
+def _pixel_cross_entropy(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    # A batch without any label costs nothing; cross_entropy's own mean would be 0 / 0.
+    total = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="sum")
+    return total / (target != ignore_index).sum().clamp_min(1)
+
+
+def _index_fault(logits: Tensor, target: Tensor, dense: bool, ignore_index: int | None) -> Fault | None:
+    shape = tuple(logits.shape)
+    if not dense and logits.ndim != 2:
+        return (
+            f"logits have shape {shape}; classification expects (N, K): for one class per pixel give the task "
+            "problem=Problem.dense()",
+            None,
+        )
+    wanted = (shape[0], *shape[2:])
+    if tuple(target.shape) != wanted or target.dtype != torch.int64:
+        return (
+            f"the target has shape {tuple(target.shape)} and type {target.dtype} for logits of shape {shape}; class "
+            f"indices of shape {wanted} and type torch.int64 were expected"
+            + (": for several classes per sample give the task problem=Problem.multi_label()" if not dense else ""),
+            None,
+        )
+    wrong = (target < 0) | (target >= shape[1])
+    if ignore_index is not None:
+        wrong &= target != ignore_index
+    ignored = "" if ignore_index is None else f" or {ignore_index} (ignored)"
+    return _first_wrong(wrong, target, f"class indices from 0 to {shape[1] - 1}{ignored} were expected")
+
+
+def _label_fault(logits: Tensor, target: Tensor) -> Fault | None:
+    if target.shape != logits.shape:
+        return _shapes_differ(logits, target)
+    return _first_wrong(~((target >= 0) & (target <= 1)), target, "0 or 1 for each class was expected")
+
+
+def _value_fault(logits: Tensor, target: Tensor) -> Fault | None:
+    if target.shape != logits.shape:
+        return _shapes_differ(logits, target)
+    if not target.is_floating_point():
+        return f"the target has type {target.dtype}; floating point numbers were expected", None
+    return _first_wrong(~torch.isfinite(target), target, "a finite number was expected")
+
+
+def _shapes_differ(logits: Tensor, target: Tensor) -> Fault:
+    return (
+        f"the target has shape {tuple(target.shape)} and the network returns {tuple(logits.shape)}; both must be the "
+        "same",
+        None,
+    )
+
+
+def _first_wrong(wrong: Tensor, target: Tensor, expectation: str) -> Fault | None:
+    if not wrong.any():
+        return None
+    place = wrong.nonzero()[0].tolist()
+    return f"the target holds {target[tuple(place)].item()}; {expectation}", place[0]

@@ -1,0 +1,377 @@
+"""Which channels of a teacher carry what the student's modality has too (Algorithm 1, step 2, and the probe)."""
+
+from collections.abc import Callable, Iterable, Sized
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+from mfh import files
+from mfh.data.pairs import as_batch, check_rereadable, to_device
+from mfh.errors import InputError, close_names
+from mfh.networks.layers import capture, check_channel_dim
+from mfh.networks.modes import check_one_device, device_of, evaluating, fingerprint, original, original_layer, placed
+from mfh.parallel.distributed import gather
+from mfh.saliency.masks import ChannelMask
+from mfh.saliency.permutation import Distance, Permutations, permutation_scores
+from mfh.saliency.probe import StudentLayer, layer_names, probe_scores
+from mfh.saliency.reader import Reader
+
+Score = Literal["distance", "agreement", "probe"]
+MaskKind = Literal["general", "specific", "random", "soft"]
+Fill = Literal["mean", "zero"]
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelSaliency:
+    """How modality-general each channel of a teacher's layer is. Made by `channel_saliency`.
+
+    Args:
+        scores: (C,); larger is more general. "distance": the rise of the distance to the student over the unpermuted
+            one, E[Dist_c] - Dist. "agreement": its part that involves the student. "probe": cross-fitted R^2.
+        standard_error: (C,) of the scores; zero when exact, NaN after a single permutation.
+        baseline: the distance between unpermuted teacher and student logits.
+        means: (C, *positions) mean activation over the data.
+        layer: of the teacher.
+        channel_dim: the dimension of the layer's output that counts channels.
+        score: "distance", "agreement" or "probe".
+        distance: "mse", "l1" or the name of a callable; "given" for scores computed elsewhere.
+        permutations: "exact", how many were drawn, or None for the probe and for scores computed elsewhere.
+        samples: pairs read.
+        fingerprint: of the teacher's weights.
+        student_fingerprint: of the student's weights.
+        student_layer: whose output the probe read, several separated by commas; empty for its default.
+    """
+
+    scores: NDArray[np.float64]
+    standard_error: NDArray[np.float64]
+    baseline: float
+    means: NDArray[np.float64]
+    layer: str
+    channel_dim: int
+    score: Score
+    distance: str
+    permutations: Literal["exact"] | int | None
+    samples: int
+    fingerprint: str
+    student_fingerprint: str = ""
+    student_layer: str = ""
+
+    @property
+    def normalized(self) -> NDArray[np.float64]:
+        """(C,) scores mapped linearly to [0, 1]; all zero if they are all the same."""
+        span = np.ptp(self.scores)
+        return (self.scores - self.scores.min()) / span if span else np.zeros_like(self.scores)
+
+    @property
+    def ranking(self) -> NDArray[np.intp]:
+        """(C,) channel indices, most modality-general first; ties in order of index."""
+        return np.argsort(-self.scores, kind="stable")
+
+    def mask(self, kind: MaskKind, ratio: float | None = None, *, fill: Fill = "mean", seed: int = 0) -> ChannelMask:
+        """A mask for the teacher that was scored.
+
+        Args:
+            kind: "general" removes the least salient channels, "specific" the most salient, "random" channels drawn
+                without replacement; "soft" keeps each channel in proportion: by `soft_weights` of the probe's R^2, or
+                by another score as `normalized`.
+            ratio: fraction of channels removed, in [0, 1), rounded down to whole channels; not for "soft".
+            fill: what a removed channel becomes: its data-set "mean", or "zero".
+            seed: of "random".
+
+        Raises:
+            InputError: unknown kind or fill, a missing or superfluous ratio, or one outside [0, 1).
+        """
+        if kind not in get_args(MaskKind):
+            raise InputError(f"kind of mask is {kind!r}; {close_names(str(kind), list(get_args(MaskKind)))}")
+        if fill not in get_args(Fill):
+            raise InputError(f"fill is {fill!r}; choose 'mean' or 'zero'")
+        width = len(self.scores)
+        if kind == "soft":
+            if ratio is not None:
+                raise InputError(f"ratio is {ratio}, but a soft mask removes nothing; leave the ratio out")
+            weights = soft_weights(self.scores) if self.score == "probe" else self.normalized
+        else:
+            if ratio is None or not 0 <= ratio < 1:
+                raise InputError(
+                    f"ratio is {ratio}; a {kind} mask needs the fraction to remove, at least 0 and below 1"
+                )
+            count = int(ratio * width + 1e-9)
+            order = {
+                "general": self.ranking[::-1],
+                "specific": self.ranking,
+                "random": np.random.default_rng(seed % 2**63).permutation(width),
+            }[kind]
+            weights = np.ones(width)
+            weights[order[:count]] = 0.0
+        return ChannelMask(
+            layer=self.layer,
+            weights=weights,
+            means=self.means if fill == "mean" else np.zeros_like(self.means),
+            fingerprint=self.fingerprint,
+            channel_dim=self.channel_dim,
+            kind=kind,
+            score=None if kind == "random" else self.score,
+            ratio=None if ratio is None else float(ratio),
+        )
+
+    @classmethod
+    def from_scores(
+        cls,
+        scores: ArrayLike,
+        teacher: nn.Module,
+        pairs: Iterable[Any],
+        *,
+        layer: str,
+        channel_dim: int = 1,
+        score: Score = "distance",
+        device: torch.device | str | None = None,
+    ) -> "ChannelSaliency":
+        """A saliency from scores computed elsewhere: published ones, or by a method of your own.
+
+        The channels' means, which masks need, are taken in one pass of the teacher over the pairs. Under
+        torch.distributed each process passes a disjoint part of the data.
+
+        Args:
+            scores: (C,), larger is more general.
+            teacher: the network whose channels were scored.
+            pairs: as in `channel_saliency`; the student's input is not read.
+            layer: of the teacher.
+            channel_dim: the dimension of that layer's output that counts channels.
+            score: what to call the scores. "probe" says that they are an R^2.
+            device: where to run; default: where the teacher is.
+
+        Raises:
+            InputError: scores are not one finite number per channel of the layer, or there are no samples.
+
+        Example:
+            >>> teacher = nn.Sequential(nn.Identity(), nn.Linear(4, 2))
+            >>> pairs = [(torch.ones(5, 4), torch.zeros(5, 1), torch.zeros(5))]
+            >>> saliency = ChannelSaliency.from_scores([0.1, 0.4, 0.3, 0.2], teacher, pairs, layer="0")
+            >>> saliency.mask("general", ratio=0.5).removed
+            array([0, 3])
+        """
+        given = np.array(scores, dtype=np.float64)
+        check_rereadable(pairs)
+        teacher, layer = original(teacher), original_layer(layer)
+        total, samples, shape = torch.zeros(0), 0, torch.Size()
+        with placed(device, teacher), evaluating(teacher):
+            home = device_of(teacher)
+            for item in pairs:
+                activation, _ = capture(teacher, layer, to_device(as_batch(item).teacher_input, home))
+                channel_dim = check_channel_dim(activation, channel_dim, layer)
+                sums = activation.movedim(channel_dim, 1).double().sum(0).cpu()
+                total = sums if not samples else total + sums
+                samples, shape = samples + len(activation), activation.shape
+            weights_digest = fingerprint(teacher)
+        passes = [(sums, count) for sums, count in gather((total, samples)) if count]
+        if not passes:
+            raise InputError("pairs has no samples; give at least one batch")
+        total, samples = torch.stack([sums for sums, _ in passes]).sum(0), sum(count for _, count in passes)
+        if given.shape != total.shape[:1] or not np.isfinite(given).all():
+            raise InputError(
+                f"scores have shape {given.shape}, but layer {layer!r} returns shape {tuple(shape)}: one finite number "
+                f"for each of its {len(total)} channels was expected"
+            )
+        return cls(
+            scores=given,
+            standard_error=np.zeros_like(given),
+            baseline=float("nan"),
+            means=(total / samples).numpy(),
+            layer=layer,
+            channel_dim=channel_dim,
+            score=score,
+            distance="given",
+            permutations=None,
+            samples=samples,
+            fingerprint=weights_digest,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to a safetensors file, atomically."""
+        files.save_fields(self, path, "saliency")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ChannelSaliency":
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: there is no such file, or it is not a saliency.
+        """
+        return files.load_fields(cls, path, "saliency")
+
+    def plot(self, path: str | Path, *, ratio: float | None = None, truth: NDArray[np.bool_] | None = None) -> None:
+        """Draw the scores by channel, and sorted with what a general mask keeps (the paper's saliency figure).
+
+        Args:
+            path: of the picture; its ending says which kind (svg, pdf, png).
+            ratio: fraction removed, to show what is kept; None shows the order only.
+            truth: (C,) booleans, whether a channel is general, where that is known.
+        """
+        from mfh.figures.saliency import draw_saliency
+        from mfh.figures.style import save_figure
+
+        save_figure(draw_saliency(self.scores, score=self.score, ratio=ratio, truth=truth), path)
+
+
+def channel_saliency(
+    teacher: nn.Module,
+    student: nn.Module,
+    pairs: Iterable[Any],
+    *,
+    layer: str,
+    channel_dim: int = 1,
+    student_layer: StudentLayer = None,
+    score: Score = "distance",
+    distance: Distance = "mse",
+    permutations: Permutations = "auto",
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> ChannelSaliency:
+    """Score every channel of one teacher layer for how modality-general it is.
+
+    "distance" is Algorithm 1, step 2 of Xue et al. (ICLR 2023): permute one channel over all samples and measure the
+    distance of the teacher's logits to the student's. It wants an aligned pair (`align`). "agreement" is the part of
+    that rise in which the student takes part, 2/K * cov(student logits, the channel's contribution), free of the
+    redundancy between correlated channels. "probe" is the cross-fitted R^2 of a ridge regression from the student's
+    features to the channel; it needs no joint training.
+
+    Networks are run in eval mode without gradients; modes, devices, gradients and global random state are left as
+    they were. Under torch.distributed each process passes a disjoint part of the data.
+
+    Args:
+        teacher: returns logits (N, K).
+        student: returns logits (N, K).
+        pairs: a DataLoader or another re-iterable of (teacher_input, student_input, target) batches; use the
+            training split.
+        layer: of the teacher, a name from `named_modules()`; its output has samples along dim 0.
+        channel_dim: the dimension of that output that counts channels.
+        student_layer: for "probe", whose flattened output predicts the channels; several are put side by side, and
+            "input" is the student's input (unless a layer has that name). Default: the flattened input of the student's
+            last parametrised leaf module.
+        score: "distance", "agreement" or "probe".
+        distance: "mse", "l1", or a callable (teacher_logits, student_logits) -> one value per sample. Only "mse" for
+            "agreement" and "probe".
+        permutations: "exact" averages over all permutations in closed form and needs a tail that is affine in the
+            layer's output; a number draws that many permutations of the whole data set; "auto" is exact where
+            possible, otherwise 10.
+        seed: of the permutations drawn, and of the probe's folds.
+        device: where to run; default: where each network is.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: anything above is not as described, there are fewer than two samples, or logits or scores are not
+            finite.
+
+    Example:
+        >>> teacher, student = nn.Linear(4, 2), nn.Linear(3, 2)
+        >>> teacher = nn.Sequential(nn.Identity(), teacher)
+        >>> pairs = [(torch.randn(50, 4), torch.randn(50, 3), torch.zeros(50))]
+        >>> saliency = channel_saliency(teacher, student, pairs, layer="0")
+        >>> saliency.scores.shape, saliency.permutations
+        ((4,), 'exact')
+    """
+    if score not in get_args(Score):
+        raise InputError(f"score is {score!r}; choose one of {', '.join(get_args(Score))}")
+    if not callable(distance) and distance not in ("mse", "l1"):
+        raise InputError(f"distance is {distance!r}; choose 'mse', 'l1' or give a callable")
+    if score != "distance" and distance != "mse":
+        raise InputError(f"distance is {distance!r}, but score {score!r} knows only 'mse'; use score='distance'")
+    if permutations not in ("auto", "exact"):
+        if isinstance(permutations, bool) or not isinstance(permutations, Integral) or permutations < 1:
+            raise InputError(f"permutations is {permutations!r}; choose 'exact', 'auto' or a number from 1")
+        permutations = int(permutations)
+    check_rereadable(pairs)
+    teacher, student, layer = original(teacher), original(student), original_layer(layer)
+    student_layers = layer_names(student_layer)
+    check_one_device(teacher, "teacher")
+    check_one_device(student, "student")
+    track = _tracker(progress, f"saliency of {layer}")
+    with placed(device, teacher, student), evaluating(teacher, student):
+        if score == "probe":
+            estimate = probe_scores(
+                teacher,
+                student,
+                pairs,
+                layer=layer,
+                channel_dim=channel_dim,
+                student_layer=student_layers or None,
+                seed=seed,
+                track=track,
+            )
+        else:
+            estimate = permutation_scores(
+                Reader(teacher, student, pairs, layer, channel_dim),
+                agreement=score == "agreement",
+                distance=distance,
+                permutations=permutations,
+                seed=seed,
+                track=track,
+            )
+        teacher_digest, student_digest = fingerprint(teacher), fingerprint(student)
+    if not bool(torch.isfinite(estimate.scores).all()):
+        raise InputError(
+            f"{int((~torch.isfinite(estimate.scores)).sum())} of {len(estimate.scores)} scores are NaN or infinite "
+            "although all logits are finite; check the distance, and the activations and weights for overflow"
+        )
+    return ChannelSaliency(
+        scores=estimate.scores.numpy(),
+        standard_error=estimate.standard_error.numpy(),
+        baseline=estimate.baseline,
+        means=estimate.means.numpy(),
+        layer=layer,
+        channel_dim=channel_dim if channel_dim > 0 else estimate.means.ndim + 1 + channel_dim,
+        score=score,
+        distance=distance_name(distance),
+        permutations=estimate.permutations,
+        samples=estimate.samples,
+        fingerprint=teacher_digest,
+        student_fingerprint=student_digest,
+        student_layer=", ".join(student_layers) if score == "probe" else "",
+    )
+
+
+def soft_weights(r2: ArrayLike) -> NDArray[np.float64]:
+    """The soft mask: how much of each channel the student can see, as a share of what it sees of the best channels.
+
+    w_c = min(1, R^2_c / ceiling), with R^2 clipped to [0, 1]. What the student's features leave out, they leave out of
+    all channels alike; the ceiling, the 95th percentile of R^2 over channels, says how much is left at best. It counts
+    as at least 0.1: where next to nothing is seen, noise is not taken for a signal. Against R^2 as it is, measured in
+    worlds with known truth, see docs/choosing.md.
+
+    Args:
+        r2: (C,) of the probe.
+
+    Returns:
+        (C,) weights in [0, 1].
+
+    Example:
+        >>> soft_weights([0.4, 0.4, 0.1, -0.01])
+        array([1.  , 1.  , 0.25, 0.  ])
+    """
+    seen = np.clip(np.asarray(r2, dtype=np.float64), 0, 1)
+    return np.clip(seen / max(float(np.quantile(seen, 0.95)), 0.1), 0, 1)
+
+
+def distance_name(distance: Distance) -> str:
+    """What a distance is called in files and tables."""
+    return getattr(distance, "__name__", type(distance).__name__) if callable(distance) else distance
+
+
+def _tracker(progress: bool, description: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
+    if not progress:
+        return iter
+
+    def track(loop: Iterable[Any]) -> Iterable[Any]:
+        from rich.progress import track as rich_track
+
+        total = len(loop) if isinstance(loop, Sized) else None
+        return rich_track(loop, description, total=total, transient=True)
+
+    return track

@@ -1,0 +1,1 @@
+"""Studies, diagnoses, and what one seed of a task needs."""

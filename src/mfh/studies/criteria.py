@@ -1,0 +1,375 @@
+"""What two networks' views of held-out pairs say about distillation: the trial of heads and other criteria.
+
+Everything fitted here (ridge regressions, in closed form) is judged on pairs that it was not fitted on.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mfh.errors import InputError
+from mfh.problems.losses import KDLoss
+from mfh.saliency.probe import cross_fitted_r2, ridge_predictions
+
+if TYPE_CHECKING:
+    pass
+
+
+#: Fewest validation pairs a diagnosis is made from, and the most that it reads.
+FEWEST, MOST = 30, 4000
+FOLDS, _REPEATS, _RESAMPLES, _GROUPS = 5, 3, 400, 10
+#: Half the width of the trial's interval in standard errors: 90 %.
+_REACH = 1.645
+
+
+@dataclass(frozen=True)
+class Measure:
+    """An estimate with its interval.
+
+    Args:
+        value: None where it is not defined.
+        low: lower end of the interval; None where there is none.
+        high: its upper end.
+        note: why it is not defined, or what to know about it.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How decisive information is shared, as `ModalityVenn` defines it from counts; here estimated.
+
+    Args:
+        alpha: share of the teacher's decisive information that only the teacher's modality has.
+        beta: share of the student's decisive information that only the student's modality has.
+        gamma: share of all decisive information that both modalities have.
+    """
+
+    alpha: Measure
+    beta: Measure
+    gamma: Measure
+
+
+@dataclass(frozen=True)
+class Views:
+    """What both networks make of pairs that neither was trained on.
+
+    Args:
+        target: (N,) class indices.
+        teacher_logits: (N, K).
+        student_logits: (N, K).
+        teacher_features: (N, F) that the teacher decides by.
+        student_features: (N, F') that the student decides by.
+
+    Raises:
+        InputError: there are too few pairs, only one class, or numbers that are not finite.
+    """
+
+    target: Tensor
+    teacher_logits: Tensor
+    student_logits: Tensor
+    teacher_features: Tensor
+    student_features: Tensor
+
+    def __post_init__(self) -> None:
+        count = len(self.target)
+        if count < FEWEST:
+            raise InputError(f"a diagnosis needs at least {FEWEST} validation pairs; there are {count}")
+        if self.target.ndim != 1 or self.target.is_floating_point():
+            raise InputError("a diagnosis is made for class labels: one whole number per pair was expected")
+        counts = torch.bincount(self.target)
+        if int((counts > 0).sum()) < 2:
+            raise InputError(
+                f"all {count} validation pairs are of class {int(counts.argmax())}; a diagnosis needs two classes"
+            )
+        if int((counts >= FOLDS).sum()) < 2:
+            raise InputError(
+                f"fewer than two classes have {FOLDS} or more of the {count} validation pairs; "
+                "a diagnosis needs two such classes"
+            )
+        for name in ("teacher_logits", "student_logits", "teacher_features", "student_features"):
+            if not torch.isfinite(getattr(self, name)).all():
+                raise InputError(f"{name.replace('_', ' ')} are not finite; check the network and its inputs")
+
+    @property
+    def labels(self) -> Tensor:
+        """(N, K) one-hot, float64."""
+        return torch.nn.functional.one_hot(self.target, self.teacher_logits.shape[1]).double()
+
+
+def head_trial(
+    views: Views, teacher_logits: Tensor, *, num_train: int, loss: KDLoss | None = None, seed: int = 0
+) -> Measure:
+    """Distillation in closed form: does a linear head on the student's features learn more with the teacher?
+
+    Ridge heads are fitted to one-hot labels y, and to (w y + v p) / (w + v) with the teacher's softened predictions p
+    and the weights of the distillation loss, at the penalty that is best for the labels. Both are judged on held-out
+    pairs by the correlation of their outputs with y (centred per class, over all pairs and classes), which a change of
+    scale does not touch. Five folds, three times; at most `num_train` pairs are fitted.
+
+    Args:
+        views: of held-out pairs.
+        teacher_logits: (N, K) of the teacher in question, masked or not, on the same pairs.
+        num_train: pairs that distillation will have.
+        loss: of distillation; default `KDLoss()`.
+        seed: of the folds.
+
+    Returns:
+        Correlation with the teacher less that without, and its 90 % interval over the held-out pairs (bootstrap, the
+        fitted heads as they are).
+    """
+    loss = loss or KDLoss()
+    labels = views.labels
+    soft = (teacher_logits.double() / loss.temperature).softmax(1)
+    # The published reduction divides the divergence by the number of classes.
+    weight = loss.teacher_weight / (labels.shape[1] if loss.reduction == "mean" else 1)
+    mixed = (loss.label_weight * labels + weight * soft) / (loss.label_weight + weight)
+    targets = torch.stack([labels, mixed], dim=1)
+    rounds = [_held_out(views.student_features, targets, num_train, seed + repeat) for repeat in range(_REPEATS)]
+    generator = torch.Generator().manual_seed(seed)
+    count = len(labels)
+    drawn = torch.randint(count, (_RESAMPLES, count), generator=generator)
+    weights = torch.zeros(_RESAMPLES + 1, count, dtype=torch.float64).scatter_add_(
+        1, drawn, torch.ones(_RESAMPLES, count, dtype=torch.float64)
+    )
+    weights[-1] = 1.0
+    gains = torch.stack(
+        [_correlation(weights, heads[:, 1], labels) - _correlation(weights, heads[:, 0], labels) for heads in rounds]
+    ).mean(0)
+    value, reach = float(gains[-1]), _REACH * float(gains[:-1].std())
+    return Measure(value, value - reach, value + reach)
+
+
+def _held_out(features: Tensor, targets: Tensor, most: int, seed: int) -> Tensor:
+    """(N, C, P) cross-fitted ridge predictions; the first of the C decides the penalty."""
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
+    predicted = torch.zeros_like(targets)
+    for held_out in order.tensor_split(FOLDS):
+        fitting = order[~torch.isin(order, held_out)][:most]
+        predicted[held_out] = ridge_predictions(features[fitting], targets[fitting], features[held_out], decide=0)
+    return predicted
+
+
+def _correlation(weights: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """(R,) correlations over all samples and columns of (N, K) and (N, K), centred per column, under (R, N) weights."""
+    total = weights.sum(1, keepdim=True)
+    mean_a, mean_b = weights @ a / total, weights @ b / total
+
+    def product(x: Tensor, y: Tensor, mean_x: Tensor, mean_y: Tensor) -> Tensor:
+        return (weights @ (x * y) / total - mean_x * mean_y).sum(1)
+
+    power = product(a, a, mean_a, mean_a).clamp_min(0) * product(b, b, mean_b, mean_b).clamp_min(0)
+    return torch.where(power > 0, product(a, b, mean_a, mean_b) / power.clamp_min(1e-300).sqrt(), 0.0)
+
+
+def estimate_shares(views: Views, *, seed: int = 0) -> Shares:
+    """Alpha, beta and gamma, from how well heads on either modality's features agree, and with each other.
+
+    Let z be the sum of all decisive features, of which one modality carries the part a, the other b. Heads fitted to
+    the labels on disjoint pairs estimate a and b up to scale and independent errors, so covariances between heads and
+    with the label are those of a, b and z, scales apart:
+
+        P = cov(a, y)^2 / cov(a, a')    Q = cov(b, y)^2 / cov(b, b')
+        G = cov(a, b) cov(a, y) cov(b, y) / (cov(a, a') cov(b, b'))
+        alpha = 1 - G / P    beta = 1 - G / Q    gamma = G / (P + Q - G)
+
+    with a, a' heads of one modality from two disjoint thirds, judged on the last third, all three ways; outputs are
+    replaced by their normal scores. Classes count one against the rest.
+
+    It measures what the features show: decisive information under noise that differs between the modalities counts as
+    specific, so with noise (or features that miss much) gamma lies below that of the count of features, alpha and beta
+    above theirs.
+
+    Args:
+        views: of held-out pairs.
+        seed: of the thirds.
+
+    Returns:
+        Estimates in [0, 1] with 95 % intervals by the jackknife over ten groups of pairs (t distribution); not defined
+        where a modality does not predict the label at all.
+    """
+    order = torch.randperm(len(views.target), generator=torch.Generator().manual_seed(seed))
+    values = _shares(views, order)
+    if values is None:
+        unknown = Measure(None, note="one of the modalities does not predict the label better than chance")
+        return Shares(unknown, unknown, unknown)
+    groups = [_shares(views, order[torch.arange(len(order)) % _GROUPS != group]) for group in range(_GROUPS)]
+    left_out = [group for group in groups if group is not None]
+    if len(left_out) < _GROUPS:
+        open_ = "too little of the label is predicted for an interval"
+        return Shares(*(Measure(value, 0.0, 1.0, open_) for value in values))
+    # Of the t distribution with 9 degrees of freedom.
+    reaches = 2.262 * math.sqrt(_GROUPS - 1) * np.std(left_out, axis=0)
+    return Shares(
+        *(
+            Measure(value, max(value - reach, 0.0), min(value + reach, 1.0))
+            for value, reach in zip(values, reaches.tolist(), strict=True)
+        )
+    )
+
+
+def _shares(views: Views, order: Tensor) -> tuple[float, float, float] | None:
+    """Alpha, beta and gamma from these pairs."""
+    thirds = order.tensor_split(3)
+    labels = views.labels[:, :, None]
+    features = (views.teacher_features, views.student_features)
+    sums = torch.zeros(5, labels.shape[1], dtype=torch.float64)
+    for place, judged in enumerate(thirds):
+        y = labels[judged, :, 0]
+        (a, a_other), (b, b_other) = (
+            [
+                _normal_scores(ridge_predictions(x[part], labels[part], x[judged], decide=0)[:, :, 0])
+                for part in (thirds[place - 1], thirds[place - 2])
+            ]
+            for x in features
+        )
+        sums += torch.stack(
+            [
+                _covariance(a, a_other),
+                _covariance(b, b_other),
+                _covariance(a + a_other, b + b_other) / 4,
+                _covariance(a + a_other, y) / 2,
+                _covariance(b + b_other, y) / 2,
+            ]
+        )
+    aa, bb, ab, ay, by = sums
+    known = (aa > 0) & (bb > 0) & (ay > 0) & (by > 0)
+    if not known.any():
+        return None
+    aa, bb, ab, ay, by = (part[known] for part in (aa, bb, ab, ay, by))
+    p, q, g = (float(part.sum()) for part in (ay**2 / aa, by**2 / bb, ab * ay * by / (aa * bb)))
+    shares = (1 - g / p, 1 - g / q, g / (p + q - g) if p + q > g else 1.0)
+    alpha, beta, gamma = (min(max(share, 0.0), 1.0) for share in shares)
+    return alpha, beta, gamma
+
+
+def _normal_scores(values: Tensor) -> Tensor:
+    """(N, K) ranks within each column, mapped to a standard normal; a constant column gives zeros."""
+    ranks = values.argsort(0).argsort(0).double()
+    scores = torch.special.ndtri((ranks + 0.5) / len(values))
+    return torch.where(values.std(0) > 0, scores, 0.0)
+
+
+def _covariance(a: Tensor, b: Tensor) -> Tensor:
+    """(K,) sample covariance of each column."""
+    return ((a - a.mean(0)) * (b - b.mean(0))).mean(0)
+
+
+def visible_share(features: Tensor, targets: Tensor, *, seed: int = 0) -> Measure:
+    """Cross-fitted R^2 of some numbers per pair, all together, from features of the same pairs.
+
+    Args:
+        features: (N, F).
+        targets: (N, K).
+        seed: of the folds.
+
+    Returns:
+        R^2 and its 95 % interval over five folds (t distribution).
+    """
+    scores, error = cross_fitted_r2(features, targets[:, None, :], seed=seed)
+    value, reach = float(scores[0]), 2.776 * float(error[0])
+    return Measure(value, value - reach, value + reach)
+
+
+def non_target_divergence(teacher_logits: Tensor, student_logits: Tensor, target: Tensor) -> Measure:
+    """Mean Jensen-Shannon divergence, in nats, of both networks' predictions among the wrong classes.
+
+    The label's logit is dropped and a softmax taken over the rest (arXiv 2409.02438); with the mixture
+    m = (p + q) / 2 the divergence is [KL(p || m) + KL(q || m)] / 2, from 0 to ln 2. Smaller is said to make
+    distillation more likely to help. (The published code reverses the arguments of KL; this is the standard one.)
+
+    Args:
+        teacher_logits: (N, K).
+        student_logits: (N, K).
+        target: (N,) class indices.
+
+    Returns:
+        The mean and its 95 % interval over pairs; not defined for two classes, which leave one wrong class.
+
+    Example:
+        >>> logits = torch.tensor([[0.0, 9.0, 0.0], [0.0, 0.0, 9.0]])
+        >>> non_target_divergence(logits, logits, torch.tensor([0, 0])).value
+        0.0
+    """
+    count, classes = teacher_logits.shape
+    if classes < 3:
+        return Measure(None, note="not defined for two classes: one wrong class leaves nothing to compare")
+    others = torch.ones(count, classes, dtype=torch.bool).scatter_(1, target[:, None], False)
+    p, q = (
+        logits.double()[others].reshape(count, classes - 1).log_softmax(1)
+        for logits in (teacher_logits, student_logits)
+    )
+    m = torch.logaddexp(p, q) - math.log(2)
+    values = ((p.exp() * (p - m)).sum(1) + (q.exp() * (q - m)).sum(1)) / 2
+    value = max(float(values.mean()), 0.0)
+    reach = 1.96 * float(values.std()) / math.sqrt(count)
+    return Measure(value, value - reach, value + reach)
+
+
+def complementarity(teacher_logits: Tensor, student_logits: Tensor, target: Tensor) -> Measure:
+    """I(teacher; student) - I(student; label), in nats; above zero distillation is said to help (arXiv 2510.13182).
+
+    Mutual information is estimated as that of jointly Gaussian variables, -1/2 sum log(1 - rho^2) over the canonical
+    correlations of logits (and one-hot labels). Caveats: a label is not Gaussian, so its information is
+    underestimated, and logits with non-linear ties share more than this sees. Both terms have the same number of
+    dimensions, so their bias of (K - 1)^2 / 2N cancels in the difference.
+
+    Args:
+        teacher_logits: (N, K).
+        student_logits: (N, K).
+        target: (N,) class indices.
+
+    Returns:
+        The difference and its 95 % interval by the jackknife over ten groups of pairs.
+    """
+    labels = torch.nn.functional.one_hot(target, teacher_logits.shape[1])
+    views = [centred(part.double()) for part in (teacher_logits, student_logits, labels)]
+
+    def difference(rows: Tensor) -> float:
+        teacher, student, label = (view[rows] for view in views)
+        return _gaussian_information(teacher, student) - _gaussian_information(student, label)
+
+    rows = torch.arange(len(target))
+    value = difference(rows)
+    left_out = [difference(rows[rows % _GROUPS != group]) for group in range(_GROUPS)]
+    reach = 2.262 * math.sqrt((_GROUPS - 1) * float(np.var(left_out)))
+    return Measure(value, value - reach, value + reach)
+
+
+def _gaussian_information(a: Tensor, b: Tensor) -> float:
+    """-1/2 sum log(1 - rho^2) over canonical correlations, in nats."""
+    bases = []
+    for view in (a, b):
+        u, singular, _ = torch.linalg.svd(view - view.mean(0), full_matrices=False)
+        bases.append(u[:, singular > 1e-6 * singular[0].clamp_min(1e-300)])
+    rho = torch.linalg.svdvals(bases[0].T @ bases[1]).clamp(max=1 - 1e-9)
+    return float(-0.5 * torch.log1p(-rho.square()).sum())
+
+
+def slope(a: Tensor, b: Tensor) -> Measure:
+    """cov(a, b) / var(b), summed over columns, with a 95 % interval by linearisation."""
+    a, b = a - a.mean(0), b - b.mean(0)
+    top, bottom = (a * b).sum(1), b.square().sum(1)
+    if not float(bottom.mean()) > 0:
+        return Measure(None, note="the teacher gives all pairs the same logits")
+    value = float(top.mean() / bottom.mean())
+    error = float((top - value * bottom).std() / bottom.mean()) / math.sqrt(len(a))
+    return Measure(value, value - 1.96 * error, value + 1.96 * error)
+
+
+def centred(logits: Tensor) -> Tensor:
+    """A constant added to all logits of a pair says nothing."""
+    return logits.double() - logits.double().mean(1, keepdim=True)
+
+
+def accuracy_of(logits: Tensor, target: Tensor) -> float:
+    """Fraction of samples whose largest logit is the target's."""
+    return float((logits.argmax(1) == target).double().mean())

@@ -1,0 +1,351 @@
+"""Will distillation help here? Asked before any student is distilled.
+
+Only networks trained on labels are needed, the two that a study trains anyway. They are looked at on the validation
+split: what a network says about its own training pairs is fitted to them and misleads. Everything fitted here (ridge
+regressions, in closed form) is judged on pairs that it was not fitted on.
+
+The verdict rests on one criterion, the *trial of heads*: a linear head on the student's features is fitted to the
+labels, another to the labels mixed with the teacher's predictions, as the distillation loss mixes them. If the second
+agrees better with held-out labels, the teacher says something that the student's modality can see and that the labels
+alone do not teach from so few pairs. The other criteria are reported beside it; docs/when-not.md says how well each
+predicted measured gains.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mfh import files
+from mfh.data.epochs import PairLoader
+from mfh.data.pairs import to_device
+from mfh.errors import InputError
+from mfh.networks.layers import find_layer
+from mfh.networks.modes import evaluating, placed
+from mfh.parallel.distributed import world_size
+from mfh.problems.losses import KDLoss
+from mfh.saliency.masks import masked_logits
+from mfh.saliency.probe import student_features
+from mfh.studies.criteria import (
+    FEWEST,
+    FOLDS,
+    MOST,
+    Measure,
+    Views,
+    accuracy_of,
+    centred,
+    complementarity,
+    estimate_shares,
+    head_trial,
+    non_target_divergence,
+    slope,
+    visible_share,
+)
+from mfh.studies.workbench import Settings, Workbench
+from mfh.tasks.finding import Handed, find_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mfh.tasks.task import Task
+
+
+Outcome = Literal["likely to help", "not likely to help", "cannot tell"]
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """What the student's modality can see of one layer of the teacher.
+
+    Args:
+        layer: its name.
+        channels: how many it has.
+        seen: mean R^2 of its channels from the student's features, each clipped to [0, 1].
+        share: of the teacher's decision that is left under the soft mask: the slope of the masked logits over the
+            full ones. With an affine tail and uncorrelated channels this is the mean of the mask's weights, weighted by
+            each channel's part in the decision.
+        accuracy: of the softly masked teacher on the validation split.
+        trial: trial of heads for the arm `soft` at this layer.
+        note: what is wrong with the layer, if something is.
+    """
+
+    layer: str
+    channels: int
+    seen: float
+    share: Measure
+    accuracy: float
+    trial: Measure
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` found. Everything but the layers' saliencies is measured on the validation split.
+
+    Args:
+        task: its name.
+        seed: of data, networks and folds.
+        verdict: "likely to help", "not likely to help" or "cannot tell".
+        arm: the arm the verdict speaks of, the one with the better trial: "regular" or "soft".
+        layer: of that arm's mask; empty for "regular".
+        reasons: sentences.
+        trial: trial of heads for the arm `regular`: the rise of the correlation with held-out labels.
+        alpha: estimate of s_a / (s_a + g), see `estimate_shares`.
+        beta: estimate of s_b / (s_b + g).
+        gamma: estimate of g / (g + s_a + s_b).
+        visible: R^2 of the teacher's logits from the student's features.
+        surplus: R^2, from the student's features, of what the teacher's predictions leave of the labels: what the
+            student's modality knows and the teacher does not.
+        non_target_divergence: see `non_target_divergence`.
+        complementarity: see `complementarity`.
+        teacher_accuracy: on the validation split.
+        student_accuracy: on the validation split, of the student trained on labels.
+        layers: one `LayerView` for each layer looked at.
+        samples: validation pairs read.
+        num_train: training pairs.
+    """
+
+    task: str
+    seed: int
+    verdict: Outcome
+    arm: str
+    layer: str
+    reasons: tuple[str, ...]
+    trial: Measure
+    alpha: Measure
+    beta: Measure
+    gamma: Measure
+    visible: Measure
+    surplus: Measure
+    non_target_divergence: Measure
+    complementarity: Measure
+    teacher_accuracy: float
+    student_accuracy: float
+    layers: tuple[LayerView, ...]
+    samples: int
+    num_train: int
+
+    def save(self, path: str | Path) -> None:
+        """Write everything as JSON, atomically."""
+        files.write_json(path, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Diagnosis":
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: there is no such file, or it is no diagnosis.
+        """
+        content = files.read_json(path)
+        try:
+            measures = {
+                field.name: Measure(**content[field.name]) for field in dataclasses.fields(cls) if field.type is Measure
+            }
+            views = tuple(
+                LayerView(**{**view, "share": Measure(**view["share"]), "trial": Measure(**view["trial"])})
+                for view in content["layers"]
+            )
+            return cls(**{**content, **measures, "layers": views, "reasons": tuple(content["reasons"])})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is not a diagnosis this version of mfh can read ({error})") from None
+
+
+def diagnose(
+    task: "str | Path | Task | Callable[..., Task]",
+    *,
+    layers: Sequence[str] = (),
+    seed: int = 0,
+    out: str | Path | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    loss: KDLoss | Mapping[str, Any] | None = None,
+    device: str | None = None,
+    data: str | Path | None = None,
+    preset: str | None = None,
+    augment: bool = False,
+    teacher_checkpoint: str | None = None,
+    student_checkpoint: str | None = None,
+    progress: bool = False,
+) -> Diagnosis:
+    """Say beforehand whether distillation is likely to help.
+
+    A teacher and a student are trained on labels, unless checkpoints are given or a run folder holds them already; a
+    study in the same folder uses them again. No student is distilled, and the test split is not read.
+
+    Args:
+        task: what `find_task` accepts.
+        layers: of the teacher, to look into; default: the task's.
+        seed: of data, initial weights, order of data and folds.
+        out: run folder, which gets `diagnosis.json` and the networks. None keeps nothing.
+        epochs: instead of the recipe's.
+        batch_size: instead of the recipe's.
+        loss: of distillation, or some fields of a KDLoss to change in the one of the task's protocol; its weights say
+            how labels and teacher are mixed.
+        device: where to run; default: a GPU if there is one.
+        data: handed to the task's function.
+        preset: handed to the task's function.
+        augment: handed to the task's function, if true.
+        teacher_checkpoint: a pretrained teacher's weights, instead of training one.
+        student_checkpoint: weights of a student trained on labels, instead of training one.
+        progress: show progress bars.
+
+    Raises:
+        InputError: something is not as described, the teacher is known only by its outputs, or the validation split
+            has too few pairs or one class only.
+    """
+    made = find_task(task, Handed(data, preset, augment)).make(seed)
+    settings = Settings(
+        epochs=epochs,
+        batch_size=batch_size,
+        device=device,
+        loss=loss,
+        teacher_checkpoint=teacher_checkpoint,
+        student_checkpoint=student_checkpoint,
+        progress=progress,
+    )
+    if out is None:
+        return diagnose_at(Workbench(made, seed, settings), layers)
+    folder = Path(out)
+    with files.claimed(folder):
+        diagnosis = diagnose_at(Workbench(made, seed, settings, folder / f"seed-{seed}"), layers)
+        diagnosis.save(folder / "diagnosis.json")
+    return diagnosis
+
+
+def diagnose_at(bench: Workbench, layers: Sequence[str] = ()) -> Diagnosis:
+    """`diagnose` with a workbench's task, seed, settings and networks."""
+    task = bench.task
+    if world_size() > 1:
+        raise InputError("a diagnosis runs in one process; call it without torchrun")
+    if task.problem.name != "classification":
+        raise InputError(
+            f"task {task.name!r} is one of {task.problem.name.replace('_', ' ')}; a diagnosis is made for "
+            "classification, one class per sample"
+        )
+    if task.teacher is None:
+        raise InputError(
+            f"task {task.name!r} has no teacher network, only its outputs on the training split, which say nothing of "
+            "held-out pairs; a diagnosis needs the network"
+        )
+    layers = tuple(dict.fromkeys(layers)) or (task.layer,)
+    if len(task.val) < FEWEST:  # before networks are trained
+        raise InputError(
+            f"task {task.name!r} has {len(task.val)} validation pairs; a diagnosis needs at least {FEWEST}"
+        )
+    for layer in layers:
+        find_layer(bench.new("teacher"), layer)
+    views = _views(bench)
+    num_train = len(task.train)
+    loader = PairLoader(task.val, num_workers=bench.recipe.num_workers)
+    found = []
+    for layer in layers:
+        saliency = bench.saliency("probe", layer)
+        (soft,) = masked_logits(bench.pretrained("teacher"), [saliency.mask("soft")], loader, device=bench.device)
+        found.append(_layer_view(layer, saliency.scores, soft.cpu()[: len(views.target)], views, num_train, bench))
+    trial = head_trial(views, views.teacher_logits, num_train=num_train, loss=_mixture(bench), seed=bench.seed)
+    verdict, arm, layer, reasons = _verdict(trial, found)
+    labels, teacher = views.labels, views.teacher_logits.double().softmax(1)
+    shares = estimate_shares(views, seed=bench.seed)
+    return Diagnosis(
+        task=task.name,
+        seed=bench.seed,
+        verdict=verdict,
+        arm=arm,
+        layer=layer,
+        reasons=(*reasons, *_remarks(views, num_train, found)),
+        trial=trial,
+        alpha=shares.alpha,
+        beta=shares.beta,
+        gamma=shares.gamma,
+        visible=visible_share(views.student_features, centred(views.teacher_logits), seed=bench.seed),
+        surplus=visible_share(views.student_features, labels - teacher, seed=bench.seed),
+        non_target_divergence=non_target_divergence(views.teacher_logits, views.student_logits, views.target),
+        complementarity=complementarity(views.teacher_logits, views.student_logits, views.target),
+        teacher_accuracy=accuracy_of(views.teacher_logits, views.target),
+        student_accuracy=accuracy_of(views.student_logits, views.target),
+        layers=tuple(found),
+        samples=len(views.target),
+        num_train=num_train,
+    )
+
+
+def _mixture(bench: Workbench) -> KDLoss:
+    """The task's loss, where its weights are known; a loss of the user's own counts as one to one."""
+    return bench.protocol.loss if isinstance(bench.protocol.loss, KDLoss) else KDLoss()
+
+
+def _views(bench: Workbench) -> Views:
+    """Both networks over the validation split."""
+    teacher, student = bench.pretrained("teacher"), bench.pretrained("student")
+    parts: dict[str, list[Tensor]] = {field.name: [] for field in dataclasses.fields(Views)}
+    with placed(bench.device, teacher, student), evaluating(teacher, student):
+        for batch in PairLoader(bench.task.val, num_workers=bench.recipe.num_workers):
+            batch = to_device(batch, bench.device)
+            seen = {
+                "teacher": student_features(teacher, None, batch.teacher_input),
+                "student": student_features(student, bench.task.student_layer, batch.student_input),
+            }
+            for role, (logits, features) in seen.items():
+                parts[f"{role}_logits"].append(logits.cpu())
+                parts[f"{role}_features"].append(features.cpu())
+            parts["target"].append(batch.target.cpu())
+            if sum(map(len, parts["target"])) >= MOST:
+                break
+    return Views(**{name: torch.cat(part)[:MOST] for name, part in parts.items()})
+
+
+def _layer_view(
+    layer: str, scores: np.ndarray, soft: Tensor, views: Views, num_train: int, bench: Workbench
+) -> LayerView:
+    share = slope(centred(soft), centred(views.teacher_logits))
+    trial = head_trial(views, soft, num_train=num_train, loss=_mixture(bench), seed=bench.seed)
+    seen = np.clip(scores, 0, 1)
+    note = "" if seen.any() else "the student's features predict none of its channels (or all are constant)"
+    return LayerView(layer, len(scores), float(seen.mean()), share, accuracy_of(soft, views.target), trial, note)
+
+
+def _verdict(trial: Measure, found: Sequence[LayerView]) -> tuple[Outcome, str, str, list[str]]:
+    arms = [("regular", "", trial), *(("soft", view.layer, view.trial) for view in found)]
+    arm, layer, best = max(arms, key=lambda entry: entry[2].value or 0.0)
+    outcome = outcome_of(best)
+    reasons = [f"{name_of_arm(*entry[:2])}: the trial of heads {_in_words(entry[2])}." for entry in arms]
+    return outcome, arm, layer, reasons
+
+
+def outcome_of(trial: Measure) -> Outcome:
+    """The verdict on one arm: by the sign of its trial, if its 90 % interval is on one side of zero."""
+    if trial.low is not None and trial.low > 0:
+        return "likely to help"
+    if trial.high is not None and trial.high < 0:
+        return "not likely to help"
+    return "cannot tell"
+
+
+def name_of_arm(arm: str, layer: str) -> str:
+    """For instance "soft at layer flatten"."""
+    return f"{arm} at layer {layer}" if layer else arm
+
+
+def _in_words(trial: Measure) -> str:
+    assert trial.value is not None
+    return {
+        "likely to help": "gains from the teacher",
+        "not likely to help": "loses by the teacher",
+        "cannot tell": "shows no clear difference",
+    }[outcome_of(trial)] + f" ({trial.value:+.3f}, {trial.low:+.3f} to {trial.high:+.3f})".replace("-", "\u2212")
+
+
+def _remarks(views: Views, num_train: int, found: Sequence[LayerView]) -> list[str]:
+    remarks = [f"Layer {view.layer}: {view.note}." for view in found if view.note]
+    fitted = len(views.target) * (FOLDS - 1) // FOLDS
+    if fitted < num_train / 2:
+        remarks.append(
+            f"The trial fits heads to {fitted} pairs, distillation has {num_train}: with more labels a teacher adds "
+            "less, so the trial speaks for fewer pairs than you have."
+        )
+    return remarks

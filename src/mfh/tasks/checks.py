@@ -1,0 +1,175 @@
+"""Is a task what it says? Looked at before hours are spent: items, splits, networks, logits, targets, layers."""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Subset, TensorDataset
+
+from mfh.data.pairs import PairedBatch, fetch, map_tensors
+from mfh.errors import InputError
+from mfh.networks.layers import as_logits, find_layer
+from mfh.networks.modes import device_of, evaluating
+from mfh.tasks.task import Task
+
+log = logging.getLogger("mfh")
+
+SPLITS = ("train", "val", "test")
+# Whole data sets in memory are compared up to this size; hashing takes about a second per gigabyte.
+_COMPARED_BYTES = 2**28
+
+
+def check_task(task: Task, layers: Iterable[str] = (), origin: str = "") -> None:
+    """Read the first and the last item of every split, run both networks on them, and compare what comes out.
+
+    Args:
+        task: to look at.
+        layers: of the teacher, which must be there.
+        origin: the file the task comes from, for messages.
+
+    Raises:
+        InputError: something does not fit; one line names the file, the split and the field.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            batches = {split: _first_and_last(task, split) for split in SPLITS}
+            networks = {"student": _made(task, "student")}
+            if task.teacher is not None:
+                networks["teacher"] = _made(task, "teacher")
+                for layer in layers:
+                    find_layer(networks["teacher"], layer)
+            _check_logits(task, networks, batches)
+            for split in SPLITS[1:]:
+                _check_alike(batches["train"], batches[split], split)
+    except InputError as error:
+        raise InputError(f"{origin}: {error}" if origin else str(error)) from None
+    for earlier, later in (("train", "val"), ("train", "test"), ("val", "test")):
+        shared = num_shared(getattr(task, earlier), getattr(task, later))
+        if shared:
+            log.warning(
+                "%s%d of the %d items of %s are in %s too: what is measured there is partly known by heart",
+                f"{origin}: " if origin else "",
+                shared,
+                len(getattr(task, later)),
+                later,
+                earlier,
+            )
+
+
+def _first_and_last(task: Task, split: str) -> PairedBatch:
+    dataset = getattr(task, split)
+    indices = sorted({0, len(dataset) - 1})
+    try:
+        return fetch(dataset, indices)
+    except InputError as error:
+        raise InputError(f"{split} split: {error}") from None
+    except Exception as error:  # the data set is the user's own code
+        raise InputError(
+            f"{split} split: item {indices[0]} or {indices[-1]} cannot be read: {_in_a_line(error)}"
+        ) from error
+
+
+def _in_a_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _check_alike(train: PairedBatch, other: PairedBatch, split: str) -> None:
+    for field, ours, theirs in zip(PairedBatch._fields, train, other, strict=True):
+        if _kind(ours) != _kind(theirs):
+            raise InputError(
+                f"{field} is {_kind(ours)} in the train split and {_kind(theirs)} in the {split} split; the splits of "
+                "a task need items of one kind"
+            )
+
+
+def _kind(nested: Any) -> str:
+    """Structure, types and numbers of dimensions: lengths may differ."""
+    if isinstance(nested, Tensor):
+        return f"{str(nested.dtype).removeprefix('torch.')} with {nested.ndim} dimensions"
+    if isinstance(nested, dict):
+        return "{" + ", ".join(f"{key}: {_kind(value)}" for key, value in nested.items()) + "}"
+    if isinstance(nested, (tuple, list)):
+        return "(" + ", ".join(_kind(value) for value in nested) + ")"
+    return type(nested).__name__
+
+
+def _made(task: Task, role: str) -> nn.Module:
+    factory = getattr(task, role)
+    try:
+        network = factory()
+    except InputError:
+        raise
+    except Exception as error:  # the factory is the user's own code
+        raise InputError(f"{role}() cannot make a network: {_in_a_line(error)}") from error
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{role}() returned a {type(network).__name__}; a torch.nn.Module was expected")
+    return network
+
+
+def _check_logits(task: Task, networks: dict[str, nn.Module], batches: dict[str, PairedBatch]) -> None:
+    widths: dict[str, tuple[int, ...]] = {}
+    for role, network in networks.items():
+        if any(parameter.is_meta for parameter in network.parameters()):
+            continue  # weights come from a checkpoint
+        logits = _run(network, role, "train", batches["train"])
+        widths[role] = tuple(logits.shape[1:])
+        for split, batch in batches.items():
+            if split != "train":  # logits of dense prediction may have another size in each split
+                logits = (
+                    _run(network, role, split, batch) if logits.ndim > 2 else logits[:1].expand(len(batch.target), -1)
+                )
+            task.problem.check(logits, batch.target, f"{split} split")
+    if task.teacher_logits is not None:
+        assert isinstance(task.teacher_logits, Tensor)
+        widths["teacher"] = tuple(task.teacher_logits.shape[1:])
+    if len(widths) == 2 and widths["teacher"] != widths["student"]:
+        what = "teacher_logits holds" if task.teacher_logits is not None else "the teacher returns"
+        raise InputError(
+            f"{what} logits of shape (N, {', '.join(map(str, widths['teacher']))}) and the student returns (N, "
+            f"{', '.join(map(str, widths['student']))}); both must have the same classes"
+        )
+
+
+def _run(network: nn.Module, role: str, split: str, batch: PairedBatch) -> Tensor:
+    home = device_of(network)
+    inputs = map_tensors(lambda tensor: tensor.to(home), getattr(batch, f"{role}_input"))
+    try:
+        with evaluating(network):
+            return as_logits(network(inputs)).cpu()
+    except InputError as error:
+        raise InputError(f"{role}: {error}") from None
+    except Exception as error:  # the network is the user's own code
+        raise InputError(f"the {role} cannot read {role}_input of the {split} split: {_in_a_line(error)}") from error
+
+
+def num_shared(earlier: Any, later: Any) -> int:
+    """How many items of `later` are in `earlier` too, as far as that can be told without reading all data.
+
+    Subsets of one data set are compared by index, tensors in memory by value; of everything else nothing is known.
+    """
+    (first, ours), (second, theirs) = _unwrapped(earlier), _unwrapped(later)
+    if first is second:
+        return len(set(theirs) & set(ours))
+    if type(first) is not TensorDataset or type(second) is not TensorDataset:
+        return 0
+    if sum(tensor.nbytes for dataset in (first, second) for tensor in dataset.tensors) > _COMPARED_BYTES:
+        return 0
+    known = set(_hashes(first, ours))
+    return sum(row in known for row in _hashes(second, theirs))
+
+
+def _unwrapped(dataset: Any) -> tuple[Any, range | list[int]]:
+    """The data set below all subsets, and which of its items are meant."""
+    chosen: range | list[int] = range(len(dataset))
+    while type(dataset) is Subset:
+        chosen = [int(dataset.indices[index]) for index in chosen]
+        dataset = dataset.dataset
+    return dataset, chosen
+
+
+def _hashes(dataset: TensorDataset, indices: range | list[int]) -> list[int]:
+    rows = torch.as_tensor(list(indices), dtype=torch.long)
+    parts = [tensor[rows].reshape(len(rows), -1).contiguous().view(torch.uint8).numpy() for tensor in dataset.tensors]
+    return [hash(b"".join(part[i].tobytes() for part in parts)) for i in range(len(rows))]

@@ -1,0 +1,164 @@
+"""Tasks that ship ready to run, and how tasks are found: by name, file or module."""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from mfh import files
+from mfh.errors import InputError, close_names
+
+if TYPE_CHECKING:
+    from mfh.tasks.task import Task
+
+#: Shipped tasks: name -> module with a function `task`.
+SHIPPED = {"digits": "mfh.tasks.digits", "ravdess": "mfh.tasks.ravdess", "vggsound": "mfh.tasks.vggsound"}
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """Makes a task, anew for every seed if its function takes one.
+
+    Args:
+        make: seed -> Task.
+        redrawn: whether data are redrawn per seed.
+        origin: the file or module of a user's own task, for messages.
+    """
+
+    make: "Callable[[int], Task]"
+    redrawn: bool
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What is handed to a task's function, where it is given.
+
+    Args:
+        data: a prepared folder.
+        preset: for instance "paper".
+        augment: whether to vary the training inputs at random.
+    """
+
+    data: str | Path | None = None
+    preset: str | None = None
+    augment: bool = False
+
+    def or_as_before(self, run: Path) -> "Handed":
+        """What is given now; for the rest, what an earlier step in the run folder was given."""
+        path = run / "config.json"
+        before = files.read_json(path) if path.exists() else {}
+        return Handed(**{name: value or before.get(name, value) for name, value in vars(self).items()})
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            "data": None if self.data is None else str(self.data),
+            "preset": self.preset,
+            "augment": self.augment,
+        }
+
+
+def find_task(task: "str | Path | Task | Callable[..., Task]", handed: Handed | None = None) -> TaskSource:
+    """The source of a task.
+
+    Args:
+        task: the name of a shipped task, "path/to/file.py" with a function `task()`, "package.module:function", such
+            a function, or a Task, whose data then stay the same for all seeds.
+        handed: what the function is called with.
+
+    Raises:
+        InputError: there is no such task, or its function cannot be used.
+    """
+    from mfh.tasks.task import (
+        Task,  # only now: worker processes of a preparation come by here too, and do not need torch
+    )
+
+    if isinstance(task, Task):
+        if handed is not None and handed != Handed():
+            raise InputError("data, preset and augment are for a task's function; this task is made already")
+        return TaskSource(lambda _seed: task, redrawn=False)
+    function, origin = (task, getattr(task, "__name__", repr(task))) if callable(task) else _find(str(task))
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError) as error:
+        raise InputError(f"task() of {origin} cannot be called ({error})") from None
+    given = {name: value for name, value in vars(handed or Handed()).items() if value}
+    for name in given:
+        if name not in parameters:
+            raise InputError(f"task() of {origin} takes no {name!r}; leave --{name} out, or add the parameter")
+    takes_seed, own = "seed" in parameters, isinstance(task, (str, Path)) and str(task) not in SHIPPED
+
+    def make(seed: int) -> Task:
+        try:
+            made = function(**given, **({"seed": seed} if takes_seed else {}))
+        except InputError as error:
+            raise InputError(f"{origin}: {error}" if own else str(error)) from None
+        except Exception as error:
+            raise InputError(f"task() of {origin} failed: {type(error).__name__}: {_one_line(error)}") from error
+        if not isinstance(made, Task):
+            raise InputError(f"task() of {origin} returned a {type(made).__name__}; an mfh.Task was expected")
+        return made
+
+    return TaskSource(make, redrawn=takes_seed, origin=origin if own else "")
+
+
+def _find(spec: str) -> tuple[Callable[..., Any], str]:
+    if spec in SHIPPED:
+        return importlib.import_module(SHIPPED[spec]).task, spec
+    if spec.endswith(".py"):
+        return _function(_load_file(Path(spec)), "task", spec), spec
+    module_name, colon, name = spec.partition(":")
+    if colon:
+        sys.path.insert(0, "")  # modules beside the user, as `python -m` finds them
+        try:
+            module = importlib.import_module(module_name)
+        except Exception as error:
+            raise InputError(f"task {spec!r}: module {module_name!r} cannot be imported: {_one_line(error)}") from error
+        finally:
+            sys.path.remove("")
+        return _function(module, name, spec), spec
+    raise InputError(
+        f"there is no task {spec!r}; {close_names(spec, list(SHIPPED))}; "
+        "or give path/to/file.py with a function task(), or package.module:function"
+    )
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError(f"there is no task file {path}; give the path of a Python file with a function task()")
+    # Registered under its own stem, so that classes in it can be pickled for worker processes.
+    name = path.stem.replace(".", "_")
+    if getattr(sys.modules.get(name), "__file__", None) == str(path.resolve()):
+        return sys.modules[name]
+    if name in sys.modules or importlib.util.find_spec(name) is not None:
+        name = f"mfh_task_{name}"
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.resolve().parent))  # its neighbours can be imported, as in a script
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise InputError(f"task file {path} cannot be run: {type(error).__name__}: {_one_line(error)}") from error
+    return module
+
+
+def _function(module: ModuleType, name: str, origin: str) -> Callable[..., Any]:
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [n for n, value in vars(module).items() if inspect.isfunction(value) and not n.startswith("_")]
+        raise InputError(f"{origin} has no function {name}() that returns an mfh.Task; {close_names(name, known)}")
+    return function  # type: ignore[no-any-return]
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

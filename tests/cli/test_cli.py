@@ -1,0 +1,106 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tiny_task
+from mfh.cli.commands import main
+from mfh.saliency.masks import ChannelMask
+
+TINY = str(Path(tiny_task.__file__))
+
+
+def run(*args: object) -> None:
+    main([str(arg) for arg in args])
+
+
+def test_help_is_instant_and_names_every_command():
+    code = (
+        "import sys\nfrom mfh.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        "assert not {'torch', 'lightning', 'matplotlib', 'pandas', 'numba'} & set(sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for command in ("demo", "pretrain", "align", "saliency", "distill", "study", "report", "gauss", "prepare"):
+        assert command in shown
+
+
+def test_steps_find_what_earlier_ones_left(tmp_path, capsys):
+    common = ("--out", tmp_path / "run", "--quiet")
+    run("pretrain", TINY, "--modality", "teacher", *common)
+    run("align", TINY, *common)
+    run("saliency", TINY, "--permutations", "exact", *common)
+    run("saliency", TINY, "--score", "probe", *common)
+    run("distill", TINY, "--arm", "general", "--ratio", 0.5, *common)
+    run("distill", TINY, "--arm", "soft", *common)
+    shown = capsys.readouterr().out
+    assert "permutations: exact" in shown
+    assert "validation accuracy" in shown
+    made = {path.name for path in (tmp_path / "run" / "seed-0").iterdir()}
+    assert {"teacher.safetensors", "aligned-teacher.safetensors", "saliency-distance.svg"} <= made
+    assert {"distilled-general-distance-0.5-1.safetensors", "distilled-soft-probe-1.safetensors"} <= made
+    assert ChannelMask.load(tmp_path / "run/seed-0/mask-soft-probe-1.safetensors").kind == "soft"
+
+
+def test_a_study_prints_table_finding_and_report(tmp_path, capsys):
+    out = tmp_path / "run"
+    run("study", TINY, "--num-seeds", 2, "--epochs", 1, "--processes", 1, "--arms", "no-kd", "soft", "--out", out, "-q")
+    shown = capsys.readouterr().out
+    assert "no-kd" in shown
+    assert "Distillation" in shown or "gains" in shown
+    assert str(out / "report.html") in shown
+    assert (out / "report.html").is_file()
+    (out / "report.html").unlink()
+    run("report", out)
+    assert (out / "report.html").is_file()
+
+
+def test_a_gaussian_run_gets_its_report_again(tmp_path, capsys):
+    out = tmp_path / "gauss"
+    run("gauss", "vary-gamma", "--num-seeds", 2, "--overlaps", 0, 10, "--out", out, "--quiet")
+    assert "gamma" in capsys.readouterr().out
+    (out / "report.html").unlink()
+    run("report", out)
+    assert "How it was made" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("saliency", "nowhere.py"), "nowhere.py"),
+        (("saliency", TINY, "--layer", "9"), "no layer '9'"),
+        (("saliency", TINY, "--permutations", "many"), "'many'"),
+        (("saliency", TINY, "--permutations", "0"), "permutations is 0"),
+        (("saliency", TINY, "--epochs", "0"), "epochs is 0"),
+        (("distill", TINY, "--arm", "generel", "--ratio", "0.5"), "'general'"),
+        (("distill", TINY, "--arm", "general", "--ratio", "1"), "ratio is 1"),
+        (("distill", TINY, "--arm", "general", "--saliency", "none.npy"), "none.npy"),
+        (("distill", TINY, "--arm", "no-kd"), "pretrain"),
+        (("distill", TINY, "--arm", "soft", "--temperature", "0"), "temperature is 0"),
+        (("pretrain", TINY, "--preset", "paper"), "preset"),
+        (("pretrain", TINY, "--device", "abacus"), "no device 'abacus'"),
+        (("study", TINY, "--device", "cuda:7"), "no device 'cuda:7'"),
+        (("report", "no-such-run"), "no-such-run"),
+        (("report",), "no run folder"),
+        (("study", TINY, "--no-such-option"), "no-such-option"),
+    ],
+)
+def test_what_a_user_gets_wrong_ends_in_one_line_and_code_2(args, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        run(*args)
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err
+    assert said in printed
+    if "--no-such-option" not in args:  # the parser draws a box around its own messages
+        assert printed.startswith("mfh: ")
+        assert printed.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SystemExit) as stop:
+        run("pretrain", TINY, "--out", tmp_path / "file" / "run", "--quiet")
+    assert stop.value.code == 2
+    assert "file" in capsys.readouterr().err

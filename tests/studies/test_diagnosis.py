@@ -1,0 +1,274 @@
+"""The diagnosis: criteria against closed forms and against worlds whose answer is known, and bad input."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import jensenshannon
+from sklearn.cross_decomposition import CCA
+from torch.utils.data import TensorDataset
+
+import mfh
+import tiny_task
+from mfh.cli import commands
+from mfh.problems.problem import Problem
+from mfh.studies import diagnosis
+from mfh.studies.criteria import (
+    Measure,
+    Views,
+    complementarity,
+    estimate_shares,
+    head_trial,
+    non_target_divergence,
+    visible_share,
+)
+from mfh.studies.diagnosis import Diagnosis, outcome_of
+
+TINY = str(Path(tiny_task.__file__))
+
+
+def linear_views(general, teacher_only, student_only, count=600, distractors=5, seed=0):
+    """Features are the inputs; logits are those of whoever knows the true sum of what it sees, under noise."""
+    generator = torch.Generator().manual_seed(seed)
+    g, a, b = (torch.randn(count, k, generator=generator) for k in (general, teacher_only, student_only))
+    target = (torch.cat([g, a, b], 1).sum(1) > 0).long()
+    teacher, student = torch.cat([g, a], 1), torch.cat([g, b], 1)
+
+    def logits(features, missing):
+        margin = features.sum(1) / math.sqrt(max(missing, 1))  # about as sure as it may be
+        return torch.stack([-margin, margin], 1)
+
+    return Views(
+        target,
+        logits(teacher, student_only),
+        logits(student, teacher_only),
+        torch.cat([teacher, torch.randn(count, distractors, generator=generator)], 1),
+        torch.cat([student, torch.randn(count, distractors, generator=generator)], 1),
+    )
+
+
+# --- criteria -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("counts", [(4, 0, 0), (3, 3, 0), (3, 0, 3), (2, 2, 2), (1, 4, 5), (4, 1, 3)])
+def test_shares_of_worlds_that_are_known(counts):
+    truth = mfh.ModalityVenn(*counts)
+    estimates = [estimate_shares(linear_views(*counts, seed=seed)) for seed in range(6)]
+    for name in ("alpha", "beta", "gamma"):
+        expected, found = getattr(truth, name), [getattr(estimate, name) for estimate in estimates]
+        assert np.mean([share.value for share in found]) == pytest.approx(expected, abs=0.08), name
+        assert sum(share.low - 1e-9 <= expected <= share.high + 1e-9 for share in found) >= 4, name
+
+
+def test_shares_swap_with_the_modalities():
+    views = linear_views(2, 3, 1)
+    swapped = Views(
+        views.target, views.student_logits, views.teacher_logits, views.student_features, views.teacher_features
+    )
+    ours, theirs = estimate_shares(views), estimate_shares(swapped)
+    assert ours.alpha.value > ours.beta.value + 0.1
+    for mine, other in ((ours.alpha, theirs.beta), (ours.beta, theirs.alpha), (ours.gamma, theirs.gamma)):
+        assert dataclasses.astuple(mine)[:3] == pytest.approx(dataclasses.astuple(other)[:3])
+
+
+def test_shares_are_open_where_nothing_predicts_the_label():
+    views = linear_views(2, 1, 0)
+    blind = dataclasses.replace(views, student_features=torch.zeros_like(views.student_features))
+    found = estimate_shares(blind)
+    for share in (found.alpha, found.beta, found.gamma):
+        assert share.value is None
+        assert "does not predict the label" in share.note
+
+
+def test_the_trial_tells_a_teacher_from_noise():
+    """The teacher knows the student's whole decision and more exactly than a label; shuffled logits know nothing."""
+    views = linear_views(6, 0, 0, count=200, distractors=30)
+    helps = head_trial(views, views.teacher_logits, num_train=80)
+    assert outcome_of(helps) == "likely to help"
+    shuffled = views.teacher_logits[torch.randperm(200, generator=torch.Generator().manual_seed(1))]
+    hurts = head_trial(views, shuffled, num_train=80)
+    assert outcome_of(hurts) == "not likely to help"
+
+
+def test_the_trial_of_a_teacher_that_repeats_the_label_changes_nothing():
+    views = linear_views(2, 2, 1)
+    repeats = 60.0 * (views.labels.float() - 0.5)
+    trial = head_trial(views, repeats, num_train=400)
+    assert trial.value == pytest.approx(0, abs=1e-9)
+    assert outcome_of(trial) == "cannot tell"
+
+
+def test_the_trial_follows_the_weights_of_the_loss():
+    views = linear_views(2, 4, 0, count=200, distractors=20)
+    light, heavy, published = (
+        head_trial(views, views.teacher_logits, num_train=100, loss=mfh.KDLoss(**weights)).value
+        for weights in ({"teacher_weight": 1e-6}, {"label_weight": 0.0}, {"teacher_weight": 2e-6, "reduction": "mean"})
+    )
+    assert light == pytest.approx(0, abs=1e-5)
+    assert published == pytest.approx(light, abs=1e-12)  # two classes: half of twice the weight
+    assert abs(heavy) > 1e-3
+
+
+def test_surplus_is_what_only_the_student_knows():
+    def surplus(views):
+        return visible_share(views.student_features, views.labels - views.teacher_logits.double().softmax(1)).value
+
+    assert surplus(linear_views(2, 2, 3)) > 0.1
+    assert surplus(linear_views(3, 2, 0)) < 0.02
+
+
+def test_non_target_divergence_is_scipys():
+    generator = torch.Generator().manual_seed(0)
+    teacher, student = (torch.randn(40, 5, generator=generator) for _ in range(2))
+    target = torch.arange(40) % 5
+    rows = []
+    for t, s, y in zip(teacher.double(), student.double(), target, strict=True):
+        rest = torch.arange(5) != y
+        rows.append(jensenshannon(t[rest].softmax(0).numpy(), s[rest].softmax(0).numpy()) ** 2)
+    found = non_target_divergence(teacher, student, target)
+    assert found.value == pytest.approx(np.mean(rows), rel=1e-9)
+    assert found.low < found.value < found.high
+    assert "two classes" in non_target_divergence(teacher[:, :2], student[:, :2], target % 2).note
+
+
+def test_complementarity_is_that_of_canonical_correlations():
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(300, 3, generator=generator)
+    teacher = student + torch.randn(300, 3, generator=generator)
+    target = (student + 0.5 * torch.randn(300, 3, generator=generator)).argmax(1)
+    centred = [x - x.mean(1, keepdim=True) for x in (teacher, student, torch.nn.functional.one_hot(target).float())]
+
+    def information(a, b):
+        a, b = a[:, :2].numpy(), b[:, :2].numpy()  # two of three centred columns span them all
+        u, v = CCA(2, scale=False, tol=1e-9).fit(a, b).transform(a, b)
+        return sum(-0.5 * np.log(1 - np.corrcoef(u[:, k], v[:, k])[0, 1] ** 2) for k in range(2))
+
+    expected = information(*centred[:2]) - information(*centred[1:])
+    found = complementarity(teacher, student, target)
+    assert found.value == pytest.approx(expected, abs=2e-3)
+    assert found.low < found.value < found.high
+
+
+# --- the whole ------------------------------------------------------------------------------------------------------
+
+
+def test_diagnose_keeps_what_a_study_needs_and_changes_no_global_state(tmp_path):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    found = mfh.diagnose(TINY, out=tmp_path / "run", device="cpu", layers=["0", "1"])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [view.layer for view in found.layers] == ["0", "1"]
+    assert found.verdict in ("likely to help", "not likely to help", "cannot tell")
+    assert Diagnosis.load(tmp_path / "run" / "diagnosis.json") == found
+    assert mfh.diagnose(TINY, device="cpu", layers=["0", "1"]) == found  # nothing kept, the same seed
+    weights = tmp_path / "run" / "seed-0" / "student.safetensors"
+    made = weights.stat().st_mtime_ns
+    result = mfh.study(TINY, arms=["no-kd", "soft"], num_seeds=1, out=tmp_path / "run", device="cpu", processes=1)
+    assert weights.stat().st_mtime_ns == made
+    assert len(result.by_seed()) == 1
+    page = mfh.report(tmp_path / "run").read_text(encoding="utf-8")
+    assert "Will distillation help?" in page
+    assert "Study: tiny" in page
+    assert "estimated from" in page  # nobody knows the counts of this task, so the estimate is what is drawn
+
+
+def test_command(tmp_path, capsys):
+    commands.main(["diagnose", TINY, "--out", str(tmp_path / "d"), "--quiet", "--device", "cpu", "--epochs", "1"])
+    out = capsys.readouterr().out
+    assert "trial of heads" in out
+    assert json.loads((tmp_path / "d" / "diagnosis.json").read_text())["task"] == "tiny"
+    assert "Diagnosis: tiny" in (tmp_path / "d" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_verdict_is_that_of_the_better_arm():
+    def view(trial):
+        return diagnosis.LayerView("conv", 4, 0.5, Measure(0.5, 0.4, 0.6), 0.7, trial)
+
+    up, down, open_ = Measure(0.1, 0.05, 0.15), Measure(-0.1, -0.15, -0.05), Measure(0.01, -0.02, 0.04)
+    assert diagnosis._verdict(down, [view(up)])[:3] == ("likely to help", "soft", "conv")
+    assert diagnosis._verdict(up, [view(open_)])[:3] == ("likely to help", "regular", "")
+    assert diagnosis._verdict(down, [view(down)])[0] == "not likely to help"
+    assert diagnosis._verdict(down, [view(open_)])[0] == "cannot tell"
+
+
+def test_classes_of_any_number():
+    generator = torch.Generator().manual_seed(0)
+    target = torch.arange(200) % 4
+    signal = torch.nn.functional.one_hot(target, 5).float()  # the fifth class never occurs
+    shown = [signal + 0.7 * torch.randn(200, 5, generator=generator) for _ in range(4)]
+    views = Views(target, *shown)
+    assert 0 < estimate_shares(views).gamma.value < 1
+    assert math.isfinite(head_trial(views, views.teacher_logits, num_train=100).value)
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+
+def with_val(val):
+    return dataclasses.replace(tiny_task.task(), val=val)
+
+
+def split(count, target):
+    generator = torch.Generator().manual_seed(0)
+    return TensorDataset(torch.randn(count, 8, generator=generator), torch.randn(count, 7, generator=generator), target)
+
+
+@pytest.mark.parametrize(
+    ("val", "message"),
+    [
+        (split(12, torch.arange(12) % 2), "has 12 validation pairs; a diagnosis needs at least 30"),
+        (split(40, torch.ones(40, dtype=torch.long)), "all 40 validation pairs are of class 1"),
+        (split(40, (torch.arange(40) < 2).long()), "fewer than two classes have 5 or more of the 40"),
+    ],
+)
+def test_validation_pairs_that_do_not_do(val, message):
+    with pytest.raises(mfh.InputError, match=message):
+        mfh.diagnose(with_val(val), device="cpu", epochs=1)
+
+
+def test_a_task_without_validation_data():
+    with pytest.raises(mfh.InputError, match="val of task 'tiny' is a NoneType"):
+        with_val(None)
+
+
+def test_a_teacher_known_by_its_outputs_only():
+    task = dataclasses.replace(tiny_task.task(), teacher=None, teacher_logits=torch.zeros(120, 2))
+    with pytest.raises(mfh.InputError, match="a diagnosis needs the network"):
+        mfh.diagnose(task, device="cpu")
+
+
+def test_problems_other_than_classification_are_refused():
+    task = dataclasses.replace(tiny_task.task(), problem=Problem.multi_label())
+    with pytest.raises(mfh.InputError, match="is one of multi-label classification; a diagnosis is made for"):
+        mfh.diagnose(task, device="cpu")
+
+
+def test_constant_channels_are_named():
+    def dead():
+        network = tiny_task.teacher()
+        network[0].weight.data.zero_()
+        network[0].bias.data.fill_(-1.0)
+        for parameter in network[0].parameters():
+            parameter.requires_grad_(False)
+        return network
+
+    found = mfh.diagnose(dataclasses.replace(tiny_task.task(), teacher=dead), device="cpu", epochs=1)
+    assert "all are constant" in found.layers[0].note
+    assert any("all are constant" in reason for reason in found.reasons)
+    assert found.alpha.value is found.beta.value is found.gamma.value is None
+
+
+def test_an_unknown_layer_is_refused_before_anything_is_trained():
+    with pytest.raises(mfh.InputError, match="no layer 'nine'"):
+        mfh.diagnose(tiny_task.task(), layers=["nine"], device="cpu")
+
+
+def test_a_damaged_file(tmp_path):
+    path = tmp_path / "diagnosis.json"
+    path.write_text('{"task": "x"}')
+    with pytest.raises(mfh.InputError, match="not a diagnosis"):
+        Diagnosis.load(path)

@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+import mfh
+import tiny_task
+from mfh.errors import InputError
+from mfh.tasks.finding import Handed, find_task
+
+HERE = Path(tiny_task.__file__).parent
+
+
+def test_a_task_is_found_by_name_file_module_function_and_object():
+    assert find_task("digits").redrawn
+    for given in (HERE / "tiny_task.py", str(HERE / "tiny_task.py"), "tiny_task:task", tiny_task.task):
+        source = find_task(given)
+        assert source.redrawn
+        assert source.make(3).name == "tiny"
+    fixed = find_task(tiny_task.task())
+    assert not fixed.redrawn
+    assert fixed.make(0) is fixed.make(1)
+
+
+def test_data_are_redrawn_per_seed_and_the_same_for_the_same_seed():
+    make = find_task("tiny_task:task").make
+    first, again, other = (make(seed).train.tensors[0] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("x = 1\n", r"no function task\(\)"),
+        ("def task():\n    raise RuntimeError('two\\nlines')\n", "failed: RuntimeError: two lines"),
+        ("def task():\n    return 3\n", "returned a int"),
+        ("import nowhere_at_all\n", "cannot be run: ModuleNotFoundError"),
+        ("def task(:\n", "cannot be run: SyntaxError"),
+    ],
+)
+def test_a_task_file_that_cannot_be_used_is_one_line_with_its_name(tmp_path, content, said):
+    path = tmp_path / "mine.py"
+    path.write_text(content)
+    with pytest.raises(InputError, match=said) as error:
+        find_task(path).make(0)
+    assert "mine.py" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("spec", ["digit", "nowhere.py", "no_module_here:task", "tiny_task:nothing"])
+def test_an_unknown_task_is_named(spec):
+    with pytest.raises(InputError, match=spec.split(":")[-1].replace(".", r"\.")):
+        find_task(spec)
+
+
+def test_two_files_of_the_same_name_do_not_get_mixed_up(tmp_path):
+    names = []
+    for folder in ("a", "b"):
+        path = tmp_path / folder / "twin.py"
+        path.parent.mkdir()
+        text = (HERE / "tiny_task.py").read_text().replace('name="tiny"', f'name="{folder}"')
+        path.write_text(text)
+        names.append(find_task(path).make(0).name)
+    assert names == ["a", "b"]
+
+
+def test_arguments_the_function_does_not_take_are_refused():
+    with pytest.raises(InputError, match="takes no 'preset'"):
+        find_task("tiny_task:task", Handed(preset="paper"))
+    with pytest.raises(InputError, match="made already"):
+        find_task(tiny_task.task(), Handed(data="somewhere"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"val": []}, "empty val split"),
+        ({"teacher": None}, "no teacher"),
+        ({"teacher": None, "teacher_logits": torch.zeros(5, 2)}, "5 rows for 120"),
+    ],
+)
+def test_a_task_that_cannot_be_studied_is_refused(changes, said):
+    whole = tiny_task.task()
+    fields = {name: getattr(whole, name) for name in ("name", "teacher", "student", "layer", "train", "val", "test")}
+    with pytest.raises(InputError, match=said):
+        mfh.Task(**fields | changes)
