@@ -6,10 +6,10 @@ import shutil
 import pytest
 
 from mfh.errors import InputError
-from mfh.reporting import report
 from mfh.figures.style import new_figure, save_figure
 from mfh.gaussian import ModifyGamma, VaryGamma, modify_gamma, vary_gamma
 from mfh.gaussian.run import EXPERIMENTS, resolve, run
+from mfh.reporting import report
 from mfh.reporting.gaussian import (
     gaussian_sections,
     modification_figure,
