@@ -12,7 +12,7 @@ linear  Gaussian features seen under noise; linear softmax classifiers by the co
 nets    the same with small networks, all students of a world trained side by side. A decisive feature counts linearly
         or by its absolute value. The teacher's first layer looks at one input per channel, so each channel's truth is
         known; the rest of it is fully connected.
-digits  the shipped world, through `mfh.studies.workbench`, 500 training pairs and 12 epochs.
+digits  the shipped world, through `mfh.studies.seed`, 500 training pairs and 12 epochs.
 
 Every world leaves one CSV of measurements, `world,kind,half,seed,what,name,value`, and one .npz of what a diagnosis may
 look at, so that criteria can be computed again without training. A world that is there already is not run again.
@@ -39,7 +39,7 @@ from mfh.files import atomic_write
 from mfh.gaussian import Classifiers, fit, fit_jointly, initial_classifiers, input_saliency
 from mfh.saliency.probe import cross_fitted_r2, ridge_predictions
 from mfh.saliency.scores import soft_weights
-from mfh.studies.workbench import matching_temperature
+from mfh.studies.seed import matching_temperature
 
 RATIO = 0.5
 LOSSES = {"": (1.0, 1.0), "-kl": (0.0, 1.0), "-heavy": (1.0, 3.0)}  # label weight, teacher weight
@@ -592,7 +592,8 @@ def run_digits(world: World, seeds: range, book: Book) -> None:
     from mfh.data.epochs import PairLoader
     from mfh.saliency.masks import masked_logits
     from mfh.studies.grid import Cell
-    from mfh.studies.workbench import Settings, Workbench
+    from mfh.studies.seed import Seed
+    from mfh.studies.settings import Settings
     from mfh.tasks.digits import task as digits
     from mfh.training.fitting import distill, evaluate
 
@@ -601,9 +602,9 @@ def run_digits(world: World, seeds: range, book: Book) -> None:
             seed, general=world.general, teacher_only=world.teacher_only, student_only=world.student_only,
             student_distractors=world.distractors, num_train=world.num_train, num_val=500, num_test=2000,
         )  # fmt: skip
-        bench = Workbench(task, seed, Settings(epochs=12, device="cpu"))
+        bench = Seed(task, seed, Settings.of(epochs=12, device="cpu"))
         truth, layer = task.truth, task.layer
-        teacher, plain = bench.pretrained("teacher"), bench.pretrained("student")
+        teacher, plain = (bench.networks.pretrained(role).network for role in ("teacher", "student"))
         loader = PairLoader(task.train)
         scores = {f"{score}-joint": bench.saliency(score).scores for score in ("distance", "agreement")}
         for score in ("distance", "agreement"):
@@ -642,7 +643,7 @@ def run_digits(world: World, seeds: range, book: Book) -> None:
         for cell in (Cell("aligned"), Cell("general", "distance", RATIO, layer)):
             mask = bench.mask(cell)
             name = cell.arm if cell.arm == "aligned" else "general-distance-joint"
-            (outputs[name],) = masked_logits(bench.aligned("teacher"), [mask], loader)
+            (outputs[name],) = masked_logits(bench.networks.aligned("teacher").frozen, [mask], loader)
         book.keep(
             seed,
             target=vy,
@@ -652,13 +653,13 @@ def run_digits(world: World, seeds: range, book: Book) -> None:
             teacher_features=at_val["teacher"][layer],
             student_features=at_val["student"]["flatten"],
         )
-        students = {"no-kd": plain, "aligned-student": bench.aligned("student")}
+        students = {"no-kd": plain, "aligned-student": bench.networks.aligned_student().network}
         jobs = [(name, name, LOSSES[""]) for name in outputs]
         jobs += [(name + s, name, LOSSES[s]) for name in ("regular", "soft") for s in ("-kl", "-heavy")]
         for name, source, (label_weight, teacher_weight) in jobs:
             loss = mfh.KDLoss(label_weight=label_weight, teacher_weight=teacher_weight)
             students[name] = distill(
-                None, bench.new("student"), task.train, task.val, teacher_logits=outputs[source], loss=loss,
+                None, bench.networks.new("student"), task.train, task.val, teacher_logits=outputs[source], loss=loss,
                 recipe=bench.recipe, seed=seed, device="cpu",
             ).student  # fmt: skip
         for name, student in students.items():

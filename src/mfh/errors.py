@@ -1,5 +1,9 @@
 """The one kind of error a user can cause."""
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 
 class InputError(ValueError):
     """What was given cannot be used.
@@ -18,3 +22,45 @@ def close_names(name: str, known: list[str], limit: int = 5) -> str:
         return f"close names: {', '.join(map(repr, close))}"
     listed = ", ".join(map(repr, known[:limit])) + (", ..." if len(known) > limit else "")
     return f"known names: {listed}" if known else "there are none"
+
+
+def refuse_difference(holder: str, made: Mapping[str, Any], now: Mapping[str, Any], way_out: str) -> None:
+    """Refuse to mix results of two configurations; the message names the first setting that differs.
+
+    Args:
+        holder: What was made, as the beginning of the message: "runs/digits holds a study" or a file.
+        made: The configuration it was made with, as JSON holds it. Settings may be nested.
+        now: The configuration asked for now.
+        way_out: What the user can do about it; ends the message.
+
+    Raises:
+        InputError: A setting differs.
+
+    Example:
+        >>> refuse_difference("run.ckpt", {"recipe": {"epochs": 2}}, {"recipe": {"epochs": 3}}, "delete it")
+        Traceback (most recent call last):
+        mfh.errors.InputError: run.ckpt was made with epochs 2, now it is 3; delete it
+    """
+    difference = _first_difference(made, json.loads(json.dumps(now, default=str)))
+    if difference is not None:
+        name, before, after = difference
+        raise InputError(f"{holder} was made with {name} {before}, now it is {after}; {way_out}")
+
+
+def _first_difference(made: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    for name in [*now, *(name for name in made if name not in now)]:
+        before, after = made.get(name), now.get(name)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            inner = _first_difference(before, after)
+            if inner is not None:
+                return inner
+        elif before != after:
+            return name, _short(before), _short(after)
+    return None
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(value) + "}"
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 100 else f"{text[:97]}..."

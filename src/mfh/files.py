@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mfh.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
 T = TypeVar("T")
@@ -175,6 +176,33 @@ def read_table(
     if not foreign and not text.endswith("\n"):
         raise InputError(f"{path} is not a whole table: its last line is cut; {way_out}")
     return rows
+
+
+_TEXT_COLUMNS = ("experiment", "role", "arm", "score", "layer", "split", "metric")
+
+
+def read_frame(path: Path, columns: Sequence[str]) -> "pd.DataFrame":
+    """Read a tidy table of results: numbers where numbers belong, everything else text, empty fields missing.
+
+    Raises:
+        InputError: there is no such file, it is no table, or it lacks one of the columns.
+    """
+    import pandas as pd
+
+    try:
+        # "NA" or "null" may be somebody's layer: only an empty field is empty.
+        text = dict.fromkeys(_TEXT_COLUMNS, str)
+        frame = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
+        numbers = {column: pd.to_numeric(frame[column]) for column in frame.columns if column not in _TEXT_COLUMNS}
+    except FileNotFoundError:
+        raise InputError(f"no file {path}; a run folder made by mfh holds one") from None
+    except (OSError, ValueError, TypeError) as error:  # errors of pandas and of decoding are ValueErrors
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is not a readable table of results ({reason})") from None
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise InputError(f"{path} has no column {missing[0]!r}; expected {', '.join(columns)}")
+    return frame.assign(**numbers)
 
 
 def load_array(path: str | Path) -> NDArray[Any]:

@@ -47,7 +47,7 @@ def test_callers_settings_do_not_leak_in():
 
 def test_importing_is_light_and_drawing_leaves_pyplot_alone(tmp_path):
     code = (
-        "import sys, mfh.figures, mfh.reporting, mfh.reporting.page, mfh.reporting.summary, mfh.studies.stats\n"
+        "import sys, mfh.figures.style, mfh.reporting, mfh.reporting.page, mfh.reporting.summary, mfh.studies.stats\n"
         "assert not {'matplotlib', 'torch', 'pandas', 'jinja2', 'scipy'} & set(sys.modules)\n"
         f"mfh.figures.style.save_figure(mfh.figures.style.new_figure()[0], {str(tmp_path / 'f.svg')!r})\n"
         "assert 'matplotlib.pyplot' not in sys.modules and 'torch' not in sys.modules\n"

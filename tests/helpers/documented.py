@@ -217,3 +217,8 @@ def run_page(page: Path, folder: Path, monkeypatch: Any) -> list[tuple[str, ...]
         except Exception as error:
             raise AssertionError(f"{name_of(page)}: mfh {shlex.join(words)}: {error}") from error
     return ours
+
+
+#: Pages whose commands are run on generated clips, and the reference whose commands are run in order.
+DATA_PAGES = [ROOT / f"docs/{name}.md" for name in ("coming-from-the-paper-code", "ravdess", "vggsound")]
+REFERENCE_PAGES = [ROOT / "docs/command-line.md"]

@@ -15,8 +15,9 @@ from mfh.cli.commands import _tell
 from mfh.data.epochs import PairLoader
 from mfh.networks.modes import fingerprint
 from mfh.parallel.distributed import average_buffers, exists, gather, joined, part, rank, world_size
+from mfh.studies.folder import SeedFolder
 from mfh.studies.grid import Cell
-from mfh.studies.workbench import Settings, Workbench
+from mfh.studies.seed import Seed
 from mfh.training.fitting import evaluate
 from networks import seeded
 
@@ -68,14 +69,14 @@ def measurements():
 
 
 def kept(folder):
-    """What a workbench makes, or finds, in a folder."""
-    bench = Workbench(uneven_task(), 0, Settings(keep_students=True), folder)
-    student, best_epoch = bench.student(CELL)
+    """What a seed makes, or finds, in a folder."""
+    made = Seed(uneven_task(), 0, folder=SeedFolder(folder, 0), keep_students=True)
+    student = made.student(CELL)
     return {
-        "saliency": bench.saliency("distance").scores.tolist(),
-        "student": fingerprint(student),
-        "best_epoch": best_epoch,
-        "accuracy": evaluate(student, bench.task.val, "student"),
+        "saliency": made.saliency("distance").scores.tolist(),
+        "student": fingerprint(student.network),
+        "best_epoch": student.best_epoch,
+        "accuracy": evaluate(student.network, made.task.val, "student"),
     }
 
 
@@ -116,7 +117,7 @@ def refusals(folder):
         "val": lambda: train(tiny_task.student(), task.train, small),
         "part": lambda: part(small),
         "unused": lambda: train(Unused(), task.train, task.val),
-        "data": lambda: Workbench(replace(task, train=own), 0, Settings()),
+        "data": lambda: Seed(replace(task, train=own), 0),
         "disk": lambda: exists(folder / "of-0") if rank() == 0 else exists(folder / "elsewhere" / "of-0"),
     }.items():
         try:

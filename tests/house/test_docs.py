@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 import tyro
-from mfh.commands.options import Command
 
 import mfh
 from documented import PAGES, ROOT, blocks, is_pattern, lines, name_of, prose
 from mfh.cli import commands
+from mfh.cli.options import Command
 
 SOURCE = ROOT / "src" / "mfh"
 

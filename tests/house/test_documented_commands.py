@@ -11,13 +11,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-import test_documented_data
-import test_documented_reference
 import tyro
 from torch.distributed.run import get_args_parser
 
 from documented import (
+    DATA_PAGES,
     PAGES,
+    REFERENCE_PAGES,
     ROOT,
     commands,
     is_pattern,
@@ -62,7 +62,7 @@ def test_the_commands_run(page, tmp_path, monkeypatch):
 
 
 def test_every_page_with_commands_is_run_by_one_file():
-    run = [*GUIDES, *test_documented_reference.PAGES, *test_documented_data.PAGES]
+    run = [*GUIDES, *REFERENCE_PAGES, *DATA_PAGES]
     assert len(run) == len(set(run))
     assert set(pages_with_commands()) <= set(run)
     assert sum(len(commands(page)) for page in run) > 60

@@ -2,12 +2,10 @@
 
 import pytest
 
-from documented import ROOT, commands, name_of, run_page
-
-PAGES = [ROOT / f"docs/{name}.md" for name in ("coming-from-the-paper-code", "ravdess", "vggsound")]
+from documented import DATA_PAGES, commands, name_of, run_page
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", DATA_PAGES, ids=name_of)
 def test_the_commands_run(page, tmp_path, monkeypatch):
     ran = run_page(page, tmp_path, monkeypatch)
     assert set(commands(page)) <= set(ran)

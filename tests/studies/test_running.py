@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from mfh.running.grid import ARMS, COLUMNS, Cell
 
 import mfh
 import tiny_task
 from mfh import files
 from mfh.errors import InputError
 from mfh.reporting.summary import recommendation, summarise
-from mfh.studies import running
+from mfh.studies import pool
+from mfh.studies.grid import ARMS, COLUMNS, Cell
 
 TINY = str(Path(tiny_task.__file__))
 FEW = {"arms": ["no-kd", "regular", "general"], "num_seeds": 2, "processes": 1}
@@ -45,7 +45,7 @@ def test_results_are_the_same_in_memory_in_a_folder_and_twice(finished):
 
 def test_a_finished_study_is_not_done_again(finished, monkeypatch):
     before = table(finished.folder)
-    monkeypatch.setattr(running, "_work", None)
+    monkeypatch.setattr(pool, "_measure", None)
     assert mfh.study(TINY, out=finished.folder, **FEW).frame.equals(finished.frame)
     assert table(finished.folder) == before
 
@@ -256,7 +256,7 @@ def test_a_choice_may_be_one_of_weights(tmp_path):
     worse = recommendation({**choice, "validation_gain": -0.012, "standard_error": 0.02})
     assert "(\u22121.2 points there against no-kd, standard error 2)" in worse
     tested = set(first.by_seed("test").columns)
-    assert tested == {"no-kd", chosen.name} | ({chosen.unmasked().name} if chosen.unmasked() else set())
+    assert tested == {"no-kd", chosen.name} | ({chosen.unmasked.name} if chosen.unmasked else set())
     again = mfh.study(TINY, out=tmp_path / "run", processes=1, select=True, **WEIGHTED | {"num_seeds": 3})
     assert set(again.by_seed("test").columns) == tested
 

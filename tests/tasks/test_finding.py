@@ -6,7 +6,7 @@ import torch
 import mfh
 import tiny_task
 from mfh.errors import InputError
-from mfh.tasks.finding import Handed, find_task
+from mfh.tasks.finding import TaskArguments, find_task
 
 HERE = Path(tiny_task.__file__).parent
 
@@ -67,9 +67,9 @@ def test_two_files_of_the_same_name_do_not_get_mixed_up(tmp_path):
 
 def test_arguments_the_function_does_not_take_are_refused():
     with pytest.raises(InputError, match="takes no 'preset'"):
-        find_task("tiny_task:task", Handed(preset="paper"))
+        find_task("tiny_task:task", TaskArguments(preset="paper"))
     with pytest.raises(InputError, match="made already"):
-        find_task(tiny_task.task(), Handed(data="somewhere"))
+        find_task(tiny_task.task(), TaskArguments(data="somewhere"))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from mfh.cli.commands import main
 from mfh.cli.options import PrepareRavdess
 from mfh.errors import InputError
 from mfh.saliency.masks import ChannelMask
-from mfh.studies.workbench import load_weights
+from mfh.studies.networks import load_weights
 from mfh.tasks import ravdess
 from mfh.tasks.finding import find_task
 from mfh.tasks.ravdess import names, splits

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+import mfh
 from mfh.cli import options as opt
 from mfh.errors import InputError
 from mfh.parallel.torchrun import is_first, launched
@@ -20,22 +21,30 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mfh.reporting.page import Table as PageTable
+    from mfh.studies.folder import NetworkKey, Run
+    from mfh.studies.networks import Role, Trained
     from mfh.studies.running import StudyResult
-    from mfh.studies.workbench import Workbench
+    from mfh.studies.seed import Seed
 
-_DESCRIPTION = """Cross-modal knowledge distillation: what in the teacher can cross, the teacher that teaches best,
-and whether it helped. Start with: mfh demo."""
+_DESCRIPTION = """Cross-modal knowledge distillation: what in the teacher can cross, which teacher teaches best, and
+whether it helped. Start with `mfh demo`; `mfh --version` prints the version."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command; errors a user can cause end in one line and exit code 2."""
+    given = sys.argv[1:] if args is None else list(args)
     with _heard_once():
+        if given == ["--version"]:
+            print(f"mfh {mfh.__version__}")  # noqa: T201
+            return
         options: Any = tyro.cli(opt.Command, prog="mfh", description=_DESCRIPTION, args=args)
         if launched() > 1 and type(options) not in _TOGETHER:
             sys.exit(_tell(InputError(_ALONE)))
     logging.basicConfig(format="mfh: %(message)s", level=logging.ERROR if options.quiet else logging.WARNING)
     if not options.quiet:
         logging.getLogger("mfh").setLevel(logging.INFO if is_first() else logging.ERROR)
+    if any(word.split("=")[0] == "--modality" for word in given):
+        logging.getLogger("mfh").warning("--modality is deprecated; use --role")
     try:
         with _working_together(options):
             run_command(options)
@@ -76,7 +85,7 @@ _ALONE = (
 
 @contextmanager
 def _heard_once() -> Iterator[None]:
-    """What all processes find in the same words only the first one says; it also ends the job."""
+    """Only rank 0 reports a usage error; the other ranks exit silently with status 0."""
     if is_first():
         yield
         return
@@ -96,7 +105,7 @@ def _working_together(options: Any) -> AbstractContextManager[None]:
         return nullcontext()
     from mfh.parallel.distributed import joined
 
-    return joined(options.device, _tell)
+    return joined(options.execution.device, _tell)
 
 
 # --- the commands -----------------------------------------------------------------------------------------------------
@@ -111,23 +120,16 @@ def _console() -> "Console":
 
 
 def _demo(options: opt.Demo) -> None:
+    from mfh.studies.settings import Settings
+
     out = options.out or Path("runs/demo")
-    _run_study(
-        out,
-        options.quiet,
-        task="digits",
-        num_seeds=options.num_seeds,
-        processes=options.processes,
-    )
+    settings = Settings.of(processes=options.processes)
+    _run_study(out, options.quiet, task="digits", num_seeds=options.num_seeds, settings=settings)
 
 
 def _study(options: opt.Study) -> None:
-    from mfh.tasks.finding import Handed
-
-    out = options.out or Path("runs") / _stem(options.task)
-    handed = Handed(options.data, options.preset, options.augment).or_as_before(out)
     _run_study(
-        out,
+        _out(options),
         options.quiet,
         task=options.task,
         arms=options.arms,
@@ -139,44 +141,31 @@ def _study(options: opt.Study) -> None:
         first_seed=options.seed,
         add_seeds=options.add_seeds,
         select=options.select,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        **_training(options),
-        loss=_loss_changes(options),
-        permutations=_permutations(options.permutations),
-        device=options.device,
-        processes=options.processes,
-        threads=options.threads,
-        **vars(handed),
-        **_given_files(options),
+        settings=options.settings(),
     )
 
 
 def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
-    from mfh.files import read_json
     from mfh.reporting import report
     from mfh.reporting.summary import recommendation
+    from mfh.studies.folder import Run
     from mfh.studies.running import study
 
     console = _console()
     result = study(out=out, progress=not quiet, **arguments)
-    _note_command(out)
-    page = report(out)
+    run = Run(out)
+    _note_command(run)
+    page = report(run)
     _print_study(console, result)
-    if arguments.get("select"):
-        console.print(recommendation(read_json(out / "selection.json"), result.scale), markup=False)
-    console.print(f"\nReport: {page}")
+    if run.selection is not None:
+        console.print(recommendation(run.selection, result.scale), markup=False)
+    console.print(f"\nReport: {page}", markup=False)
 
 
-def _note_command(out: Path) -> None:
+def _note_command(run: "Run") -> None:
     """Keep the command that repeats a run beside its results, unless one is noted already."""
-    from mfh.files import read_json, write_json
-
-    environment = read_json(out / "environment.json")
-    if "repeat" in environment:
-        return
-    num_seeds = read_json(out / "config.json")["num_seeds"]
-    write_json(out / "environment.json", environment | {"repeat": _repeat_command(num_seeds)})
+    if "repeat" not in run.environment:
+        run.write_environment(run.environment | {"repeat": _repeat_command(run.config["num_seeds"])})
 
 
 def _repeat_command(num_seeds: int) -> str:
@@ -197,93 +186,95 @@ def _print_study(console: "Console", result: "StudyResult") -> None:
 
     content = summary_table(result.frame, data_redrawn=result.data_redrawn, scale=result.scale)
     _print_table(console, content)
-    console.print(f"\n{finding(result.frame, data_redrawn=result.data_redrawn, scale=result.scale)}")
+    shown = finding(result.frame, data_redrawn=result.data_redrawn, scale=result.scale)
+    console.print(f"\n{shown}", markup=False)
 
 
 def _print_table(console: "Console", content: "PageTable") -> None:
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*content.columns, title=content.caption, title_justify="left")
+    table = Table(*map(escape, content.columns), title=escape(content.caption), title_justify="left")
     for row in content.rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console.print(table)
 
 
 def _pretrain(options: opt.Pretrain) -> None:
-    bench = _workbench(options)
-    network = bench.pretrained(options.modality)
-    _report_metric(bench, network, options.modality, options.modality)
+    with _opened(options) as made:
+        _report_metric(made, made.networks.pretrained(options.role), options.role, options.role)
 
 
 def _align(options: opt.Align) -> None:
-    bench = _workbench(options)
-    if not bench.protocol.joint:
-        _console().print("this protocol has no joint step: the networks trained on labels stand for the aligned pair")
-    _report_metric(bench, bench.aligned("teacher"), "teacher", "aligned-teacher")
-    _report_metric(bench, bench.aligned("student"), "student", "aligned-student")
+    with _opened(options) as made:
+        if not made.protocol.joint:
+            _console().print(
+                "this protocol has no joint step: the networks trained on labels stand for the aligned pair"
+            )
+        _report_metric(made, made.networks.aligned("teacher"), "teacher", "aligned-teacher")
+        _report_metric(made, made.networks.aligned("student"), "student", "aligned-student")
 
 
-def _report_metric(bench: "Workbench", network: Any, modality: Any, name: str, note: str = "") -> None:
-    scale = bench.task.problem.metric.scale
-    value = scale.show(bench.evaluate(network, "val", modality))
-    assert bench.folder is not None
-    path = bench.folder / f"{name}.safetensors"
+def _report_metric(made: "Seed", trained: "Trained", role: "Role", key: "NetworkKey", note: str = "") -> None:
+    scale = made.task.problem.metric.scale
+    value = scale.show(made.evaluate(trained.network, "val", role))
+    assert made.folder is not None
+    path = made.folder.network_file(key)
     place = f", in {path}" if path.exists() else ""  # none was written of a network that was given
-    _console().print(f"{name}: validation {scale.words} {value}{note}{place}")
+    _console().print(f"{path.stem}: validation {scale.words} {value}{note}{place}", markup=False)
 
 
 def _saliency(options: opt.Saliency) -> None:
-    bench = _workbench(options, permutations=_permutations(options.permutations))
-    saliency = bench.saliency(options.score, options.layer or "")
-    assert bench.folder is not None
-    name = bench.saliency_name(options.score, options.layer or "")
-    picture = bench.folder / f"{name}.svg"
-    if is_first():
-        saliency.plot(picture)
-    how = "cross-fitted" if saliency.permutations is None else f"permutations: {saliency.permutations}"
-    best = ", ".join(f"{c} ({saliency.scores[c]:.3g})" for c in saliency.ranking[:5])
-    console = _console()
-    console.print(f"{len(saliency.scores)} channels of layer {saliency.layer}, {saliency.samples} pairs, {how}")
-    console.print(f"most modality-general: {best}")
-    auroc = None if options.layer else bench.auroc(options.score)
-    if auroc is not None:
-        console.print(f"AUROC against the known truth: {auroc:.3f}")
-    console.print(f"in {bench.folder}/{name}.safetensors, picture {picture}")
+    with _opened(options) as made:
+        saliency = made.saliency(options.score, options.layer or "")
+        path, picture = made.saliency_files(options.score, options.layer or "")
+        if is_first():
+            saliency.plot(picture)
+        how = "cross-fitted" if saliency.permutations is None else f"permutations: {saliency.permutations}"
+        best = ", ".join(f"{c} ({saliency.scores[c]:.3g})" for c in saliency.ranking[:5])
+        lines = [f"{len(saliency.scores)} channels of layer {saliency.layer}, {saliency.samples} pairs, {how}"]
+        lines.append(f"most modality-general: {best}")
+        auroc = None if options.layer else made.auroc(options.score)
+        if auroc is not None:
+            lines.append(f"AUROC against the known truth: {auroc:.3f}")
+        _console().print("\n".join([*lines, f"in {path}, picture {picture}"]), markup=False)
 
 
 def _distill(options: opt.Distill) -> None:
     from mfh.studies.grid import MASKED_BY_RATIO, cells
 
-    bench = _workbench(
-        options,
-        permutations=_permutations(options.permutations),
-        loss=_loss_changes(options),
-        keep_students=True,
-    )
-    default = bench.protocol.ratio if options.arm in MASKED_BY_RATIO else None
-    ratio = default if options.ratio is None else options.ratio
-    ratios = () if ratio is None else (ratio,)
-    (cell,) = cells([options.arm], ratios, [options.score], [options.layer or bench.task.layer])
-    if cell.teacher is None:
-        raise InputError(f"arm is {options.arm!r}, which distils from no teacher; use 'mfh pretrain' or 'mfh align'")
-    student, best_epoch = bench.student(cell)
-    _report_metric(bench, student, "student", f"distilled-{cell.name}", f" (epoch {best_epoch})")
+    with _opened(options, keep_students=True) as made:
+        default = made.protocol.ratio if options.arm in MASKED_BY_RATIO else None
+        ratio = default if options.ratio is None else options.ratio
+        ratios = () if ratio is None else (ratio,)
+        (cell,) = cells([options.arm], ratios, [options.score], [options.layer or made.task.layer])
+        if cell.teacher is None:
+            raise InputError(
+                f"arm is {options.arm!r}, which distils from no teacher; use 'mfh pretrain' or 'mfh align'"
+            )
+        student = made.student(cell)
+        _report_metric(made, student, "student", cell, f" (epoch {student.best_epoch})")
 
 
 def _diagnose(options: opt.Diagnose) -> None:
     from mfh.reporting import report
     from mfh.reporting.diagnosis import diagnosis_tables, diagnosis_verdict
-    from mfh.studies.diagnosis import diagnose_at
+    from mfh.studies.diagnosis import diagnose
 
-    bench = _workbench(options, loss=_loss_changes(options))
-    assert bench.folder is not None
-    diagnosis = diagnose_at(bench, options.layers)
-    diagnosis.save(bench.folder.parent / "diagnosis.json")
+    out = _out(options)
+    diagnosis = diagnose(
+        options.task,
+        layers=options.layers,
+        seed=options.seed,
+        out=out,
+        settings=options.settings(),
+        progress=_shows_progress(options),
+    )
     console = _console()
     for content in diagnosis_tables(diagnosis):
         _print_table(console, content)
     console.print(diagnosis_verdict(diagnosis), markup=False)
-    console.print(f"\nReport: {report(bench.folder.parent)}")
+    console.print(f"\nReport: {report(out)}", markup=False)
 
 
 def _gauss(options: opt.Gauss) -> None:
@@ -293,13 +284,15 @@ def _gauss(options: opt.Gauss) -> None:
     from mfh.gaussian.run import EXPERIMENTS, run
     from mfh.reporting import report
     from mfh.reporting.gaussian import gaussian_verdict
+    from mfh.studies.folder import Run
+    from mfh.studies.settings import permutations_of
 
     experiments = EXPERIMENTS if options.experiment == "all" else (options.experiment,)
     out = options.out or Path("runs") / f"gauss-{options.experiment}"
     given = asdict(options)
     ours = {name: given.pop(name) for name in ("out", "quiet", "experiment", "num_seeds", "first_seed", "device")}
     if given["permutations"] is not None:
-        given["permutations"] = _permutations(given["permutations"])
+        given["permutations"] = permutations_of(given["permutations"])
     with _seeds_done(ours["quiet"]) as progress:
         frames = run(
             experiments,
@@ -310,7 +303,7 @@ def _gauss(options: opt.Gauss) -> None:
             device=options.device,
             progress=progress,
         )
-    _note_command(out)
+    _note_command(Run(out))
     page = report(out)
     console = _console()
     for name, frame in frames.items():
@@ -319,8 +312,8 @@ def _gauss(options: opt.Gauss) -> None:
         else:
             console.print(summary(frame).to_string(index=False, float_format="%.2f"), markup=False)
         console.print()
-    console.print(gaussian_verdict(frames))
-    console.print(f"\nReport: {page}")
+    console.print(gaussian_verdict(frames), markup=False)
+    console.print(f"\nReport: {page}", markup=False)
 
 
 @contextmanager
@@ -383,64 +376,30 @@ def _report(options: opt.Report) -> None:
     _console().print(f"Report: {page}")
 
 
-def _workbench(options: Any, **settings: Any) -> "Workbench":
-    from mfh.files import write_json
-    from mfh.studies.workbench import Settings, Workbench
-    from mfh.tasks.checks import check_task
-    from mfh.tasks.finding import Handed, find_task
+def _opened(options: opt.TaskCommand, *, keep_students: bool = False) -> "AbstractContextManager[Seed]":
+    """The seed that a step works on."""
+    from mfh.studies.steps import open_seed
 
-    out = options.out or Path("runs") / _stem(options.task)
-    handed = Handed(options.data, options.preset, options.augment).or_as_before(out)
-    source = find_task(options.task, handed)
-    task = source.make(options.seed)
-    check_task(task, origin=source.origin)
-    if is_first() and not (out / "config.json").exists():
-        write_json(out / "config.json", {"command": "steps", "task": task.name, **handed.facts()})
-    common = Settings(
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        **_training(options),
-        device=options.device,
-        **_given_files(options),
-        progress=not options.quiet and sys.stderr.isatty() and is_first(),
-        **settings,
+    layer = getattr(options, "layer", None)
+    return open_seed(
+        options.task,
+        seed=options.seed,
+        out=_out(options),
+        settings=options.settings(),
+        layers=[layer] if layer else (),
+        progress=_shows_progress(options),
+        keep_students=keep_students,
     )
-    return Workbench(task, options.seed, common, out / f"seed-{options.seed}")
 
 
-def _training(options: opt.TrainingOptions) -> dict[str, Any]:
-    return {
-        "accumulate": options.accumulate,
-        "precision": options.precision,
-        "num_workers": options.num_workers,
-        "channels_last": options.channels_last or None,
-        "compile": options.compile or None,
-        "logger": options.logger,
-    }
+def _shows_progress(options: opt.Quiet) -> bool:
+    return not options.quiet and sys.stderr.isatty() and is_first()
 
 
-def _stem(task: str) -> str:
-    return Path(task).stem if task.endswith(".py") else task.replace(":", ".")
-
-
-def _given_files(options: Any) -> dict[str, Any]:
-    from mfh.studies.workbench import CHECKPOINTS
-
-    return {name: str(path) for name in CHECKPOINTS if (path := getattr(options, name, None)) is not None}
-
-
-def _loss_changes(options: opt.LossOptions) -> dict[str, float]:
-    names = ("temperature", "label_weight", "teacher_weight")
-    return {name: value for name in names if (value := getattr(options, name)) is not None}
-
-
-def _permutations(text: str) -> Any:
-    if text in ("auto", "exact"):
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"permutations is {text!r}; choose 'exact', 'auto' or a number from 1") from None
+def _out(options: opt.TaskCommand) -> Path:
+    """The run folder: as given, or runs/ and the task's name."""
+    task = options.task
+    return options.out or Path("runs") / (Path(task).stem if task.endswith(".py") else task.replace(":", "."))
 
 
 _COMMANDS: dict[type, Any] = {

@@ -1,179 +1,160 @@
-"""Options of the command line: one source for defaults, help and validation. Imports nothing heavy."""
+"""Options of the command line: one dataclass for each command. Imports nothing heavy.
 
-from dataclasses import dataclass
+Options that `mfh.study` and `mfh.diagnose` take as well come from `mfh.studies.settings`; no option is written twice.
+"""
+
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from mfh.studies.grid import ARMS
+from mfh.studies.settings import (
+    Count,
+    Device,
+    Execution,
+    File,
+    GivenFiles,
+    Loss,
+    Number,
+    Pretrained,
+    Scoring,
+    Settings,
+    Text,
+    Training,
+    Unset,
+)
+from mfh.tasks.finding import TaskArguments
 
-Role = Literal["teacher", "student"]
 
-
-@dataclass(frozen=True)
-class RunOptions:
+@dataclass(frozen=True, kw_only=True)
+class Quiet:
     """Options of every command."""
 
-    out: Path | None = None
-    """Run folder; default: runs/ and the name of the task or command."""
     quiet: Annotated[bool, arg(name="quiet", aliases=("-q",))] = False
-    """Print results only: no progress."""
+    """Print results only, without progress."""
 
 
-@dataclass(frozen=True)
-class TaskOptions:
+@dataclass(frozen=True, kw_only=True)
+class RunCommand(Quiet):
+    """Options of every command that has a run folder."""
+
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """Run folder (default: runs/ followed by the name of the task or command)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskCommand(RunCommand):
     """Options of every command that works on a task."""
 
-    task: Positional[str]
-    """digits, ravdess, vggsound, path/to/file.py with a function task(), or package.module:function."""
-    data: str | None = None
-    """A prepared folder (for vggsound also a URL that fsspec knows), handed to the task."""
-    preset: Literal["paper"] | None = None
-    """Handed to the task: the published protocol."""
-    augment: bool = False
-    """Handed to the task: vary the training inputs at random."""
+    task: Annotated[Positional[str], arg(metavar="TASK")]
+    """Task: digits, ravdess, vggsound, path/to/file.py with a function task(), or package.module:function."""
     seed: int = 0
-    """Of data, initial weights, order of data and permutations; a study's first."""
-    device: str | None = None
-    """For instance cpu or cuda:1; default: a GPU if there is one."""
-    epochs: int | None = None
-    """Instead of the task's."""
-    batch_size: int | None = None
-    """Instead of the task's."""
-    teacher_checkpoint: Path | None = None
-    """Weights of a pretrained teacher (safetensors or a torch state_dict), instead of training one."""
-    student_checkpoint: Path | None = None
-    """Weights of a student trained on labels, instead of training one: the arm no-kd, and the probe's features."""
+    """Random seed of data, initial weights, order of data and permutations; a study's first seed."""
+    dataset: OmitArgPrefixes[TaskArguments] = field(default_factory=TaskArguments)
+    training: OmitArgPrefixes[Training] = field(default_factory=Training)
+    files: OmitArgPrefixes[Pretrained] = field(default_factory=Pretrained)
+    execution: OmitArgPrefixes[Device] = field(default_factory=Device)
+
+    def settings(self) -> Settings:
+        """The settings object that `mfh.study`, `mfh.diagnose` and the steps take."""
+        return Settings(
+            task=self.dataset,
+            training=self.training,
+            loss=getattr(self, "loss", Loss()),
+            scoring=getattr(self, "scoring", Scoring()),
+            files=GivenFiles(**vars(self.files)),
+            execution=Execution(**vars(self.execution)),
+        )
 
 
-@dataclass(frozen=True)
-class TrainingOptions:
-    """Options of every command that trains."""
-
-    accumulate: int | None = None
-    """Batches per step, instead of the task's (1); with several processes, of each."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = None
-    """Of training, instead of the task's (32-true); 16-mixed needs a GPU."""
-    num_workers: int | None = None
-    """Processes that read the data, per training process, instead of the task's (0)."""
-    channels_last: bool = False
-    """Keep weights of convolutions channels-last: often faster on a GPU with mixed precision."""
-    compile: bool = False
-    """Compile networks with torch.compile: pays for long training of large networks."""
-    logger: str | None = None
-    """Follow training in tensorboard, csv, mlflow, wandb, ...: a Lightning logger by name, or package.module:Class."""
-
-
-@dataclass(frozen=True)
-class LossOptions:
-    """The distillation loss: label_weight * CE + teacher_weight * T^2 KL."""
-
-    temperature: float | None = None
-    """T; default: the task's, usually 1."""
-    label_weight: float | None = None
-    """Of the label loss; default: the task's, usually 1."""
-    teacher_weight: float | None = None
-    """Of the divergence from the teacher; default: the task's, usually 1."""
-
-
-@dataclass(frozen=True)
-class GivenOptions:
-    """What Algorithm 1 left elsewhere, instead of running it."""
-
-    aligned_teacher_checkpoint: Path | None = None
-    """Weights of a jointly trained teacher."""
-    saliency: Path | None = None
-    """Scores of that teacher's channels: a saliency saved by mfh, or a .npy of one number per channel."""
-
-
-@dataclass(frozen=True)
-class Demo(RunOptions):
-    """Run the main job on the embedded digits world: all arms, several seeds, table, finding and report."""
+@dataclass(frozen=True, kw_only=True)
+class Demo(RunCommand):
+    """Run the main job on the shipped task digits: all arms, several seeds, table, finding and report."""
 
     num_seeds: int = 6
-    """Paired seeds, each with its own data."""
-    processes: int | None = None
-    """Seeds at a time; default: the number of processors."""
+    """Number of random seeds, each with its own data."""
+    processes: Count = None
+    """Number of worker processes (default: one per processor)."""
 
 
-@dataclass(frozen=True)
-class Pretrain(TrainingOptions, RunOptions, TaskOptions):
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(TaskCommand):
     """Train one network of a task on labels alone."""
 
-    modality: Role = "teacher"
-    """Which of the two."""
+    role: Annotated[Literal["teacher", "student"], arg(aliases=("--modality",))] = "teacher"
+    """Network to train: the teacher or the student (--modality is the old name of this option)."""
 
 
-@dataclass(frozen=True)
-class Align(TrainingOptions, RunOptions, TaskOptions):
+@dataclass(frozen=True, kw_only=True)
+class Align(TaskCommand):
     """Train teacher and student jointly (Algorithm 1, step 1)."""
 
 
-@dataclass(frozen=True)
-class Saliency(TrainingOptions, RunOptions, TaskOptions):
-    """Score every channel of the teacher for how modality-general it is (Algorithm 1, step 2, and the probe)."""
+@dataclass(frozen=True, kw_only=True)
+class Saliency(TaskCommand):
+    """Score how modality-general each channel of the teacher is (Algorithm 1, step 2, or the probe)."""
 
     score: Literal["distance", "agreement", "probe"] = "distance"
-    """distance: Algorithm 1; agreement: its part that involves the student; probe: cross-fitted R^2."""
-    layer: str | None = None
-    """Instead of the task's."""
-    permutations: str = "auto"
-    """exact, a number, or auto: exact where the rest of the network is affine."""
+    """Score: distance (Algorithm 1), agreement (its part that involves the student), probe (cross-fitted R^2)."""
+    layer: Text = None
+    """Layer of the teacher to score (default: the task's)."""
+    scoring: OmitArgPrefixes[Scoring] = field(default_factory=Scoring)
 
 
-@dataclass(frozen=True)
-class Distill(GivenOptions, LossOptions, TrainingOptions, RunOptions, TaskOptions):
+@dataclass(frozen=True, kw_only=True)
+class Distill(TaskCommand):
     """Train one student from one kind of teacher."""
 
     arm: str = "general"
-    """Kind of teacher: regular, aligned, random, specific, general, soft, soft-shuffled or tempered."""
-    ratio: float | None = None
-    """Fraction of channels removed, for random, specific and general; default: the task's, usually 0.5."""
+    """Training variant: regular, aligned, random, specific, general, soft, soft-shuffled or tempered."""
+    ratio: Number = None
+    """Fraction of channels to remove, for random, specific and general (default: the task's, usually 0.5)."""
     score: Literal["distance", "agreement"] = "distance"
-    """Of the saliency, for specific and general."""
-    layer: str | None = None
-    """Instead of the task's."""
-    permutations: str = "auto"
-    """Of the saliency, where it is still to be computed."""
+    """Score behind the mask, for specific and general."""
+    layer: Text = None
+    """Layer of the teacher to mask (default: the task's)."""
+    loss: OmitArgPrefixes[Loss] = field(default_factory=Loss)
+    scoring: OmitArgPrefixes[Scoring] = field(default_factory=Scoring)
+    files: OmitArgPrefixes[GivenFiles] = field(default_factory=GivenFiles)
 
 
-@dataclass(frozen=True)
-class Study(GivenOptions, LossOptions, TrainingOptions, RunOptions, TaskOptions):
+@dataclass(frozen=True, kw_only=True)
+class Study(TaskCommand):
     """Compare all ways to make a student, paired by seed, with statistics and a report."""
 
     arms: tuple[str, ...] = ARMS
-    """Ways to make a student."""
-    ratios: tuple[float, ...] = ()
-    """Fractions of channels removed, for random, specific and general; default: the task's, usually 0.5."""
-    scores: tuple[str, ...] = ("distance",)
-    """distance and/or agreement, for specific and general."""
+    """Training variants to compare."""
+    ratios: Annotated[tuple[float, ...], Unset] = ()
+    """Fractions of channels to remove, for random, specific and general (default: the task's, usually 0.5)."""
     sweep: bool = False
-    """Ratios 0 to 0.9 in steps of 0.1: how gain rises and falls with the fraction removed."""
-    layers: tuple[str, ...] = ()
-    """Of the teacher, to mask; default: the task's."""
-    weights: tuple[tuple[float, float], ...] = ()
-    """Pairs of label weight and teacher weight to compare, for instance 1 1 0 1 1 3; default: only the task's."""
+    """Compare the ratios 0 to 0.9 in steps of 0.1."""
+    scores: tuple[str, ...] = ("distance",)
+    """Scores behind the masks of specific and general: distance, agreement or both."""
+    layers: Annotated[tuple[str, ...], Unset] = ()
+    """Layers of the teacher to mask (default: the task's)."""
+    weights: Annotated[tuple[tuple[float, float], ...], Unset] = ()
+    """Pairs of label weight and teacher weight to compare, for instance 1 1 0 1 1 3 (default: the loss's own pair)."""
     num_seeds: int = 5
-    """How many seeds, from --seed on."""
+    """Number of random seeds, from --seed on."""
     add_seeds: int = 0
-    """So many more than the run folder holds already."""
+    """Add this many seeds to those already in the run folder."""
     select: bool = False
-    """Choose arm, ratio, layer, score and weights on validation data; read the test split only for the chosen one."""
-    permutations: str = "auto"
-    """exact, a number, or auto."""
-    processes: int | None = None
-    """Processes at a time; default: the number of processors, on a GPU 1."""
-    threads: int = 1
-    """Per process, on the CPU."""
+    """Choose arm, ratio, layer, score and weights on validation data; read the test split only for the chosen ones."""
+    loss: OmitArgPrefixes[Loss] = field(default_factory=Loss)
+    scoring: OmitArgPrefixes[Scoring] = field(default_factory=Scoring)
+    files: OmitArgPrefixes[GivenFiles] = field(default_factory=GivenFiles)
+    execution: OmitArgPrefixes[Execution] = field(default_factory=Execution)
 
 
-@dataclass(frozen=True)
-class Diagnose(LossOptions, TrainingOptions, RunOptions, TaskOptions):
-    """Say beforehand whether distillation is likely to help, from two networks trained on labels."""
+@dataclass(frozen=True, kw_only=True)
+class Diagnose(TaskCommand):
+    """Predict whether distillation is likely to help, from two networks trained on labels."""
 
-    layers: tuple[str, ...] = ()
-    """Of the teacher, to look into; default: the task's."""
+    layers: Annotated[tuple[str, ...], Unset] = ()
+    """Layers of the teacher to look into (default: the task's)."""
+    loss: OmitArgPrefixes[Loss] = field(default_factory=Loss)
 
 
 @dataclass(frozen=True)
@@ -181,35 +162,35 @@ class PrepareRavdess:
     """Prepare RAVDESS: from the official archives, or the authors' features, to a folder for --data."""
 
     source: Annotated[Positional[Path], arg(metavar="SOURCE")]
-    """Folder with the official zip files and/or what was in them; or the authors' data folder."""
+    """Folder with the official zip files, what was in them, or both; or the authors' data folder."""
     out: Annotated[Positional[Path], arg(metavar="OUT")]
-    """The prepared folder."""
+    """Folder to write the prepared data set to."""
     layout: Literal["archives", "features"] = "archives"
-    """archives: official files; features: the authors' aud_features, vid_features and data_file."""
+    """Layout of SOURCE: archives (official files) or features (the authors' aud_features, vid_features, data_file)."""
     split: str = "actors"
-    """actors: no actor in two splits; random: speakers mixed, as in some papers; or a CSV: id,split or actor,split."""
+    """Split: actors (no actor in two splits), random (actors mixed), or a CSV file (id,split or actor,split)."""
     seed: int = 0
-    """Of the split random."""
+    """Random seed of the split random."""
     num_frames: int = 1
-    """RGB frames per clip, evenly spaced; with more than one, --augment draws among them."""
+    """Number of RGB frames per clip, evenly spaced; with more than one, --augment draws among them."""
     height: int = 256
-    """Of a frame."""
+    """Frame height in pixels."""
     width: int = 512
-    """Of a frame."""
+    """Frame width in pixels."""
     sample_rate: int = 22_050
-    """That the sound is resampled to, in Hz."""
+    """Sampling rate that sound is resampled to, in Hz."""
     num_mfcc: int = 40
-    """Mel-frequency cepstral coefficients."""
+    """Number of mel-frequency cepstral coefficients (MFCC)."""
     mfcc_frames: int = 256
-    """Time steps of the coefficients."""
+    """Number of time steps of the MFCC."""
     fft_size: int = 2048
-    """Of their short-time Fourier transform, in samples."""
+    """Window length of the MFCC's short-time Fourier transform, in samples."""
     hop: int = 512
-    """Of their short-time Fourier transform, in samples."""
-    processes: int | None = None
-    """At a time; default: the number of processors."""
+    """Hop length of the MFCC's short-time Fourier transform, in samples."""
+    processes: Count = None
+    """Number of worker processes (default: one per processor)."""
     quiet: Annotated[bool, arg(name="quiet", aliases=("-q",))] = False
-    """Print results only: no progress."""
+    """Print results only, without progress."""
 
 
 @dataclass(frozen=True)
@@ -217,37 +198,37 @@ class PrepareVggsound:
     """Prepare VGGSound: from clips and the official annotations, or the authors' strips, to a folder for --data."""
 
     clips: Annotated[Positional[Path], arg(metavar="CLIPS")]
-    """Folder, or uncompressed tar, with the clips; or the authors' training root (or a folder with Train and Test)."""
+    """Folder or uncompressed tar file with the clips; or the authors' training folder (or one with Train and Test)."""
     out: Annotated[Positional[Path], arg(metavar="OUT")]
-    """The prepared folder."""
-    csv: Path | None = None
-    """The official vggsound.csv; needed for the layout clips."""
-    also: tuple[Path, ...] = ()
+    """Folder to write the prepared data set to."""
+    csv: File = None
+    """Official annotations, vggsound.csv; required for the layout clips."""
+    also: Annotated[tuple[Path, ...], Unset] = ()
     """More folders and tar files with clips."""
     layout: Literal["clips", "strips"] = "clips"
-    """clips: <id>_<start>.mp4; strips: the authors' video_jpg, audio_npy or audio, and label.json."""
-    test: Path | None = None
-    """For the layout strips: the test root, where it is apart."""
-    classes: str | None = None
-    """A number: those with the most annotated training clips; or a file of labels. Default: all."""
+    """Layout of CLIPS: clips (<id>_<start>.mp4) or strips (the authors' video_jpg, audio_npy or audio, label.json)."""
+    test: File = None
+    """Folder with the test clips of the layout strips, where it is separate."""
+    classes: Text = None
+    """Number of classes to keep, those with the most annotated training clips; or a file of labels (default: all)."""
     num_frames: int = 32
-    """RGB frames per clip, evenly spaced."""
+    """Number of RGB frames per clip, evenly spaced."""
     size: int = 256
-    """Frames are scaled and centre-cropped to this width and height."""
+    """Width and height in pixels that frames are scaled and centre-cropped to."""
     quality: int = 90
-    """Of the frames' JPEGs, 1 to 95."""
+    """JPEG quality of the frames, 1 to 95."""
     seconds: float = 10.0
-    """Of sound, at 16 kHz: longer ones are cut, shorter ones padded."""
+    """Length of the sound in seconds, at 16 kHz; longer sound is cut, shorter sound is padded."""
     clips_per_shard: int = 128
-    """Annotated clips per tar."""
-    shard: str | None = None
-    """i/n: make part i of n only (i from 0), so that several machines share the work."""
+    """Number of annotated clips in each tar file."""
+    shard: Text = None
+    """Part to prepare, as i/n with i from 0, so that several machines can share the work (default: everything)."""
     merge: bool = False
     """Verify the parts in OUT and put them together."""
-    processes: int | None = None
-    """At a time; default: the number of processors."""
+    processes: Count = None
+    """Number of worker processes (default: one per processor)."""
     quiet: Annotated[bool, arg(name="quiet", aliases=("-q",))] = False
-    """Print results only: no progress."""
+    """Print results only, without progress."""
 
 
 @dataclass(frozen=True)
@@ -259,78 +240,72 @@ class Prepare:
             Annotated[PrepareRavdess, subcommand("ravdess")] | Annotated[PrepareVggsound, subcommand("vggsound")]
         ]
     ]
-    """Which."""
+    """Data set to prepare."""
 
     @property
     def quiet(self) -> bool:
-        """Print results only: no progress."""
+        """Whether to print results only."""
         return self.dataset.quiet
 
 
-@dataclass(frozen=True)
-class Report(RunOptions):
+@dataclass(frozen=True, kw_only=True)
+class Report(RunCommand):
     """Write the report of a run, or one page that compares several."""
 
-    runs: Positional[tuple[Path, ...]] = ()
-    """Run folders."""
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN")] = ()
+    """Run folders to report on."""
     format: Literal["html", "md"] = "html"
-    """html: one self-contained page; md: Markdown that shows the files in figures/."""
+    """Page format: html (one self-contained page) or md (Markdown that shows the files in figures/)."""
     figures: tuple[Literal["svg", "png", "pdf"], ...] = ("svg", "png")
-    """Files to write the figures as."""
+    """File types to write the figures as."""
     style: Literal["screen", "paper"] = "screen"
-    """paper: serif figures, one or two text columns wide, for LaTeX."""
+    """Figure style: screen, or paper (serif, one or two text columns wide, for LaTeX)."""
 
 
-@dataclass(frozen=True)
-class ExperimentOptions:
-    """Which Gaussian experiment."""
+@dataclass(frozen=True, kw_only=True)
+class Gauss(RunCommand):
+    """Run the paper's synthetic Gaussian experiments. Options that are not given are as published."""
 
     experiment: Positional[Literal["vary-gamma", "vary-alpha", "modify-gamma", "all"]]
-    """Figure 2, Figure 3 or Table 2 of the paper, or all three."""
-
-
-@dataclass(frozen=True)
-class Gauss(RunOptions, ExperimentOptions):
-    """Run the paper's synthetic Gaussian experiments. Options left out are as published."""
-
+    """Experiment to run: Figure 2, Figure 3 or Table 2 of the paper, or all three."""
     num_seeds: int = 10
-    """Data sets per setting."""
-    first_seed: int | None = None
-    """Of consecutive ones; published: 0, for modify-gamma 42."""
-    num_train: int | None = None
-    """Training pairs; published: 200."""
-    num_test: int | None = None
-    """Test pairs; published: 1000."""
-    teacher_dim: int | None = None
-    """Width of the teacher's input; published: 25 for vary-gamma, otherwise 50."""
-    student_dim: int | None = None
-    """Width of the student's input; published: 50."""
-    steps: int | None = None
-    """Full-batch gradient steps; published: 1000."""
-    learning_rate: float | None = None
-    """Published: 0.1."""
-    label_weight: float | None = None
-    """Of the label loss; published: 1."""
-    teacher_weight: float | None = None
-    """Of the divergence from the teacher; published: 1."""
-    reduction: Literal["batchmean", "mean"] | None = None
-    """Of the divergence; published: mean, which divides by the number of classes."""
-    decisive: int | None = None
-    """vary-gamma: decisive inputs each modality carries; published: 10."""
-    overlaps: tuple[int, ...] | None = None
-    """vary-gamma: how many of them are shared; published: 0 2 4 6 8 10."""
-    general: int | None = None
-    """vary-alpha: decisive inputs both carry; published: 10."""
-    teacher_only: tuple[int, ...] | None = None
-    """vary-alpha: further decisive inputs of the teacher; published: 0 10 20 30 40."""
-    num_decisive: int | None = None
-    """vary-alpha: decisive inputs in all; published: 50."""
-    counts: tuple[tuple[int, int], ...] | None = None
-    """modify-gamma: pairs of teacher-only and general inputs; published: 15 5 10 5 10 10 10 20 10 30."""
-    permutations: str | None = None
-    """modify-gamma: exact (default), or a number (published: 100)."""
+    """Number of data sets in each setting."""
+    first_seed: Count = None
+    """First of the consecutive random seeds (published: 0, for modify-gamma 42)."""
+    num_train: Count = None
+    """Number of training pairs (published: 200)."""
+    num_test: Count = None
+    """Number of test pairs (published: 1000)."""
+    teacher_dim: Count = None
+    """Dimension of the teacher's input (published: 25 for vary-gamma, otherwise 50)."""
+    student_dim: Count = None
+    """Dimension of the student's input (published: 50)."""
+    steps: Count = None
+    """Number of full-batch gradient steps (published: 1000)."""
+    learning_rate: Number = None
+    """Learning rate of gradient descent (published: 0.1)."""
+    label_weight: Number = None
+    """Label loss weight in the synthetic experiments (published: 1)."""
+    teacher_weight: Number = None
+    """Divergence weight in the synthetic experiments (published: 1)."""
+    reduction: Annotated[Literal["batchmean", "mean"] | None, Unset] = None
+    """Reduction of the divergence; mean also divides by the number of classes (published: mean)."""
+    decisive: Count = None
+    """vary-gamma: number of decisive inputs that each modality has (published: 10)."""
+    overlaps: Annotated[tuple[int, ...] | None, Unset] = None
+    """vary-gamma: numbers of decisive inputs that both modalities share (published: 0 2 4 6 8 10)."""
+    general: Count = None
+    """vary-alpha: number of decisive inputs that both modalities have (published: 10)."""
+    teacher_only: Annotated[tuple[int, ...] | None, Unset] = None
+    """vary-alpha: numbers of further decisive inputs that only the teacher has (published: 0 10 20 30 40)."""
+    num_decisive: Count = None
+    """vary-alpha: number of all decisive inputs (published: 50)."""
+    counts: Annotated[tuple[tuple[int, int], ...] | None, Unset] = None
+    """modify-gamma: pairs of teacher-only and general inputs (published: 15 5 10 5 10 10 10 20 10 30)."""
+    permutations: Text = None
+    """modify-gamma: exact, or a number of random permutations (default: exact; published: 100)."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """Device to train the linear models on: auto, cpu or cuda."""
 
 
 Command = (

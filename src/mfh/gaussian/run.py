@@ -7,13 +7,17 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfh.errors import InputError, close_names
-from mfh.files import atomic_write, read_json, write_json
+from mfh.errors import InputError, close_names, refuse_difference
+from mfh.files import atomic_write, read_frame
 from mfh.gaussian.settings import ModifyGamma, VaryAlpha, VaryGamma, whole
+from mfh.studies.folder import Run
 from mfh.studies.provenance import environment
 
 if TYPE_CHECKING:
     import pandas as pd
+
+#: Columns of the results.
+COLUMNS = ("experiment", "alpha", "beta", "gamma", "seed", "role", "arm", "accuracy")
 
 EXPERIMENTS = ("vary-gamma", "vary-alpha", "modify-gamma")
 
@@ -64,22 +68,42 @@ def run(
         InputError: an experiment or option is unknown or out of range, or the folder cannot be used.
     """
     config = resolve(experiments, num_seeds=num_seeds, first_seed=first_seed, options=options)
-    out = Path(out)
-    if _same_configuration(out, config) and (out / "results.csv").is_file():
-        return _read(out, list(config["experiments"]))
-
+    run_folder = Run(out)
+    if _same_configuration(run_folder, config) and run_folder.holds_results:
+        return read_frames(run_folder)
     try:
-        write_json(out / "config.json", config)
-        write_json(out / "environment.json", environment(device=device))
+        with run_folder.locked():
+            run_folder.write_config(config)
+            run_folder.write_environment(environment(device=device))
+            frames, started = {}, time.monotonic()
+            for name, chosen in config["experiments"].items():
+                frames[name] = _experiment(name, chosen, num_seeds, device, progress)
+            _write_tables(frames, run_folder.folder)
+            rows: list[Any] = [row for frame in frames.values() for row in frame.to_dict("records")]
+            run_folder.write_results(COLUMNS, rows)  # last: it says that the run is finished
+            seconds = round(time.monotonic() - started, 1)
+            run_folder.write_environment(environment(device=device, seconds=seconds))
     except OSError as error:
         raise InputError(
             f"out is {str(out)!r}, where nothing can be written ({error.strerror}); give a folder that can be made"
         ) from None
-    frames, started = {}, time.monotonic()
-    for name, chosen in config["experiments"].items():
-        frames[name] = _experiment(name, chosen, num_seeds, device, progress)
-    _write_results(frames, out)
-    write_json(out / "environment.json", environment(device=device, seconds=round(time.monotonic() - started, 1)))
+    return frames
+
+
+def read_frames(run: Run) -> dict[str, "pd.DataFrame"]:
+    """The tidy results that a run folder holds, by experiment.
+
+    Args:
+        run: The run folder of Gaussian experiments.
+
+    Raises:
+        InputError: Its files cannot be read.
+    """
+    table = run.table(COLUMNS)
+    frames = {str(name): part.reset_index(drop=True) for name, part in table.groupby("experiment", sort=False)}
+    if "modify-gamma" in frames and (run.folder / FOUND).is_file():
+        found = read_frame(run.folder / FOUND, ("alpha", "gamma", "general", "found"))
+        frames["modify-gamma"].attrs["general_found"] = found.to_dict(orient="records")
     return frames
 
 
@@ -123,41 +147,25 @@ def resolve(
     return plain
 
 
-def _same_configuration(out: Path, config: dict[str, Any]) -> bool:
+def _same_configuration(run: Run, config: dict[str, Any]) -> bool:
     """Whether the folder holds this configuration; False if it holds none."""
+    out = run.folder
     try:
         if out.exists() and not out.is_dir():
             raise InputError(f"out is {str(out)!r}, which is a file; a folder was expected")
-        if not (out / "config.json").exists():
-            if (out / "results.csv").exists():
+        if not run.holds_config:
+            if run.holds_results:
                 raise InputError(
-                    f"{out} holds a results.csv without a config.json, so its options are unknown; give another --out"
+                    f"{out} holds results without a configuration, so its options are unknown; give another --out"
                 )
             return False
     except OSError as error:
         raise InputError(f"out is {str(out)!r}, which cannot be read ({error.strerror}); give another folder") from None
-    for field, held, wanted in _differences(read_json(out / "config.json"), config):
-        raise InputError(
-            f"{out} holds a run with {field} = {held}, and {wanted} is asked for; "
-            "give another --out or the same options"
-        )
+    held, way_out = run.config, "give another --out or the same options"
+    names = [list(settings.get("experiments", {})) for settings in (held, config)]
+    refuse_difference(f"{out} holds a run that", {"experiments": names[0]}, {"experiments": names[1]}, way_out)
+    refuse_difference(f"{out} holds a run that", held, config, way_out)
     return True
-
-
-def _differences(held: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str, str]]:
-    """Fields that differ: name, held value, wanted value."""
-    different = []
-    for name in [*held, *(name for name in wanted if name not in held)]:
-        ours, theirs = held.get(name), wanted.get(name)
-        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-            if name == "experiments" and set(ours) != set(theirs):
-                different.append((name, ", ".join(ours), ", ".join(theirs)))
-            else:
-                inner = "" if name == "experiments" else f"{name}."
-                different += _differences(ours, theirs, prefix + inner)
-        elif ours != theirs:
-            different.append((prefix + name, json.dumps(ours), json.dumps(theirs)))
-    return different
 
 
 def _experiment(
@@ -184,32 +192,16 @@ def _experiment(
     )
 
 
-def _write_results(frames: Mapping[str, "pd.DataFrame"], out: Path) -> None:
+def _write_tables(frames: Mapping[str, "pd.DataFrame"], out: Path) -> None:
+    """Table 2, and what Algorithm 1 found, where the experiment modify-gamma was run."""
     import pandas as pd
 
     from mfh.gaussian.tables import table_2
 
-    if (frame := frames.get("modify-gamma")) is not None:
-        with atomic_write(out / FOUND) as file:
-            pd.DataFrame(frame.attrs["general_found"]).to_csv(file, index=False)
-        for form, suffix in (("text", "txt"), ("csv", "csv"), ("markdown", "md"), ("latex", "tex")):
-            with atomic_write(out / f"table-2.{suffix}") as file:
-                file.write(table_2(frame, form))  # type: ignore[arg-type]
-    # Last: results.csv says that the run is finished.
-    with atomic_write(out / "results.csv") as file:
-        for number, frame in enumerate(frames.values()):
-            frame.to_csv(file, index=False, header=number == 0)
-
-
-def _read(out: Path, experiments: list[str]) -> dict[str, "pd.DataFrame"]:
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(out / "results.csv")
-        frames = {name: table[table["experiment"] == name].reset_index(drop=True) for name in experiments}
-        if "modify-gamma" in frames:
-            found = pd.read_csv(out / FOUND)
-            frames["modify-gamma"].attrs["general_found"] = found.to_dict(orient="records")
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"the results in {out} cannot be read ({error}); give another --out") from None
-    return frames
+    if (frame := frames.get("modify-gamma")) is None:
+        return
+    with atomic_write(out / FOUND) as file:
+        pd.DataFrame(frame.attrs["general_found"]).to_csv(file, index=False)
+    for form, suffix in (("text", "txt"), ("csv", "csv"), ("markdown", "md"), ("latex", "tex")):
+        with atomic_write(out / f"table-2.{suffix}") as file:
+            file.write(table_2(frame, form))  # type: ignore[arg-type]

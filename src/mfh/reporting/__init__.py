@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mfh.errors import InputError
-from mfh.files import read_json
+from mfh.studies.folder import Run
 
 if TYPE_CHECKING:
     from mfh.figures.style import Medium
@@ -17,7 +17,7 @@ __all__ = ["report"]
 
 
 def report(
-    *runs: str | Path,
+    *runs: str | Path | Run,
     out: str | Path | None = None,
     format: Literal["html", "md"] = "html",  # noqa: A002 (the word users know)
     figures: Sequence[Literal["svg", "png", "pdf"]] = ("svg", "png"),
@@ -51,77 +51,59 @@ def report(
         raise InputError("no run folder is given; name at least one, for instance runs/digits")
     if not figures:
         raise InputError("no kind of figures is given; choose svg, png or pdf, or several of them")
-    folders = [_run(run) for run in runs]
+    opened = [Run.open(run) for run in runs]
+    folders = [run.folder for run in opened]
     target = out or (folders[0] if len(folders) == 1 else os.path.commonpath([run.resolve().parent for run in folders]))
     with drawn_for(style):
-        content = _sections(folders[0]) if len(folders) == 1 else _compared(folders)
+        content = _sections(opened[0]) if len(opened) == 1 else _compared(opened)
         return (write_markdown if format == "md" else write_page)(target, *content, figures)
 
 
-def _compared(folders: Sequence[Path]) -> "tuple[str, str, list[Section]]":
+def _compared(runs: Sequence[Run]) -> "tuple[str, str, list[Section]]":
     from mfh.reporting.page import Section
     from mfh.reporting.study import comparison_table
 
-    names = _names(folders)
-    studies = {name: run for name, run in zip(names, folders, strict=True) if _command(run) == "study"}
+    named = dict(zip(_names(runs), runs, strict=True))
+    studies = {name: run for name, run in named.items() if run.command == "study"}
     combined: list[Section] = []
     if studies:
         combined.append(Section("Comparison", [comparison_table(studies)]))
     verdicts = []
-    for name, run in zip(names, folders, strict=True):
+    for name, run in named.items():
         title, verdict, sections = _sections(run)
-        verdicts.append(f"{name}: {verdict.split(';')[0].rstrip('.')}.")  # the whole stands at its part
+        verdicts.append(f"{name}: {verdict.split(';')[0].rstrip('.')}.")  # the whole verdict stands at its part
         combined.append(Section(f"{name} \u2013 {title}", [verdict]))
         combined.extend(replace(section, level=section.level + 1) for section in sections)
-    return f"{len(folders)} runs compared", " ".join(verdicts), combined
+    return f"{len(runs)} runs compared", " ".join(verdicts), combined
 
 
-def _run(run: str | Path) -> Path:
-    folder = Path(run)
-    if not (folder / "config.json").is_file() and not (folder / "diagnosis.json").is_file():
-        what = "has no config.json" if folder.is_dir() else "is no folder"
-        raise InputError(f"{folder} {what}; give the folder of a run, as `mfh study ... --out {folder}` makes it")
-    return folder
-
-
-def _command(run: Path) -> str:
-    config = read_json(run / "config.json") if (run / "config.json").is_file() else {"command": "steps"}
-    command = str(config.get("command", "study"))
-    return "diagnose" if command == "steps" and (run / "diagnosis.json").is_file() else command
-
-
-def _sections(run: Path) -> "tuple[str, str, list[Section]]":
-    command = _command(run)
-    if command.startswith("gauss"):
+def _sections(run: Run) -> "tuple[str, str, list[Section]]":
+    if run.command == "gauss":
         return _gaussian_sections(run)
-    if command == "diagnose":
+    if run.command == "diagnose":
         from mfh.reporting.diagnosis import diagnosis_sections
 
         return diagnosis_sections(run)
-    if command != "study":
-        raise InputError(f"{run} was made by `mfh {command}`, which has no report; give the folder of a study")
+    if run.command != "study":
+        raise InputError(
+            f"{run.folder} was made by `mfh {run.command}`, which has no report; give the folder of a study"
+        )
     from mfh.reporting.study import study_sections
 
     return study_sections(run)
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
+def _names(runs: Sequence[Run]) -> list[str]:
     """What to call the runs: the folders' own names where they differ, else their paths."""
-    names = [folder.resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+    names = [run.folder.resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
 
 
-def _gaussian_sections(run: Path) -> "tuple[str, str, list[Section]]":
-    from mfh.gaussian.run import FOUND
+def _gaussian_sections(run: Run) -> "tuple[str, str, list[Section]]":
+    from mfh.gaussian.run import read_frames
     from mfh.reporting.gaussian import gaussian_sections, gaussian_verdict
-    from mfh.reporting.study import making_section, read_environment
-    from mfh.reporting.summary import read_table
+    from mfh.reporting.study import making_section
 
-    columns = ("experiment", "alpha", "beta", "gamma", "seed", "role", "arm", "accuracy")
-    frame = read_table(run / "results.csv", columns)
-    frames = {str(name): group.reset_index(drop=True) for name, group in frame.groupby("experiment", sort=False)}
-    if "modify-gamma" in frames and (run / FOUND).is_file():
-        found = read_table(run / FOUND, ("alpha", "gamma", "general", "found"))
-        frames["modify-gamma"].attrs["general_found"] = found.to_dict(orient="records")
-    making = making_section(read_json(run / "config.json"), read_environment(run))
+    frames = read_frames(run)
+    making = making_section(run.config, run.environment)
     return "The Gaussian experiments", gaussian_verdict(frames), [*gaussian_sections(frames), making]

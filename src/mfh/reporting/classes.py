@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,9 @@ from numpy.typing import NDArray
 from mfh.figures.style import INK, arm_colour, new_figure, style
 from mfh.reporting.page import Picture, Section
 from mfh.reporting.pictures import possible
-from mfh.reporting.summary import Summary, Variant, interval_in_words
-from mfh.studies.records import read_counts, recalls
+from mfh.studies.folder import SeedFolder
 from mfh.studies.stats import Comparison, paired_comparison
+from mfh.studies.summary import Summary, Variant, interval_in_words
 
 _MOST_SQUARES, _MOST_ROWS, _LONGEST = 20, 16, 22
 
@@ -26,11 +25,11 @@ class _Gain:
     before: float
 
 
-def classes_section(folders: Sequence[Path], summary: Summary, facts: Mapping[str, Any]) -> Section:
+def classes_section(folders: Sequence[SeedFolder], summary: Summary, facts: Mapping[str, Any]) -> Section:
     """Confusion matrices of no-kd and of the arm best by validation, and gains by class; empty without counts.
 
     Args:
-        folders: of the seeds.
+        folders: Folders of the seeds.
         summary: of the study.
         facts: of the task; "classes" names the classes in order.
     """
@@ -41,8 +40,8 @@ def classes_section(folders: Sequence[Path], summary: Summary, facts: Mapping[st
     pairs = [
         (before, after)
         for folder in folders
-        if (before := read_counts(folder, f"{none.cell.name}-{summary.split}")) is not None
-        and (after := read_counts(folder, f"{best.cell.name}-{summary.split}")) is not None
+        if (before := folder.read_counts(none.cell, summary.split)) is not None
+        and (after := folder.read_counts(best.cell, summary.split)) is not None
         and before.shape == after.shape
     ]
     pairs = [pair for pair in pairs if pair[0].shape == pairs[0][0].shape]
@@ -85,12 +84,12 @@ def _matrices_picture(
             axes.set_xticks(range(num_classes), names, rotation=0 if num_classes < 4 else 90)
             axes.set_yticks(range(num_classes), names)
             axes.tick_params(length=0, labelsize=9 if num_classes <= 10 else 7)
-            axes.set_xlabel("taken for")
+            axes.set_xlabel("predicted class")
             for true, predicted in np.ndindex(share.shape) if written else ():
                 percent = 100 * share[true, predicted]
                 colour = "white" if share[true, predicted] > 0.6 else INK
                 axes.text(predicted, true, f"{percent:.0f}", ha="center", va="center", color=colour, fontsize=size)
-        both[0].set_ylabel("class")
+        both[0].set_ylabel("true class")
     diagonal = "; ".join(
         f"{name} {100 * before:.0f} and {100 * after:.0f}"
         for name, before, after in zip(names, *(np.diag(share) for share in shares), strict=True)
@@ -162,3 +161,20 @@ def _gains_picture(gains: list[_Gain], best: Variant, summary: Summary) -> Pictu
 
 def _in_words(comparison: Comparison) -> str:
     return interval_in_words(comparison.mean_difference, comparison.low, comparison.high, sign="+")
+
+
+def recalls(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Fraction of each class's samples that were answered right; NaN for a class without samples.
+
+    Args:
+        counts: Counts as `SeedFolder.read_counts` returns them.
+
+    Example:
+        >>> recalls(np.array([[3, 1], [0, 2]]))
+        array([0.75, 1.  ])
+    """
+    right = np.diag(counts) if counts.shape[0] == counts.shape[1] else counts[:, 0]
+    samples = counts.sum(1)
+    fractions: NDArray[np.float64] = np.full(len(counts), np.nan)
+    np.divide(right, samples, out=fractions, where=samples > 0)
+    return fractions

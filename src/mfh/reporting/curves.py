@@ -1,7 +1,6 @@
 """How training went: the validation split, epoch by epoch."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,14 +8,15 @@ from numpy.typing import NDArray
 
 from mfh.figures.style import arm_colour, new_figure, style
 from mfh.reporting.page import Picture, Section
-from mfh.reporting.summary import Summary
-from mfh.studies.records import read_history
+from mfh.studies.folder import HistoryKey, SeedFolder
+from mfh.studies.grid import Cell
+from mfh.studies.summary import Summary
 
 #: One line: label, colour's arm, role, epochs, metric and loss by epoch (means over seeds).
 _Line = tuple[str, str, str, NDArray[np.float64], NDArray[np.float64]]
 
 
-def training_section(folders: Sequence[Path], summary: Summary) -> Section:
+def training_section(folders: Sequence[SeedFolder], summary: Summary) -> Section:
     """Curves of metric and label loss on the validation split; an empty section where no histories are kept.
 
     Args:
@@ -24,26 +24,31 @@ def training_section(folders: Sequence[Path], summary: Summary) -> Section:
         summary: of the study.
     """
     section = Section("How training went")
-    teachers = [("pretrained", "regular", "teacher", "teacher"), ("aligned", "aligned", "teacher", "aligned")]
-    students = [
-        (name.label, name.arm, "student", _history_name(name.arm, name.cell.name))
-        for arm in dict.fromkeys(variant.arm for variant in summary.variants)
-        if (name := summary.chosen(arm)) is not None
+    trained: list[tuple[str, str, str, HistoryKey]] = [
+        ("pretrained", "regular", "teacher", "teacher"),
+        ("aligned", "aligned", "teacher", "aligned"),
     ]
-    lines = [line for who in (*teachers, *students) if (line := _line(folders, summary, *who)) is not None]
+    trained += [
+        (variant.label, variant.arm, "student", _history_key(variant.cell))
+        for arm in dict.fromkeys(variant.arm for variant in summary.variants)
+        if (variant := summary.chosen(arm)) is not None
+    ]
+    lines = [line for who in trained if (line := _line(folders, summary, *who)) is not None]
     if lines:
         section.blocks.append(_picture(lines, summary, len(folders)))
     return section
 
 
-def _history_name(arm: str, cell: str) -> str:
-    return {"no-kd": "student", "aligned-student": "aligned"}.get(arm, f"distilled-{cell}")
+def _history_key(cell: Cell) -> HistoryKey:
+    return "student" if cell.arm == "no-kd" else "aligned" if cell.arm == "aligned-student" else cell
 
 
-def _line(folders: Sequence[Path], summary: Summary, label: str, arm: str, role: str, name: str) -> _Line | None:
+def _line(
+    folders: Sequence[SeedFolder], summary: Summary, label: str, arm: str, role: str, key: HistoryKey
+) -> _Line | None:
     """Means over the seeds that have a history, as far as all of them were trained."""
     columns = (f"{role}_val_{summary.scale.name}", f"{role}_val_loss")
-    kept: list[Mapping[str, Any]] = [history for folder in folders if (history := read_history(folder, name))]
+    kept: list[Mapping[str, Any]] = [history for folder in folders if (history := folder.read_history(key))]
     kept = [history for history in kept if all(column in history for column in columns)]
     if not kept:
         return None

@@ -1,30 +1,30 @@
 """A diagnosis in words and tables: the terminal and the report show the same."""
 
-from pathlib import Path
-
 from mfh.reporting.page import Picture, Section, Table
 from mfh.reporting.pictures import estimated_venn_picture
 from mfh.studies.criteria import Measure, Shares
 from mfh.studies.diagnosis import Diagnosis, name_of_arm
+from mfh.studies.folder import Run
 
 
-def diagnosis_sections(run: Path) -> tuple[str, str, list[Section]]:
+def diagnosis_sections(run: Run) -> tuple[str, str, list[Section]]:
     """Title, verdict and sections of the report of a folder that holds a diagnosis and no study.
 
     Raises:
-        InputError: diagnosis.json cannot be read.
+        InputError: The diagnosis cannot be read.
     """
-    diagnosis = Diagnosis.load(run / "diagnosis.json")
+    diagnosis = run.diagnosis
+    assert diagnosis is not None
     criteria = Section("Criteria", [*diagnosis_tables(diagnosis), _reading(diagnosis)])
     sections = [criteria, Section("What the modalities share", [*estimated_venn(run)])]
     return f"Diagnosis: {diagnosis.task}", diagnosis_verdict(diagnosis), sections
 
 
-def kept_diagnosis(run: Path) -> list[Section]:
+def kept_diagnosis(run: Run) -> list[Section]:
     """The section on a run's diagnosis; none if it holds none."""
-    if not (run / "diagnosis.json").is_file():
+    diagnosis = run.diagnosis
+    if diagnosis is None:
         return []
-    diagnosis = Diagnosis.load(run / "diagnosis.json")
     tables = diagnosis_tables(diagnosis)
     return [Section("Will distillation help?", [diagnosis_verdict(diagnosis), *tables, _reading(diagnosis)])]
 
@@ -37,11 +37,11 @@ def _reading(diagnosis: Diagnosis) -> str:
     )
 
 
-def estimated_venn(run: Path) -> list[str | Picture]:
+def estimated_venn(run: Run) -> list[str | Picture]:
     """The modality Venn diagram that a run's diagnosis estimates, and a word on it; nothing without a diagnosis."""
-    if not (run / "diagnosis.json").is_file():
+    diagnosis = run.diagnosis
+    if diagnosis is None:
         return []
-    diagnosis = Diagnosis.load(run / "diagnosis.json")
     picture = estimated_venn_picture(Shares(diagnosis.alpha, diagnosis.beta, diagnosis.gamma), diagnosis.samples)
     if picture is None:
         return ["The validation pairs leave open what the modalities share, so no diagram of an estimate is drawn."]

@@ -12,9 +12,9 @@ from mfh.figures.saliency import draw_saliency
 from mfh.figures.style import FAINT, INK, PALETTE, arm_colour, new_figure, style
 from mfh.figures.venn import centre_distance, circle_areas
 from mfh.reporting.page import Picture
-from mfh.reporting.summary import Summary, Variant, label_of, representatives
 from mfh.studies.criteria import Shares
 from mfh.studies.grid import Cell
+from mfh.studies.summary import Summary, Variant, label_of, representatives
 from mfh.venn import ModalityVenn
 
 if TYPE_CHECKING:

@@ -1,15 +1,8 @@
 """The report of a study: from its run folder to sections of a page."""
 
-import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from mfh.files import read_json
-from mfh.problems.scale import ACCURACY, Scale
 from mfh.reporting.classes import classes_section
 from mfh.reporting.curves import training_section
 from mfh.reporting.diagnosis import estimated_venn, kept_diagnosis
@@ -22,59 +15,56 @@ from mfh.reporting.pictures import (
     venn_picture,
 )
 from mfh.reporting.summary import (
-    Summary,
     arms_table,
     auroc_table,
     finding_of,
     questions_table,
-    read_results,
     recommendation,
-    summarise,
 )
+from mfh.studies.folder import Run
+from mfh.studies.summary import Summary
 from mfh.venn import ModalityVenn
 
 
-def study_sections(run: Path) -> tuple[str, str, list[Section]]:
+def study_sections(run: Run) -> tuple[str, str, list[Section]]:
     """Title, verdict and sections of the report of one study.
 
     Args:
-        run: the folder of a study: config.json, environment.json, results.csv and, for each seed, the saliencies.
+        run: The run folder of a study.
 
     Raises:
-        InputError: the folder holds no study, or one of its files cannot be read.
+        InputError: The folder holds no study, or one of its files cannot be read.
     """
-    config = read_json(run / "config.json")
-    facts: Mapping[str, Any] = config.get("facts") or {}
-    frame = read_results(run)
-    summary = _summary(frame, config)
+    facts: Mapping[str, Any] = run.config.get("facts") or {}
+    summary = run.summary
     sections = [
-        _results(summary, run),
+        _results(summary, run.selection),
         _teachers(summary),
         _world(run, facts, summary),
         *kept_diagnosis(run),
-        _channels(run, frame, config, summary),
-        classes_section(_seeds(run), summary, facts),
-        training_section(_seeds(run), summary),
-        making_section(config, read_environment(run)),
+        _channels(run, summary),
+        classes_section(run.seeds, summary, facts),
+        training_section(run.seeds, summary),
+        making_section(run.config, run.environment),
     ]
-    return f"Study: {config.get('task', run.name)}", finding_of(summary), [part for part in sections if part.blocks]
+    title = f"Study: {run.config.get('task', run.folder.name)}"
+    return title, finding_of(summary), [part for part in sections if part.blocks]
 
 
-def comparison_table(runs: Mapping[str, Path]) -> Table:
+def comparison_table(runs: Mapping[str, Run]) -> Table:
     """One row for each study: what its students reach, and what distillation adds.
 
     Args:
-        runs: name -> folder of a study.
+        runs: Name of the run -> run folder of a study.
     """
     rows = []
     for name, run in runs.items():
-        config = read_json(run / "config.json")
-        summary = _summary(read_results(run), config)
+        summary = run.summary
         none, best = summary.chosen("no-kd"), summary.chosen()
         rows.append(
             [
                 name,
-                str(config.get("task", "")),
+                str(run.config.get("task", "")),
                 summary.seeds_in_words,
                 summary.scale.title,
                 summary.number(none.student) if none else "",
@@ -88,16 +78,10 @@ def comparison_table(runs: Mapping[str, Path]) -> Table:
     return Table(columns, rows, caption)
 
 
-def _summary(frame: pd.DataFrame, config: Mapping[str, Any]) -> Summary:
-    scale = Scale(**config["metric"]) if "metric" in config else ACCURACY
-    return summarise(frame, data_redrawn=bool(config.get("data_redrawn", True)), scale=scale)
-
-
-def _results(summary: Summary, run: Path) -> Section:
+def _results(summary: Summary, choice: Mapping[str, Any] | None) -> Section:
     section = Section("Results")
-    choice = run / "selection.json"
-    if choice.exists():
-        section.blocks.append(recommendation(read_json(choice), summary.scale))
+    if choice is not None:
+        section.blocks.append(recommendation(choice, summary.scale))
     picture = gains_picture(summary)
     if picture is not None:
         section.blocks.append(picture)
@@ -149,14 +133,14 @@ def _teachers(summary: Summary) -> Section:
     return section
 
 
-def _world(run: Path, facts: Mapping[str, Any], summary: Summary) -> Section:
+def _world(run: Run, facts: Mapping[str, Any], summary: Summary) -> Section:
     section = Section("What the modalities share")
     if facts.get("description"):
         section.blocks.append(str(facts["description"]))
     names = {
         "best_teacher_accuracy": "the best possible accuracy on the teacher's modality is",
         "best_student_accuracy": "on the student's",
-        "majority_accuracy": "always naming the commoner class gives",
+        "majority_accuracy": "always predicting the majority class gives",
     }
     known = [f"{words} {100 * float(facts[name]):.1f} %" for name, words in names.items() if name in facts]
     none = summary.chosen("no-kd")
@@ -171,50 +155,28 @@ def _world(run: Path, facts: Mapping[str, Any], summary: Summary) -> Section:
     return section
 
 
-def _channels(run: Path, frame: pd.DataFrame, config: Mapping[str, Any], summary: Summary) -> Section:
+def _channels(run: Run, summary: Summary) -> Section:
     section = Section("Which channels can cross")
-    folders = _seeds(run)
-    files = sorted(folders[0].glob("saliency-*.safetensors")) if folders else []
-    if files:
-        from mfh.saliency.scores import ChannelSaliency
-
-        truth = None
-        if (folders[0] / "truth.json").exists():
-            truth = np.asarray(read_json(folders[0] / "truth.json").get("general"), dtype=bool)
-        order = list(config.get("scores") or [])
-        files.sort(key=lambda file: (order.index(_score(file)) if _score(file) in order else len(order), file.name))
-        for file in files:
-            saliency = ChannelSaliency.load(file)
-            mask = summary.chosen("general", score=_score(file))
+    kept = run.seeds[0] if run.seeds else None
+    if kept is not None:
+        truth, order = kept.read_truth(), [*(run.config.get("scores") or []), "distance", "agreement", "probe"]
+        saliencies = sorted(kept.saliencies(), key=lambda saliency: (order.index(saliency.score), saliency.layer))
+        several = len({saliency.layer for saliency in saliencies}) > 1
+        for saliency in saliencies:
+            mask = summary.chosen("general", score=saliency.score, layer=saliency.layer)
             section.blocks.append(
                 saliency_picture(
                     saliency,
                     ratio=mask.ratio if mask else None,
                     truth=truth if truth is not None and truth.shape == (len(saliency.scores),) else None,
-                    name=f"saliency-{_score(file)}",
-                    seed=int(folders[0].name.removeprefix("seed-")),
+                    name=f"saliency-{saliency.score}" + (f"-{saliency.layer}" if several else ""),
+                    seed=kept.seed,
                 )
             )
-    table = auroc_table(frame)
+    table = auroc_table(run.results)
     if table is not None:
         section.blocks.append(table)
     return section
-
-
-def _score(file: Path) -> str:
-    return file.stem.removeprefix("saliency-")
-
-
-def _seeds(run: Path) -> list[Path]:
-    """The folders of the seeds, in order."""
-    folders = {int(match[1]): path for path in run.glob("seed-*") if (match := re.fullmatch(r"seed-(\d+)", path.name))}
-    return [folders[seed] for seed in sorted(folders)]
-
-
-def read_environment(run: Path) -> dict[str, Any]:
-    """What environment.json of a run holds; nothing if the run left none."""
-    path = run / "environment.json"
-    return read_json(path) if path.exists() else {}
 
 
 def making_section(config: Mapping[str, Any], environment: Mapping[str, Any]) -> Section:

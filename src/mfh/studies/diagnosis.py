@@ -12,7 +12,7 @@ predicted measured gains.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +27,6 @@ from mfh.data.pairs import to_device
 from mfh.errors import InputError
 from mfh.networks.layers import find_layer
 from mfh.networks.modes import evaluating, placed
-from mfh.parallel.distributed import world_size
 from mfh.problems.losses import KDLoss
 from mfh.saliency.masks import masked_logits
 from mfh.saliency.probe import student_features
@@ -46,8 +45,10 @@ from mfh.studies.criteria import (
     slope,
     visible_share,
 )
-from mfh.studies.workbench import Settings, Workbench
-from mfh.tasks.finding import Handed, find_task
+from mfh.studies.folder import Run
+from mfh.studies.seed import Seed
+from mfh.studies.settings import Settings
+from mfh.studies.steps import open_seed, refuse_torchrun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,16 +162,9 @@ def diagnose(
     layers: Sequence[str] = (),
     seed: int = 0,
     out: str | Path | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    loss: KDLoss | Mapping[str, Any] | None = None,
-    device: str | None = None,
-    data: str | Path | None = None,
-    preset: str | None = None,
-    augment: bool = False,
-    teacher_checkpoint: str | None = None,
-    student_checkpoint: str | None = None,
+    settings: Settings | None = None,
     progress: bool = False,
+    **changes: Any,
 ) -> Diagnosis:
     """Say beforehand whether distillation is likely to help.
 
@@ -178,50 +172,31 @@ def diagnose(
     study in the same folder uses them again. No student is distilled, and the test split is not read.
 
     Args:
-        task: what `find_task` accepts.
-        layers: of the teacher, to look into; default: the task's.
-        seed: of data, initial weights, order of data and folds.
-        out: run folder, which gets `diagnosis.json` and the networks. None keeps nothing.
-        epochs: instead of the recipe's.
-        batch_size: instead of the recipe's.
-        loss: of distillation, or some fields of a KDLoss to change in the one of the task's protocol; its weights say
-            how labels and teacher are mixed.
-        device: where to run; default: a GPU if there is one.
-        data: handed to the task's function.
-        preset: handed to the task's function.
-        augment: handed to the task's function, if true.
-        teacher_checkpoint: a pretrained teacher's weights, instead of training one.
-        student_checkpoint: weights of a student trained on labels, instead of training one.
-        progress: show progress bars.
+        task: A task as `find_task` accepts it.
+        layers: Layers of the teacher to look into (default: the task's layer).
+        seed: Random seed of data, initial weights, order of data and folds.
+        out: Run folder, which gets `diagnosis.json` and the networks. None keeps nothing.
+        settings: Training, loss, given files and device; see `Settings`. The weights of the loss say how labels and
+            teacher are mixed.
+        progress: Whether to show progress bars.
+        **changes: Single settings by name, as `Settings.of` takes them: `epochs=5`, `device="cpu"`.
 
     Raises:
-        InputError: something is not as described, the teacher is known only by its outputs, or the validation split
+        InputError: Something is not as described, the teacher is known only by its outputs, or the validation split
             has too few pairs or one class only.
     """
-    made = find_task(task, Handed(data, preset, augment)).make(seed)
-    settings = Settings(
-        epochs=epochs,
-        batch_size=batch_size,
-        device=device,
-        loss=loss,
-        teacher_checkpoint=teacher_checkpoint,
-        student_checkpoint=student_checkpoint,
-        progress=progress,
-    )
-    if out is None:
-        return diagnose_at(Workbench(made, seed, settings), layers)
-    folder = Path(out)
-    with files.claimed(folder):
-        diagnosis = diagnose_at(Workbench(made, seed, settings, folder / f"seed-{seed}"), layers)
-        diagnosis.save(folder / "diagnosis.json")
+    settings = (settings or Settings()).changed(**changes)
+    refuse_torchrun("a diagnosis")
+    with open_seed(task, seed=seed, out=out, settings=settings, layers=layers, progress=progress) as made:
+        diagnosis = diagnose_seed(made, layers)
+        if out is not None:
+            Run(out).write_diagnosis(diagnosis)
     return diagnosis
 
 
-def diagnose_at(bench: Workbench, layers: Sequence[str] = ()) -> Diagnosis:
-    """`diagnose` with a workbench's task, seed, settings and networks."""
-    task = bench.task
-    if world_size() > 1:
-        raise InputError("a diagnosis runs in one process; call it without torchrun")
+def diagnose_seed(made: Seed, layers: Sequence[str] = ()) -> Diagnosis:
+    """`diagnose` with the networks of a seed that is made already."""
+    task, networks = made.task, made.networks
     if task.problem.name != "classification":
         raise InputError(
             f"task {task.name!r} is one of {task.problem.name.replace('_', ' ')}; a diagnosis is made for "
@@ -238,22 +213,23 @@ def diagnose_at(bench: Workbench, layers: Sequence[str] = ()) -> Diagnosis:
             f"task {task.name!r} has {len(task.val)} validation pairs; a diagnosis needs at least {FEWEST}"
         )
     for layer in layers:
-        find_layer(bench.new("teacher"), layer)
-    views = _views(bench)
+        find_layer(networks.new("teacher"), layer)
+    views = _views(made)
     num_train = len(task.train)
-    loader = PairLoader(task.val, num_workers=bench.recipe.num_workers)
+    loader = PairLoader(task.val, num_workers=made.recipe.num_workers)
     found = []
     for layer in layers:
-        saliency = bench.saliency("probe", layer)
-        (soft,) = masked_logits(bench.pretrained("teacher"), [saliency.mask("soft")], loader, device=bench.device)
-        found.append(_layer_view(layer, saliency.scores, soft.cpu()[: len(views.target)], views, num_train, bench))
-    trial = head_trial(views, views.teacher_logits, num_train=num_train, loss=_mixture(bench), seed=bench.seed)
+        saliency = made.saliency("probe", layer)
+        teacher = networks.pretrained("teacher").frozen
+        (soft,) = masked_logits(teacher, [saliency.mask("soft")], loader, device=made.device)
+        found.append(_layer_view(layer, saliency.scores, soft.cpu()[: len(views.target)], views, num_train, made))
+    trial = head_trial(views, views.teacher_logits, num_train=num_train, loss=_mixture(made), seed=made.seed)
     verdict, arm, layer, reasons = _verdict(trial, found)
-    labels, teacher = views.labels, views.teacher_logits.double().softmax(1)
-    shares = estimate_shares(views, seed=bench.seed)
+    labels, predicted = views.labels, views.teacher_logits.double().softmax(1)
+    shares = estimate_shares(views, seed=made.seed)
     return Diagnosis(
         task=task.name,
-        seed=bench.seed,
+        seed=made.seed,
         verdict=verdict,
         arm=arm,
         layer=layer,
@@ -262,8 +238,8 @@ def diagnose_at(bench: Workbench, layers: Sequence[str] = ()) -> Diagnosis:
         alpha=shares.alpha,
         beta=shares.beta,
         gamma=shares.gamma,
-        visible=visible_share(views.student_features, centred(views.teacher_logits), seed=bench.seed),
-        surplus=visible_share(views.student_features, labels - teacher, seed=bench.seed),
+        visible=visible_share(views.student_features, centred(views.teacher_logits), seed=made.seed),
+        surplus=visible_share(views.student_features, labels - predicted, seed=made.seed),
         non_target_divergence=non_target_divergence(views.teacher_logits, views.student_logits, views.target),
         complementarity=complementarity(views.teacher_logits, views.student_logits, views.target),
         teacher_accuracy=accuracy_of(views.teacher_logits, views.target),
@@ -274,21 +250,21 @@ def diagnose_at(bench: Workbench, layers: Sequence[str] = ()) -> Diagnosis:
     )
 
 
-def _mixture(bench: Workbench) -> KDLoss:
+def _mixture(made: Seed) -> KDLoss:
     """The task's loss, where its weights are known; a loss of the user's own counts as one to one."""
-    return bench.protocol.loss if isinstance(bench.protocol.loss, KDLoss) else KDLoss()
+    return made.protocol.loss if isinstance(made.protocol.loss, KDLoss) else KDLoss()
 
 
-def _views(bench: Workbench) -> Views:
+def _views(made: Seed) -> Views:
     """Both networks over the validation split."""
-    teacher, student = bench.pretrained("teacher"), bench.pretrained("student")
+    teacher, student = (made.networks.pretrained(role).network for role in ("teacher", "student"))
     parts: dict[str, list[Tensor]] = {field.name: [] for field in dataclasses.fields(Views)}
-    with placed(bench.device, teacher, student), evaluating(teacher, student):
-        for batch in PairLoader(bench.task.val, num_workers=bench.recipe.num_workers):
-            batch = to_device(batch, bench.device)
+    with placed(made.device, teacher, student), evaluating(teacher, student):
+        for batch in PairLoader(made.task.val, num_workers=made.recipe.num_workers):
+            batch = to_device(batch, made.device)
             seen = {
                 "teacher": student_features(teacher, None, batch.teacher_input),
-                "student": student_features(student, bench.task.student_layer, batch.student_input),
+                "student": student_features(student, made.task.student_layer, batch.student_input),
             }
             for role, (logits, features) in seen.items():
                 parts[f"{role}_logits"].append(logits.cpu())
@@ -299,11 +275,9 @@ def _views(bench: Workbench) -> Views:
     return Views(**{name: torch.cat(part)[:MOST] for name, part in parts.items()})
 
 
-def _layer_view(
-    layer: str, scores: np.ndarray, soft: Tensor, views: Views, num_train: int, bench: Workbench
-) -> LayerView:
+def _layer_view(layer: str, scores: np.ndarray, soft: Tensor, views: Views, num_train: int, made: Seed) -> LayerView:
     share = slope(centred(soft), centred(views.teacher_logits))
-    trial = head_trial(views, soft, num_train=num_train, loss=_mixture(bench), seed=bench.seed)
+    trial = head_trial(views, soft, num_train=num_train, loss=_mixture(made), seed=made.seed)
     seen = np.clip(scores, 0, 1)
     note = "" if seen.any() else "the student's features predict none of its channels (or all are constant)"
     return LayerView(layer, len(scores), float(seen.mean()), share, accuracy_of(soft, views.target), trial, note)

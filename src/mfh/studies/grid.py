@@ -87,6 +87,7 @@ class Cell:
         """The same under the task's loss: it has the same teacher and mask."""
         return replace(self, weights=None)
 
+    @property
     def unmasked(self) -> "Cell | None":
         """The same teacher with nothing removed, at the same weights; None for arms without a mask."""
         return Cell(UNMASKED[self.arm], weights=self.weights) if self.arm in UNMASKED else None

@@ -4,13 +4,14 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from mfh import files
+from tyro.conf import arg
+
 from mfh.errors import InputError, close_names
 
 if TYPE_CHECKING:
@@ -36,41 +37,32 @@ class TaskSource:
 
 
 @dataclass(frozen=True)
-class Handed:
-    """What is handed to a task's function, where it is given.
+class TaskArguments:
+    """Optional arguments for the task's function; unset ones are not passed."""
 
-    Args:
-        data: a prepared folder.
-        preset: for instance "paper".
-        augment: whether to vary the training inputs at random.
-    """
-
-    data: str | Path | None = None
-    preset: str | None = None
+    data: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder with the prepared data set; for vggsound also a URL that fsspec can open."""
+    preset: Annotated[Literal["paper"] | None, arg(help_behavior_hint="")] = None
+    """Use the task's published protocol."""
     augment: bool = False
+    """Vary the training inputs at random, as the task defines it."""
 
-    def or_as_before(self, run: Path) -> "Handed":
-        """What is given now; for the rest, what an earlier step in the run folder was given."""
-        path = run / "config.json"
-        before = files.read_json(path) if path.exists() else {}
-        return Handed(**{name: value or before.get(name, value) for name, value in vars(self).items()})
+    def or_else(self, before: Mapping[str, Any]) -> "TaskArguments":
+        """These arguments; those that are not given as they were before, for instance in a run's configuration."""
+        return TaskArguments(**{name: value or before.get(name, value) for name, value in vars(self).items()})
 
     def facts(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        return {
-            "data": None if self.data is None else str(self.data),
-            "preset": self.preset,
-            "augment": self.augment,
-        }
+        """The arguments as JSON can hold them."""
+        return {**vars(self), "data": None if self.data is None else str(self.data)}
 
 
-def find_task(task: "str | Path | Task | Callable[..., Task]", handed: Handed | None = None) -> TaskSource:
+def find_task(task: "str | Path | Task | Callable[..., Task]", arguments: TaskArguments | None = None) -> TaskSource:
     """The source of a task.
 
     Args:
         task: the name of a shipped task, "path/to/file.py" with a function `task()`, "package.module:function", such
             a function, or a Task, whose data then stay the same for all seeds.
-        handed: what the function is called with.
+        arguments: what the function is called with.
 
     Raises:
         InputError: there is no such task, or its function cannot be used.
@@ -80,7 +72,7 @@ def find_task(task: "str | Path | Task | Callable[..., Task]", handed: Handed | 
     )
 
     if isinstance(task, Task):
-        if handed is not None and handed != Handed():
+        if arguments is not None and arguments != TaskArguments():
             raise InputError("data, preset and augment are for a task's function; this task is made already")
         return TaskSource(lambda _seed: task, redrawn=False)
     function, origin = (task, getattr(task, "__name__", repr(task))) if callable(task) else _find(str(task))
@@ -88,7 +80,7 @@ def find_task(task: "str | Path | Task | Callable[..., Task]", handed: Handed | 
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError) as error:
         raise InputError(f"task() of {origin} cannot be called ({error})") from None
-    given = {name: value for name, value in vars(handed or Handed()).items() if value}
+    given = {name: value for name, value in vars(arguments or TaskArguments()).items() if value}
     for name in given:
         if name not in parameters:
             raise InputError(f"task() of {origin} takes no {name!r}; leave --{name} out, or add the parameter")

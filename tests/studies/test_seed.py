@@ -11,9 +11,11 @@ from mfh.errors import InputError
 from mfh.networks.modes import fingerprint
 from mfh.problems.losses import KDLoss
 from mfh.saliency import masks
+from mfh.studies.folder import SeedFolder
 from mfh.studies.grid import ARMS, CONTROLS, Cell, cells
-from mfh.studies.records import read_counts, read_history
-from mfh.studies.workbench import Settings, Workbench, load_weights, matching_temperature
+from mfh.studies.networks import load_weights
+from mfh.studies.seed import Seed, matching_temperature
+from mfh.studies.settings import Settings
 from mfh.tasks.task import Protocol
 from mfh.training.fitting import evaluate
 from mfh.training.modules import History
@@ -21,12 +23,12 @@ from mfh.training.modules import History
 
 @pytest.fixture(scope="module")
 def bench():
-    return Workbench(tiny_task.task(1), seed=1, settings=Settings())
+    return Seed(tiny_task.task(1), seed=1, settings=Settings())
 
 
 def test_arms_start_from_the_same_weights_and_leave_the_global_generator_alone(bench):
     before = torch.random.get_rng_state()
-    first, second = bench.new("student"), bench.new("student")
+    first, second = bench.networks.new("student"), bench.networks.new("student")
     assert fingerprint(first) == fingerprint(second)
     assert torch.equal(before, torch.random.get_rng_state())
 
@@ -46,7 +48,7 @@ def test_a_masked_teacher_is_measured_as_mask_channels_would_make_it(bench):
     cell = Cell("general", "distance", 0.5)
     (rows,) = bench.measure([cell])
     (value,) = [row["value"] for row in rows if (row["split"], row["metric"]) == ("test", "teacher_accuracy")]
-    focused = masks.mask_channels(bench.aligned("teacher"), bench.mask(cell))
+    focused = masks.mask_channels(bench.networks.aligned("teacher").network, bench.mask(cell))
     assert value == pytest.approx(evaluate(focused, bench.task.test, "teacher"))
 
 
@@ -69,30 +71,30 @@ def test_the_matching_temperature_matches_the_entropy():
 
 
 def test_what_is_kept_in_a_folder_is_found_again_and_not_made_again(tmp_path, monkeypatch):
-    first = Workbench(tiny_task.task(), 0, Settings(), tmp_path)
+    first = Seed(tiny_task.task(), 0, Settings(), SeedFolder(tmp_path, 0))
     scores = first.saliency("distance").scores
-    accuracy = evaluate(first.pretrained("student"), first.task.val, "student")
-    monkeypatch.setattr("mfh.studies.workbench.align", None)
-    monkeypatch.setattr("mfh.studies.workbench.pretrain", None)
-    monkeypatch.setattr("mfh.studies.workbench.channel_saliency", None)
-    again = Workbench(tiny_task.task(), 0, Settings(), tmp_path)
+    accuracy = evaluate(first.networks.pretrained("student").network, first.task.val, "student")
+    monkeypatch.setattr("mfh.studies.networks.align", None)
+    monkeypatch.setattr("mfh.studies.networks.pretrain", None)
+    monkeypatch.setattr("mfh.studies.seed.channel_saliency", None)
+    again = Seed(tiny_task.task(), 0, Settings(), SeedFolder(tmp_path, 0))
     assert np.array_equal(again.saliency("distance").scores, scores)
-    assert evaluate(again.pretrained("student"), again.task.val, "student") == accuracy
-    assert again.facts("student")["best_epoch"] == first.facts("student")["best_epoch"]
+    assert evaluate(again.networks.pretrained("student").network, again.task.val, "student") == accuracy
+    assert again.networks.pretrained("student").best_epoch == first.networks.pretrained("student").best_epoch
 
 
 def test_networks_made_with_other_options_are_refused(tmp_path):
-    Workbench(tiny_task.task(), 0, Settings(epochs=1), tmp_path).pretrained("teacher")
+    Seed(tiny_task.task(), 0, Settings.of(epochs=1), SeedFolder(tmp_path, 0)).networks.pretrained("teacher")
     with pytest.raises(InputError, match="made with epochs 1, now it is 2"):
-        Workbench(tiny_task.task(), 0, Settings(epochs=2), tmp_path).pretrained("teacher")
+        Seed(tiny_task.task(), 0, Settings.of(epochs=2), SeedFolder(tmp_path, 0)).networks.pretrained("teacher")
 
 
 def test_a_checkpoint_stands_for_pretraining(tmp_path):
     teacher = tiny_task.teacher()
     path = tmp_path / "teacher.pt"
     torch.save(teacher.state_dict(), path)
-    bench = Workbench(tiny_task.task(), 0, Settings(teacher_checkpoint=str(path)))
-    assert fingerprint(bench.pretrained("teacher")) == fingerprint(teacher)
+    bench = Seed(tiny_task.task(), 0, Settings.of(teacher_checkpoint=str(path)))
+    assert fingerprint(bench.networks.pretrained("teacher").network) == fingerprint(teacher)
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(tmp_path):
@@ -109,14 +111,16 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(tmp_path):
 
 
 def test_a_saliency_made_with_other_options_is_not_taken_for_this_one(tmp_path):
-    made = Workbench(tiny_task.task(), 0, Settings(permutations=3), tmp_path)
+    made = Seed(tiny_task.task(), 0, Settings.of(permutations=3), SeedFolder(tmp_path, 0))
     made.saliency("distance")
     with pytest.raises(InputError, match="made with permutations 3, now it is 'exact'"):
-        Workbench(tiny_task.task(), 0, Settings(permutations="exact"), tmp_path).saliency("distance")
+        Seed(tiny_task.task(), 0, Settings.of(permutations="exact"), SeedFolder(tmp_path, 0)).saliency("distance")
     (tmp_path / "aligned-teacher.safetensors").unlink()
     torch.save(tiny_task.teacher().state_dict(), tmp_path / "teacher.pt")
     made.saliency("probe")
-    other = Workbench(tiny_task.task(), 0, Settings(teacher_checkpoint=str(tmp_path / "teacher.pt")), tmp_path)
+    other = Seed(
+        tiny_task.task(), 0, Settings.of(teacher_checkpoint=str(tmp_path / "teacher.pt")), SeedFolder(tmp_path, 0)
+    )
     with pytest.raises(InputError, match="another teacher"):
         other.saliency("probe")
 
@@ -138,7 +142,7 @@ class Augmented(torch.utils.data.Dataset):
 def test_augmented_teacher_inputs_are_not_looked_up(caplog):
     whole = tiny_task.task()
     task = dataclasses.replace(whole, train=Augmented(whole.train))
-    bench = Workbench(task, 0, Settings(epochs=1))
+    bench = Seed(task, 0, Settings.of(epochs=1))
     (rows,) = bench.measure([Cell("soft", "probe", layer="1")])
     assert {"accuracy", "teacher_accuracy"} <= {row["metric"] for row in rows}
     assert "the teacher runs on every batch" in caplog.text
@@ -150,7 +154,7 @@ def test_a_teacher_known_only_by_its_outputs_can_teach_but_not_be_masked():
     whole = tiny_task.task()
     logits = torch.nn.functional.one_hot(whole.train.tensors[2], 2).float() * 4
     task = dataclasses.replace(whole, teacher=None, teacher_logits=logits)
-    bench = Workbench(task, 0, Settings())
+    bench = Seed(task, 0, Settings())
     rows = [row for rows in bench.measure(cells(["no-kd", "regular"], [], [], [])) for row in rows]
     assert {row["arm"] for row in rows} == {"no-kd", "regular"}
     with pytest.raises(InputError, match="has only its outputs"):
@@ -160,27 +164,27 @@ def test_a_teacher_known_only_by_its_outputs_can_teach_but_not_be_masked():
 def test_the_protocol_of_the_task_decides_unless_the_run_says_otherwise():
     loss = KDLoss(label_weight=0, reduction="mean")
     task = dataclasses.replace(tiny_task.task(), protocol=Protocol(loss=loss, fill="zero", distance="l1"))
-    bench = Workbench(task, 0, Settings(epochs=1, loss={"temperature": 2.0}))
+    bench = Seed(task, 0, Settings.of(epochs=1, loss={"temperature": 2.0}))
     assert bench.protocol.loss == dataclasses.replace(loss, temperature=2.0)
     assert bench.saliency("distance").distance == "l1"
     assert bench.saliency("agreement").distance == "mse"
     mask = bench.mask(Cell("general", "distance", 0.5, "1"))
     assert mask is not None
     assert not mask.means.any()
-    assert Workbench(task, 0, Settings(loss=KDLoss())).protocol.loss == KDLoss()
+    assert Seed(task, 0, Settings.of(loss=KDLoss())).protocol.loss == KDLoss()
 
 
 def test_without_joint_training_the_pretrained_networks_stand_for_the_pair():
     task = dataclasses.replace(tiny_task.task(), protocol=Protocol(joint=False))
-    bench = Workbench(task, 0, Settings(epochs=1))
-    assert bench.aligned("teacher") is bench.pretrained("teacher")
-    assert bench.student(Cell("aligned-student"))[0] is bench.pretrained("student")
-    assert bench.saliency("distance").fingerprint == fingerprint(bench.pretrained("teacher"))
+    bench = Seed(task, 0, Settings.of(epochs=1))
+    assert bench.networks.aligned("teacher").network is bench.networks.pretrained("teacher").network
+    assert bench.student(Cell("aligned-student")).network is bench.networks.pretrained("student").network
+    assert bench.saliency("distance").fingerprint == fingerprint(bench.networks.pretrained("teacher").network)
 
 
 def test_an_aligned_teacher_and_its_saliency_may_come_from_elsewhere(tmp_path):
-    made = Workbench(tiny_task.task(), 0, Settings(epochs=1))
-    torch.save(made.aligned("teacher").state_dict(), tmp_path / "teacher.pt")
+    made = Seed(tiny_task.task(), 0, Settings.of(epochs=1))
+    torch.save(made.networks.aligned("teacher").network.state_dict(), tmp_path / "teacher.pt")
     scores = made.saliency("distance").scores
     np.save(tmp_path / "scores.npy", scores)
     made.saliency("distance").save(tmp_path / "scores.safetensors")
@@ -189,8 +193,8 @@ def test_an_aligned_teacher_and_its_saliency_may_come_from_elsewhere(tmp_path):
     assert wanted is not None
     teacher = str(tmp_path / "teacher.pt")
     for file in ("scores.npy", "scores.safetensors"):
-        given = Settings(epochs=1, aligned_teacher_checkpoint=teacher, saliency=str(tmp_path / file))
-        bench = Workbench(tiny_task.task(), 1, given)
+        given = Settings.of(epochs=1, aligned_teacher_checkpoint=teacher, saliency=str(tmp_path / file))
+        bench = Seed(tiny_task.task(), 1, given)
         mask = bench.mask(cell)
         assert mask is not None
         assert mask.removed.tolist() == wanted.removed.tolist()
@@ -203,18 +207,18 @@ def test_an_aligned_teacher_and_its_saliency_may_come_from_elsewhere(tmp_path):
     with pytest.raises(InputError, match="aligned-student"):
         bench.student(Cell("aligned-student"))
     np.save(tmp_path / "short.npy", scores[:3])
-    bench = Workbench(tiny_task.task(), 0, dataclasses.replace(given, saliency=str(tmp_path / "short.npy")))
+    bench = Seed(tiny_task.task(), 0, given.changed(saliency=str(tmp_path / "short.npy")))
     with pytest.raises(InputError, match=r"shape \(3,\).*12 channels"):
         bench.mask(cell)
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
-    bench = Workbench(tiny_task.task(), 0, dataclasses.replace(given, saliency=str(tmp_path / "objects.npy")))
+    bench = Seed(tiny_task.task(), 0, given.changed(saliency=str(tmp_path / "objects.npy")))
     with pytest.raises(InputError, match="not an array of numbers"):
         bench.mask(cell)
 
 
 def test_histories_and_counts_are_kept(tmp_path):
     task = tiny_task.task(0)
-    bench = Workbench(task, 0, Settings(), tmp_path)
+    bench = Seed(task, 0, Settings(), SeedFolder(tmp_path, 0))
     cells_ = [Cell("no-kd"), Cell("regular"), Cell("aligned")]
     accuracies = {
         (cell.name, row["split"]): row["value"]
@@ -224,20 +228,20 @@ def test_histories_and_counts_are_kept(tmp_path):
     }
     assert len(accuracies) == 6
     for (name, split), accuracy in accuracies.items():
-        counts = read_counts(tmp_path, f"{name}-{split}")
+        counts = SeedFolder(tmp_path, 0).read_counts(Cell(name), split)
         target = torch.cat([item[2][None] for item in getattr(task, split)])
         assert counts.sum(1).tolist() == torch.bincount(target).tolist()
         assert counts.trace() / counts.sum() == accuracy
-    for name in ("teacher", "student", "aligned", "distilled-regular", "distilled-aligned"):
-        history = read_history(tmp_path, name)
-        role = "teacher" if name == "teacher" else "student"
+    for key in ("teacher", "student", "aligned", Cell("regular"), Cell("aligned")):
+        history = SeedFolder(tmp_path, 0).read_history(key)
+        role = "teacher" if key == "teacher" else "student"
         assert len(history[f"{role}_val_accuracy"]) == 2
 
 
-@pytest.mark.parametrize("saved", [0, 1])
+@pytest.mark.parametrize("saved", [0, 1, 2])
 def test_a_kill_while_networks_are_saved_loses_no_training(tmp_path, monkeypatch, saved):
-    whole = Workbench(tiny_task.task(0), 0, Settings())
-    wanted = [fingerprint(whole.aligned(role)) for role in ("teacher", "student")]
+    whole = Seed(tiny_task.task(0), 0, Settings())
+    wanted = [fingerprint(whole.networks.aligned(role).network) for role in ("teacher", "student")]
     save, calls = files.save_tensors, []
 
     def killed(*arguments):
@@ -248,13 +252,13 @@ def test_a_kill_while_networks_are_saved_loses_no_training(tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "save_tensors", killed)
-        bench = Workbench(tiny_task.task(0), 0, Settings(), tmp_path)
+        bench = Seed(tiny_task.task(0), 0, Settings(), SeedFolder(tmp_path, 0))
         with pytest.raises(KeyboardInterrupt):
-            bench.aligned("teacher")
+            bench.networks.aligned("teacher")
     assert len(list(tmp_path.glob("aligned-*.safetensors"))) == saved
     monkeypatch.setattr(History, "on_validation_end", None)  # nothing is trained again
-    again = Workbench(tiny_task.task(0), 0, Settings(), tmp_path)
-    assert [fingerprint(again.aligned(role)) for role in ("teacher", "student")] == wanted
+    again = Seed(tiny_task.task(0), 0, Settings(), SeedFolder(tmp_path, 0))
+    assert [fingerprint(again.networks.aligned(role).network) for role in ("teacher", "student")] == wanted
     assert not list(tmp_path.glob("*.ckpt"))
 
 
@@ -262,9 +266,9 @@ def test_training_is_followed_by_a_logger(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    bench = Workbench(tiny_task.task(0), 0, Settings(logger="tensorboard"), tmp_path)
-    bench.pretrained("student")
-    history = bench.facts("student")["history"]
+    bench = Seed(tiny_task.task(0), 0, Settings.of(logger="tensorboard"), SeedFolder(tmp_path, 0))
+    bench.networks.pretrained("student").network
+    history = bench.networks.pretrained("student").history
     events = EventAccumulator(str(tmp_path / "logs" / "student"))
     events.Reload()
     for name in ("train_loss", "student_val_accuracy", "student_val_loss"):
@@ -273,10 +277,10 @@ def test_training_is_followed_by_a_logger(tmp_path):
 
 
 def test_every_network_has_a_run_of_its_own(tmp_path):
-    bench = Workbench(tiny_task.task(0), 0, Settings(logger="reusing_logger:Reusing"), tmp_path)
+    bench = Seed(tiny_task.task(0), 0, Settings.of(logger="reusing_logger:Reusing"), SeedFolder(tmp_path, 0))
     for role in ("student", "teacher"):
-        bench.pretrained(role)
-    bench.aligned("student")
+        bench.networks.pretrained(role)
+    bench.networks.aligned("student")
     bench.student(Cell("regular", layer="1"))
     assert reusing_logger.opened == reusing_logger.ended == ["student", "teacher", "aligned", "distilled-regular-1"]
 
@@ -284,14 +288,14 @@ def test_every_network_has_a_run_of_its_own(tmp_path):
 @pytest.mark.parametrize("name", ["tensorbord", "nowhere.at.all:Logger", "pathlib:Path"])
 def test_unknown_loggers_are_refused_before_training(name):
     with pytest.raises(InputError, match="logger is"):
-        Workbench(tiny_task.task(0), 0, Settings(logger=name))
+        Seed(tiny_task.task(0), 0, Settings.of(logger=name))
 
 
 def test_a_kept_probe_of_other_student_layers_is_refused(tmp_path):
     task = tiny_task.task()
-    Workbench(task, 0, Settings(), tmp_path).saliency("probe")
+    Seed(task, 0, Settings(), SeedFolder(tmp_path, 0)).saliency("probe")
     several = dataclasses.replace(task, student_layer=["input", "1"])
     with pytest.raises(InputError, match="made from the student's layer 1, now it is input, 1"):
-        Workbench(several, 0, Settings(), tmp_path).saliency("probe")
-    made = Workbench(several, 0, Settings(), tmp_path / "other").saliency("probe")
+        Seed(several, 0, Settings(), SeedFolder(tmp_path, 0)).saliency("probe")
+    made = Seed(several, 0, Settings(), SeedFolder(tmp_path / "other", 0)).saliency("probe")
     assert made.student_layer == "input, 1"

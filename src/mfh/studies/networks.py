@@ -1,0 +1,432 @@
+"""The networks of one seed of a task: made once, kept in the run folder, and found again."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mfh import files
+from mfh.data.pairs import fetch, tensors
+from mfh.errors import InputError, refuse_difference
+from mfh.networks.frozen import Frozen
+from mfh.networks.modes import find_device
+from mfh.parallel.distributed import exists, gather, rank, world_size
+from mfh.problems.losses import DistillationLoss, KDLoss
+from mfh.problems.problem import Problem
+from mfh.saliency.scores import distance_name
+from mfh.studies.folder import HistoryKey, NetworkKey, SeedFolder
+from mfh.studies.grid import WEIGHTS, Cell
+from mfh.studies.settings import Settings
+from mfh.tasks.checks import SPLITS
+from mfh.tasks.task import Protocol, Task
+from mfh.training.fitting import align, distill, pretrain
+from mfh.training.recipe import Recipe, describe
+from mfh.training.trackers import check_tracker, tracked
+
+Role = Literal["teacher", "student"]
+History = list[dict[str, float]]
+
+_SAME_OPTIONS = "use another --out, or the same options"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network that will not change any more.
+
+    Args:
+        frozen: The network, with its fingerprint and cuts.
+        best_epoch: The epoch whose weights it has, counted from 0; None where that is not known.
+        history: One mapping for each epoch of its training; empty where that is not known.
+    """
+
+    frozen: Frozen
+    best_epoch: int | None = None
+    history: History = dataclasses.field(default_factory=list)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network itself."""
+        return self.frozen.network
+
+
+class Networks:
+    """The networks of one seed of one task.
+
+    Under torch.distributed all processes take the same steps together; the first one writes, all read.
+
+    Args:
+        task: The task as drawn for this seed.
+        seed: Random seed of initial weights and of the order of data. It is the same for all arms, so that they can be
+            compared in pairs.
+        settings: What differs from the task's own recipe and protocol.
+        folder: Where networks are kept and found again; None keeps them in memory.
+        progress: Whether to show a progress bar for each training.
+    """
+
+    def __init__(
+        self, task: Task, seed: int, settings: Settings, folder: SeedFolder | None = None, *, progress: bool = False
+    ) -> None:
+        self.task, self.seed, self.settings, self.folder, self.progress = task, seed, settings, folder, progress
+        self.recipe: Recipe = dataclasses.replace(task.recipe, **settings.training.changes())
+        loss = _changed_loss(task.protocol.loss, settings.loss.function, settings.loss.changes())
+        self.protocol: Protocol = dataclasses.replace(task.protocol, loss=loss)
+        self.device = find_device(settings.execution.device)
+        self._made: dict[Any, Trained] = {}
+        if settings.training.logger is not None:
+            check_tracker(settings.training.logger)
+        if world_size() > 1:
+            _ = self.identity  # before anything is made of data or networks that are not the same
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What decides the networks made here, as JSON can hold it: options, data, architecture, given weights.
+
+        Data are known by their number and by a digest of a few samples.
+
+        Raises:
+            InputError: It is not the same in all processes.
+        """
+        roles: list[Role] = ["student"] if self.task.teacher is None else ["teacher", "student"]
+        given = {
+            field.name: getattr(self.settings.files, field.name) for field in dataclasses.fields(self.settings.files)
+        }
+        given["teacher_checkpoint"] = given["teacher_checkpoint"] or self.task.teacher_checkpoint
+        identity = {
+            "task": self.task.name,
+            "problem": _problem_facts(self.task.problem),
+            **self.recipe.facts(),
+            "data": {split: _data_digest(getattr(self.task, split)) for split in SPLITS},
+            "teacher_logits": None if self.task.teacher_logits is None else _digest([self.task.teacher_logits]),
+            "networks": {role: Frozen(self.new(role)).fingerprint for role in roles},
+            **{name: None if path is None else _given_digest(path) for name, path in given.items()},
+        }
+        first, *others = gather(identity)
+        for process, theirs in enumerate(others, start=1):
+            differing = [name for name, value in theirs.items() if value != first[name]]
+            if differing:
+                raise InputError(
+                    f"task {self.task.name!r} has other {differing[0]} in process {process} than in process 0; "
+                    "all processes need the same: let its function draw from generators with a fixed seed"
+                )
+        return identity
+
+    def loss(self, cell: Cell) -> DistillationLoss:
+        """What an arm's student minimises: the protocol's loss, with the cell's weights if it has any."""
+        if cell.weights is None:
+            return self.protocol.loss
+        return _changed_loss(self.protocol.loss, None, dict(zip(WEIGHTS, cell.weights, strict=True)))
+
+    def protocol_facts(self, cell: Cell | None = None) -> dict[str, Any]:
+        """How students are distilled here, or the student of one arm, as JSON can hold it."""
+        return {
+            "loss": _loss_facts(self.protocol.loss if cell is None else self.loss(cell)),
+            "fill": self.protocol.fill,
+            "distance": distance_name(self.protocol.distance),
+            "joint": self.protocol.joint,
+        }
+
+    # --- making -----------------------------------------------------------------------------------------------------
+
+    def new(self, role: Role) -> nn.Module:
+        """A fresh network with this seed's initial weights."""
+        factory = self.task.teacher if role == "teacher" else self.task.student
+        if factory is None:
+            raise InputError(
+                f"task {self.task.name!r} has no teacher network, only its outputs; this needs the network"
+            )
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            return factory()
+
+    def pretrained(self, role: Role) -> Trained:
+        """The network of this role trained on labels alone; for the student, this is the arm no-kd."""
+        given = self.settings.files
+        checkpoint: Any = given.student_checkpoint
+        if role == "teacher":
+            checkpoint = given.teacher_checkpoint or self.task.teacher_checkpoint
+        if checkpoint is not None:
+            return self._once(f"given {role}", lambda: Trained(Frozen(load_weights(self.new(role), checkpoint))))
+
+        def train(resume: Path | None) -> _Training:
+            with self._options(role) as options:
+                fit = pretrain(self.new(role), role=role, checkpoint=resume, **options)
+            return _Training({role: fit.network}, fit.best_epoch, fit.history)
+
+        return self._kept_or_made([role], role, train)[role]
+
+    def aligned(self, role: Role) -> Trained:
+        """The network of this role from the joint training (Algorithm 1, step 1), or what stands for it.
+
+        The pair has the weights of the last epoch, as published: it is scored, not shipped.
+        """
+        given = self.settings.files.aligned_teacher_checkpoint
+        if given is not None and role == "teacher":
+            return self._once("given aligned teacher", lambda: Trained(Frozen(load_weights(self.new(role), given))))
+        self._refuse_given_pair()
+        if not self.protocol.joint:
+            return self.pretrained(role)
+        return self._pair()["aligned-teacher" if role == "teacher" else "aligned-student"]
+
+    def aligned_student(self) -> Trained:
+        """The student of the arm aligned-student: of the joint training, at the epoch that the recipe keeps."""
+        self._refuse_given_pair()
+        return self._pair()["aligned-best-student"] if self.protocol.joint else self.pretrained("student")
+
+    def _refuse_given_pair(self) -> None:
+        given = self.settings.files.aligned_teacher_checkpoint
+        if given is not None:
+            raise InputError(
+                f"the aligned teacher is given ({given}), which says nothing of the student trained along with it; "
+                "give its saliency too, and leave out what needs that student (arm 'aligned-student')"
+            )
+
+    def _pair(self) -> dict[NetworkKey, Trained]:
+        def train(resume: Path | None) -> _Training:
+            with self._options("aligned") as options:
+                pair = align(self.new("teacher"), self.new("student"), checkpoint=resume, **options)
+            networks: dict[NetworkKey, nn.Module] = {
+                "aligned-teacher": pair.teacher,
+                "aligned-student": pair.student,
+                "aligned-best-student": pair.best_student,
+            }
+            return _Training(networks, pair.best_epoch, pair.history)
+
+        return self._kept_or_made(["aligned-teacher", "aligned-student", "aligned-best-student"], "aligned", train)
+
+    def distilled(
+        self,
+        cell: Cell,
+        teaches: Callable[[], tuple[nn.Module | None, Tensor | None]],
+        decided_by: Mapping[str, Any] | None,
+    ) -> Trained:
+        """The student of an arm that has a teacher.
+
+        Args:
+            cell: The arm.
+            teaches: Returns the arm's teacher, or its outputs on the training split; called only for a training.
+            decided_by: What decides the student beside `identity`, to keep it and find it again; None keeps nothing.
+        """
+
+        def train(resume: Path | None) -> _Training:
+            teacher, logits = teaches()
+            with self._options(cell) as options:
+                fit = distill(
+                    teacher,
+                    self.new("student"),
+                    loss=self.loss(cell),
+                    teacher_logits=logits,
+                    checkpoint=resume,
+                    **options,
+                )
+            return _Training({cell: fit.network}, fit.best_epoch, fit.history)
+
+        if decided_by is None:
+            made = train(None)
+            self._write_history(cell, made.history)
+            return Trained(Frozen(made.networks[cell]), made.best_epoch, made.history)
+        return self._kept_or_made([cell], cell, train, decided_by)[cell]
+
+    def holds_distilled(self, cell: Cell) -> bool:
+        """Whether the student of an arm is kept."""
+        return self.folder is not None and exists(self.folder.network_file(cell))
+
+    @contextmanager
+    def _options(self, key: HistoryKey) -> Iterator[dict[str, Any]]:
+        """What all kinds of training are called with."""
+        kind, folder = self.settings.training.logger, self.folder
+        name = f"distilled-{key.name}" if isinstance(key, Cell) else key
+        with nullcontext() if kind is None or folder is None else tracked(kind, folder.logs(), name) as logger:
+            yield {
+                "logger": logger,
+                "train": self.task.train,
+                "val": self.task.val,
+                "problem": self.task.problem,
+                "recipe": self.recipe,
+                "seed": self.seed,
+                "device": self.device,
+                "progress": self.progress,
+            }
+
+    # --- keeping ----------------------------------------------------------------------------------------------------
+
+    def _once(self, name: str, make: Callable[[], Trained]) -> Trained:
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+    def _kept_or_made(
+        self,
+        keys: Sequence[NetworkKey],
+        history: HistoryKey,
+        train: "Callable[[Path | None], _Training]",
+        decided_by: Mapping[str, Any] | None = None,
+    ) -> dict[NetworkKey, Trained]:
+        """Networks that are trained together: from memory, from the folder, or from a training."""
+        if keys[0] not in self._made:
+            made_with = {"seed": self.seed, **self.identity, **(decided_by or {})}
+            self._made.update(self._found(keys, made_with) or self._trained(keys, history, train, made_with))
+        return {key: self._made[key] for key in keys}
+
+    def _found(self, keys: Sequence[NetworkKey], made_with: Mapping[str, Any]) -> dict[NetworkKey, Trained] | None:
+        if self.folder is None or not self._all_kept(keys):
+            return None
+        found: dict[NetworkKey, Trained] = {}
+        for key in keys:
+            path = self.folder.network_file(key)
+            weights, facts = self.folder.read_network(key)
+            refuse_difference(str(path), facts["made_with"], made_with, _SAME_OPTIONS)
+            network = self.new(_role(key))
+            _load_state(network, weights, path)
+            found[key] = Trained(Frozen(network), facts["best_epoch"], facts["history"])
+        self._forget_checkpoint(keys, made_with)
+        return found
+
+    def _all_kept(self, keys: Sequence[NetworkKey]) -> bool:
+        assert self.folder is not None
+        kept = [exists(self.folder.network_file(key)) for key in keys]  # all processes ask the same questions
+        return all(kept)
+
+    def _trained(
+        self,
+        keys: Sequence[NetworkKey],
+        history: HistoryKey,
+        train: "Callable[[Path | None], _Training]",
+        made_with: Mapping[str, Any],
+    ) -> dict[NetworkKey, Trained]:
+        made = train(self._checkpoint(keys, made_with))
+        self._write_history(history, made.history)
+        facts = {
+            "made_with": made_with,
+            "processes": world_size(),
+            "best_epoch": made.best_epoch,
+            "history": made.history,
+        }
+        for key in keys:
+            if self.folder is not None and rank() == 0:
+                self.folder.write_network(key, made.networks[key].state_dict(), facts)
+        self._forget_checkpoint(keys, made_with)  # only now: the networks are on disk
+        return {key: Trained(Frozen(made.networks[key]), made.best_epoch, made.history) for key in keys}
+
+    def _checkpoint(self, keys: Sequence[NetworkKey], made_with: Mapping[str, Any]) -> Path | None:
+        if self.folder is None:
+            return None
+        return self.folder.checkpoint_file(keys[0], _digest([json.dumps(made_with, sort_keys=True, default=str)]))
+
+    def _forget_checkpoint(self, keys: Sequence[NetworkKey], made_with: Mapping[str, Any]) -> None:
+        checkpoint = self._checkpoint(keys, made_with)
+        if checkpoint is not None and rank() == 0:
+            checkpoint.unlink(missing_ok=True)
+
+    def _write_history(self, key: HistoryKey, history: History) -> None:
+        if self.folder is not None and rank() == 0:
+            self.folder.write_history(key, history)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What a training made."""
+
+    networks: Mapping[NetworkKey, nn.Module]
+    best_epoch: int
+    history: History
+
+
+def _role(key: NetworkKey) -> Role:
+    return "teacher" if key in ("teacher", "aligned-teacher") else "student"
+
+
+def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
+    """Load a checkpoint into a network: safetensors, or a torch state_dict read without running any code.
+
+    Args:
+        network: The network; its weights are replaced.
+        path: The checkpoint file.
+
+    Raises:
+        InputError: There is no such file, it holds no weights, or they do not fit the network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not Path(path).is_file():
+        raise InputError(f"there is no checkpoint {path}; give a .safetensors file or a torch state_dict")
+    try:
+        try:
+            weights: dict[str, Any] = load_file(str(path))
+        except SafetensorError:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+        weights = weights.get("state_dict", weights)
+    except Exception:
+        raise InputError(
+            f"checkpoint {path} cannot be read; a .safetensors file or a torch state_dict of plain tensors was expected"
+        ) from None
+    _load_state(network, weights, path)
+    return network
+
+
+def _load_state(network: nn.Module, weights: dict[str, Any], path: str | Path) -> None:
+    try:
+        network.load_state_dict(weights)
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"checkpoint {path} does not fit {type(network).__name__}: {reason}") from None
+
+
+def _changed_loss(
+    loss: DistillationLoss, function: DistillationLoss | None, changes: Mapping[str, Any]
+) -> DistillationLoss:
+    loss = function or loss
+    if not changes:
+        return loss
+    if not isinstance(loss, KDLoss):
+        raise InputError(
+            f"{next(iter(changes))} is a part of a KDLoss, but the task has a loss of its own; leave it out"
+        )
+    return dataclasses.replace(loss, **changes)
+
+
+def _loss_facts(loss: DistillationLoss) -> Any:
+    if not isinstance(loss, KDLoss):
+        return describe(loss)
+    return {field.name: describe(getattr(loss, field.name)) for field in dataclasses.fields(loss)}
+
+
+def _problem_facts(problem: Problem) -> dict[str, Any]:
+    functions = {name: describe(getattr(problem, name)) for name in ("label_loss", "divergence")}
+    return {"name": problem.name, **functions, "metric": dataclasses.asdict(problem.metric.scale)}
+
+
+def _digest(parts: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for item in parts:
+        if isinstance(item, Tensor):
+            digest.update(item.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        else:
+            digest.update(str(item).encode())
+    return digest.hexdigest()[:16]
+
+
+def _given_digest(path: str | Path) -> str:
+    if not Path(path).is_file():
+        raise InputError(
+            f"there is no file {path}; weights are a .safetensors file or a torch state_dict, scores a .npy"
+        )
+    return files.file_digest(path)[:16]
+
+
+def _data_digest(dataset: Any) -> str:
+    """Number of samples, and three of them; of what differs when read twice (augmentation) only the shape."""
+    parts: list[Any] = [len(dataset)]
+    for position in sorted({0, len(dataset) // 2, len(dataset) - 1}):
+        with torch.random.fork_rng(devices=[]):
+            first, second = (list(tensors(fetch(dataset, [position]))) for _ in range(2))
+        parts += [a if torch.equal(a, b) else a.shape for a, b in zip(first, second, strict=True)]
+    return _digest(parts)

@@ -1,0 +1,256 @@
+"""The cells of a study, measured in worker processes or in this one, with what is done so far on the terminal."""
+
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mfh.errors import InputError
+from mfh.networks.modes import find_device
+from mfh.parallel.pool import start_workers, stop_workers
+from mfh.problems.scale import Scale
+from mfh.progress import progress_bar
+from mfh.studies.folder import Row, Run
+from mfh.studies.grid import COLUMNS, WEIGHTS, Cell
+from mfh.studies.seed import Seed
+from mfh.studies.settings import Settings
+from mfh.tasks.finding import TaskSource, find_task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study measures: all that a worker process needs to know.
+
+    Args:
+        task: The task as the user gave it.
+        settings: What differs from the task's own recipe and protocol.
+        grid: The cells.
+        splits: The splits that students are measured on.
+        folder: The run folder.
+        seeds: The random seeds.
+        scale: How the task's metric reads.
+        keep_students: Whether students are kept, because they are measured on another split later.
+    """
+
+    task: Any
+    settings: Settings
+    grid: tuple[Cell, ...]
+    splits: tuple[str, ...]
+    folder: Path
+    seeds: range
+    scale: Scale
+    keep_students: bool
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the table of measurements."""
+        return (*COLUMNS, *WEIGHTS) if any(cell.weights for cell in self.grid) else COLUMNS
+
+    def missing(self, seed: int) -> list[Cell]:
+        """Cells of a seed that are not measured yet."""
+        kept = Run(self.folder).seed(seed)
+        return [cell for cell in self.grid if not kept.holds_rows(cell, self.splits)]
+
+    def unrated(self, seed: int) -> bool:
+        """Whether a seed's AUROCs are still to be written; testing what was chosen writes none."""
+        return self.splits != ("test",) and not Run(self.folder).seed(seed).holds_rows(None, self.splits)
+
+    def collect(self, seeds: Sequence[int]) -> list[Row]:
+        """All measurements so far, by seed and in the order of the grid."""
+        run = Run(self.folder)
+        return [
+            row
+            for seed in seeds
+            for cell in (*self.grid, None)
+            for row in run.seed(seed).read_rows(cell, self.splits, self.columns)
+        ]
+
+    def validation(self, seeds: Sequence[int]) -> dict[Cell, list[float]]:
+        """The students' metric on the validation split, as far as it is measured."""
+        values: dict[Cell, list[float]] = {}
+        for row in self.collect(seeds):
+            if (row["split"], row["metric"]) == ("val", self.scale.name):
+                values.setdefault(Cell.of(row), []).append(float(row["value"]))
+        return values
+
+
+def _measure(
+    plan: Plan,
+    seed: int,
+    chunk: Sequence[Cell] | None,
+    made: Seed | None = None,
+    tick: Callable[[], None] | None = None,
+) -> None:
+    """Measure some cells of one seed; with None make only what they share. `tick` is called after each."""
+    kept = Run(plan.folder).seed(seed)
+    if made is None:
+        task = find_task(plan.task, plan.settings.task).make(seed)
+        made = Seed(task, seed, plan.settings, kept, keep_students=plan.keep_students)
+    with _threads(plan.settings.execution.threads):
+        if chunk is None:
+            made.prepare(plan.missing(seed))
+            return
+        for cell, rows in zip(chunk, made.measure(chunk, splits=plan.splits), strict=True):
+            kept.write_rows(cell, plan.splits, plan.columns, rows)
+            if tick is not None:
+                tick()
+        if plan.unrated(seed) and not plan.missing(seed):
+            kept.write_rows(None, plan.splits, plan.columns, made.score_rows(plan.grid))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Crew:
+    """Measures cells in worker processes, or in this process where the task cannot travel or there is little to do.
+
+    Args:
+        plan: What to measure.
+        source: Makes the task in this process.
+        first: The first seed, if this process has made it already.
+        progress: Whether to report on the terminal.
+    """
+
+    def __init__(self, plan: Plan, source: TaskSource, first: Seed, *, progress: bool) -> None:
+        on_gpu = find_device(plan.settings.execution.device).type == "cuda"
+        wanted = plan.settings.execution.processes or (1 if on_gpu else (os.cpu_count() or 1))
+        self.workers = wanted if _can_travel(plan) else 1
+        self.source, self.first, self.reporter = source, first, _Reporter(plan, progress)
+        self.pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "Crew":
+        self.reporter.__enter__()
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        self.reporter.__exit__()
+        if self.pool is not None:
+            stop_workers(self.pool, at_once=kind is not None)
+
+    def run(self, plan: Plan) -> None:
+        """Measure all cells that are missing."""
+        todo = [seed for seed in plan.seeds if plan.missing(seed) or plan.unrated(seed)]
+        if self.workers == 1 or sum(len(plan.missing(seed)) for seed in todo) < 2:
+            for seed in todo:
+                _measure(plan, seed, plan.missing(seed), self._seed(plan, seed), self.reporter.tick)
+                self.reporter.finished(seed)
+            return
+        self.pool = self.pool or start_workers(self.workers)
+        parts = max(1, self.workers // len(todo))
+        jobs: dict[Future[None], tuple[int, bool]] = {}
+        for seed in todo:
+            jobs[self.pool.submit(_measure, plan, seed, None if parts > 1 else plan.missing(seed))] = (seed, parts > 1)
+        left = dict.fromkeys(todo, 0 if parts > 1 else 1)
+        while jobs:
+            for future in wait(jobs, timeout=0.5, return_when=FIRST_COMPLETED).done:
+                seed, prepared = jobs.pop(future)
+                try:
+                    future.result()
+                except BrokenProcessPool:
+                    raise InputError(
+                        "a worker process ended before its work: out of memory, or the script that calls study() does "
+                        'not guard it with `if __name__ == "__main__":`; what was finished is kept, and processes=1 '
+                        "needs no workers"
+                    ) from None
+                if prepared:
+                    cells_left = plan.missing(seed)
+                    for chunk in (cells_left[i::parts] for i in range(min(parts, max(1, len(cells_left))))):
+                        jobs[self.pool.submit(_measure, plan, seed, chunk)] = (seed, False)
+                        left[seed] += 1
+                    continue
+                left[seed] -= 1
+                if not left[seed]:
+                    self.reporter.finished(seed)
+            self.reporter.tick()
+
+    def _seed(self, plan: Plan, seed: int) -> Seed:
+        if seed == self.first.seed:
+            return self.first
+        kept = Run(plan.folder).seed(seed)
+        return Seed(self.source.make(seed), seed, plan.settings, kept, keep_students=plan.keep_students)
+
+
+def _can_travel(plan: Plan) -> bool:
+    if getattr(plan.task, "__module__", None) == "__main__":  # workers do not run the caller's script or notebook
+        return False
+    try:
+        return b"__main__" not in pickle.dumps(plan)  # factories of a Task may come from there too
+    except Exception:
+        return False
+
+
+class _Reporter:
+    """What is done so far: a live table with the time left on a terminal, a line per seed elsewhere."""
+
+    def __init__(self, plan: Plan, progress: bool) -> None:
+        self.plan, self.progress = plan, progress
+        self.live: Any = None
+        self.told: set[int] = set()
+
+    def __enter__(self) -> "_Reporter":
+        if self.progress:
+            from rich.console import Console
+            from rich.live import Live
+
+            self.console = Console(stderr=True)
+            if self.console.is_terminal:
+                self.bar = progress_bar()
+                self.line = self.bar.add_task(
+                    "cells", total=len(self.plan.seeds) * len(self.plan.grid), completed=self.done()
+                )
+                self.live = Live(self.table(), console=self.console, transient=True, auto_refresh=False)
+                self.live.start()
+                self.tick()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def done(self) -> int:
+        """Finished cells."""
+        return sum(len(self.plan.grid) - len(self.plan.missing(seed)) for seed in self.plan.seeds)
+
+    def table(self) -> Any:
+        """Mean of the metric on the validation split for every variant so far, and the bar."""
+        from rich.console import Group
+        from rich.markup import escape
+        from rich.table import Table
+
+        scale = self.plan.scale
+        table = Table("Variant", "Seeds done", f"Mean validation {escape(scale.words)}")
+        for cell, values in self.plan.validation(self.plan.seeds).items():
+            mean = scale.show(sum(values) / len(values))
+            table.add_row(escape(cell.name), f"{len(values)} of {len(self.plan.seeds)}", mean)
+        return Group(table, self.bar)
+
+    def tick(self) -> None:
+        """Show what the workers have kept."""
+        if self.live is not None:
+            self.bar.update(self.line, completed=self.done())
+            self.live.update(self.table(), refresh=True)
+
+    def finished(self, seed: int) -> None:
+        """A seed is complete."""
+        self.tick()
+        if self.progress and self.live is None and seed not in self.told:
+            self.told.add(seed)
+            scale, values = self.plan.scale, self.plan.validation([seed])
+            shown = ", ".join(
+                f"{cell.name} {scale.show(value[0]).removesuffix(' %')}" for cell, value in values.items()
+            )
+            self.console.print(f"seed {seed} done, validation: {shown}", highlight=False, soft_wrap=True, markup=False)

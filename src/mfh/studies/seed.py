@@ -1,0 +1,377 @@
+"""One seed of one task: saliencies, masks and measurements, made of the seed's networks.
+
+The steps of the command line, a diagnosis and the cells of a study go through here, so they share what they make.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mfh import files
+from mfh.data.epochs import PairLoader, reads_the_same
+from mfh.data.pairs import one_modality
+from mfh.errors import InputError
+from mfh.networks.frozen import Frozen
+from mfh.networks.modes import original_layer
+from mfh.parallel.distributed import exists, gather, part, rank
+from mfh.problems.metrics import confusion
+from mfh.saliency.masks import ChannelMask, check_fingerprint, mask_channels, masked_logits
+from mfh.saliency.permutation import AUTO_PERMUTATIONS
+from mfh.saliency.probe import layer_names
+from mfh.saliency.scores import ChannelSaliency, Score, channel_saliency, distance_name
+from mfh.studies.folder import Row, SeedFolder
+from mfh.studies.grid import MASKED_BY_RATIO, UNMASKED, WEIGHTS, Cell
+from mfh.studies.networks import Networks, Role, Trained
+from mfh.studies.settings import Settings
+from mfh.tasks.task import Task
+from mfh.training.fitting import evaluate
+
+
+class Seed:
+    """One seed of one task.
+
+    Under torch.distributed all processes take the same steps together; the first one writes, all read.
+
+    Args:
+        task: The task as drawn for this seed.
+        seed: Random seed of initial weights, order of data, permutations and random masks. It is the same for all arms,
+            so that they can be compared in pairs.
+        settings: What differs from the task's own recipe and protocol.
+        folder: Where everything is kept and found again; None keeps it in memory.
+        progress: Whether to show progress bars.
+        keep_students: Whether to keep every arm's student in the folder, not only networks that others are made from.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        seed: int,
+        settings: Settings | None = None,
+        folder: SeedFolder | None = None,
+        *,
+        progress: bool = False,
+        keep_students: bool = False,
+    ) -> None:
+        self.settings = settings or Settings()
+        self.task, self.seed, self.folder = task, seed, folder
+        self.progress, self.keep_students = progress, keep_students
+        self.networks = Networks(task, seed, self.settings, folder, progress=progress)
+        self.recipe, self.protocol, self.device = self.networks.recipe, self.networks.protocol, self.networks.device
+        self._saliencies: dict[tuple[Score, str], ChannelSaliency] = {}
+
+    # --- saliencies and masks ---------------------------------------------------------------------------------------
+
+    def saliency(self, score: Score, layer: str = "") -> ChannelSaliency:
+        """Scores on the training split: of the aligned pair, or for "probe" of the networks trained on labels.
+
+        Args:
+            score: "distance", "agreement" or "probe".
+            layer: The teacher's layer (default: the task's).
+        """
+        key = (score, layer or self.task.layer)
+        if key not in self._saliencies:
+            self._saliencies[key] = self._make_saliency(*key)
+        return self._saliencies[key]
+
+    def _make_saliency(self, score: Score, layer: str) -> ChannelSaliency:
+        base = self.networks.pretrained if score == "probe" else self.networks.aligned
+        pairs = PairLoader(part(self.task.train), num_workers=self.recipe.num_workers)
+        given = self.settings.files.saliency
+        if given is not None and score != "probe":
+            return self._given_saliency(given, score, layer, base("teacher").frozen, pairs)
+        path = None if self.folder is None else self.folder.saliency_file(score, self._other_layer(layer))
+        if path is not None and exists(path):
+            saliency = ChannelSaliency.load(path)
+            self._check_saliency(path, saliency, layer, base("teacher").frozen)
+            return saliency
+        saliency = channel_saliency(
+            base("teacher").frozen,
+            base("student").frozen,
+            pairs,
+            layer=layer,
+            channel_dim=self.task.channel_dim,
+            student_layer=self.task.student_layer,
+            score=score,
+            distance=self.protocol.distance if score == "distance" else "mse",
+            permutations="auto" if score == "probe" else self.settings.scoring.permutations,  # type: ignore[arg-type]
+            seed=self.seed,
+            device=self.device,
+            progress=self.progress,
+        )
+        saliency = gather(saliency)[0]  # masks must be the same to the last bit
+        if path is not None and self.folder is not None and rank() == 0:
+            saliency.save(path)
+            if self.task.truth is not None:
+                self.folder.write_truth(self.task.truth)
+        return saliency
+
+    def _other_layer(self, layer: str) -> str:
+        """A layer's name, if it is not the task's own."""
+        return "" if layer == self.task.layer else layer
+
+    def saliency_files(self, score: Score, layer: str = "") -> tuple[Path, Path]:
+        """Where a saliency and its picture are kept.
+
+        Raises:
+            InputError: The seed has no folder.
+        """
+        if self.folder is None:
+            raise InputError("this seed keeps nothing; give a run folder")
+        other = self._other_layer(layer)
+        return self.folder.saliency_file(score, other), self.folder.saliency_picture(score, other)
+
+    def _given_saliency(
+        self, path: Path, score: Score, layer: str, teacher: Frozen, pairs: PairLoader
+    ) -> ChannelSaliency:
+        if not str(path).endswith(".npy"):
+            saliency = ChannelSaliency.load(path)
+            check_fingerprint(teacher, saliency.fingerprint, f"saliency {path}")
+            if (saliency.layer, saliency.score) != (original_layer(layer), score):
+                raise InputError(
+                    f"saliency {path} holds score {saliency.score!r} of layer {saliency.layer!r}, now {score!r} of "
+                    f"{layer!r} is needed"
+                )
+            return saliency
+        return ChannelSaliency.from_scores(
+            files.load_array(path),
+            teacher,
+            pairs,
+            layer=layer,
+            channel_dim=self.task.channel_dim,
+            score=score,
+            device=self.device,
+        )
+
+    def _check_saliency(self, path: Path, saliency: ChannelSaliency, layer: str, teacher: Frozen) -> None:
+        check_fingerprint(teacher, saliency.fingerprint, f"saliency {path}")
+        if saliency.layer != original_layer(layer):
+            raise InputError(f"saliency {path} is of layer {saliency.layer!r}, now it is {layer!r}: use another --out")
+        networks = self.networks
+        student = networks.pretrained("student") if saliency.score == "probe" else networks.aligned("student")
+        if saliency.student_fingerprint != student.frozen.fingerprint:
+            raise InputError(f"saliency {path} was made with another student: use another --out, or the same options")
+        read = ", ".join(layer_names(self.task.student_layer))
+        if saliency.score == "probe" and saliency.student_layer != read:
+            raise InputError(
+                f"{path} was made from the student's layer {saliency.student_layer or '(default)'}, now it is "
+                f"{read or '(default)'}: use another --out"
+            )
+        distance = distance_name(self.protocol.distance)
+        if saliency.score == "distance" and saliency.distance != distance:
+            raise InputError(
+                f"{path} was made with distance {saliency.distance!r}, now it is {distance!r}: "
+                "use another --out, or the same options"
+            )
+        wanted = self.settings.scoring.permutations
+        fits = ("exact", AUTO_PERMUTATIONS) if wanted == "auto" else (wanted,)
+        if saliency.permutations is not None and saliency.permutations not in fits:
+            raise InputError(
+                f"{path} was made with permutations {saliency.permutations!r}, now it is {wanted!r}: "
+                "use another --out, or the same options"
+            )
+
+    def mask(self, cell: Cell) -> ChannelMask | None:
+        """The mask of an arm; None for arms without one. It is kept where students are."""
+        if cell.arm not in UNMASKED:
+            return None
+        if cell.arm in MASKED_BY_RATIO:
+            score: Any = cell.score or "distance"
+            kind: Any = cell.arm
+            mask = self.saliency(score, cell.layer).mask(kind, cell.ratio, fill=self.protocol.fill, seed=self.seed)
+        else:
+            mask = self.saliency("probe", cell.layer).mask("soft")
+            if cell.arm == "soft-shuffled":
+                order = np.random.default_rng(self.seed % 2**63).permutation(len(mask.weights))
+                mask = dataclasses.replace(mask, weights=mask.weights[order], kind="soft-shuffled")
+        if self.folder is not None and self.keep_students and rank() == 0:
+            self.folder.write_mask(cell, mask)
+        return mask
+
+    def auroc(self, score: Score) -> float | None:
+        """Area under the ROC curve of a score against the task's truth; None where that is unknown or one-sided."""
+        truth = self.task.truth
+        if truth is None or truth.all() or not truth.any():
+            return None
+        from sklearn.metrics import roc_auc_score
+
+        return float(roc_auc_score(truth, self.saliency(score).scores))
+
+    # --- teachers and students --------------------------------------------------------------------------------------
+
+    def teacher(self, cell: Cell) -> Frozen:
+        """The unmasked teacher of an arm."""
+        base = self.networks.aligned if cell.teacher == "aligned" else self.networks.pretrained
+        return base("teacher").frozen
+
+    def prepare(self, cells: Sequence[Cell]) -> None:
+        """Make what several cells share: networks and saliencies."""
+        for cell in cells:
+            if cell.teacher is not None and self.task.teacher is not None:
+                self.teacher(cell)
+                self.mask(cell)
+            elif cell.teacher is None:
+                self.student(cell)
+
+    def student(self, cell: Cell, teacher_logits: Tensor | None = None) -> Trained:
+        """The student of an arm.
+
+        Args:
+            cell: Any arm.
+            teacher_logits: Outputs of the arm's masked teacher on the training split, if they are known.
+        """
+        if cell.arm == "no-kd":
+            return self.networks.pretrained("student")
+        if cell.arm == "aligned-student":
+            return self.networks.aligned_student()
+
+        def teaches() -> tuple[nn.Module | None, Tensor | None]:
+            if not self._cacheable:
+                return self._masked_teacher(cell), None
+            return None, self._outputs([cell], "train")[cell] if teacher_logits is None else teacher_logits
+
+        decided_by = {**self.networks.protocol_facts(cell), "permutations": self.settings.scoring.permutations}
+        return self.networks.distilled(cell, teaches, decided_by if self.keep_students else None)
+
+    @cached_property
+    def _cacheable(self) -> bool:
+        """Whether the teacher's outputs can be computed once: not for inputs that are augmented anew each time."""
+        return self.task.teacher is None or reads_the_same(self.task.train)
+
+    def _masked_teacher(self, cell: Cell) -> nn.Module:
+        if cell.arm == "tempered":
+            raise InputError(
+                "arm 'tempered' matches a temperature to outputs computed once, but teacher inputs differ "
+                "when read twice (augmented); leave the arm out"
+            )
+        mask, teacher = self.mask(cell), self.teacher(cell)
+        return teacher.network if mask is None else mask_channels(teacher, mask)
+
+    def _outputs(self, cells: Sequence[Cell], split: str) -> dict[Cell, Tensor]:
+        """Logits of every arm's teacher on one split."""
+        known = self.task.teacher_logits
+        if self.task.teacher is None:
+            masked = [cell for cell in cells if cell.arm != "regular"]
+            if masked:
+                raise InputError(
+                    f"arm {masked[0].arm!r} needs the teacher network, but task {self.task.name!r} has only its "
+                    "outputs; choose from no-kd and regular"
+                )
+            assert isinstance(known, Tensor)
+            return dict.fromkeys(cells, known) if split == "train" else {}
+        if any(cell.arm == "tempered" for cell in cells) and not self.task.problem.categorical:
+            raise InputError(
+                f"arm 'tempered' softens a softmax over classes, which {self.task.problem.name} has not; leave it out"
+            )
+        dataset = part(one_modality(getattr(self.task, split), "teacher"))
+        loader = PairLoader(dataset, num_workers=self.recipe.num_workers)
+        outputs: dict[Cell, Tensor] = {}
+        groups: dict[tuple[str | None, str], list[Cell]] = {}
+        for cell in dict.fromkeys(cell.unweighted for cell in cells):
+            groups.setdefault((cell.teacher, cell.layer), []).append(cell)
+        for group in groups.values():
+            wanted = [None, *(self.mask(cell) for cell in group)]
+            plain, *rest = masked_logits(self.teacher(group[0]), wanted, loader, device=self.device)
+            for cell, logits in zip(group, rest, strict=True):
+                outputs[cell] = plain / matching_temperature(plain, logits) if cell.arm == "tempered" else logits
+        return {cell: outputs[cell.unweighted] for cell in cells}
+
+    # --- measurements -----------------------------------------------------------------------------------------------
+
+    def measure(self, cells: Sequence[Cell], *, splits: Sequence[str] = ("val", "test")) -> Iterator[list[Row]]:
+        """Train and measure one student after the other; yields the rows of one cell at a time.
+
+        All teachers' outputs are computed first: one trunk pass per teacher, layer and split serves all masks.
+
+        Args:
+            cells: The arms.
+            splits: The splits to measure on.
+        """
+        taught = [cell for cell in cells if cell.teacher is not None]
+        untrained = [cell for cell in taught if not (self.keep_students and self.networks.holds_distilled(cell))]
+        train_outputs = self._outputs(untrained, "train") if self._cacheable else {}
+        outputs = {split: self._outputs(taught, split) for split in splits}
+        metric = self.task.problem.metric
+        for cell in cells:
+            student = self.student(cell, train_outputs.get(cell))
+            rows = []
+            if student.best_epoch is not None and "val" in splits:
+                rows.append(self._row(cell, "val", "best_epoch", float(student.best_epoch)))
+            for split in splits:
+                counts: list[Tensor] = []
+                value = self.evaluate(student.network, split, "student", counts)
+                rows.append(self._row(cell, split, metric.name, value))
+                if counts and self.folder is not None:
+                    self.folder.write_counts(cell, split, counts[0].numpy())
+                if cell in outputs[split]:
+                    value = metric.of(outputs[split][cell], _targets(getattr(self.task, split)))
+                    rows.append(self._row(cell, split, f"teacher_{metric.name}", value))
+            yield rows
+
+    def evaluate(self, network: nn.Module, split: str, role: Role, counts: list[Tensor] | None = None) -> float:
+        """The problem's metric of a network on a split.
+
+        Args:
+            network: The network to measure.
+            split: "train", "val" or "test".
+            role: Which input the network reads: the teacher's or the student's.
+            counts: An empty list that gets the confusion matrix, where there is one class per sample.
+        """
+        problem = self.task.problem
+
+        def watch(logits: Tensor, target: Tensor) -> None:
+            if counts is not None and problem.categorical and target.ndim == 1:
+                counts[:] = [sum(counts, confusion(logits, target).cpu())]
+
+        return evaluate(network, getattr(self.task, split), role, problem=problem, device=self.device, watch=watch)
+
+    def score_rows(self, cells: Iterable[Cell]) -> list[Row]:
+        """AUROC of every score that the cells use at the task's layer, where the truth is known."""
+        scores: Any = dict.fromkeys(cell.score for cell in cells if cell.score and cell.layer == self.task.layer)
+        values = {score: self.auroc(score) for score in scores}
+        return [
+            self._row(Cell("", score, layer=self.task.layer), "train", "auroc", value)
+            for score, value in values.items()
+            if value is not None
+        ]
+
+    def _row(self, cell: Cell, split: str, metric: str, value: float) -> Row:
+        return {
+            "arm": cell.arm,
+            "score": cell.score,
+            "layer": cell.layer,
+            "ratio": "" if cell.ratio is None else cell.ratio,
+            **({} if cell.weights is None else dict(zip(WEIGHTS, cell.weights, strict=True))),
+            "seed": self.seed,
+            "split": split,
+            "metric": metric,
+            "value": value,
+        }
+
+
+def matching_temperature(logits: Tensor, softer: Tensor) -> float:
+    """The temperature at which `logits` have the mean entropy of `softer`, by bisection.
+
+    Args:
+        logits: (N, K, ...) logits to be tempered.
+        softer: (N, K, ...) logits whose entropy is matched.
+    """
+
+    def entropy(values: Tensor) -> float:
+        log_p = values.double().log_softmax(1)
+        return float(-(log_p.exp() * log_p).sum(1).mean())
+
+    wanted, low, high = entropy(softer), -12.0, 12.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if entropy(logits / 2**middle) < wanted else (low, middle)
+    return float(2**low)
+
+
+def _targets(dataset: Any) -> Tensor:
+    return torch.cat([batch.target for batch in PairLoader(one_modality(dataset, "teacher"))])

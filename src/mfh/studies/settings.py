@@ -1,0 +1,214 @@
+"""What a user may change about a task: one object from the command line to the seed. Imports no torch.
+
+The groups are dataclasses whose fields are the options of the command line and, under the same names, keywords of
+`mfh.study` and `mfh.diagnose`. Every option is written here, once.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Suppress, arg
+
+from mfh.errors import InputError, close_names
+from mfh.tasks.finding import TaskArguments
+
+
+def _unless_unset(default: str) -> str:
+    """What help says of a default: nothing where the text says it already."""
+    return "" if default in ("", "None") else f"(default: {default})"
+
+
+#: Options that are unset unless they are given, as the command line shows them.
+Count = Annotated[int | None, arg(metavar="N", help_behavior_hint=_unless_unset)]
+Number = Annotated[float | None, arg(metavar="X", help_behavior_hint=_unless_unset)]
+Text = Annotated[str | None, arg(metavar="NAME", help_behavior_hint=_unless_unset)]
+File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint=_unless_unset)]
+Unset = arg(help_behavior_hint=_unless_unset)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How networks are trained. An option that is not given leaves the task's recipe as it is."""
+
+    epochs: Count = None
+    """Number of training epochs (default: the task's)."""
+    batch_size: Count = None
+    """Number of samples in a batch (default: the task's)."""
+    accumulate: Count = None
+    """Number of batches in one optimizer step (default: the task's, usually 1)."""
+    keep: Annotated[Literal["best-metric", "best-loss", "last"] | None, Unset] = None
+    """Epoch whose weights are kept: best on validation data by metric or loss, or the last (default: the task's)."""
+    precision: Annotated[Literal["32-true", "bf16-mixed", "16-mixed"] | None, Unset] = None
+    """Floating point precision of training; 16-mixed needs a GPU (default: the task's, usually 32-true)."""
+    num_workers: Count = None
+    """Number of processes that load data for each training process (default: the task's, usually 0)."""
+    channels_last: bool = False
+    """Store convolution weights channels-last during training, which is often faster on a GPU in mixed precision."""
+    compile: bool = False
+    """Compile the networks with torch.compile, which pays off in long training of large networks."""
+    logger: Text = None
+    """Lightning logger to follow training with: tensorboard, csv, mlflow, wandb, ... or package.module:Class."""
+
+    def changes(self) -> dict[str, Any]:
+        """Fields of a `Recipe` that differ from the task's: name -> value."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "logger"]
+        return {name: value for name in names if (value := getattr(self, name)) not in (None, False)}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The distillation loss: label_weight * label loss + teacher_weight * T^2 * divergence from the teacher."""
+
+    temperature: Number = None
+    """Softmax temperature T of the distillation loss (default: the task's, usually 1)."""
+    label_weight: Number = None
+    """Weight of the label loss (default: the task's, usually 1)."""
+    teacher_weight: Number = None
+    """Weight of the divergence from the teacher (default: the task's, usually 1)."""
+    function: Annotated[Callable[..., Any] | None, Suppress] = None
+    """Python only: a `KDLoss`, or a function of student logits, teacher logits and target, instead of the task's."""
+
+    def changes(self) -> dict[str, float]:
+        """Fields of a `KDLoss` that differ from the task's: name -> value."""
+        names = ("temperature", "label_weight", "teacher_weight")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How the teacher's channels are scored."""
+
+    permutations: Annotated[str | int, arg(metavar="exact|auto|N")] = "auto"
+    """Permutations of Algorithm 1: exact, a number of random ones, or auto (exact where possible, otherwise 10)."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Networks trained before, instead of training them for every seed."""
+
+    teacher_checkpoint: File = None
+    """Weights of a pretrained teacher: a .safetensors file or a torch state_dict."""
+    student_checkpoint: File = None
+    """Weights of a student trained on labels alone (the arm no-kd): a .safetensors file or a torch state_dict."""
+
+
+@dataclass(frozen=True)
+class GivenFiles(Pretrained):
+    """Networks and scores made before, instead of making them for every seed."""
+
+    aligned_teacher_checkpoint: File = None
+    """Weights of a teacher trained jointly with a student (Algorithm 1, step 1)."""
+    saliency: File = None
+    """Scores of that teacher's channels: a saliency saved by mfh, or a .npy array with one number per channel."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where networks run."""
+
+    device: Text = None
+    """Device to run on, for instance cpu or cuda:1 (default: a GPU if there is one, otherwise the CPU)."""
+
+
+@dataclass(frozen=True)
+class Execution(Device):
+    """Where and how work runs. These options do not change results, except for rounding."""
+
+    processes: Count = None
+    """Number of worker processes (default: one per processor; on a GPU one)."""
+    threads: int = 1
+    """Number of CPU threads in each process."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a user may change about a task, in groups.
+
+    `Settings.of` takes the same settings by name, without the groups.
+
+    Args:
+        task: Optional arguments for the task's function.
+        training: How networks are trained.
+        loss: The distillation loss.
+        scoring: How channels are scored.
+        files: Files of networks and scores that were made before.
+        execution: Device, processes and threads.
+
+    Raises:
+        InputError: A number is out of range.
+
+    Example:
+        >>> Settings.of(epochs=5, device="cpu") == Settings(training=Training(epochs=5), execution=Execution("cpu"))
+        True
+    """
+
+    task: TaskArguments = field(default_factory=TaskArguments)
+    training: Training = field(default_factory=Training)
+    loss: Loss = field(default_factory=Loss)
+    scoring: Scoring = field(default_factory=Scoring)
+    files: GivenFiles = field(default_factory=GivenFiles)
+    execution: Execution = field(default_factory=Execution)
+
+    def __post_init__(self) -> None:
+        for name in ("processes", "threads"):
+            value = getattr(self.execution, name)
+            if value is not None and not (type(value) is int and value >= 1):
+                raise InputError(f"{name} is {value!r}; a whole number from 1 was expected")
+        object.__setattr__(self, "scoring", Scoring(permutations_of(self.scoring.permutations)))
+
+    @classmethod
+    def of(cls, **settings: Any) -> "Settings":
+        """Settings by name, whatever group they belong to.
+
+        Args:
+            **settings: Names of options with `_`, for instance `epochs=5`. `loss` is a `KDLoss`, a function of student
+                logits, teacher logits and target, or a mapping of some fields of a `KDLoss`.
+
+        Raises:
+            InputError: There is no such setting, or its value cannot be used.
+        """
+        return cls().changed(**settings)
+
+    def changed(self, **settings: Any) -> "Settings":
+        """A copy with some settings changed, by name as in `of`; None leaves a setting as it is."""
+        loss = settings.pop("loss", None)
+        if isinstance(loss, Mapping):
+            settings = {**loss, **settings}
+        elif loss is not None:
+            settings["function"] = loss
+        homes = self._homes()
+        changes: dict[str, dict[str, Any]] = {}
+        for name, value in settings.items():
+            if name not in homes:
+                raise InputError(f"there is no setting {name!r}; {close_names(name, [*homes, 'loss'])}")
+            if value is not None:
+                changes.setdefault(homes[name], {})[name] = value
+        groups = {group: dataclasses.replace(getattr(self, group), **values) for group, values in changes.items()}
+        return dataclasses.replace(self, **groups)
+
+    @classmethod
+    def _homes(cls) -> dict[str, str]:
+        """Setting -> the group it belongs to."""
+        groups = {group.name: group.default_factory() for group in dataclasses.fields(cls)}  # type: ignore[operator]
+        return {item.name: name for name, group in groups.items() for item in dataclasses.fields(group)}
+
+
+def permutations_of(value: str | int) -> str | int:
+    """A number of permutations, "exact" or "auto", as given on the command line or in Python.
+
+    Args:
+        value: "exact", "auto", or a whole number from 1, which may be given as text.
+
+    Raises:
+        InputError: It is something else.
+    """
+    if value in ("auto", "exact"):
+        return value
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if type(value) is not int or value < 1:
+        raise InputError(f"permutations is {value!r}; choose 'exact', 'auto' or a number from 1")
+    return value

@@ -1,0 +1,266 @@
+"""A study's tidy table condensed: every arm against no-kd and against the same teacher unmasked."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mfh.errors import InputError
+from mfh.problems.scale import ACCURACY, Scale
+from mfh.studies.grid import ARMS, CONTROLS, WEIGHTS, Cell
+from mfh.studies.stats import Comparison, Coverage, holm, paired_comparison
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+_ORDER = (*ARMS, *CONTROLS)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One arm at one score, layer, ratio and pair of weights.
+
+    Args:
+        cell: which one, as the run folder calls it.
+        label: the arm, with what is needed to tell it from the arm's other variants.
+        student: the student's metric as shown (fractions in percent), by seed.
+        validation: its mean on the validation split; None if it was not measured.
+        teacher: the metric of the teacher as masked, by seed; empty where there is none.
+        gain: against no-kd, paired by seed, positive for the better; None for no-kd itself or without it.
+        masking: against the same teacher unmasked; None where that does not apply.
+        corrected_p: p-value of `gain`, corrected for the number of variants by Holm's method.
+    """
+
+    cell: Cell
+    label: str
+    student: "pd.Series[float]"
+    validation: float | None
+    teacher: "pd.Series[float]"
+    gain: Comparison | None
+    masking: Comparison | None
+    corrected_p: float | None
+
+    @property
+    def arm(self) -> str:
+        """Its name."""
+        return self.cell.arm
+
+    @property
+    def ratio(self) -> float | None:
+        """Fraction removed; None where there is none."""
+        return self.cell.ratio
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All variants of a study.
+
+    Args:
+        variants: in the order of `mfh.studies.grid.ARMS`, then the controls.
+        split: measured on: "test", or "val" for a study that has not read the test split.
+        covers: what the intervals speak about.
+        num_candidates: variants other than no-kd that were measured on the validation split; more than were tested, if
+            the study read the test split only for the chosen one.
+        scale: how the task's metric reads.
+    """
+
+    variants: list[Variant]
+    split: str
+    covers: Coverage
+    num_candidates: int
+    scale: Scale = ACCURACY
+
+    def chosen(self, arm: str | None = None, *, score: str | None = None, layer: str | None = None) -> Variant | None:
+        """The variant that is best on the validation split, which keeps the test split out of the choice.
+
+        Args:
+            arm: choose among this arm's variants; None for all arms but no-kd.
+            score: choose among masks by this score; None for all.
+            layer: choose among masks at this layer of the teacher; None for all.
+
+        Returns:
+            The variant; None if there is none.
+        """
+        candidates = [
+            variant
+            for variant in self.variants
+            if (variant.arm == arm if arm else variant.arm != "no-kd")
+            and score in (None, variant.cell.score)
+            and layer in (None, variant.cell.layer.removeprefix("_orig_mod."))
+        ]
+        if not candidates:
+            return None
+
+        def rank(variant: Variant) -> float:
+            # Without validation the first stands for its arm: choosing on test would flatter.
+            return -math.inf if variant.validation is None else self.scale.sign * variant.validation
+
+        return max(candidates, key=rank)
+
+    @cached_property
+    def digits(self) -> int:
+        """Digits after the point: one for percent, otherwise what shows three figures of the largest mean."""
+        largest = max(abs(float(variant.student.mean())) for variant in self.variants)
+        if self.scale.percent or not largest:
+            return 1
+        return min(8, max(0, 2 - math.floor(math.log10(largest))))
+
+    def number(self, values: "pd.Series[float]") -> str:
+        """Mean over seeds in text; nothing without values."""
+        return f"{values.mean():.{self.digits}f}" if len(values) else ""
+
+    def difference(self, comparison: Comparison | None) -> str:
+        """For instance "+2.1 (1.0 to 3.1)"; nothing without a comparison."""
+        if comparison is None:
+            return ""
+        return interval_in_words(
+            comparison.mean_difference, comparison.low, comparison.high, digits=self.digits, sign="+"
+        )
+
+    def describe(self, comparison: Comparison) -> str:
+        """The comparison in words, in the metric's unit."""
+        unit = self.scale.unit or f"of {self.scale.words}"
+        return comparison.describe(unit, digits=self.digits)
+
+    def says(self, label: str, comparison: Comparison) -> str:
+        """The comparison as a predicate of `label`: "soft gains 2.1 points (...)"."""
+        words = self.describe(comparison).replace("no difference shown", "shows no difference", 1)
+        return f"{label} {words}".strip()
+
+    def compare(self, treatment: "pd.Series[float]", baseline: "pd.Series[float]") -> Comparison | None:
+        """Treatment against baseline over the seeds that both have, positive for the better; None without any."""
+        return _compare(treatment, baseline, self.scale)
+
+    @cached_property
+    def num_seeds(self) -> tuple[int, int]:
+        """Fewest and most seeds of any variant; they differ while a study is unfinished."""
+        counts = [len(variant.student) for variant in self.variants]
+        return min(counts), max(counts)
+
+    @cached_property
+    def seeds_in_words(self) -> str:
+        """For instance "5 seeds" or "3 to 5 seeds"."""
+        fewest, most = self.num_seeds
+        if fewest != most:
+            return f"{fewest} to {most} seeds"
+        return f"{most} seed" + ("s" if most != 1 else "")
+
+
+def summarise(frame: "pd.DataFrame", *, data_redrawn: bool = True, scale: Scale = ACCURACY) -> Summary:
+    """Compare every arm of a study, seed by seed, with no-kd and with the same teacher unmasked.
+
+    Args:
+        frame: a study's tidy table with `mfh.studies.grid.COLUMNS`. Rows whose value is missing are left out, and
+            comparisons use the seeds that both sides have.
+        data_redrawn: whether each seed draws its own data; otherwise intervals cover training randomness only.
+        scale: which metric, and how it reads; default: accuracy.
+
+    Raises:
+        InputError: the table does not hold the metric.
+    """
+    import pandas as pd
+
+    frame = frame[frame["value"].notna()]
+    text = {column: frame[column].fillna("") for column in ("arm", "score", "layer")}
+    numbers = {name: pd.to_numeric(frame[name], errors="coerce") for name in ("ratio", *WEIGHTS) if name in frame}
+    frame = frame.assign(**numbers, **text)
+    students = frame[(frame["metric"] == scale.name) & (frame["arm"] != "")]
+    split = "test" if (students["split"] == "test").any() else "val"
+    measured = students[students["split"] == split]
+    if measured.empty:
+        raise InputError(f"the results hold no {scale.words} of any arm; let the study finish at least one cell")
+    validations = students[students["split"] == "val"]
+    teachers = frame[(frame["metric"] == f"teacher_{scale.name}") & (frame["split"] == split)]
+
+    by_cell, validation, teacher = (_by_cell(rows, scale) for rows in (measured, validations, teachers))
+    every_cell = _by_cell(students, scale)
+    none = Cell("no-kd")
+    gains = {
+        cell: _compare(values, by_cell[none], scale) if cell != none and none in by_cell else None
+        for cell, values in by_cell.items()
+    }
+    compared = [cell for cell in by_cell if gains[cell] is not None]
+    p_values = [gain.p_value for gain in gains.values() if gain is not None]
+    corrected = dict(zip(compared, holm(p_values).tolist(), strict=True))
+    variants = []
+    for cell in sorted(by_cell, key=_order):
+        base = cell.unmasked
+        variants.append(
+            Variant(
+                cell=cell,
+                label=label_of(cell, every_cell),
+                student=by_cell[cell],
+                validation=float(validation[cell].mean()) if cell in validation else None,
+                teacher=teacher.get(cell, by_cell[cell].iloc[:0]),
+                gain=gains[cell],
+                masking=_compare(by_cell[cell], by_cell[base], scale) if base in by_cell else None,
+                corrected_p=corrected.get(cell),
+            )
+        )
+    covers: Coverage = "data draws" if data_redrawn else "training randomness only"
+    return Summary(variants, split, covers, sum(cell != none for cell in validation), scale)
+
+
+def representatives(summary: Summary, variants: list[Variant], most: int = 14) -> list[Variant]:
+    """All variants, or for each arm the one chosen by validation where they are many."""
+    if len(variants) <= most:
+        return variants
+    arms = dict.fromkeys(variant.arm for variant in variants)
+    return [chosen for arm in arms if (chosen := summary.chosen(arm)) is not None]
+
+
+def p_in_words(p_value: float) -> str:
+    """A p-value with the digits it deserves."""
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}" if p_value < 0.1 else f"{p_value:.2f}"
+
+
+def interval_in_words(mean: float, low: float, high: float, digits: int = 1, sign: str = "") -> str:
+    """For instance "72.1 (70.9 to 73.3)"; without the interval where it does not exist."""
+    text = f"{mean:{sign}z.{digits}f}"
+    if not math.isnan(low):
+        # Which side of zero an end lies on must be seen.
+        while digits < 4 and any(end and round(end, digits) == 0 for end in (low, high)):
+            digits += 1
+        text += f" ({low:{sign}z.{digits}f} to {high:{sign}z.{digits}f})"
+    return text.replace("-", "\u2212")
+
+
+def _by_cell(frame: "pd.DataFrame", scale: Scale) -> dict[Cell, "pd.Series[float]"]:
+    """Values as shown, by seed, of every cell."""
+    keys = [name for name in ("arm", "score", "layer", "ratio", *WEIGHTS) if name in frame]
+    return {
+        Cell.of(dict(zip(keys, key, strict=True))): scale.factor * rows.groupby("seed")["value"].last()
+        for key, rows in frame.groupby(keys, dropna=False, sort=False)
+    }
+
+
+def _order(cell: Cell) -> tuple[Any, ...]:
+    place = _ORDER.index(cell.arm) if cell.arm in _ORDER else len(_ORDER)
+    ratio = -1.0 if cell.ratio is None else cell.ratio
+    return (place, cell.arm, cell.layer, cell.score, ratio, cell.weights or ())
+
+
+def label_of(cell: Cell, cells: Iterable[Cell]) -> str:
+    """The arm, with what tells it from the arm's other variants."""
+
+    def told(cell: Cell) -> dict[str, str]:
+        return {
+            "score": cell.score,
+            "layer": cell.layer,
+            "ratio": "" if cell.ratio is None else f"r = {cell.ratio:g}",
+            "weights": "" if cell.weights is None else "weights {:g}:{:g}".format(*cell.weights),
+        }
+
+    others = [told(other) for other in cells if other.arm == cell.arm]
+    parts = [text for name, text in told(cell).items() if len({other[name] for other in others}) > 1]
+    return cell.arm + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _compare(treatment: "pd.Series[float]", baseline: "pd.Series[float]", scale: Scale) -> Comparison | None:
+    seeds = treatment.index.intersection(baseline.index).sort_values()
+    if not len(seeds):
+        return None
+    ours, theirs = treatment.loc[seeds].to_numpy(), baseline.loc[seeds].to_numpy()
+    return paired_comparison(ours, theirs) if scale.higher_is_better else paired_comparison(theirs, ours)
