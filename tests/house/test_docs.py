@@ -89,7 +89,7 @@ def all_commands() -> list[tuple[str, tuple[str, ...]]]:
 
 def command_names() -> set[str]:
     """Of the commands, without those below `mfh prepare`."""
-    union = (SOURCE / "options.py").read_text(encoding="utf-8").partition("\nCommand = ")[2]
+    union = (SOURCE / "cli" / "options.py").read_text(encoding="utf-8").partition("\nCommand = ")[2]
     return set(re.findall(r"subcommand\(\"([\w-]+)\"", union))
 
 

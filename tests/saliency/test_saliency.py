@@ -553,7 +553,7 @@ def refused(match, teacher=None, trained=None, pairs=None, **options):
 def test_bad_options():
     refused(r"score is 'distanze'", score="distanze")
     refused(r"distance is 'l2'; choose 'mse', 'l1'", distance="l2")
-    refused(r"score 'probe' knows only 'mse'", score="probe", distance="l1")
+    refused(r"score 'probe' takes only 'mse'", score="probe", distance="l1")
     for wrong in (0, -3, 2.5, True, "all", None):
         refused(r"permutations is .*choose 'exact', 'auto' or a number from 1", permutations=wrong)
     refused(r"channel_dim is 2, but layer '1' returns shape \(8, 9\)|channel_dim is 2", channel_dim=2)
@@ -572,7 +572,7 @@ def test_bad_layers():
 
 def test_bad_pairs():
     x, s, y = setting("(N, C)")[2]
-    for count, match in ((0, "pairs has no samples"), (1, "pairs has 1 sample; permuting needs at least 2")):
+    for count, match in ((0, "pairs has no samples"), (1, "pairs has 1 sample; give at least 2")):
         for more in ({}, {"permutations": 3}, {"distance": "l1"}):
             refused(match, pairs=[(x[:count], s[:count], y[:count])], **more)
     refused("pairs has no samples", pairs=[])

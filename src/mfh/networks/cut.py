@@ -1,8 +1,7 @@
-"""Read, replace and continue from the output of a named layer of any network.
+"""Cut a network at a named layer into a *trunk*, run once per sample, and a *tail*, run as often as needed.
 
-`split` cuts a network at a layer into a *trunk* (run once per sample) and a *tail* (run as often as needed).
-The cut is found by tracing and verified against whole forwards; a network that cannot be traced is replayed
-whole with the layer's output replaced, which is always right and never fast.
+The cut is found by tracing and verified against whole forwards. A network that cannot be traced is run whole, with the
+layer's output replaced: that is always right, but never fast.
 """
 
 import io
@@ -25,98 +24,19 @@ from mfh.networks.precision import tolerance
 log = logging.getLogger("mfh")
 
 
-class Passed(NamedTuple):
-    """One batch through a split network.
-
-    Args:
-        activation: the layer's output, shape as the layer returns it.
-        logits: (N, K).
-        bypass: what the tail needs besides the activation, to be handed back to `Split.tail`.
-    """
-
-    activation: Tensor
-    logits: Tensor
-    bypass: Nested
-
-
-@dataclass(frozen=True)
-class LinearHead:
-    """The linear layer that a tail begins with: the tail is `rest(activation.flatten(1) @ weight.T + bias)`.
-
-    Args:
-        weight: (H, inputs).
-        bias: (H,) or None.
-        rest: (output of the linear layer, bypass) -> logits.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    rest: Callable[[Tensor, Nested], Tensor]
-
-
-class Split:
-    """A network in two pieces, cut at a layer. Made by `split`.
-
-    Attributes:
-        traced: whether the tail runs alone; otherwise it is a whole forward with the activation replaced.
-        head: the linear layer the tail begins with, if it does and the tail runs alone.
-    """
-
-    def __init__(self, model: nn.Module, layer: str, cut: "_Cut | None" = None, inputs: Nested = None) -> None:
-        self.model, self.layer = model, layer
-        self.traced = cut is not None
-        self.head: LinearHead | None = None
-        self._cut, self._traced_for = cut, _signature(inputs)
-
-    def __call__(self, inputs: Nested) -> Passed:
-        """Run the whole network once and keep what lies at the cut."""
-        # A trace holds for inputs like those it was verified on; others take the way that is always right.
-        if self._cut is not None and _signature(inputs) == self._traced_for:
-            activation, *rest = self._cut.trunk(*self._cut.arguments(inputs))
-            bypass = self._cut.keep(rest, len(activation))
-            if bypass is not None:
-                return Passed(activation, self.tail(activation, bypass), bypass)
-        return Passed(*capture(self.model, self.layer, inputs), Whole(inputs))
-
-    def tail(self, activation: Tensor, bypass: Nested) -> Tensor:
-        """Continue from the layer: activation as the layer returns it -> logits (N, K).
-
-        Differentiable with respect to `activation`.
-        """
-        if self._cut is None or isinstance(bypass, Whole):
-            return replace(self.model, self.layer, bypass.inputs, activation)
-        return as_logits(self._cut.tail(activation.clone(), *self._cut.complete(bypass, len(activation))))
-
-
-class Whole(NamedTuple):
-    """A network's whole input, for a tail that is a whole forward with the activation replaced.
-
-    Args:
-        inputs: the network's one argument.
-    """
-
-    inputs: Nested
-
-
-def _signature(inputs: Nested) -> Any:
-    """What all batches of one kind have in common: structure, shapes of one sample, and what is not a tensor."""
-    leaves, structure = tree_flatten(inputs)
-    return structure, [leaf.shape[1:] if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-
-
-def split(model: nn.Module, layer: str, inputs: Nested) -> Split:
+def split(model: nn.Module, layer: str, inputs: Nested) -> "Split":
     """Cut a network at a layer.
 
-    Call it, and use the result, under `evaluating(model)`.
+    Call it, and use the result, under `evaluating(model)` and with the network on one and the same device.
 
     Args:
-        model: returns logits.
-        layer: a name from `named_modules()`.
-        inputs: a batch of real data; the cut is verified on it, at two batch sizes and with the activation
-            changed, against whole forwards.
+        model: A network that returns logits.
+        layer: A name from `named_modules()`.
+        inputs: A batch of real data. The cut is compared with whole forwards on it, at two batch sizes and with the
+            layer's output changed.
 
     Raises:
-        InputError: there is no such layer, it does not run exactly once, or its output is not a tensor.
+        InputError: There is no such layer, it does not run exactly once, or its output is not a tensor.
     """
     find_layer(model, layer)
     largest = min(num_samples(inputs), 8)
@@ -124,7 +44,7 @@ def split(model: nn.Module, layer: str, inputs: Nested) -> Split:
         examples = [inputs, map_tensors(lambda tensor: torch.cat([tensor, tensor]), inputs)]
     else:
         examples = [_first(inputs, largest // 2), _first(inputs, largest)]
-    # Errors of the layer itself are the caller's: raise them before any tracing hides them.
+    # A wrong layer is the caller's error: raise it here, because below every exception means "try the next tracer".
     truths = [capture(model, layer, example) for example in examples]
     for trace in (_trace_symbolically, _trace_by_export):
         try:
@@ -144,17 +64,105 @@ def split(model: nn.Module, layer: str, inputs: Nested) -> Split:
     return Split(model, layer)
 
 
-def _first(inputs: Nested, count: int) -> Nested:
-    return map_tensors(lambda tensor: tensor[:count], inputs)
+class Split:
+    """A network in two pieces, cut at a layer. Made by `split`.
+
+    Attributes:
+        model: The network.
+        layer: The layer's name.
+        traced: Whether the tail runs alone; otherwise it is a whole forward with the layer's output replaced.
+        head: The linear layer that the tail begins with, or None. It is known only where the tail runs alone.
+    """
+
+    def __init__(self, model: nn.Module, layer: str, cut: "_Cut | None" = None, inputs: Nested = None) -> None:
+        self.model, self.layer = model, layer
+        self.traced = cut is not None
+        self.head: LinearHead | None = None
+        self._cut, self._traced_for = cut, input_signature(inputs)
+
+    def __call__(self, inputs: Nested) -> "Passed":
+        """Run the whole network once and return its logits together with what lies at the cut."""
+        # A trace holds only for inputs like those it was verified on; others take the way that is always right.
+        if self._cut is not None and input_signature(inputs) == self._traced_for:
+            activation, *rest = self._cut.trunk(*self._cut.arguments(inputs))
+            bypass = self._cut.keep(rest, len(activation))
+            if bypass is not None:
+                return Passed(activation, self.tail(activation, bypass), bypass)
+        return Passed(*capture(self.model, self.layer, inputs), Whole(inputs))
+
+    def tail(self, activation: Tensor, bypass: Nested) -> Tensor:
+        """Run the network from the layer on. The logits are differentiable with respect to `activation`.
+
+        Args:
+            activation: The layer's output, possibly changed, in the shape the layer returns.
+            bypass: What `__call__` returned for the same samples.
+
+        Returns:
+            The logits (N, K).
+        """
+        if self._cut is None or isinstance(bypass, Whole):
+            return replace(self.model, self.layer, bypass.inputs, activation)
+        return as_logits(self._cut.tail(activation.clone(), *self._cut.complete(bypass, len(activation))))
+
+
+class Passed(NamedTuple):
+    """One batch that went through a split network.
+
+    Args:
+        activation: The layer's output, in the shape the layer returns.
+        logits: (N, K).
+        bypass: What the tail needs besides the activation; an argument of `Split.tail`.
+    """
+
+    activation: Tensor
+    logits: Tensor
+    bypass: Nested
+
+
+class Whole(NamedTuple):
+    """The bypass of a network that is run whole, with the layer's output replaced.
+
+    Args:
+        inputs: The network's one argument.
+    """
+
+    inputs: Nested
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """The linear layer that a tail begins with: the tail is `rest(activation.flatten(1) @ weight.T + bias)`.
+
+    Args:
+        weight: (H, inputs), the layer's weight.
+        bias: (H,), the layer's bias, or None.
+        rest: The function after it: (output of the linear layer, bypass) -> logits.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    rest: Callable[[Tensor, Nested], Tensor]
+
+
+def input_signature(inputs: Nested) -> Any:
+    """What batches of one kind have in common: structure, types, shapes of one sample, and all that is no tensor."""
+    leaves, structure = tree_flatten(inputs)
+    return structure, [(leaf.dtype, leaf.shape[1:]) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+
+
+# --- trunk and tail ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Cut:
     """Trunk and tail as graph modules, and what the tail takes besides the activation.
 
-    `slots` has one entry per value that bypasses the layer: None for a tensor with samples along dim 0, which is kept
-    with the activation; otherwise a function from the batch size to the value. `arguments` turns a network's input
-    into the trunk's.
+    Args:
+        trunk: The network up to the layer; it returns the activation and all values that bypass the layer.
+        tail: The network after the layer; it takes what the trunk returns.
+        arguments: A function from the network's input to the trunk's arguments.
+        slots: One entry per value that bypasses the layer. None stands for a tensor with samples along dim 0, which is
+            kept with the activation; any other value is computed from the batch size by the entry.
     """
 
     trunk: fx.GraphModule
@@ -163,13 +171,14 @@ class _Cut:
     slots: tuple[Callable[[int], Any] | None, ...]
 
     def keep(self, values: list[Any], size: int) -> tuple[Tensor, ...] | None:
-        """The values to keep with a batch; None if one is not what its slot says, so that the cut does not hold."""
+        """The values to keep with a batch; None if a value contradicts its slot, so that the cut does not hold."""
         for value, slot in zip(values, self.slots, strict=True):
             if not (len(value) == size if slot is None else _same(value, slot(size))):
                 return None
         return tuple(value for value, slot in zip(values, self.slots, strict=True) if slot is None)
 
     def complete(self, bypass: tuple[Tensor, ...], size: int) -> list[Any]:
+        """All values that bypass the layer, from those that `keep` returned."""
         kept = iter(bypass)
         return [next(kept) if slot is None else slot(size) for slot in self.slots]
 
@@ -183,7 +192,7 @@ def _prepare(traced: "_Traced", examples: list[Nested]) -> tuple[_Cut, list[fx.N
 
 
 def _slot(small: Any, large: Any, sizes: list[int]) -> Callable[[int], Any] | None:
-    """What a bypassing value is, judged by what it was for two batches of different size."""
+    """The slot of a value that bypasses the layer, judged by what it was for two batches of different size."""
     if isinstance(small, Tensor) and small.ndim and [len(small), len(large)] == sizes:
         return None
     if _same(small, large):
@@ -243,7 +252,7 @@ def _dependents(nodes: list[fx.Node], start: fx.Node) -> set[fx.Node]:
 def _find_head(
     candidate: Split, traced: "_Traced", cut: _Cut, bypass: list[fx.Node], example: Nested
 ) -> LinearHead | None:
-    """The tail's first linear layer, where the activation goes through it (flattened or not) and nowhere else."""
+    """The linear layer that takes the whole activation (flattened or not), if nothing else takes any of it."""
     graph_module, node = traced.graph_module, traced.marked
     while len(node.users) == 1:
         node = next(iter(node.users))
@@ -273,38 +282,12 @@ def _find_head(
     return head if _close(run(nn.functional.linear(flat, head.weight, head.bias), kept), logits) else None
 
 
-class _OneInput(nn.Module):
-    """Gives every network one input and its own name, so that default arguments keep their defaults."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Any) -> Any:
-        return self.model(inputs)
-
-
-class _OneInputLogits(_OneInput):
-    def forward(self, inputs: Any) -> Any:
-        return as_logits(self.model(inputs))
-
-
-class _PathTracer(fx.Tracer):
-    """Traces only the modules that contain the layer; all others stay whole, whatever happens inside them."""
-
-    def __init__(self, root: nn.Module, layer: str) -> None:
-        super().__init__()
-        parts = layer.split(".")
-        self.open = {root, *(root.get_submodule(".".join(parts[:i])) for i in range(1, len(parts)))}
-        self.target = root.get_submodule(layer)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
-        if m is self.target:
-            return True
-        return m not in self.open and not isinstance(m, nn.Sequential)
+# --- tracing ----------------------------------------------------------------------------------------------------------
 
 
 class _Traced(NamedTuple):
+    """A traced network: its graph, the node of the layer, and a function from an input to the graph's arguments."""
+
     graph_module: fx.GraphModule
     marked: fx.Node
     arguments: Callable[[Nested], list[Any]]
@@ -324,14 +307,19 @@ def _trace_symbolically(model: nn.Module, layer: str, _inputs: Nested) -> _Trace
     return _Traced(graph_module, _only(found), lambda inputs: [inputs])
 
 
-@torch.library.custom_op("mfh::mark", mutates_args=())
-def _mark(activation: Tensor) -> Tensor:
-    return activation.clone()
+class _PathTracer(fx.Tracer):
+    """Traces only the modules that contain the layer; all others stay whole, and may contain what cannot be traced."""
 
+    def __init__(self, root: nn.Module, layer: str) -> None:
+        super().__init__()
+        parts = layer.split(".")
+        self.open = {root, *(root.get_submodule(".".join(parts[:i])) for i in range(1, len(parts)))}
+        self.target = root.get_submodule(layer)
 
-@_mark.register_fake
-def _(activation: Tensor) -> Tensor:
-    return torch.empty_like(activation)
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
+        if m is self.target:
+            return True
+        return m not in self.open and not isinstance(m, nn.Sequential)
 
 
 def _trace_by_export(model: nn.Module, layer: str, inputs: Nested) -> _Traced:
@@ -349,9 +337,19 @@ def _trace_by_export(model: nn.Module, layer: str, inputs: Nested) -> _Traced:
     return _Traced(graph_module, _only(found), tree_leaves)
 
 
+@torch.library.custom_op("mfh::mark", mutates_args=())
+def _mark(activation: Tensor) -> Tensor:
+    return activation.clone()
+
+
+@_mark.register_fake
+def _(activation: Tensor) -> Tensor:
+    return torch.empty_like(activation)
+
+
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Tracing reports what it cannot do at length, although failing is an answer here."""
+    """Suppress what tracers log and print when they fail: here failing is an answer like any other."""
     before = logging.root.manager.disable
     try:
         logging.disable(logging.ERROR)
@@ -369,13 +367,38 @@ def _only(found: list[fx.Node]) -> fx.Node:
     return found[0]
 
 
+class _OneInput(nn.Module):
+    """Calls the network with one argument, so that tracing leaves its other arguments at their defaults."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Any) -> Any:
+        return self.model(inputs)
+
+
+class _OneInputLogits(_OneInput):
+    """The same for an exported network, which must return a tensor."""
+
+    def forward(self, inputs: Any) -> Any:
+        return as_logits(self.model(inputs))
+
+
+# --- verifying --------------------------------------------------------------------------------------------------------
+
+
+def _first(inputs: Nested, count: int) -> Nested:
+    return map_tensors(lambda tensor: tensor[:count], inputs)
+
+
 def _agrees(candidate: Split, inputs: Nested, activation: Tensor, logits: Tensor) -> bool:
     """Whether trunk and tail give what whole forwards give, also for an activation that no input produces."""
     passed = candidate(inputs)
-    # Reversed order and a changed scale: both need no randomness and move every entry.
+    # Reversing the samples and changing the scale moves every entry, without drawing random numbers.
     changed = activation.flip(0) * 0.75 + activation.mean() * 0.5
     whole = replace(candidate.model, candidate.layer, inputs, changed)
-    # The tail is run on several versions of a batch at once: a tail that mixes samples cannot be.
+    # Scores run the tail on several versions of a batch at once, which a tail that mixes samples does not allow.
     twice = map_tensors(lambda tensor: torch.cat([tensor, tensor]), passed.bypass)
     return (
         _close(passed.activation, activation)

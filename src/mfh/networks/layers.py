@@ -1,4 +1,4 @@
-"""Read and replace the output of a named layer, and rearrange it to channels."""
+"""Read and replace the output of a named layer, check it, and rearrange it to channels."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,107 +12,30 @@ from mfh.errors import InputError, close_names
 from mfh.networks.modes import eager
 
 
-def find_layer(model: nn.Module, layer: str) -> nn.Module:
-    """The submodule called `layer`.
-
-    Raises:
-        InputError: the network has no such layer; close names are listed.
-    """
-    modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
-    if not layer or layer not in modules:
-        known = [name for name in modules if name]
-        raise InputError(f"{type(model).__name__} has no layer {layer!r}; {close_names(layer, known)}")
-    return modules[layer]
-
-
-def as_logits(output: Any) -> Tensor:
-    """The logits in a network's output: the output itself, or its `.logits`.
-
-    Raises:
-        InputError: the output is something else, or has no class dimension.
-    """
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if not isinstance(logits, Tensor):
-        raise InputError(
-            f"a network returned a {type(output).__name__}; a tensor of logits (N, K), or an object with .logits, "
-            "was expected: wrap the network in a module that returns its logits"
-        )
-    if logits.ndim < 2:
-        raise InputError(
-            f"a network returned logits of shape {tuple(logits.shape)}; (N, K) with one column per class was expected"
-        )
-    return logits
-
-
-def check_activation(output: Any, layer: str, samples: int | None = None) -> Tensor:
-    """The layer's output, if it is a tensor with samples along dim 0.
-
-    Raises:
-        InputError: it is not.
-    """
-    if not isinstance(output, Tensor):
-        raise InputError(
-            f"layer {layer!r} returns a {type(output).__name__}; a tensor was expected: choose a layer whose output "
-            "is one tensor, or wrap it"
-        )
-    if not output.is_floating_point():
-        raise InputError(
-            f"layer {layer!r} returns {output.dtype}; floating point activations were expected: choose a later layer"
-        )
-    if output.ndim < 2 or (samples is not None and len(output) != samples):
-        raise InputError(
-            f"layer {layer!r} returns shape {tuple(output.shape)} for {samples} samples; samples along dim 0 and at "
-            "least one more dimension were expected"
-        )
-    return output
-
-
-def check_channel_dim(activation: Tensor, channel_dim: int, layer: str) -> int:
-    """`channel_dim` counted from the front.
-
-    Raises:
-        InputError: there is no such dimension, or it is the samples'.
-    """
-    if not -activation.ndim <= channel_dim < activation.ndim or channel_dim % activation.ndim == 0:
-        raise InputError(
-            f"channel_dim is {channel_dim}, but layer {layer!r} returns shape {tuple(activation.shape)}; "
-            f"choose 1 to {activation.ndim - 1} (dim 0 counts samples)"
-        )
-    return channel_dim % activation.ndim
-
-
-def to_channels(activation: Tensor, channel_dim: int) -> Tensor:
-    """Rearrange a layer's output to (N, C, P): samples, channels, positions."""
-    moved = activation.movedim(channel_dim, 1)
-    return moved.reshape(len(moved), moved.shape[1], -1)
-
-
-def from_channels(channels: Tensor, shape: torch.Size, channel_dim: int) -> Tensor:
-    """Undo `to_channels` for an output whose shape, but for the number of samples, is `shape`."""
-    moved = torch.empty(shape, device="meta").movedim(channel_dim, 1).shape
-    return channels.reshape(len(channels), *moved[1:]).movedim(1, channel_dim)
-
-
 def capture(model: nn.Module, layer: str, inputs: Nested) -> tuple[Tensor, Tensor]:
-    """Run the network once and read one layer on the way.
+    """Run the network once and read the output of one layer.
 
     Args:
-        model: returns logits.
-        layer: a name from `named_modules()`.
-        inputs: the network's one argument.
+        model: A network that returns logits.
+        layer: A name from `named_modules()`.
+        inputs: The network's one argument.
 
     Returns:
-        The layer's output (a copy, so later in-place changes do not reach it) and the logits.
+        The layer's output and the logits. The output is a copy, which later in-place operations do not change.
 
     Raises:
-        InputError: there is no such layer, it did not run exactly once, or its output is not a tensor.
+        InputError: There is no such layer, it did not run exactly once, or its output is not a tensor.
     """
     (activation,), logits = capture_all(model, [layer], inputs)
     return activation, logits
 
 
 def capture_all(model: nn.Module, layers: Sequence[str], inputs: Nested) -> tuple[list[Tensor], Tensor]:
-    """`capture` of several layers in one run: their outputs in the given order, and the logits."""
+    """Run the network once and read the outputs of several layers, see `capture`.
+
+    Returns:
+        The outputs in the order of `layers`, and the logits.
+    """
     captured: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     samples = num_samples(inputs)
 
@@ -135,16 +58,16 @@ def replace(model: nn.Module, layer: str, inputs: Nested, activation: Tensor) ->
     """Run the network with one layer's output replaced.
 
     Args:
-        model: returns logits.
-        layer: a name from `named_modules()`.
-        inputs: the network's one argument.
-        activation: what the layer shall return instead.
+        model: A network that returns logits.
+        layer: A name from `named_modules()`.
+        inputs: The network's one argument.
+        activation: The tensor that replaces the layer's output.
 
     Returns:
         The logits.
 
     Raises:
-        InputError: there is no such layer, or it did not run exactly once.
+        InputError: There is no such layer, or it did not run exactly once.
     """
     calls = 0
 
@@ -160,9 +83,22 @@ def replace(model: nn.Module, layer: str, inputs: Nested, activation: Tensor) ->
     return logits
 
 
+def find_layer(model: nn.Module, layer: str) -> nn.Module:
+    """The submodule called `layer`.
+
+    Raises:
+        InputError: The network has no such layer; the message lists close names.
+    """
+    modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+    if not layer or layer not in modules:
+        known = [name for name in modules if name]
+        raise InputError(f"{type(model).__name__} has no layer {layer!r}; {close_names(layer, known)}")
+    return modules[layer]
+
+
 @contextmanager
 def hooked(module: nn.Module, function: Callable[[nn.Module, Any, Any], Any]) -> Iterator[None]:
-    """Call `function` after every forward of the module; compiled networks run uncompiled meanwhile."""
+    """Register `function` as a forward hook of the module; meanwhile compiled networks run uncompiled."""
     handle = module.register_forward_hook(function)
     try:
         with eager():
@@ -174,6 +110,92 @@ def hooked(module: nn.Module, function: Callable[[nn.Module, Any, Any], Any]) ->
 def _check_once(layer: str, calls: int) -> None:
     if calls != 1:
         raise InputError(
-            f"layer {layer!r} ran {calls} times in one forward; exactly once is needed"
-            + (": give each use its own module, or choose another layer" if calls else ": choose a layer that is used")
+            f"layer {layer!r} ran {calls} times in one forward, but exactly once was expected; "
+            + ("give each use its own module, or choose another layer" if calls else "choose a layer that is used")
         )
+
+
+def as_logits(output: Any) -> Tensor:
+    """The logits in a network's output: the output itself, or its `.logits`.
+
+    Raises:
+        InputError: The output is something else, or it has no class dimension.
+    """
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise InputError(
+            f"a network returned a {type(output).__name__}; a tensor of logits (N, K), or an object with .logits, "
+            "was expected; wrap the network in a module that returns its logits"
+        )
+    if logits.ndim < 2:
+        raise InputError(
+            f"a network returned logits of shape {tuple(logits.shape)}; (N, K) with one column per class was expected; "
+            "wrap the network in a module that returns its logits"
+        )
+    return logits
+
+
+def check_activation(output: Any, layer: str, samples: int | None = None) -> Tensor:
+    """The layer's output, if it is a floating point tensor with samples along dim 0.
+
+    Args:
+        output: What the layer returned.
+        layer: The layer's name, for the message.
+        samples: The number of samples in the batch; None if it is unknown.
+
+    Raises:
+        InputError: The output is something else.
+    """
+    if not isinstance(output, Tensor):
+        raise InputError(
+            f"layer {layer!r} returns a {type(output).__name__}; a tensor was expected; choose a layer whose output "
+            "is one tensor, or wrap it"
+        )
+    if not output.is_floating_point():
+        raise InputError(
+            f"layer {layer!r} returns {output.dtype}; floating point activations were expected; choose a later layer"
+        )
+    for_samples = "" if samples is None else f" for {samples} samples"
+    if output.ndim < 2 or (samples is not None and len(output) != samples):
+        raise InputError(
+            f"layer {layer!r} returns shape {tuple(output.shape)}{for_samples}; samples along dim 0 and at "
+            "least one more dimension were expected; choose another layer"
+        )
+    return output
+
+
+def check_channel_dim(activation: Tensor, channel_dim: int, layer: str) -> int:
+    """`channel_dim` counted from the front.
+
+    Raises:
+        InputError: There is no such dimension, or it is dim 0, which counts samples.
+    """
+    if not -activation.ndim <= channel_dim < activation.ndim or channel_dim % activation.ndim == 0:
+        raise InputError(
+            f"channel_dim is {channel_dim}, but layer {layer!r} returns shape {tuple(activation.shape)}; "
+            f"choose 1 to {activation.ndim - 1} (dim 0 counts samples)"
+        )
+    return channel_dim % activation.ndim
+
+
+def to_channels(activation: Tensor, channel_dim: int) -> Tensor:
+    """Rearrange a layer's output to (N, C, P): samples, channels, positions.
+
+    Args:
+        activation: The layer's output, samples along dim 0.
+        channel_dim: The dimension of the output that counts channels.
+    """
+    moved = activation.movedim(channel_dim, 1)
+    return moved.reshape(len(moved), moved.shape[1], -1)
+
+
+def from_channels(channels: Tensor, shape: torch.Size, channel_dim: int) -> Tensor:
+    """Undo `to_channels`.
+
+    Args:
+        channels: (N, C, P).
+        shape: The shape of the layer's output; its number of samples may differ.
+        channel_dim: The dimension of the output that counts channels.
+    """
+    moved = torch.empty(shape, device="meta").movedim(channel_dim, 1).shape
+    return channels.reshape(len(channels), *moved[1:]).movedim(1, channel_dim)

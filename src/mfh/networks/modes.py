@@ -1,4 +1,4 @@
-"""Networks as they are found and as they must be: eval mode, devices, compiled networks, fingerprints."""
+"""How networks are run here (eval mode, devices, uncompiled), and the fingerprint of their weights."""
 
 import hashlib
 import sys
@@ -9,6 +9,35 @@ import torch
 from torch import Tensor, nn
 
 from mfh.errors import InputError
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Run the networks in eval mode without gradients; every submodule's mode is restored, also after an exception.
+
+    Meanwhile attention does not use PyTorch's fused path, and compiled networks run uncompiled. The global random
+    state is restored as well, because merely iterating over a DataLoader draws from it.
+
+    Raises:
+        InputError: A network is on the meta device and has no weights.
+    """
+    check_weights(*models)
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        for model in models:
+            model.eval()
+        # The caller may be in inference mode, but the tail's matrix is computed from gradients.
+        with (
+            unfused_attention(),
+            eager(),
+            torch.random.fork_rng(devices=[]),
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 @contextmanager
@@ -24,7 +53,7 @@ def unfused_attention() -> Iterator[None]:
 
 @contextmanager
 def eager() -> Iterator[None]:
-    """Run what `torch.compile` made as the Python it was made from: compiled code does not call hooks added later."""
+    """Run compiled networks as plain Python: compiled code does not call hooks that are added later."""
     if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes a second
         yield
         return
@@ -32,100 +61,14 @@ def eager() -> Iterator[None]:
         yield
 
 
-def original(model: nn.Module) -> nn.Module:
-    """The network that `torch.compile` was given, or the network itself."""
-    inner = model._modules.get("_orig_mod")
-    return model if inner is None else inner
-
-
-def original_layer(layer: str) -> str:
-    """A layer's name in the `original` network."""
-    return layer.removeprefix("_orig_mod.")
-
-
-def devices_of(model: nn.Module) -> set[torch.device]:
-    """All devices that hold a part of the network."""
-    return {tensor.device for tensor in (*model.parameters(), *model.buffers())}
-
-
-def check_one_device(model: nn.Module, what: str) -> None:
-    """Refuse a network that is spread over several devices.
-
-    Raises:
-        InputError: it is.
-    """
-    devices = devices_of(model)
-    if len(devices) > 1:
-        names = ", ".join(sorted(map(str, devices)))
-        raise InputError(f"the {what} is spread over several devices ({names}); this works on one: move it there")
-
-
-def check_weights(*models: nn.Module) -> None:
-    """Refuse networks without weights, on the meta device.
-
-    Raises:
-        InputError: there is one.
-    """
-    for model in models:
-        if torch.device("meta") in devices_of(model):
-            raise InputError(
-                f"{type(model).__name__} has parts on the meta device, which holds no values; load its weights first"
-            )
-
-
-@contextmanager
-def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; every submodule's mode is restored, also after an exception.
-
-    Attention's fused path is off meanwhile, and compiled networks run uncompiled. The global random state is restored
-    as well: merely iterating over a DataLoader draws from it.
-
-    Raises:
-        InputError: a network has no weights.
-    """
-    check_weights(*models)
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    try:
-        for model in models:
-            model.eval()
-        # A caller's inference mode is lifted: the tail's matrix comes from gradients.
-        with (
-            unfused_attention(),
-            eager(),
-            torch.random.fork_rng(devices=[]),
-            torch.inference_mode(False),
-            torch.no_grad(),
-        ):
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def find_device(device: torch.device | str | None = None) -> torch.device:
-    """A device that is there; without a name a GPU if there is one, otherwise the CPU.
-
-    Raises:
-        InputError: there is no such device.
-    """
-    try:
-        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise InputError(
-            f"there is no device {str(device)!r} here; choose 'cpu', or install a PyTorch built for it"
-        ) from None
-    return found
-
-
 @contextmanager
 def placed(device: torch.device | str | None, *models: nn.Module) -> Iterator[None]:
-    """Move the networks to `device` and back afterwards.
+    """Move the networks to `device`, and back afterwards.
 
-    None leaves them where they are, and so does a network that is spread over several devices: it has its places.
+    With None the networks stay where they are. A network that is spread over several devices always stays.
 
     Raises:
-        InputError: there is no such device, or a network has no weights.
+        InputError: There is no such device, or a network is on the meta device and has no weights.
     """
     check_weights(*models)
     if device is None:
@@ -142,15 +85,85 @@ def placed(device: torch.device | str | None, *models: nn.Module) -> Iterator[No
             model.to(home)
 
 
+def find_device(device: torch.device | str | None = None) -> torch.device:
+    """The device of that name; without a name a GPU if there is one, otherwise the CPU.
+
+    Raises:
+        InputError: There is no such device on this machine.
+    """
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise InputError(
+            f"there is no device {str(device)!r} here; choose 'cpu', or install a PyTorch built for it"
+        ) from None
+    return found
+
+
 def device_of(model: nn.Module) -> torch.device:
-    """Where the network's first parameter or buffer is; the CPU if it has none."""
+    """The device of the network's first parameter or buffer; the CPU if it has none."""
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
 
 
+def devices_of(model: nn.Module) -> set[torch.device]:
+    """All devices that hold a part of the network."""
+    return {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+
+
+def check_one_device(model: nn.Module, what: str) -> None:
+    """Refuse a network that is spread over several devices.
+
+    Args:
+        model: The network.
+        what: The network's name in the message, for instance "teacher".
+
+    Raises:
+        InputError: The network has parts on several devices.
+    """
+    devices = devices_of(model)
+    if len(devices) > 1:
+        names = ", ".join(sorted(map(str, devices)))
+        raise InputError(
+            f"the {what} is spread over several devices ({names}), but one device was expected; move it to one"
+        )
+
+
+def check_weights(*models: nn.Module) -> None:
+    """Refuse networks on the meta device, which have shapes but no values.
+
+    Raises:
+        InputError: A network has a part on the meta device.
+    """
+    for model in models:
+        if torch.device("meta") in devices_of(model):
+            raise InputError(
+                f"{type(model).__name__} has parts on the meta device, which holds no values; load its weights first"
+            )
+
+
+def original(model: nn.Module) -> nn.Module:
+    """The network that `torch.compile` was given, or the network itself if it is not compiled."""
+    inner = model._modules.get("_orig_mod")
+    return model if inner is None else inner
+
+
+def original_layer(layer: str) -> str:
+    """The layer's name in the `original` network: `torch.compile` puts a prefix before it."""
+    return layer.removeprefix("_orig_mod.")
+
+
 def fingerprint(model: nn.Module) -> str:
-    """A digest of all weights and buffers (names, types, shapes, values), the same on every device."""
+    """A digest of all weights and buffers (names, types, shapes, values), the same on every device.
+
+    Two networks with the same fingerprint have the same weights. A saliency and a mask carry the fingerprint of their
+    teacher, so that they are not used with another network.
+
+    Raises:
+        InputError: The network is on the meta device and has no weights.
+    """
     check_weights(model)
     digest = hashlib.sha256()
     for name, tensor in original(model).state_dict().items():

@@ -1,4 +1,4 @@
-"""Which channels of a teacher can cross (Algorithm 1, step 2, and the probe), and the masks made from that."""
+"""Which teacher channels carry information that the student's modality has too, and masks made from such scores."""
 
 from mfh.saliency.masks import ChannelMask, FocusedTeacher, mask_channels
 from mfh.saliency.scores import ChannelSaliency, channel_saliency, soft_weights

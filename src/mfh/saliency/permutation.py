@@ -1,10 +1,10 @@
 """Algorithm 1, step 2: how much the distance to the student rises when one channel is permuted over samples.
 
-Two ways to the same expectation. *Exact* averages over all permutations in closed form, where the tail is affine
-in the activation: h = W z + b. *Sampled* draws M permutations of the whole data set and re-runs the tail.
+There are two ways to the same expectation. *Exact* averages over all permutations in closed form; it needs a tail that
+is affine in the activation, h = W z + b. *Sampled* draws M permutations of the whole data set and runs the tail again.
 
-The exact mean squared error. Permuting channel c replaces its contribution u_i = W_c z_ic to the logits of sample i
-by u_j of a sample j drawn uniformly from the data. With r = h - s, the teacher's logits less the student's,
+The exact mean squared error: permuting channel c replaces its contribution u_i = W_c z_ic to the logits of sample i by
+u_j, where sample j is drawn uniformly from the data. With r = h - s, the teacher's logits minus the student's,
 
     E |r_i + u_j - u_i|^2 - E |r_i|^2 = 2 sum_k [ var(u_k) - cov(r_k, u_k) ],
 
@@ -34,10 +34,10 @@ Distance = Literal["mse", "l1"] | Callable[[Tensor, Tensor], Tensor]
 Permutations = Literal["auto", "exact"] | int
 
 AUTO_PERMUTATIONS = 10
-# Elements worked on at once: what stays in a processor's cache, or what keeps a GPU busy.
+# How many elements are worked on at once: few enough for a processor's cache, or enough to keep a GPU busy.
 _CHUNK_ELEMENTS_CPU, _CHUNK_ELEMENTS_GPU = 2**19, 2**26
 
-# Outputs times activations, up to which the tail's matrix is worth having; the outputs of dense prediction are many.
+# The tail's matrix is computed up to this size, outputs times activations; dense prediction has many outputs.
 _MATRIX_ELEMENTS = 2**26
 
 
@@ -52,18 +52,18 @@ class NotAffineError(Exception):
 def permutation_scores(
     reader: Reader, *, agreement: bool, distance: Distance, permutations: Permutations, seed: int, track: Any = iter
 ) -> Estimate:
-    """Scores of all channels.
+    """The scores of all channels by permutation.
 
     Args:
-        reader: of the networks and the data.
-        agreement: leave out what does not involve the student: 2/K * cov(student logits, contribution).
-        distance: between logits; "mse" if `agreement`.
-        permutations: "exact", a number, or "auto": exact where the tail is affine, otherwise 10.
-        seed: of the drawn permutations.
-        track: wraps the long loops, to show progress.
+        reader: The reader of both networks and the data.
+        agreement: Whether to keep only the part that involves the student: 2/K * cov(student logits, contribution).
+        distance: The distance between logits; it must be "mse" with `agreement`.
+        permutations: "exact", a number, or "auto": exact where the tail is affine, otherwise 10 permutations.
+        seed: The random seed of the drawn permutations.
+        track: A function that wraps the long loops to show progress.
 
     Raises:
-        InputError: data or networks cannot be used, or "exact" was asked for where it does not exist.
+        InputError: The data or a network cannot be used, or `permutations` is "exact" and there is no closed form.
     """
     if permutations in ("auto", "exact"):
         try:
@@ -75,7 +75,7 @@ def permutation_scores(
         except NotAffineError as reason:
             if permutations == "exact":
                 raise InputError(
-                    f"permutations is 'exact', but {reason}; give a number of permutations, or 'auto'"
+                    f"permutations is 'exact', but {reason}; choose a number of permutations, or 'auto'"
                 ) from None
         permutations = AUTO_PERMUTATIONS
     assert isinstance(permutations, int)
@@ -86,10 +86,10 @@ def permutation_scores(
 
 
 class _Affinity:
-    """The tail's matrix, and the proof on every batch that the tail is affine.
+    """The tail's matrix W, and a check on every batch that the tail is affine.
 
-    W comes from one vector-Jacobian product per logit. In every sample half of the channels are taken from the sample
-    before it, even ones and odd ones in turn, and what W predicts is compared with the tail itself.
+    W comes from one vector-Jacobian product per logit. For the check, half of the channels of every sample are taken
+    from the sample before it, even and odd ones in turn, and what W predicts is compared with what the tail returns.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -100,7 +100,11 @@ class _Affinity:
         self._error = self._size = torch.zeros(())
 
     def check(self, read: Read) -> Tensor:
-        """Check one batch and return W."""
+        """Check one batch and return W.
+
+        Raises:
+            NotAffineError: W is too large, or (only in the first batch) the tail contradicts it.
+        """
         first = self.matrix is None
         if self.matrix is None:
             outputs, inputs = read.teacher_logits.shape[1], read.activation[0].numel()
@@ -125,18 +129,22 @@ class _Affinity:
         self._error = torch.maximum(self._error, (moved - expected).abs().amax())
         self._size = torch.maximum(self._size, torch.maximum(read.teacher_logits.abs().amax(), moved.abs().amax()))
         self._samples += len(z)
-        if first and world_size() == 1:  # several processes must agree, which they do at the end
+        if first and world_size() == 1:  # several processes must come to one decision, which they do at the end
             self.conclude()
         return self.matrix
 
     def conclude(self) -> None:
-        """Raise NotAffineError if a batch, of any process, contradicted W."""
+        """Decide once all batches were checked.
+
+        Raises:
+            NotAffineError: A batch of any process contradicted W.
+        """
         allowed = 8 * relative_tolerance(self.reader.precision) * float(self._size)
         error, allowed = max(gather((float(self._error), allowed)), key=_excess)
         if _excess((error, allowed)) > 0:
             raise NotAffineError(
-                f"the network after layer {self.reader.layer!r} is not affine (exchanging channels between samples "
-                f"misses the linear prediction by {error:.3g})"
+                f"the network after layer {self.reader.layer!r} is not affine (when channels are exchanged between "
+                f"samples, its output differs from the linear prediction by {error:.3g})"
             )
 
 
@@ -167,9 +175,9 @@ def _tail_matrix(reader: Reader, read: Read) -> Tensor:
 
 @dataclass
 class _Moments:
-    """Count, means and centred products, merged pairwise (Chan, Golub & LeVeque 1983) in float64.
+    """Count, means and centred products in float64, merged pairwise (Chan, Golub & LeVeque 1983).
 
-    Legend: K logits, C channels, P positions.
+    Shapes: K logits, C channels, P positions.
     """
 
     count: int
@@ -208,7 +216,7 @@ def _double(tensor: Tensor) -> Tensor:
 
 
 def _contribution_power(z: Tensor, matrix: Tensor) -> Tensor:
-    """(C,): squared length of every channel's contribution W_c z_c to the logits, over all samples; z is (N, C, P)."""
+    """(C,): the squared length of every channel's contribution W_c z_c, summed over samples; z is (N, C, P)."""
     if z.shape[2] == 1:
         return z[:, :, 0].square().sum(0) * matrix.square().sum((0, 2))
     z, matrix = z.transpose(0, 1), matrix.permute(1, 2, 0)
@@ -278,14 +286,14 @@ def _exact_l1(reader: Reader, track: Any) -> Estimate:
 
 
 def mean_absolute_sums(a: Tensor, b: Tensor) -> Tensor:
-    """For every a, the mean of |a + b_j| over all j, in O(N log N) by sorting and prefix sums.
+    """For every entry of `a`, the mean of |a + b_j| over all j, in O(N log N) by sorting and prefix sums.
 
     Args:
         a: (..., N).
-        b: (..., M), leading dimensions as a's.
+        b: (..., M), with the same leading dimensions as `a`.
 
     Returns:
-        (..., N).
+        (..., N), the means.
 
     Example:
         >>> mean_absolute_sums(torch.tensor([1.0, -2.0]), torch.tensor([0.0, 4.0]))
@@ -293,7 +301,7 @@ def mean_absolute_sums(a: Tensor, b: Tensor) -> Tensor:
     """
     ordered = b.sort(-1).values.contiguous()
     sums = torch.nn.functional.pad(ordered.cumsum(-1), (1, 0))
-    below = torch.searchsorted(ordered, (-a).contiguous())  # how many b_j make a + b_j negative
+    below = torch.searchsorted(ordered, (-a).contiguous())  # the number of b_j that make a + b_j negative
     count = b.shape[-1]
     return (sums[..., -1:] - 2 * sums.gather(-1, below) + a * (count - 2 * below)) / count
 
@@ -321,15 +329,15 @@ def _sampled(reader: Reader, agreement: bool, distance: Distance, repeats: int, 
     measure = _agreement(share_rows(student_logits)) if agreement else distance
     offset = sum(gather(len(mine))[: rank()])
 
-    # The same M permutations serve every channel: few to draw, and channels are compared on common ground.
+    # The same M permutations serve every channel: fewer are drawn, and channels are compared under the same conditions.
     generator = torch.Generator().manual_seed(seed)
     permutations = [torch.randperm(count, generator=generator) for _ in range(repeats)]
 
     width = reader.to_channels(mine[:1]).shape[1]
     totals = torch.zeros(repeats, width, dtype=torch.float64)
     base = torch.zeros((), dtype=torch.float64)
-    # Where the tail is a whole forward, its input is read again. Should that come in another order, other samples
-    # meet the same donors, which is a random permutation all the same.
+    # Where the tail is a whole forward, its input is read again. If the data then come in another order, other samples
+    # get the same donors, which is a random permutation as well.
     again = any(gather(again))
     stored = (mine, student_logits, [rows.finish() for rows in bypasses])
     for block in track(reader if again else _blocks(reader, *stored)):
@@ -356,8 +364,8 @@ def _sampled(reader: Reader, agreement: bool, distance: Distance, repeats: int, 
 def _blocks(
     reader: Reader, activation: Tensor, student_logits: Tensor, bypasses: list[Tensor], size: int = 512
 ) -> Iterator[Read]:
-    """The data again, from what was kept."""
-    home = device_of(reader.teacher)
+    """The same data a second time, from what was kept."""
+    home = device_of(reader.teacher.network)
     for start in range(0, len(activation), size):
         rows = slice(start, start + size)
         z, bypass = activation[rows].to(home), tuple(b[rows].to(home) for b in bypasses)
@@ -366,7 +374,7 @@ def _blocks(
 
 
 def _permuted_sums(reader: Reader, block: Read, donors: Tensor, measure: Distance) -> Tensor:
-    """(C,) sums over the block's samples of the distance with one channel at a time taken from `donors`."""
+    """(C,): the distance, summed over the block's samples, with one channel at a time taken from `donors`."""
     split = reader.split
     z, taken = reader.to_channels(block.activation), reader.to_channels(donors)
     count, width, positions = z.shape
@@ -376,7 +384,7 @@ def _permuted_sums(reader: Reader, block: Read, donors: Tensor, measure: Distanc
         hidden = nn.functional.linear(z.flatten(1), head.weight, head.bias)
         change = (taken - z).transpose(0, 1).contiguous()
         by_channel = head.weight.T.reshape(width, positions, len(head.weight))
-    # A network that could not be cut may mix the samples of a batch: give it one channel at a time.
+    # A network that could not be cut may mix the samples of a batch, so it gets one channel at a time.
     elements = z.numel() if head is None else hidden.numel()
     step = 1 if whole else max(1, min(width, _chunk(z) // elements))
     sums = []
@@ -385,7 +393,7 @@ def _permuted_sums(reader: Reader, block: Read, donors: Tensor, measure: Distanc
         group = chosen.stop - c
         bypass = block.bypass if group == 1 else map_tensors(functools.partial(_repeat, times=group), block.bypass)
         if head is not None:
-            # Changing one channel is a change of rank P in the first linear layer.
+            # Changing one channel is a change of rank P in the output of the first linear layer.
             moved = torch.baddbmm(hidden, change[chosen], by_channel[chosen])
             logits = head.rest(moved.flatten(0, 1), bypass)
         else:
@@ -404,10 +412,10 @@ def _repeat(tensor: Tensor, times: int) -> Tensor:
 
 
 def _per_sample(distance: Distance, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-    """(N,) distances.
+    """(N,): the distance of every sample.
 
     Raises:
-        InputError: a callable distance returns another shape.
+        InputError: A callable distance returns another shape.
     """
     if distance == "mse":
         return (teacher_logits - student_logits).square().mean(1)

@@ -1,4 +1,4 @@
-"""Which channels of a teacher carry what the student's modality has too (Algorithm 1, step 2, and the probe)."""
+"""Which channels of a teacher carry what the student's modality shows too (Algorithm 1, step 2, and the probe)."""
 
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
@@ -14,8 +14,9 @@ from torch import nn
 from mfh import files
 from mfh.data.pairs import as_batch, check_rereadable, to_device
 from mfh.errors import InputError, close_names
+from mfh.networks.frozen import Frozen
 from mfh.networks.layers import capture, check_channel_dim
-from mfh.networks.modes import check_one_device, device_of, evaluating, fingerprint, original, original_layer, placed
+from mfh.networks.modes import check_one_device, device_of, evaluating, original_layer, placed
 from mfh.parallel.distributed import gather
 from mfh.saliency.masks import ChannelMask
 from mfh.saliency.permutation import Distance, Permutations, permutation_scores
@@ -27,25 +28,150 @@ MaskKind = Literal["general", "specific", "random", "soft"]
 Fill = Literal["mean", "zero"]
 
 
+def channel_saliency(
+    teacher: nn.Module | Frozen,
+    student: nn.Module | Frozen,
+    pairs: Iterable[Any],
+    *,
+    layer: str,
+    channel_dim: int = 1,
+    student_layer: StudentLayer = None,
+    score: Score = "distance",
+    distance: Distance = "mse",
+    permutations: Permutations = "auto",
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> "ChannelSaliency":
+    """Score every channel of one teacher layer for how modality-general it is.
+
+    There are three scores:
+
+    * "distance" is Algorithm 1, step 2 of Xue et al. (ICLR 2023): permute one channel over all samples and measure how
+      much the distance of the teacher's logits to the student's rises. It needs an aligned pair (`align`).
+    * "agreement" is the part of that rise which involves the student, 2/K * cov(student logits, contribution of the
+      channel). It is free of the redundancy between correlated channels.
+    * "probe" is the cross-fitted R^2 of a ridge regression from the student's features to the channel. It needs no
+      joint training.
+
+    Networks run in eval mode without gradients; modes, devices, gradients and global random state are left as they
+    were. Under torch.distributed each process passes a disjoint part of the data.
+
+    Args:
+        teacher: An `nn.Module` that returns logits (N, K).
+        student: An `nn.Module` that returns logits (N, K).
+        pairs: The (teacher_input, student_input, target) batches: a DataLoader, or another iterable that can be read
+            several times. Use the training split.
+        layer: The teacher's layer, a name from `named_modules()`. Its output has samples along dim 0.
+        channel_dim: The dimension of that output that counts channels.
+        student_layer: The student's layer whose flattened output the probe regresses on, or several, whose outputs are
+            concatenated. "input" means the student's input, unless a layer has that name. By default the probe reads
+            the flattened input of the student's last leaf module with parameters.
+        score: The kind of score: "distance", "agreement" or "probe".
+        distance: The distance between logits: "mse", "l1", or a callable (teacher_logits, student_logits) that returns
+            one value per sample. The scores "agreement" and "probe" take "mse" only.
+        permutations: How permutations are averaged. "exact" averages over all of them in closed form and needs a tail
+            that is affine in the layer's output. A number draws that many permutations of the whole data set. "auto" is
+            exact where possible and otherwise draws 10.
+        seed: The random seed of the drawn permutations and of the probe's folds.
+        device: The device to run on (default: where each network is).
+        progress: Whether to show a progress bar.
+
+    Raises:
+        InputError: An argument is not as described, there are fewer than two samples, or logits or scores are not
+            finite.
+
+    Example:
+        >>> teacher, student = nn.Linear(4, 2), nn.Linear(3, 2)
+        >>> teacher = nn.Sequential(nn.Identity(), teacher)
+        >>> pairs = [(torch.randn(50, 4), torch.randn(50, 3), torch.zeros(50))]
+        >>> saliency = channel_saliency(teacher, student, pairs, layer="0")
+        >>> saliency.scores.shape, saliency.permutations
+        ((4,), 'exact')
+    """
+    if score not in get_args(Score):
+        raise InputError(f"score is {score!r}; choose one of {', '.join(get_args(Score))}")
+    if not callable(distance) and distance not in ("mse", "l1"):
+        raise InputError(f"distance is {distance!r}; choose 'mse', 'l1' or a callable")
+    if score != "distance" and distance != "mse":
+        raise InputError(f"distance is {distance!r}, but score {score!r} takes only 'mse'; use score='distance'")
+    if permutations not in ("auto", "exact"):
+        if isinstance(permutations, bool) or not isinstance(permutations, Integral) or permutations < 1:
+            raise InputError(f"permutations is {permutations!r}; choose 'exact', 'auto' or a number from 1")
+        permutations = int(permutations)
+    check_rereadable(pairs)
+    teacher, student, layer = Frozen.of(teacher), Frozen.of(student), original_layer(layer)
+    student_layers = layer_names(student_layer)
+    check_one_device(teacher.network, "teacher")
+    check_one_device(student.network, "student")
+    track = _tracker(progress, f"saliency of {layer}")
+    with placed(device, teacher.network, student.network), evaluating(teacher.network, student.network):
+        if score == "probe":
+            estimate = probe_scores(
+                teacher,
+                student,
+                pairs,
+                layer=layer,
+                channel_dim=channel_dim,
+                student_layer=student_layers or None,
+                seed=seed,
+                track=track,
+            )
+        else:
+            estimate = permutation_scores(
+                Reader(teacher, student, pairs, layer, channel_dim),
+                agreement=score == "agreement",
+                distance=distance,
+                permutations=permutations,
+                seed=seed,
+                track=track,
+            )
+        teacher_digest, student_digest = teacher.fingerprint, student.fingerprint
+    if not bool(torch.isfinite(estimate.scores).all()):
+        raise InputError(
+            f"{int((~torch.isfinite(estimate.scores)).sum())} of {len(estimate.scores)} scores are NaN or infinite "
+            "although all logits are finite; check the distance, and the activations and weights for overflow"
+        )
+    return ChannelSaliency(
+        scores=estimate.scores.numpy(),
+        standard_error=estimate.standard_error.numpy(),
+        baseline=estimate.baseline,
+        means=estimate.means.numpy(),
+        layer=layer,
+        channel_dim=channel_dim if channel_dim > 0 else estimate.means.ndim + 1 + channel_dim,
+        score=score,
+        distance=distance_name(distance),
+        permutations=estimate.permutations,
+        samples=estimate.samples,
+        fingerprint=teacher_digest,
+        student_fingerprint=student_digest,
+        student_layer=", ".join(student_layers) if score == "probe" else "",
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class ChannelSaliency:
     """How modality-general each channel of a teacher's layer is. Made by `channel_saliency`.
 
     Args:
-        scores: (C,); larger is more general. "distance": the rise of the distance to the student over the unpermuted
-            one, E[Dist_c] - Dist. "agreement": its part that involves the student. "probe": cross-fitted R^2.
-        standard_error: (C,) of the scores; zero when exact, NaN after a single permutation.
-        baseline: the distance between unpermuted teacher and student logits.
-        means: (C, *positions) mean activation over the data.
-        layer: of the teacher.
-        channel_dim: the dimension of the layer's output that counts channels.
-        score: "distance", "agreement" or "probe".
+        scores: (C,), one score per channel; larger is more general. "distance": how much the distance to the student
+            rises over the unpermuted one, E[Dist_c] - Dist. "agreement": the part of it that involves the student.
+            "probe": the cross-fitted R^2.
+        standard_error: (C,), the standard error of the scores; zero where they are exact, NaN after a single
+            permutation.
+        baseline: The distance between the unpermuted logits of teacher and student.
+        means: (C, *positions), the mean activation over the data.
+        layer: The teacher's layer, a name from `named_modules()`.
+        channel_dim: The dimension of the layer's output that counts channels.
+        score: The kind of score: "distance", "agreement" or "probe".
         distance: "mse", "l1" or the name of a callable; "given" for scores computed elsewhere.
-        permutations: "exact", how many were drawn, or None for the probe and for scores computed elsewhere.
-        samples: pairs read.
-        fingerprint: of the teacher's weights.
-        student_fingerprint: of the student's weights.
-        student_layer: whose output the probe read, several separated by commas; empty for its default.
+        permutations: "exact", the number of permutations drawn, or None for the probe and for scores computed
+            elsewhere.
+        samples: The number of pairs read.
+        fingerprint: The fingerprint of the teacher's weights.
+        student_fingerprint: The fingerprint of the student's weights; empty for scores computed elsewhere.
+        student_layer: The student's layer whose output the probe read, several separated by commas; empty for the
+            default and for the other scores.
     """
 
     scores: NDArray[np.float64]
@@ -64,28 +190,28 @@ class ChannelSaliency:
 
     @property
     def normalized(self) -> NDArray[np.float64]:
-        """(C,) scores mapped linearly to [0, 1]; all zero if they are all the same."""
+        """(C,): the scores mapped linearly to [0, 1]; all zero if all scores are equal."""
         span = np.ptp(self.scores)
         return (self.scores - self.scores.min()) / span if span else np.zeros_like(self.scores)
 
     @property
     def ranking(self) -> NDArray[np.intp]:
-        """(C,) channel indices, most modality-general first; ties in order of index."""
+        """(C,): channel indices, the most modality-general first; equal scores in order of index."""
         return np.argsort(-self.scores, kind="stable")
 
     def mask(self, kind: MaskKind, ratio: float | None = None, *, fill: Fill = "mean", seed: int = 0) -> ChannelMask:
-        """A mask for the teacher that was scored.
+        """Make a mask for the teacher that was scored.
 
         Args:
-            kind: "general" removes the least salient channels, "specific" the most salient, "random" channels drawn
-                without replacement; "soft" keeps each channel in proportion: by `soft_weights` of the probe's R^2, or
-                by another score as `normalized`.
-            ratio: fraction of channels removed, in [0, 1), rounded down to whole channels; not for "soft".
-            fill: what a removed channel becomes: its data-set "mean", or "zero".
-            seed: of "random".
+            kind: Which channels the mask removes. "general" removes those with the lowest scores, "specific" those with
+                the highest, "random" any, drawn without replacement. "soft" removes none and weights all of them: by
+                `soft_weights` of the probe's R^2, or by `normalized` for the other scores.
+            ratio: The fraction of channels to remove, in [0, 1), rounded down to whole channels; none for "soft".
+            fill: What a removed channel becomes: its "mean" over the data set, or "zero".
+            seed: The random seed of a "random" mask.
 
         Raises:
-            InputError: unknown kind or fill, a missing or superfluous ratio, or one outside [0, 1).
+            InputError: The kind or the fill is unknown, or the ratio is missing, superfluous or outside [0, 1).
         """
         if kind not in get_args(MaskKind):
             raise InputError(f"kind of mask is {kind!r}; {close_names(str(kind), list(get_args(MaskKind)))}")
@@ -99,7 +225,7 @@ class ChannelSaliency:
         else:
             if ratio is None or not 0 <= ratio < 1:
                 raise InputError(
-                    f"ratio is {ratio}; a {kind} mask needs the fraction to remove, at least 0 and below 1"
+                    f"ratio is {ratio}; a {kind} mask needs the fraction of channels to remove, at least 0 and below 1"
                 )
             count = int(ratio * width + 1e-9)
             order = {
@@ -124,7 +250,7 @@ class ChannelSaliency:
     def from_scores(
         cls,
         scores: ArrayLike,
-        teacher: nn.Module,
+        teacher: nn.Module | Frozen,
         pairs: Iterable[Any],
         *,
         layer: str,
@@ -132,22 +258,22 @@ class ChannelSaliency:
         score: Score = "distance",
         device: torch.device | str | None = None,
     ) -> "ChannelSaliency":
-        """A saliency from scores computed elsewhere: published ones, or by a method of your own.
+        """Make a saliency from scores computed elsewhere: published scores, or those of a method of your own.
 
-        The channels' means, which masks need, are taken in one pass of the teacher over the pairs. Under
+        The teacher is run once over the pairs to compute the channels' means, which masks need. Under
         torch.distributed each process passes a disjoint part of the data.
 
         Args:
-            scores: (C,), larger is more general.
-            teacher: the network whose channels were scored.
-            pairs: as in `channel_saliency`; the student's input is not read.
-            layer: of the teacher.
-            channel_dim: the dimension of that layer's output that counts channels.
-            score: what to call the scores. "probe" says that they are an R^2.
-            device: where to run; default: where the teacher is.
+            scores: (C,), one score per channel; larger is more general.
+            teacher: An `nn.Module`, the network whose channels were scored.
+            pairs: The batches, as in `channel_saliency`; the student's input is not read.
+            layer: The teacher's layer, a name from `named_modules()`.
+            channel_dim: The dimension of that layer's output that counts channels.
+            score: The kind of score to record. "probe" says that the scores are an R^2.
+            device: The device to run on (default: where the teacher is).
 
         Raises:
-            InputError: scores are not one finite number per channel of the layer, or there are no samples.
+            InputError: The scores are not one finite number per channel of the layer, or there are no samples.
 
         Example:
             >>> teacher = nn.Sequential(nn.Identity(), nn.Linear(4, 2))
@@ -158,24 +284,24 @@ class ChannelSaliency:
         """
         given = np.array(scores, dtype=np.float64)
         check_rereadable(pairs)
-        teacher, layer = original(teacher), original_layer(layer)
+        teacher, layer = Frozen.of(teacher), original_layer(layer)
         total, samples, shape = torch.zeros(0), 0, torch.Size()
-        with placed(device, teacher), evaluating(teacher):
-            home = device_of(teacher)
+        with placed(device, teacher.network), evaluating(teacher.network):
+            home = device_of(teacher.network)
             for item in pairs:
-                activation, _ = capture(teacher, layer, to_device(as_batch(item).teacher_input, home))
+                activation, _ = capture(teacher.network, layer, to_device(as_batch(item).teacher_input, home))
                 channel_dim = check_channel_dim(activation, channel_dim, layer)
                 sums = activation.movedim(channel_dim, 1).double().sum(0).cpu()
                 total = sums if not samples else total + sums
                 samples, shape = samples + len(activation), activation.shape
-            weights_digest = fingerprint(teacher)
+            digest = teacher.fingerprint
         passes = [(sums, count) for sums, count in gather((total, samples)) if count]
         if not passes:
             raise InputError("pairs has no samples; give at least one batch")
         total, samples = torch.stack([sums for sums, _ in passes]).sum(0), sum(count for _, count in passes)
         if given.shape != total.shape[:1] or not np.isfinite(given).all():
             raise InputError(
-                f"scores have shape {given.shape}, but layer {layer!r} returns shape {tuple(shape)}: one finite number "
+                f"scores have shape {given.shape}, but layer {layer!r} returns shape {tuple(shape)}; one finite number "
                 f"for each of its {len(total)} channels was expected"
             )
         return cls(
@@ -189,29 +315,31 @@ class ChannelSaliency:
             distance="given",
             permutations=None,
             samples=samples,
-            fingerprint=weights_digest,
+            fingerprint=digest,
         )
 
     def save(self, path: str | Path) -> None:
-        """Write everything to a safetensors file, atomically."""
+        """Write the saliency to a safetensors file, atomically."""
         files.save_fields(self, path, "saliency")
 
     @classmethod
     def load(cls, path: str | Path) -> "ChannelSaliency":
-        """Read what `save` wrote.
+        """Read a saliency that `save` wrote.
 
         Raises:
-            InputError: there is no such file, or it is not a saliency.
+            InputError: There is no such file, or it is not a saliency.
         """
         return files.load_fields(cls, path, "saliency")
 
     def plot(self, path: str | Path, *, ratio: float | None = None, truth: NDArray[np.bool_] | None = None) -> None:
-        """Draw the scores by channel, and sorted with what a general mask keeps (the paper's saliency figure).
+        """Draw the scores by channel, and once more sorted, with the channels that a general mask keeps.
+
+        This is the paper's saliency figure.
 
         Args:
-            path: of the picture; its ending says which kind (svg, pdf, png).
-            ratio: fraction removed, to show what is kept; None shows the order only.
-            truth: (C,) booleans, whether a channel is general, where that is known.
+            path: The picture's path; its ending sets the format (svg, pdf, png).
+            ratio: The fraction of channels that a general mask removes; None draws the sorted scores alone.
+            truth: (C,) booleans that say whether a channel is modality-general, where that is known.
         """
         from mfh.figures.saliency import draw_saliency
         from mfh.figures.style import save_figure
@@ -219,137 +347,20 @@ class ChannelSaliency:
         save_figure(draw_saliency(self.scores, score=self.score, ratio=ratio, truth=truth), path)
 
 
-def channel_saliency(
-    teacher: nn.Module,
-    student: nn.Module,
-    pairs: Iterable[Any],
-    *,
-    layer: str,
-    channel_dim: int = 1,
-    student_layer: StudentLayer = None,
-    score: Score = "distance",
-    distance: Distance = "mse",
-    permutations: Permutations = "auto",
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    progress: bool = False,
-) -> ChannelSaliency:
-    """Score every channel of one teacher layer for how modality-general it is.
-
-    "distance" is Algorithm 1, step 2 of Xue et al. (ICLR 2023): permute one channel over all samples and measure the
-    distance of the teacher's logits to the student's. It wants an aligned pair (`align`). "agreement" is the part of
-    that rise in which the student takes part, 2/K * cov(student logits, the channel's contribution), free of the
-    redundancy between correlated channels. "probe" is the cross-fitted R^2 of a ridge regression from the student's
-    features to the channel; it needs no joint training.
-
-    Networks are run in eval mode without gradients; modes, devices, gradients and global random state are left as
-    they were. Under torch.distributed each process passes a disjoint part of the data.
-
-    Args:
-        teacher: returns logits (N, K).
-        student: returns logits (N, K).
-        pairs: a DataLoader or another re-iterable of (teacher_input, student_input, target) batches; use the
-            training split.
-        layer: of the teacher, a name from `named_modules()`; its output has samples along dim 0.
-        channel_dim: the dimension of that output that counts channels.
-        student_layer: for "probe", whose flattened output predicts the channels; several are put side by side, and
-            "input" is the student's input (unless a layer has that name). Default: the flattened input of the student's
-            last parametrised leaf module.
-        score: "distance", "agreement" or "probe".
-        distance: "mse", "l1", or a callable (teacher_logits, student_logits) -> one value per sample. Only "mse" for
-            "agreement" and "probe".
-        permutations: "exact" averages over all permutations in closed form and needs a tail that is affine in the
-            layer's output; a number draws that many permutations of the whole data set; "auto" is exact where
-            possible, otherwise 10.
-        seed: of the permutations drawn, and of the probe's folds.
-        device: where to run; default: where each network is.
-        progress: show a progress bar.
-
-    Raises:
-        InputError: anything above is not as described, there are fewer than two samples, or logits or scores are not
-            finite.
-
-    Example:
-        >>> teacher, student = nn.Linear(4, 2), nn.Linear(3, 2)
-        >>> teacher = nn.Sequential(nn.Identity(), teacher)
-        >>> pairs = [(torch.randn(50, 4), torch.randn(50, 3), torch.zeros(50))]
-        >>> saliency = channel_saliency(teacher, student, pairs, layer="0")
-        >>> saliency.scores.shape, saliency.permutations
-        ((4,), 'exact')
-    """
-    if score not in get_args(Score):
-        raise InputError(f"score is {score!r}; choose one of {', '.join(get_args(Score))}")
-    if not callable(distance) and distance not in ("mse", "l1"):
-        raise InputError(f"distance is {distance!r}; choose 'mse', 'l1' or give a callable")
-    if score != "distance" and distance != "mse":
-        raise InputError(f"distance is {distance!r}, but score {score!r} knows only 'mse'; use score='distance'")
-    if permutations not in ("auto", "exact"):
-        if isinstance(permutations, bool) or not isinstance(permutations, Integral) or permutations < 1:
-            raise InputError(f"permutations is {permutations!r}; choose 'exact', 'auto' or a number from 1")
-        permutations = int(permutations)
-    check_rereadable(pairs)
-    teacher, student, layer = original(teacher), original(student), original_layer(layer)
-    student_layers = layer_names(student_layer)
-    check_one_device(teacher, "teacher")
-    check_one_device(student, "student")
-    track = _tracker(progress, f"saliency of {layer}")
-    with placed(device, teacher, student), evaluating(teacher, student):
-        if score == "probe":
-            estimate = probe_scores(
-                teacher,
-                student,
-                pairs,
-                layer=layer,
-                channel_dim=channel_dim,
-                student_layer=student_layers or None,
-                seed=seed,
-                track=track,
-            )
-        else:
-            estimate = permutation_scores(
-                Reader(teacher, student, pairs, layer, channel_dim),
-                agreement=score == "agreement",
-                distance=distance,
-                permutations=permutations,
-                seed=seed,
-                track=track,
-            )
-        teacher_digest, student_digest = fingerprint(teacher), fingerprint(student)
-    if not bool(torch.isfinite(estimate.scores).all()):
-        raise InputError(
-            f"{int((~torch.isfinite(estimate.scores)).sum())} of {len(estimate.scores)} scores are NaN or infinite "
-            "although all logits are finite; check the distance, and the activations and weights for overflow"
-        )
-    return ChannelSaliency(
-        scores=estimate.scores.numpy(),
-        standard_error=estimate.standard_error.numpy(),
-        baseline=estimate.baseline,
-        means=estimate.means.numpy(),
-        layer=layer,
-        channel_dim=channel_dim if channel_dim > 0 else estimate.means.ndim + 1 + channel_dim,
-        score=score,
-        distance=distance_name(distance),
-        permutations=estimate.permutations,
-        samples=estimate.samples,
-        fingerprint=teacher_digest,
-        student_fingerprint=student_digest,
-        student_layer=", ".join(student_layers) if score == "probe" else "",
-    )
-
-
 def soft_weights(r2: ArrayLike) -> NDArray[np.float64]:
-    """The soft mask: how much of each channel the student can see, as a share of what it sees of the best channels.
+    """The weights of a soft mask: how much of each channel the student can see, relative to the best channels.
 
-    w_c = min(1, R^2_c / ceiling), with R^2 clipped to [0, 1]. What the student's features leave out, they leave out of
-    all channels alike; the ceiling, the 95th percentile of R^2 over channels, says how much is left at best. It counts
-    as at least 0.1: where next to nothing is seen, noise is not taken for a signal. Against R^2 as it is, measured in
-    worlds with known truth, see docs/choosing.md.
+    w_c = min(1, R^2_c / ceiling), with R^2 clipped to [0, 1]. The ceiling is the 95th percentile of R^2 over channels,
+    and at least 0.1. It is there because features that miss half of what the student's modality shows lower the R^2 of
+    all channels alike; the 95th percentile says how much the best ones keep. The floor of 0.1 keeps noise from being
+    scaled up where the student sees next to nothing. docs/choosing.md compares these weights with R^2 itself, in
+    synthetic settings with known truth.
 
     Args:
-        r2: (C,) of the probe.
+        r2: (C,), the probe's R^2 of every channel.
 
     Returns:
-        (C,) weights in [0, 1].
+        (C,), the weights in [0, 1].
 
     Example:
         >>> soft_weights([0.4, 0.4, 0.1, -0.01])
@@ -360,7 +371,7 @@ def soft_weights(r2: ArrayLike) -> NDArray[np.float64]:
 
 
 def distance_name(distance: Distance) -> str:
-    """What a distance is called in files and tables."""
+    """The distance's name in files and tables."""
     return getattr(distance, "__name__", type(distance).__name__) if callable(distance) else distance
 
 
