@@ -1,7 +1,7 @@
 """Is a task what it says? Looked at before hours are spent: items, splits, networks, logits, targets, layers."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -88,7 +88,7 @@ def _kind(nested: Any) -> str:
     """Structure, types and numbers of dimensions: lengths may differ."""
     if isinstance(nested, Tensor):
         return f"{str(nested.dtype).removeprefix('torch.')} with {nested.ndim} dimensions"
-    if isinstance(nested, dict):
+    if isinstance(nested, Mapping):
         return "{" + ", ".join(f"{key}: {_kind(value)}" for key, value in nested.items()) + "}"
     if isinstance(nested, (tuple, list)):
         return "(" + ", ".join(_kind(value) for value in nested) + ")"

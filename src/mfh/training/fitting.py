@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mfh.data.epochs import EpochBatches, PairLoader, indexed_loader, reading_batch, reads_the_same
-from mfh.data.pairs import one_modality, to_device
+from mfh.data.pairs import only_role, to_device
 from mfh.data.teacher_outputs import check_finite, teacher_outputs
 from mfh.errors import InputError
 from mfh.networks.layers import as_logits
@@ -114,7 +114,7 @@ def pretrain(
     from mfh.training.modules import Supervised
 
     recipe = recipe or Recipe()
-    train, val = one_modality(train, modality), one_modality(val, modality)
+    train, val = only_role(train, modality), only_role(val, modality)
     module = Supervised(network, modality, recipe, problem or Problem.classification())
     history, best_epoch = _run(module, modality, True, train, val, seed, device, progress, checkpoint, logger)
     return Fit(network, best_epoch, history)
@@ -222,16 +222,16 @@ def distill(
     if teacher_logits is None and teacher is not None:
         with _seeded(seed, device):
             if reads_the_same(train):
-                reader = PairLoader(part(one_modality(train, "teacher")), num_workers=recipe.num_workers)
+                reader = PairLoader(part(only_role(train, "teacher")), num_workers=recipe.num_workers)
                 (teacher_logits,) = masked_logits(teacher, [None], reader, device=find_device(device))
             else:
                 log.warning("teacher inputs differ when read twice (augmented?): the teacher runs on every batch")
     if teacher_logits is not None:
         teacher_logits = teacher_outputs(teacher_logits, len(train))
         check_finite(teacher_logits)
-        train = one_modality(train, "student")
+        train = only_role(train, "student")
     module = Distillation(student, recipe, problem or Problem.classification(), loss, teacher_logits, teacher)
-    val = one_modality(val, "student")
+    val = only_role(val, "student")
     with _frozen(None if teacher_logits is not None else teacher, find_device(device)):
         history, best_epoch = _run(module, "student", True, train, val, seed, device, progress, checkpoint, logger)
     return Fit(student, best_epoch, history)
@@ -265,7 +265,7 @@ def evaluate(
     tally = Tally(problem.metric)
     with placed(device, network), evaluating(network):
         home = device_of(network)
-        for batch in PairLoader(part(one_modality(dataset, modality))):
+        for batch in PairLoader(part(only_role(dataset, modality))):
             inputs = batch.teacher_input if modality == "teacher" else batch.student_input
             logits = as_logits(network(to_device(inputs, home)))
             problem.check(logits, batch.target)
