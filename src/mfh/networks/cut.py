@@ -97,7 +97,7 @@ class Split:
 
         Args:
             activation: The layer's output, possibly changed, in the shape the layer returns.
-            bypass: What `__call__` returned for the same samples.
+            bypass: The `bypass` that `__call__` returned for the same samples.
 
         Returns:
             The logits (N, K).
