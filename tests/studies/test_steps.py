@@ -1,4 +1,4 @@
-"""What the steps of the command line, studies and diagnoses share: checks, the lock of the run folder, what is made once."""
+"""What steps, studies and diagnoses share: checks, the lock of the run folder, and what is made once."""
 
 import dataclasses
 import json
