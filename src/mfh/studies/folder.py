@@ -38,6 +38,9 @@ NetworkKey = Literal["teacher", "student", "aligned-teacher", "aligned-student",
 #: A training that a seed keeps the history of; "aligned" is the joint one.
 HistoryKey = Literal["teacher", "student", "aligned"] | Cell
 
+#: Counts up when networks and measurements of an earlier version must not be mixed with new ones.
+FORMAT = 2
+
 #: With more classes than this, only correct and wrong predictions are counted: a larger matrix shows nothing.
 MOST_CLASSES = 50
 
@@ -136,6 +139,7 @@ class Run:
             InputError: The folder holds results of another configuration.
         """
         if self.holds_config and self.num_cells:
+            refuse_other_format(self.described, self.config.get("identity") or {})
             refuse_difference(
                 self.described,
                 _deciding(self.config),
@@ -479,6 +483,23 @@ class SeedFolder:
 
     def _counts_file(self, cell: Cell, split: str) -> Path:
         return self.folder / "counts" / f"{_safe(f'{cell.name}-{split}')}.csv"
+
+
+def refuse_other_format(holder: str, identity: Mapping[str, Any]) -> None:
+    """Refuse to continue what another version of mfh began.
+
+    Args:
+        holder: The run folder or file, for the message.
+        identity: What decided its networks, with the `FORMAT` of the version that made them.
+
+    Raises:
+        InputError: Another version made it.
+    """
+    if identity.get("format") != FORMAT:
+        raise InputError(
+            f"{holder} was made by another version of mfh, which this one cannot continue; choose another --out "
+            "(`mfh report` still writes its report)"
+        )
 
 
 def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
