@@ -80,10 +80,13 @@ def test_a_lost_report_is_written_again(folder, tmp_path):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"num_seeds": 3}, "num_seeds = 2, and 3"),
-        ({"options": {**SMALL, "steps": 11}}, "steps = 10, and 11"),
-        ({"experiments": ["vary-alpha"], "options": {"steps": 10}}, "experiments = "),
-        ({"first_seed": 1}, "first_seed = 0, and 1"),
+        ({"num_seeds": 3}, "made with num_seeds 2, now it is 3"),
+        ({"options": {**SMALL, "steps": 11}}, "made with steps 10, now it is 11"),
+        (
+            {"experiments": ["vary-alpha"], "options": {"steps": 10}},
+            r'made with experiments \["vary-gamma", .*, now it is \["vary-alpha"\]',
+        ),
+        ({"first_seed": 1}, "made with first_seed 0, now it is 1"),
     ],
 )
 def test_a_folder_of_another_configuration_is_left_alone(folder, change, match):

@@ -109,7 +109,12 @@ def _label_parts(
         shown = f"{words(general)}\ngeneral" if right - left > 0.55 * size else words(general)
         axes.text((left + right) / 2, 0, shown, ha="center", va="center", linespacing=1.4)
     outside = [
-        (teacher_only, (teacher - teacher_radius + min(student_begin, teacher_end)) / 2, begin - 0.25 * size, "teacher"),
+        (
+            teacher_only,
+            (teacher - teacher_radius + min(student_begin, teacher_end)) / 2,
+            begin - 0.25 * size,
+            "teacher",
+        ),
         (student_only, (student + student_radius + max(teacher_end, student_begin)) / 2, end + 0.25 * size, "student"),
     ]
     for area, place, text_place, role in outside:

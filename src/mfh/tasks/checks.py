@@ -12,11 +12,11 @@ from mfh.data.pairs import PairedBatch, fetch, map_tensors
 from mfh.errors import InputError
 from mfh.networks.layers import as_logits, find_layer
 from mfh.networks.modes import device_of, evaluating
+from mfh.tasks.splits import SPLITS
 from mfh.tasks.task import Task
 
 log = logging.getLogger("mfh")
 
-SPLITS = ("train", "val", "test")
 # Whole data sets in memory are compared up to this size; hashing takes about a second per gigabyte.
 _COMPARED_BYTES = 2**28
 
