@@ -102,20 +102,16 @@ def _label_parts(
     general, teacher_only, student_only = areas
     (teacher, teacher_radius), (student, student_radius) = circles["teacher"], circles["student"]
     size = max(teacher_radius, student_radius)
-    teacher_end, student_begin = teacher + teacher_radius, student - student_radius
-    begin, end = min(teacher - teacher_radius, student_begin), max(teacher_end, student + student_radius)
+    teacher_begin, teacher_end = teacher - teacher_radius, teacher + teacher_radius
+    student_begin, student_end = student - student_radius, student + student_radius
+    begin, end = min(teacher_begin, student_begin), max(teacher_end, student_end)
     if general:
-        left, right = max(student_begin, teacher - teacher_radius), min(student + student_radius, teacher_end)
+        left, right = max(student_begin, teacher_begin), min(student_end, teacher_end)
         shown = f"{words(general)}\ngeneral" if right - left > 0.55 * size else words(general)
         axes.text((left + right) / 2, 0, shown, ha="center", va="center", linespacing=1.4)
     outside = [
-        (
-            teacher_only,
-            (teacher - teacher_radius + min(student_begin, teacher_end)) / 2,
-            begin - 0.25 * size,
-            "teacher",
-        ),
-        (student_only, (student + student_radius + max(teacher_end, student_begin)) / 2, end + 0.25 * size, "student"),
+        (teacher_only, (teacher_begin + min(student_begin, teacher_end)) / 2, begin - 0.25 * size, "teacher"),
+        (student_only, (student_end + max(teacher_end, student_begin)) / 2, end + 0.25 * size, "student"),
     ]
     for area, place, text_place, role in outside:
         if area:
