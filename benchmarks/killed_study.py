@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-TASK = Path(__file__).parent.parent / "tests" / "tiny_task.py"
+TASK = Path(__file__).parent.parent / "tests" / "helpers" / "tiny_task.py"
 
 
 def command(out: Path) -> list[str]:

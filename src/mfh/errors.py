@@ -28,7 +28,7 @@ def refuse_difference(holder: str, made: Mapping[str, Any], now: Mapping[str, An
     """Refuse to mix results of two configurations; the message names the first setting that differs.
 
     Args:
-        holder: What was made, as the beginning of the message: "runs/digits holds a study" or a file.
+        holder: What was made, as the beginning of the message: "runs/digits (a study)", or a file.
         made: The configuration it was made with, as JSON holds it. Settings may be nested.
         now: The configuration asked for now.
         way_out: What the user can do about it; ends the message.
@@ -39,7 +39,7 @@ def refuse_difference(holder: str, made: Mapping[str, Any], now: Mapping[str, An
     Example:
         >>> refuse_difference("run.ckpt", {"recipe": {"epochs": 2}}, {"recipe": {"epochs": 3}}, "delete it")
         Traceback (most recent call last):
-        mfh.errors.InputError: run.ckpt was made with epochs 2, now it is 3; delete it
+        mfh.errors.InputError: run.ckpt was made with recipe.epochs 2, now it is 3; delete it
     """
     difference = _first_difference(made, json.loads(json.dumps(now, default=str)))
     if difference is not None:
@@ -53,7 +53,7 @@ def _first_difference(made: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             inner = _first_difference(before, after)
             if inner is not None:
-                return inner
+                return f"{name}.{inner[0]}", *inner[1:]
         elif before != after:
             return name, _short(before), _short(after)
     return None

@@ -111,8 +111,8 @@ def write_saliencies(folder, num_channels=512, seed=0):
 
 def write_records(folder, frame=None, num_classes=2, epochs=15, seed=0):
     """Histories of training and counts per class, for every variant and seed of the frame."""
+    from mfh.studies.folder import Run
     from mfh.studies.grid import Cell
-    from mfh.studies.records import write_counts, write_history
 
     generator = np.random.default_rng(seed)
     frame = rows() if frame is None else frame
@@ -126,17 +126,17 @@ def write_records(folder, frame=None, num_classes=2, epochs=15, seed=0):
 
     for row in frame.fillna({"score": "", "layer": ""}).itertuples():
         cell = Cell(row.arm, row.score, None if pd.isna(row.ratio) else row.ratio, row.layer)
-        place = folder / f"seed-{row.seed}"
+        place = Run(folder).seed(row.seed)
         if row.arm not in ("no-kd", "aligned-student"):
-            write_history(place, f"distilled-{cell.name}", history("student", row.value))
+            place.write_history(cell, history("student", row.value))
         chances = np.full((num_classes, num_classes), (1 - row.value) / num_classes) + row.value * np.eye(num_classes)
-        write_counts(place, f"{cell.name}-test", np.array([generator.multinomial(100, p / p.sum()) for p in chances]))
+        place.write_counts(cell, "test", np.array([generator.multinomial(100, p / p.sum()) for p in chances]))
     for number in frame["seed"].unique():
-        place = folder / f"seed-{number}"
-        write_history(place, "teacher", history("teacher", 0.97))
-        write_history(place, "student", history("student", 0.7))
+        place = Run(folder).seed(number)
+        place.write_history("teacher", history("teacher", 0.97))
+        place.write_history("student", history("student", 0.7))
         joint = zip(history("teacher", 0.9), history("student", 0.71), strict=True)
-        write_history(place, "aligned", [one | other for one, other in joint])
+        place.write_history("aligned", [one | other for one, other in joint])
 
 
 def write_gaussian(folder, num_seeds=3):

@@ -15,10 +15,12 @@ from mfh.reporting.markdown import write_markdown
 from mfh.reporting.page import Picture, Section, Table, write_page
 from mfh.reporting.pictures import estimated_venn_picture, gains_picture, teachers_picture, venn_picture
 from mfh.reporting.study import _duration, _flatten
-from mfh.reporting.summary import finding, interval_in_words, read_results, summarise, summary_table
+from mfh.reporting.summary import finding, summary_table
 from mfh.studies.criteria import Measure, Shares
-from mfh.studies.records import MOST_CLASSES, read_counts, read_history
+from mfh.studies.folder import MOST_CLASSES, Run
+from mfh.studies.grid import Cell
 from mfh.studies.stats import holm, paired_comparison
+from mfh.studies.summary import interval_in_words, summarise
 from mfh.venn import ModalityVenn
 
 VOID = {"meta", "link", "img", "br", "hr"}
@@ -143,7 +145,7 @@ def test_report_of_a_study(run, reported):
     assert path == run / "report.html"
     page = check_page(path)
     assert path.stat().st_size < 1_000_000
-    assert finding(read_results(run)) in page.text
+    assert finding(Run(run).results) in page.text
     names = {file.stem for file in (run / "figures").glob("*.svg")}
     assert names == {
         "gains",
@@ -174,10 +176,8 @@ def test_report_of_a_study(run, reported):
 def test_class_by_class(run, reported):
     page = Page(reported)
     [alt] = [image["alt"] for image in page.all("img") if "over no-kd by class" in image["alt"]]
-    counts = {
-        arm: [read_counts(run / f"seed-{seed}", f"{arm}-test") for seed in range(8)]
-        for arm in ("no-kd", "soft-probe-flatten")
-    }
+    cells = {"no-kd": Cell("no-kd"), "soft-probe-flatten": Cell("soft", "probe", layer="flatten")}
+    counts = {arm: [Run(run).seed(seed).read_counts(cells[arm], "test") for seed in range(8)] for arm in cells}
     right = {arm: [100 * np.diag(m)[0] / m[0].sum() for m in matrices] for arm, matrices in counts.items()}
     gain = paired_comparison(right["soft-probe-flatten"], right["no-kd"])
     assert f"class 0 {interval_in_words(gain.mean_difference, gain.low, gain.high, sign='+')}" in alt
@@ -195,7 +195,7 @@ def test_many_classes_show_the_extremes(tmp_path):
 def test_training_curves_are_means_over_seeds(run, reported):
     page = Page(reported)
     [alt] = [image["alt"] for image in page.all("img") if "label loss by epoch" in image["alt"]]
-    curves = [read_history(run / f"seed-{seed}", "teacher")["teacher_val_accuracy"] for seed in range(8)]
+    curves = [Run(run).seed(seed).read_history("teacher")["teacher_val_accuracy"] for seed in range(8)]
     best, last = 100 * np.mean(curves, 0).max(), 100 * np.mean(curves, 0)[-1]
     assert f"teacher pretrained: accuracy {best:.1f} at best, {last:.1f} in the last epoch" in alt
 
@@ -257,7 +257,7 @@ def test_gaussian_run(tmp_path):
 
 
 def test_table_and_finding_are_the_paired_comparisons(run):
-    frame = read_results(run)
+    frame = Run(run).results
     test = frame[(frame["metric"] == "accuracy") & (frame["split"] == "test")]
     wide = 100 * test.pivot(index="seed", columns="arm", values="value")
     table = summary_table(frame)

@@ -242,7 +242,13 @@ def test_a_teacher_known_by_its_outputs_only():
 
 
 def test_problems_other_than_classification_are_refused():
-    task = dataclasses.replace(tiny_task.task(), problem=Problem.multi_label())
+    tiny = tiny_task.task()
+    splits = {
+        split: TensorDataset(*data.tensors[:2], torch.nn.functional.one_hot(data.tensors[2], 2))
+        for split in ("train", "val", "test")
+        if (data := getattr(tiny, split))
+    }
+    task = dataclasses.replace(tiny, problem=Problem.multi_label(), **splits)
     with pytest.raises(mfh.InputError, match="is one of multi-label classification; a diagnosis is made for"):
         mfh.diagnose(task, device="cpu")
 

@@ -90,7 +90,7 @@ def test_damaged_or_exchanged_measurements_are_refused(seed):
     whole = none.read_text()
     for damaged in (whole.replace("0.5", "0.7", 1), "\n".join(whole.splitlines()[:-1]) + "\n"):
         none.write_text(damaged)
-        with pytest.raises(InputError, match="checksum differs.*remove it to measure this cell again"):
+        with pytest.raises(InputError, match=r"checksum differs.*remove it to measure this cell again"):
             seed.read_rows(NONE, splits, COLUMNS)
     none.write_text(soft.read_text())
     with pytest.raises(InputError, match=r"another arm or seed \(soft, seed 0\)"):
@@ -115,11 +115,11 @@ def test_one_difference_is_named(tmp_path):
     refuse_difference("x", made, made, "go away")
     with pytest.raises(InputError) as error:
         refuse_difference("x", made, now, "go away")
-    assert str(error.value) == 'x was made with student "2", now it is "5"; go away'
+    assert str(error.value) == 'x was made with identity.networks.student "2", now it is "5"; go away'
 
 
 def test_no_folder_no_run(tmp_path):
-    with pytest.raises(InputError, match="has no config.json"):
+    with pytest.raises(InputError, match=r"has no config\.json"):
         Run.open(tmp_path)
     with pytest.raises(InputError, match="is no folder"):
         Run.open(tmp_path / "nowhere")

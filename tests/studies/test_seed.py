@@ -267,7 +267,6 @@ def test_training_is_followed_by_a_logger(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     bench = Seed(tiny_task.task(0), 0, Settings.of(logger="tensorboard"), SeedFolder(tmp_path, 0))
-    bench.networks.pretrained("student").network
     history = bench.networks.pretrained("student").history
     events = EventAccumulator(str(tmp_path / "logs" / "student"))
     events.Reload()

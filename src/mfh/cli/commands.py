@@ -335,11 +335,13 @@ def _prepare(options: opt.Prepare) -> None:
     made = prepare(features=features, **given)
     console = _console()
     counts = ", ".join(f"{count} {split}" for split, count in made.counts.items())
-    console.print(f"{sum(made.counts.values())} clips ({counts}){'' if made.fresh else ', prepared before'}")
+    console.print(
+        f"{sum(made.counts.values())} clips ({counts}){'' if made.fresh else ', prepared before'}", markup=False
+    )
     if made.skipped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(made.skipped.items()))
-        console.print(f"not used: {reasons}; see {made.folder / 'skipped.csv'}")
-    console.print(f"next: mfh study ravdess --data {made.folder}")
+        console.print(f"not used: {reasons}; see {made.folder / 'skipped.csv'}", markup=False)
+    console.print(f"next: mfh study ravdess --data {made.folder}", markup=False)
 
 
 def _part(text: str | None) -> tuple[int, int] | None:

@@ -19,6 +19,7 @@ from mfh.studies.settings import (
     Loss,
     Number,
     Pretrained,
+    Processes,
     Scoring,
     Settings,
     Text,
@@ -70,13 +71,11 @@ class TaskCommand(RunCommand):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo(RunCommand):
+class Demo(Processes, RunCommand):
     """Run the main job on the shipped task digits: all arms, several seeds, table, finding and report."""
 
     num_seeds: int = 6
     """Number of random seeds, each with its own data."""
-    processes: Count = None
-    """Number of worker processes (default: one per processor)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +156,8 @@ class Diagnose(TaskCommand):
     loss: OmitArgPrefixes[Loss] = field(default_factory=Loss)
 
 
-@dataclass(frozen=True)
-class PrepareRavdess:
+@dataclass(frozen=True, kw_only=True)
+class PrepareRavdess(Processes, Quiet):
     """Prepare RAVDESS: from the official archives, or the authors' features, to a folder for --data."""
 
     source: Annotated[Positional[Path], arg(metavar="SOURCE")]
@@ -187,14 +186,10 @@ class PrepareRavdess:
     """Window length of the MFCC's short-time Fourier transform, in samples."""
     hop: int = 512
     """Hop length of the MFCC's short-time Fourier transform, in samples."""
-    processes: Count = None
-    """Number of worker processes (default: one per processor)."""
-    quiet: Annotated[bool, arg(name="quiet", aliases=("-q",))] = False
-    """Print results only, without progress."""
 
 
-@dataclass(frozen=True)
-class PrepareVggsound:
+@dataclass(frozen=True, kw_only=True)
+class PrepareVggsound(Processes, Quiet):
     """Prepare VGGSound: from clips and the official annotations, or the authors' strips, to a folder for --data."""
 
     clips: Annotated[Positional[Path], arg(metavar="CLIPS")]
@@ -225,10 +220,6 @@ class PrepareVggsound:
     """Part to prepare, as i/n with i from 0, so that several machines can share the work (default: everything)."""
     merge: bool = False
     """Verify the parts in OUT and put them together."""
-    processes: Count = None
-    """Number of worker processes (default: one per processor)."""
-    quiet: Annotated[bool, arg(name="quiet", aliases=("-q",))] = False
-    """Print results only, without progress."""
 
 
 @dataclass(frozen=True)

@@ -163,8 +163,8 @@ def _same_configuration(run: Run, config: dict[str, Any]) -> bool:
         raise InputError(f"out is {str(out)!r}, which cannot be read ({error.strerror}); give another folder") from None
     held, way_out = run.config, "give another --out or the same options"
     names = [list(settings.get("experiments", {})) for settings in (held, config)]
-    refuse_difference(f"{out} holds a run that", {"experiments": names[0]}, {"experiments": names[1]}, way_out)
-    refuse_difference(f"{out} holds a run that", held, config, way_out)
+    refuse_difference(run.described, {"experiments": names[0]}, {"experiments": names[1]}, way_out)
+    refuse_difference(run.described, held, config, way_out)
     return True
 
 

@@ -38,11 +38,15 @@ NetworkKey = Literal["teacher", "student", "aligned-teacher", "aligned-student",
 #: A training that a seed keeps the history of; "aligned" is the joint one.
 HistoryKey = Literal["teacher", "student", "aligned"] | Cell
 
+#: Counts up when networks and measurements of an earlier version must not be mixed with new ones.
+FORMAT = 2
+
 #: With more classes than this, only correct and wrong predictions are counted: a larger matrix shows nothing.
 MOST_CLASSES = 50
 
 _CONFIG, _ENVIRONMENT, _RESULTS = "config.json", "environment.json", "results.csv"
 _SELECTION, _DIAGNOSIS, _TRUTH = "selection.json", "diagnosis.json", "truth.json"
+_KINDS = {"study": "a study", "steps": "single steps", "diagnose": "a diagnosis", "gauss": "Gaussian experiments"}
 _COUNTS = ("target", "predicted", "count")
 _CHECKSUM = "checksum"
 _MEASURE_AGAIN = "remove it to measure this cell again"
@@ -135,12 +139,11 @@ class Run:
             InputError: The folder holds results of another configuration.
         """
         if self.holds_config and self.num_cells:
-            others = {name: value for name, value in config.items() if name != "num_seeds"}
-            held = {name: value for name, value in self.config.items() if name != "num_seeds"}
+            refuse_other_format(self.described, self.config.get("identity") or {})
             refuse_difference(
-                f"{self.folder} holds a {self.command} that",
-                held,
-                others,
+                self.described,
+                _deciding(self.config),
+                _deciding(config),
                 "choose another --out, or the same options to resume",
             )
             if self.config["num_seeds"] > config["num_seeds"]:
@@ -155,6 +158,11 @@ class Run:
         """What made the run: "study", "steps", "diagnose" or "gauss"."""
         command = str(self.config.get("command", "study" if self.holds_config else "steps"))
         return "diagnose" if command == "steps" and self.holds_diagnosis else command.split(" ")[0]
+
+    @property
+    def described(self) -> str:
+        """The folder and what made it, for messages."""
+        return f"{self.folder} ({_KINDS.get(self.command, self.command)})"
 
     @property
     def scale(self) -> Scale:
@@ -475,6 +483,29 @@ class SeedFolder:
 
     def _counts_file(self, cell: Cell, split: str) -> Path:
         return self.folder / "counts" / f"{_safe(f'{cell.name}-{split}')}.csv"
+
+
+def refuse_other_format(holder: str, identity: Mapping[str, Any]) -> None:
+    """Refuse to continue what another version of mfh began.
+
+    Args:
+        holder: The run folder or file, for the message.
+        identity: What decided its networks, with the `FORMAT` of the version that made them.
+
+    Raises:
+        InputError: Another version made it.
+    """
+    if identity.get("format") != FORMAT:
+        raise InputError(
+            f"{holder} was made by another version of mfh, which this one cannot continue; choose another --out "
+            "(`mfh report` still writes its report)"
+        )
+
+
+def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a study's results, without groups; only seeds may be added."""
+    identity = config.get("identity") or {}
+    return {name: value for name, value in (config | identity).items() if name not in ("identity", "num_seeds")}
 
 
 def _stem(key: NetworkKey | HistoryKey) -> str:

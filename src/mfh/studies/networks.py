@@ -22,7 +22,7 @@ from mfh.parallel.distributed import exists, gather, rank, world_size
 from mfh.problems.losses import DistillationLoss, KDLoss
 from mfh.problems.problem import Problem
 from mfh.saliency.scores import distance_name
-from mfh.studies.folder import HistoryKey, NetworkKey, SeedFolder
+from mfh.studies.folder import FORMAT, HistoryKey, NetworkKey, SeedFolder, refuse_other_format
 from mfh.studies.grid import WEIGHTS, Cell
 from mfh.studies.settings import Settings
 from mfh.tasks.splits import SPLITS
@@ -100,6 +100,7 @@ class Networks:
         }
         given["teacher_checkpoint"] = given["teacher_checkpoint"] or self.task.teacher_checkpoint
         identity = {
+            "format": FORMAT,
             "task": self.task.name,
             "problem": _problem_facts(self.task.problem),
             **self.recipe.facts(),
@@ -282,6 +283,7 @@ class Networks:
         for key in keys:
             path = self.folder.network_file(key)
             weights, facts = self.folder.read_network(key)
+            refuse_other_format(str(path), facts["made_with"])
             refuse_difference(str(path), facts["made_with"], made_with, _SAME_OPTIONS)
             network = self.new(_role(key))
             _load_state(network, weights, path)

@@ -90,9 +90,8 @@ def study(
         add_seeds: Number of seeds to add to those that the run folder holds already; then `num_seeds` does not count.
         select: Whether to choose arm, ratio, layer, score and weights by the mean metric on the validation split, and
             to read the test split only for the chosen one, for no-kd and for the same teacher unmasked. The choice
-            stays
-            when seeds are added. It recommends no-kd where the chosen one's mean validation gain does not exceed its
-            standard error over seeds.
+            stays when seeds are added. It recommends no-kd where the chosen one's mean validation gain does not exceed
+            its standard error over seeds.
         out: Run folder, which grows cell by cell, and from which the same call resumes. None keeps nothing.
         settings: Training, loss, given files, device and processes; see `Settings`.
         progress: Whether to report progress on the terminal.

@@ -55,7 +55,8 @@ class Training:
     def changes(self) -> dict[str, Any]:
         """Fields of a `Recipe` that differ from the task's: name -> value."""
         names = [field.name for field in dataclasses.fields(self) if field.name != "logger"]
-        return {name: value for name in names if (value := getattr(self, name)) not in (None, False)}
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None and value is not False}
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,17 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Execution(Device):
-    """Where and how work runs. These options do not change results, except for rounding."""
+class Processes:
+    """How many processes work side by side."""
 
     processes: Count = None
-    """Number of worker processes (default: one per processor; on a GPU one)."""
+    """Number of worker processes (default: one per processor; for networks on a GPU, one)."""
+
+
+@dataclass(frozen=True)
+class Execution(Processes, Device):
+    """Where and how work runs. These options do not change results, except for rounding."""
+
     threads: int = 1
     """Number of CPU threads in each process."""
 

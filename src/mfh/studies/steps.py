@@ -54,12 +54,7 @@ def open_seed(
         return
     with run.locked() if rank() == 0 else nullcontext():
         if run.config.get("task", made.name) != made.name:
-            refuse_difference(
-                f"{run.folder} holds a {run.command} that",
-                {"task": run.config["task"]},
-                {"task": made.name},
-                "choose another --out",
-            )
+            refuse_difference(run.described, {"task": run.config["task"]}, {"task": made.name}, "choose another --out")
         if rank() == 0 and not run.holds_config:
             run.write_config({"command": "steps", "task": made.name, **settings.task.facts()})
         yield Seed(made, seed, settings, run.seed(seed), progress=progress, keep_students=keep_students)

@@ -76,6 +76,8 @@ class AlignedPair:
     teacher: nn.Module
     student: nn.Module
     history: History
+    best_student: Any = None
+    best_epoch: int = 0
 
 
 def pretrain(
@@ -83,7 +85,8 @@ def pretrain(
     train: Any,
     val: Any,
     *,
-    modality: Literal["teacher", "student"],
+    role: Literal["teacher", "student"] = "student",
+    modality: Any = None,
     problem: Problem | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
@@ -114,6 +117,7 @@ def pretrain(
     from mfh.training.modules import Supervised
 
     recipe = recipe or Recipe()
+    modality = modality or role
     train, val = one_modality(train, modality), one_modality(val, modality)
     module = Supervised(network, modality, recipe, problem or Problem.classification())
     history, best_epoch = _run(module, modality, True, train, val, seed, device, progress, checkpoint, logger)
@@ -159,7 +163,7 @@ def align(
 
     module = Alignment(teacher, student, recipe or Recipe(), problem or Problem.classification())
     history, _ = _run(module, "student", False, train, val, seed, device, progress, checkpoint, logger)
-    return AlignedPair(teacher, student, history)
+    return AlignedPair(teacher, student, history, student, len(history) - 1)
 
 
 def distill(
