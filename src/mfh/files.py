@@ -211,6 +211,26 @@ def read_frame(path: Path, columns: Sequence[str]) -> "pd.DataFrame":
     return frame.assign(**numbers)
 
 
+def markdown_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], alignments: Sequence[str] | None = None
+) -> str:
+    """A Markdown table.
+
+    Args:
+        columns: Headings, as Markdown.
+        rows: Cells by row, as Markdown.
+        alignments: "number" (flush right) or "text" for every column (default: all "number").
+
+    Example:
+        >>> print(markdown_table(["arm", "gain"], [["soft", "+1.2"]], ["text", "number"]), end="")
+        | arm | gain |
+        | --- | ---: |
+        | soft | +1.2 |
+    """
+    rules = ["---" if alignment == "text" else "---:" for alignment in alignments or ["number"] * len(columns)]
+    return "".join("| " + " | ".join(row) + " |\n" for row in (columns, rules, *rows))
+
+
 def load_array(path: str | Path) -> NDArray[Any]:
     """Read a .npy file of numbers.
 

@@ -81,12 +81,12 @@ def test_a_lost_report_is_written_again(folder, tmp_path):
     ("change", "match"),
     [
         ({"num_seeds": 3}, "made with num_seeds 2, now it is 3"),
-        ({"options": {**SMALL, "steps": 11}}, "made with steps 10, now it is 11"),
+        ({"options": {**SMALL, "steps": 11}}, r"made with experiments\.vary-gamma\.steps 10, now it is 11"),
         (
             {"experiments": ["vary-alpha"], "options": {"steps": 10}},
             r'made with experiments \["vary-gamma", .*, now it is \["vary-alpha"\]',
         ),
-        ({"first_seed": 1}, "made with first_seed 0, now it is 1"),
+        ({"first_seed": 1}, r"made with experiments\.vary-gamma\.first_seed 0, now it is 1"),
     ],
 )
 def test_a_folder_of_another_configuration_is_left_alone(folder, change, match):

@@ -9,7 +9,7 @@ from mfh.errors import InputError
 from mfh.figures.style import FAINT, ROLE_COLOURS, arm_colour, figure_size, new_figure, style
 from mfh.figures.venn import circle_areas, draw_venn
 from mfh.gaussian.crossing import sign_change
-from mfh.gaussian.tables import gains, summary, table_rows
+from mfh.gaussian.tables import gains, summary, table_of
 from mfh.reporting.page import Picture, Section, Table
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def gaussian_verdict(frames: Mapping[str, "pd.DataFrame"]) -> str:
 
 def _section(name: str, frame: "pd.DataFrame") -> Section:
     num_seeds = frame["seed"].nunique()
-    headings, rows = table_rows(frame)
+    table = table_of(frame)
     errors = f"Accuracy in percent after the last step, mean \u00b1 standard error over {num_seeds} seeds."
     if name == "modify-gamma":
         return Section(
@@ -162,7 +162,7 @@ def _section(name: str, frame: "pd.DataFrame") -> Section:
                     "Teacher accuracies and student gains by gamma for four ways to choose the teacher's inputs; "
                     "the numbers are in the table below.",
                 ),
-                Table(headings, rows, errors),
+                Table(list(table.columns), table.to_numpy().tolist(), errors),
                 *_found_blocks(frame),
             ],
         )
@@ -189,7 +189,7 @@ def _section(name: str, frame: "pd.DataFrame") -> Section:
                 f"scale. Below: means over {num_seeds} seeds with 95 % bands.",
                 f"Venn diagrams and curves of accuracy and gain along {symbol}; the numbers are in the table below.",
             ),
-            Table(headings, rows, errors),
+            Table(list(table.columns), table.to_numpy().tolist(), errors),
         ],
     )
 

@@ -34,7 +34,7 @@ def check_task(task: Task, layers: Iterable[str] = (), origin: str = "") -> None
     """
     try:
         with torch.random.fork_rng(devices=[]):
-            batches = {split: _first_and_last(task, split) for split in SPLITS}
+            batches: dict[str, PairedBatch] = {split: _first_and_last(task, split) for split in SPLITS}
             networks = {"student": _made(task, "student")}
             if task.teacher is not None:
                 networks["teacher"] = _made(task, "teacher")
