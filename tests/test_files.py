@@ -2,6 +2,9 @@ import json
 import os
 import pickle
 import stat
+import subprocess
+import sys
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -12,7 +15,9 @@ from mfh import ChannelMask, ChannelSaliency
 from mfh.errors import InputError, close_names
 from mfh.files import (
     atomic_write,
+    claimed,
     load_tensors,
+    locked,
     read_json,
     read_table,
     save_fields,
@@ -210,3 +215,36 @@ def test_close_names():
     assert close_names("genral", ["general", "specific"]) == "close names: 'general'"
     assert close_names("x", list("abcdefg")) == "known names: 'a', 'b', 'c', 'd', 'e', ..."
     assert close_names("x", []) == "there are none"
+
+
+HOLDER = """
+import sys, time
+from mfh.files import claimed
+with claimed(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_claim_ends_with_its_process_however_it_ends(tmp_path):
+    folder = tmp_path / "new"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="new is in use by another process of mfh; wait for it, or use another"):
+            with claimed(folder):
+                pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    with claimed(folder):
+        assert [path.name for path in folder.iterdir()] == [".in-use"]
+
+
+def test_a_lock_is_not_entered_twice_and_errors_release_it(tmp_path):
+    with suppress(RuntimeError), locked(tmp_path / "a.lock"):
+        with pytest.raises(BlockingIOError), locked(tmp_path / "a.lock", wait=False):
+            pass
+        raise RuntimeError
+    with locked(tmp_path / "a.lock", wait=False):
+        pass

@@ -7,9 +7,9 @@ import argparse
 
 import numpy as np
 
+from mfh.files import markdown_table
 from mfh.gaussian import ModifyGamma, fit, gains, initial_classifiers, modify_gamma
 from mfh.gaussian.sampling import published_modification
-from mfh.gaussian.tables import format_table
 
 
 def regular_students(world, seeds):
@@ -59,7 +59,7 @@ def main():
     print(f"Gain of regular KD over No-KD in points, by gamma; mean and standard error of {num_seeds} seeds.\n")
     columns = [regular_students(world, seeds) for world in worlds]
     rows = [[name, *(cell(column[name]) for column in columns)] for name in columns[0]]
-    print(format_table(["defect", *headings], rows, "markdown"))
+    print(markdown_table(["defect", *headings], rows))
 
     print("Gain of each arm over No-KD in points, by gamma and reduction of the divergence.\n")
     rows, frames = [], {}
@@ -70,7 +70,7 @@ def main():
             part = gain[gain["arm"] == arm]
             cells = [cell(part[np.isclose(part["gamma"], world.venn.gamma)]["gain"]) for world in worlds]
             rows.append([reduction, arm, *cells])
-    print(format_table(["reduction", "arm", *headings], rows, "markdown"))
+    print(markdown_table(["reduction", "arm", *headings], rows))
 
     print("Sampling Algorithm 1 with 100 permutations instead of all: general inputs found, and the gain.\n")
     sampled = modify_gamma(num_seeds, settings=ModifyGamma(permutations=100))
@@ -84,11 +84,11 @@ def main():
                 f"{share:.2f} of {world.venn.general}, {cell(gain[np.isclose(gain.gamma, world.venn.gamma)].gain)}"
             )
         rows.append([name, *cells])
-    print(format_table(["permutations", *headings], rows, "markdown"))
+    print(markdown_table(["permutations", *headings], rows))
 
     print("Random teachers: different inputs left when they are drawn with replacement.\n")
     cells = [f"{distinct_share(world.venn.general, 50, seeds):.1f} of {world.venn.general}" for world in worlds]
-    print(format_table(headings, [cells], "markdown"))
+    print(markdown_table(headings, [cells]))
 
 
 if __name__ == "__main__":

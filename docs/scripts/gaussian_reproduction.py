@@ -13,9 +13,9 @@ import numpy as np
 from scipy import stats
 
 from mfh.figures.style import save_figure
+from mfh.files import markdown_table
 from mfh.gaussian import gains, sign_change, summary
 from mfh.gaussian.run import run
-from mfh.gaussian.tables import format_table
 from mfh.reporting.gaussian import modification_figure, sweep_figure
 
 FIGURES = Path(__file__).parents[1] / "figures"
@@ -76,7 +76,7 @@ def compare(ten, thousand, published, column, reading_error):
                 ]
             )
     headings = [column, "what", "paper", "ours, 10 seeds", "ours, 1000 seeds", "paper - ours"]
-    return format_table([*headings, "our 95 % interval", "could be ten seeds"], rows, "markdown")
+    return markdown_table([*headings, "our 95 % interval", "could be ten seeds"], rows)
 
 
 def gain_table(frame, column):
@@ -85,7 +85,7 @@ def gain_table(frame, column):
         [f"{r[column]:.2f}", r["arm"], f"{r['mean']:+.2f} \u00b1 {r['sem']:.2f}", f"{r['std']:.2f}"]
         for _, r in grouped.iterrows()
     ]
-    return format_table([column, "arm", "gain over No-KD", "standard deviation over seeds"], rows, "markdown")
+    return markdown_table([column, "arm", "gain over No-KD", "standard deviation over seeds"], rows)
 
 
 def first_rows(ten):
@@ -104,7 +104,7 @@ def first_rows(ten):
             ("teacher", "No-KD", "KD", "gain", "standard deviation of the gain"), theirs, ours, strict=True
         ):
             rows.append([f"{column} = 0", what, f"{a:.2f}", f"{b:.2f}", f"{b - a:+.2f}"])
-    return format_table(["setting", "what", "published code", "ours", "difference"], rows, "markdown")
+    return markdown_table(["setting", "what", "published code", "ours", "difference"], rows)
 
 
 def main():

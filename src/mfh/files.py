@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -57,23 +58,28 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextmanager
 def locked(path: str | Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold a lock file for this process; the lock ends with the process, however it ends.
+    """Hold a lock file during the block. The lock ends with the process, however it ends.
 
-    Where a system has no such locks (Windows), nothing is held.
+    Args:
+        path: The lock file. It may stay behind, which means nothing.
+        wait: Whether to wait while another process holds the lock.
 
     Raises:
-        BlockingIOError: another process holds it, and `wait` is False.
+        BlockingIOError: Another process holds the lock, and `wait` is False.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
+    from filelock import FileLock, Timeout
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(path)) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -203,6 +209,26 @@ def read_frame(path: Path, columns: Sequence[str]) -> "pd.DataFrame":
     if missing:
         raise InputError(f"{path} has no column {missing[0]!r}; expected {', '.join(columns)}")
     return frame.assign(**numbers)
+
+
+def markdown_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], alignments: Sequence[str] | None = None
+) -> str:
+    """A Markdown table.
+
+    Args:
+        columns: Headings, as Markdown.
+        rows: Cells by row, as Markdown.
+        alignments: "number" (flush right) or "text" for every column (default: all "number").
+
+    Example:
+        >>> print(markdown_table(["arm", "gain"], [["soft", "+1.2"]], ["text", "number"]), end="")
+        | arm | gain |
+        | --- | ---: |
+        | soft | +1.2 |
+    """
+    rules = ["---" if alignment == "text" else "---:" for alignment in alignments or ["number"] * len(columns)]
+    return "".join("| " + " | ".join(row) + " |\n" for row in (columns, rules, *rows))
 
 
 def load_array(path: str | Path) -> NDArray[Any]:

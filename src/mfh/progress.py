@@ -1,17 +1,96 @@
-"""How far long work is: a bar with rate and time left."""
+"""Every progress display: a bar, a tracked loop, several named bars."""
 
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
+
+T = TypeVar("T")
+
+#: Shows how far a named piece of work is. Called as show(name, done, total).
+Show = Callable[[str, int, int], None]
+
+#: Off a terminal, `bars` writes at most one line in this time.
+SECONDS_BETWEEN_LINES = 30.0
+
+
+def track(loop: Iterable[T], description: str, enabled: bool = True) -> Iterable[T]:
+    """The items of a loop, with a bar that grows as they are taken.
+
+    Args:
+        loop: What to iterate over. The bar needs its length to show a total.
+        description: Text beside the bar.
+        enabled: Whether to show the bar. False returns the loop as it is.
+    """
+    if not enabled:
+        return loop
+    from rich.progress import track as rich_track
+
+    total = len(loop) if isinstance(loop, Sized) else None
+    return rich_track(loop, description, total=total, console=_stderr(), transient=True)
+
+
+@contextmanager
+def bars(enabled: bool = True, *, lines: bool = False) -> Iterator[Show]:
+    """One bar for each name, on a terminal; they disappear at the end of the block.
+
+    Args:
+        enabled: Whether to show anything.
+        lines: Whether to write a line now and then where stderr is no terminal. False shows nothing there.
+
+    Yields:
+        A function show(name, done, total). The first call with a name adds its bar.
+    """
+    console = _stderr() if enabled else None
+    if console is not None and console.is_terminal:
+        with progress_bar(console) as progress:
+            yield _on_bars(progress)
+    elif console is not None and lines:
+        yield _in_lines(console)
+    else:
+        yield lambda _name, _done, _total: None
+
+
+def _on_bars(progress: "Progress") -> Show:
+    tasks: dict[str, TaskID] = {}
+
+    def show(name: str, done: int, total: int) -> None:
+        if name not in tasks:
+            tasks[name] = progress.add_task(name, total=total)
+        progress.update(tasks[name], completed=done, total=total)
+
+    return show
+
+
+def _in_lines(console: "Console") -> Show:
+    first: dict[str, tuple[float, int]] = {}
+    last = time.monotonic()
+
+    def show(name: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        # What an earlier run has finished says nothing about the rate of this one.
+        began, done_before = first.setdefault(name, (now, done))
+        if now - last <= SECONDS_BETWEEN_LINES and done != total:
+            return
+        last = now
+        seconds, fresh = now - began, done - done_before
+        rate = f"{fresh / seconds:.3g} per second," if fresh and seconds else ""
+        left = f" about {(total - done) * seconds / fresh:.0f} s left" if fresh and done < total else ""
+        console.print(f"{done} of {total} {name}, {rate}{left}".rstrip(", "), highlight=False)
+
+    return show
 
 
 def progress_bar(console: "Console | None" = None) -> "Progress":
-    """A bar that shows done and all, the rate over the last ten minutes, and the time left.
+    """A bar that shows done and total, the rate over the last ten minutes, and the time left.
 
     Args:
-        console: to draw on; None for a bar that is part of something else.
+        console: Console to draw on. None is for a bar inside another live display.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.text import Text
@@ -22,3 +101,9 @@ def progress_bar(console: "Console | None" = None) -> "Progress":
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), Rate(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, speed_estimate_period=600)
+
+
+def _stderr() -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=True)

@@ -1,7 +1,6 @@
 """The engine of preparation: pieces, interruptions, workers that die."""
 
 import os
-import re
 from contextlib import suppress
 
 import pytest
@@ -70,17 +69,3 @@ def test_a_folder_is_complete_only_at_the_end(tmp_path):
         pass
     with pytest.raises(InputError, match="was prepared for 'kind'"):
         preparing.read_meta(out, "other")
-
-
-def test_the_meter_speaks_now_and_then_where_there_is_no_terminal(capsys, monkeypatch):
-    monkeypatch.setattr(preparing.Meter, "SECONDS_BETWEEN_LINES", 0.0)
-    with preparing.Meter(4, "clips", quiet=False) as meter:
-        meter(1)
-        meter(2)
-        meter(4)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].startswith("4 of 4 clips")
-    assert re.fullmatch(r"2 of 4 clips, [\d.e+]+ per second, about \d+ s left", lines[1])
-    with preparing.Meter(1, "clips", quiet=True) as meter:
-        meter(1)
-    assert not capsys.readouterr().err

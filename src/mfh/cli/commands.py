@@ -282,6 +282,7 @@ def _gauss(options: opt.Gauss) -> None:
 
     from mfh.gaussian import summary, table_2
     from mfh.gaussian.run import EXPERIMENTS, run
+    from mfh.progress import bars
     from mfh.reporting import report
     from mfh.reporting.gaussian import gaussian_verdict
     from mfh.studies.folder import Run
@@ -290,10 +291,11 @@ def _gauss(options: opt.Gauss) -> None:
     experiments = EXPERIMENTS if options.experiment == "all" else (options.experiment,)
     out = options.out or Path("runs") / f"gauss-{options.experiment}"
     given = asdict(options)
-    ours = {name: given.pop(name) for name in ("out", "quiet", "experiment", "num_seeds", "first_seed", "device")}
+    for name in ("out", "quiet", "experiment", "num_seeds", "first_seed", "device"):
+        given.pop(name)
     if given["permutations"] is not None:
         given["permutations"] = permutations_of(given["permutations"])
-    with _seeds_done(ours["quiet"]) as progress:
+    with bars(not options.quiet) as progress:
         frames = run(
             experiments,
             out=out,
@@ -314,26 +316,6 @@ def _gauss(options: opt.Gauss) -> None:
         console.print()
     console.print(gaussian_verdict(frames), markup=False)
     console.print(f"\nReport: {page}", markup=False)
-
-
-@contextmanager
-def _seeds_done(quiet: bool) -> Iterator[Any]:
-    """A progress bar over seeds, on a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        lines: dict[str, Any] = {}
-
-        def progress(experiment: str, done: int, total: int) -> None:
-            if experiment not in lines:
-                lines[experiment] = bar.add_task(experiment, total=total)
-            bar.update(lines[experiment], completed=done)
-
-        yield progress
 
 
 def _prepare(options: opt.Prepare) -> None:

@@ -40,6 +40,9 @@ PALETTE: dict[str, str] = {
     "true-general": "#00543c",
     "algorithm-1": "#009e73",
 }
+#: Colour of each role where a figure shows the roles and not the arms, and a darker one for text on white.
+ROLE_COLOURS: dict[str, str] = {"teacher": "#0072b2", "student": "#d55e00"}
+ROLE_INKS: dict[str, str] = {"teacher": "#005a8f", "student": "#a34700"}
 #: Ink for what is no arm: axes, zero lines, things set aside.
 INK, FAINT = "#26292e", "#b9bec6"
 _STYLE: dict[str, Any] = {

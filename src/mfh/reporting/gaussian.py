@@ -1,16 +1,15 @@
 """Figures and report sections of the Gaussian experiments."""
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mfh.errors import InputError
-from mfh.figures.style import FAINT, INK, arm_colour, figure_size, new_figure, style
-from mfh.figures.venn import centre_distance, circle_areas
+from mfh.figures.style import FAINT, ROLE_COLOURS, arm_colour, figure_size, new_figure, style
+from mfh.figures.venn import circle_areas, draw_venn
 from mfh.gaussian.crossing import sign_change
-from mfh.gaussian.tables import gains, summary, table_rows
+from mfh.gaussian.tables import gains, summary, table_of
 from mfh.reporting.page import Picture, Section, Table
 
 if TYPE_CHECKING:
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_TEACHER_COLOUR, _STUDENT_COLOUR = "#e69f00", "#0072b2"
-_TEACHER_TEXT = "#9c6b00"  # dark enough to read on white
 _ARM_NAMES = {
     "no-kd": "No-KD",
     "regular": "regular KD",
@@ -55,22 +52,18 @@ def sweep_figure(frame: "pd.DataFrame", *, confidence: float = 0.95) -> "Figure"
         figure = Figure(figsize=figure_size(7.2, 4.6, columns=2), layout="constrained")
         parts: Any = figure.subfigures(2, 1, height_ratios=[1.0, 2.6])
         diagrams, plots = parts
-        for axes, (_, setting) in zip(
-            np.atleast_1d(diagrams.subplots(1, len(settings))), settings.iterrows(), strict=True
-        ):
-            venn_diagram(axes, setting["alpha"], setting["beta"], setting["gamma"])
-            axes.set_title(
-                f"{symbol} = {setting[column]:.2f}".rstrip("0").rstrip("."), loc="center", fontweight="normal"
-            )
-        first = diagrams.axes[0]
-        first.text(-0.8, -0.57, "student", color=_STUDENT_COLOUR, fontsize=8.5, va="top")
-        first.text(0.8, -0.57, "teacher", color=_TEACHER_TEXT, fontsize=8.5, ha="right", va="top")
+        places = np.atleast_1d(diagrams.subplots(1, len(settings), sharex=True, sharey=True))
+        for number, (axes, (_, setting)) in enumerate(zip(places, settings.iterrows(), strict=True)):
+            gamma = setting["gamma"]
+            teacher, student = circle_areas(setting["alpha"], setting["beta"], gamma)
+            title = f"{symbol} = {setting[column]:.2f}".rstrip("0").rstrip(".")
+            draw_venn(gamma, teacher - gamma, student - gamma, title=title, axes=axes, names=number == 0)
         left, right = plots.subplots(1, 2, width_ratios=[1.5, 1])
 
         for role, arm, label, colour, marker in (
-            ("teacher", "regular", "teacher", _TEACHER_COLOUR, "s"),
+            ("teacher", "regular", "teacher", ROLE_COLOURS["teacher"], "s"),
             ("student", "no-kd", "student, No-KD", arm_colour("no-kd"), "o"),
-            ("student", "regular", "student, KD", arm_colour("regular"), "^"),
+            ("student", "regular", "student, KD", ROLE_COLOURS["student"], "^"),
         ):
             rows = means[(means["role"] == role) & (means["arm"] == arm)]
             reach = _reach(rows["standard_error"], rows["num_seeds"], confidence)
@@ -82,7 +75,7 @@ def sweep_figure(frame: "pd.DataFrame", *, confidence: float = 0.95) -> "Figure"
         rows = rows[rows["arm"] == "regular"]
         right.axhline(0, color=FAINT, linewidth=1.2)
         reach = _reach(rows["standard_error"], rows["num_seeds"], confidence)
-        _band(right, rows[column], rows["mean"], reach, arm_colour("regular"), None, "^")
+        _band(right, rows[column], rows["mean"], reach, ROLE_COLOURS["student"], None, "^")
         right.set(xlabel=symbol, ylabel="points over No-KD", title="Gain from the teacher")
         return figure
 
@@ -130,31 +123,6 @@ def modification_figure(frame: "pd.DataFrame", *, confidence: float = 0.95) -> "
         return figure
 
 
-def venn_diagram(axes: "Axes", alpha: float, beta: float, gamma: float) -> None:
-    """Draw a modality Venn diagram to scale: areas are proportional to numbers of decisive inputs.
-
-    The student's circle is on the left, the teacher's on the right; the area they cover together is the same in
-    every diagram. With gamma = 0 the fractions leave open which modality has more: both circles are drawn alike.
-
-    Args:
-        axes: to draw on; its frame and ticks are removed.
-        alpha: share of the teacher's decisive inputs that only the teacher has.
-        beta: the same for the student.
-        gamma: share of all decisive inputs that both have.
-    """
-    from matplotlib.patches import Circle
-
-    teacher, student = circle_areas(alpha, beta, gamma)
-    radius, other = math.sqrt(teacher / math.pi), math.sqrt(student / math.pi)
-    distance = centre_distance(radius, other, gamma)
-    left = min(-other, distance - radius)
-    middle = (left + max(other, distance + radius)) / 2
-    for centre, size, colour in ((0.0, other, _STUDENT_COLOUR), (distance, radius, _TEACHER_COLOUR)):
-        axes.add_patch(Circle((centre - middle, 0.0), size, facecolor=colour, alpha=0.45, edgecolor=INK, linewidth=0.8))
-    axes.set(xlim=(-0.85, 0.85), ylim=(-0.8, 0.6), aspect="equal")  # with room for the names below
-    axes.axis("off")
-
-
 def gaussian_sections(frames: Mapping[str, "pd.DataFrame"]) -> list[Section]:
     """Report sections of the experiments that were run.
 
@@ -178,7 +146,7 @@ def gaussian_verdict(frames: Mapping[str, "pd.DataFrame"]) -> str:
 
 def _section(name: str, frame: "pd.DataFrame") -> Section:
     num_seeds = frame["seed"].nunique()
-    headings, rows = table_rows(frame)
+    table = table_of(frame)
     errors = f"Accuracy in percent after the last step, mean \u00b1 standard error over {num_seeds} seeds."
     if name == "modify-gamma":
         return Section(
@@ -194,7 +162,7 @@ def _section(name: str, frame: "pd.DataFrame") -> Section:
                     "Teacher accuracies and student gains by gamma for four ways to choose the teacher's inputs; "
                     "the numbers are in the table below.",
                 ),
-                Table(headings, rows, errors),
+                Table(list(table.columns), table.to_numpy().tolist(), errors),
                 *_found_blocks(frame),
             ],
         )
@@ -217,11 +185,11 @@ def _section(name: str, frame: "pd.DataFrame") -> Section:
             Picture(
                 sweep_figure(frame),
                 name,
-                f"Above: decisive inputs of the student (left circle) and the teacher (right circle), to scale. Below: "
-                f"means over {num_seeds} seeds with 95 % bands.",
+                "Above: decisive inputs of the teacher (blue, left) and of the student (orange, right). Areas are to "
+                f"scale. Below: means over {num_seeds} seeds with 95 % bands.",
                 f"Venn diagrams and curves of accuracy and gain along {symbol}; the numbers are in the table below.",
             ),
-            Table(headings, rows, errors),
+            Table(list(table.columns), table.to_numpy().tolist(), errors),
         ],
     )
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mfh.files import atomic_write
+from mfh.files import atomic_write, markdown_table
 from mfh.reporting.page import FIGURES, Picture, Section, Table, write_pictures
 
 
@@ -14,11 +14,11 @@ def write_markdown(
     """Write folder/report.md and the figures it shows.
 
     Args:
-        folder: made if it is missing.
-        title: the first heading.
-        verdict: the finding, in a sentence; stands under the title.
-        sections: in order.
-        figures: kinds of files to write the figures as; the page shows the first.
+        folder: Folder of the page. It is made if it is missing.
+        title: First heading.
+        verdict: The finding in a sentence, which stands under the title.
+        sections: Sections of the page, in order.
+        figures: Kinds of files to write the figures as. The page shows the first kind.
 
     Returns:
         The path of the page.
@@ -33,7 +33,8 @@ def write_markdown(
                 parts.append(f"![{literal(block.alt)}](figures/{names[id(block)]}.{figures[0]})")
                 parts.append(f"*{literal(block.caption)}*")
             elif isinstance(block, Table):
-                parts.append("\n".join(_table(block)))
+                cells = [[literal(cell) for cell in row] for row in (block.columns, *block.rows)]
+                parts.append(markdown_table(cells[0], cells[1:], block.alignments).rstrip())
                 parts += [f"*{literal(block.caption)}*"] if block.caption else []
             else:
                 parts.append(literal(block))
@@ -43,14 +44,11 @@ def write_markdown(
     return path
 
 
-def _table(table: Table) -> list[str]:
-    rules = ["---:" if alignment == "number" else "---" for alignment in table.alignments]
-    rows = [[literal(cell) for cell in row] for row in (table.columns, *table.rows)]
-    return ["| " + " | ".join(row) + " |" for row in (rows[0], rules, *rows[1:])]
-
-
 def literal(text: str) -> str:
-    r"""Text that shows as it is, on one line: neither Markdown nor HTML.
+    r"""Text escaped so that Markdown shows it as it is, on one line.
+
+    Args:
+        text: Any text, also with characters that Markdown or HTML would interpret.
 
     Example:
         >>> print(literal("a_b | <i>"), literal("1. x"))
@@ -58,4 +56,4 @@ def literal(text: str) -> str:
     """
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", text)
-    return re.sub(r"^(\d*)([-+.)])(?=\s|$)", r"\1\\\2", text)  # else the beginning of a list
+    return re.sub(r"^(\d*)([-+.)])(?=\s|$)", r"\1\\\2", text)  # would begin a list

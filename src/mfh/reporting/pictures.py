@@ -1,7 +1,7 @@
 """The figures of a study's report."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mfh.figures.saliency import draw_saliency
-from mfh.figures.style import FAINT, INK, PALETTE, arm_colour, new_figure, style
-from mfh.figures.venn import centre_distance, circle_areas
+from mfh.figures.style import FAINT, INK, arm_colour, new_figure, style
+from mfh.figures.venn import circle_areas, draw_venn
 from mfh.reporting.page import Picture
 from mfh.studies.criteria import Shares
 from mfh.studies.grid import Cell
@@ -18,8 +18,6 @@ from mfh.studies.summary import Summary, Variant, label_of, representatives
 from mfh.venn import ModalityVenn
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from mfh.saliency.scores import ChannelSaliency
 
 
@@ -239,7 +237,7 @@ def venn_picture(venn: ModalityVenn) -> Picture:
     counts = f"{venn.general} general, {venn.teacher_only} teacher-only and {venn.student_only} student-only"
     measures = f"alpha = {venn.alpha:.2g}, beta = {venn.beta:.2g}, gamma = {venn.gamma:.2g}"
     return Picture(
-        _venn_figure((venn.general, venn.teacher_only, venn.student_only), str),
+        draw_venn(venn.general, venn.teacher_only, venn.student_only, words=str),
         "venn",
         f"What decides the label, areas to scale: {counts} features, so {measures}.",
         f"Venn diagram of two circles: {counts} decisive features; {measures}.",
@@ -272,67 +270,12 @@ def estimated_venn_picture(shares: Shares, samples: int) -> Picture | None:
         measures.append(f"{name} = {value:.2f} ({measure.low:.2f} to {measure.high:.2f})")
     parts = f"{percent(general)} general, {percent(teacher_only)} teacher-only, {percent(student_only)} student-only"
     return Picture(
-        _venn_figure((general, teacher_only, student_only), percent, "estimated"),
+        draw_venn(general, teacher_only, student_only, words=percent, title="estimated"),
         "venn-estimated",
         f"What decides the label, estimated from {samples} validation pairs and drawn to scale with the estimate: "
         f"{', '.join(measures)}; 95 % intervals.",
         f"Venn diagram of two circles, estimated: {parts if gamma else 'nothing is shared'}; {', '.join(measures)}.",
     )
-
-
-def _venn_figure(areas: tuple[float, float, float], words: Callable[[Any], str], title: str = "") -> "Figure":
-    """Two circles to scale.
-
-    Args:
-        areas: of what is general, the teacher's only and the student's only.
-        words: for such a part.
-        title: above the circles.
-    """
-    from matplotlib.patches import Circle
-
-    general, teacher_only, student_only = areas
-    teacher_radius = math.sqrt((general + teacher_only) / math.pi)
-    student_radius = math.sqrt((general + student_only) / math.pi)
-    distance = centre_distance(teacher_radius, student_radius, general)
-    total = max(teacher_radius, student_radius)
-    left, right = distance - student_radius, distance + student_radius
-    begin, end = min(-teacher_radius, left), max(teacher_radius, right)
-    with style():
-        figure, axes = new_figure(5.2, 3.1 if title else 2.9)
-        axes.set_title(title, loc="center", fontweight="normal")
-        axes.set_axis_off()
-        axes.set_aspect("equal")
-        circles = [
-            (0.0, teacher_radius, PALETTE["regular"], "#005a8f", "teacher's modality", "bottom"),
-            (distance, student_radius, PALETTE["specific"], "#a34700", "student's modality", "top"),
-        ]
-        for x, radius, colour, dark, text, vertical in circles:
-            axes.add_patch(Circle((x, 0), radius, facecolor=colour, alpha=0.2, linewidth=0))
-            axes.add_patch(Circle((x, 0), radius, facecolor="none", edgecolor=colour, linewidth=1.8))
-            place = 1.08 * total if vertical == "bottom" else -1.08 * total
-            axes.text(x, place, text, ha="center", va=vertical, color=dark, fontweight="bold")
-        lens = (max(left, -teacher_radius), min(right, teacher_radius))
-        if general:
-            shown = f"{words(general)}\ngeneral" if lens[1] - lens[0] > 0.55 * total else words(general)
-            axes.text(sum(lens) / 2, 0, shown, ha="center", va="center", linespacing=1.4)
-        outside = [
-            (teacher_only, (-teacher_radius + min(left, teacher_radius)) / 2, begin - 0.25 * total, "teacher only"),
-            (student_only, (right + max(teacher_radius, left)) / 2, end + 0.25 * total, "student only"),
-        ]
-        for part, x, place, text in outside:
-            if part:
-                axes.annotate(
-                    f"{words(part)} {text}".strip(),
-                    (x, 0),
-                    (place, 0),
-                    ha="right" if place < x else "left",
-                    va="center",
-                    arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.8, "shrinkA": 2, "shrinkB": 0},
-                )
-                axes.plot([x], [0], "o", color=INK, markersize=3)
-        axes.set_xlim(begin - 1.2 * total, end + 1.2 * total)
-        axes.set_ylim(-1.35 * total, 1.35 * total)
-    return figure
 
 
 def _split(summary: Summary) -> str:

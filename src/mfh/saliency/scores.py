@@ -1,7 +1,8 @@
 """Which channels of a teacher carry what the student's modality shows too (Algorithm 1, step 2, and the probe)."""
 
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,6 +19,7 @@ from mfh.networks.frozen import Frozen
 from mfh.networks.layers import capture, check_channel_dim
 from mfh.networks.modes import check_one_device, device_of, evaluating, original_layer, placed
 from mfh.parallel.distributed import gather
+from mfh.progress import track
 from mfh.saliency.masks import ChannelMask
 from mfh.saliency.permutation import Distance, Permutations, permutation_scores
 from mfh.saliency.probe import StudentLayer, layer_names, probe_scores
@@ -104,7 +106,7 @@ def channel_saliency(
     student_layers = layer_names(student_layer)
     check_one_device(teacher.network, "teacher")
     check_one_device(student.network, "student")
-    track = _tracker(progress, f"saliency of {layer}")
+    shown = partial(track, description=f"saliency of {layer}", enabled=progress)
     with placed(device, teacher.network, student.network), evaluating(teacher.network, student.network):
         if score == "probe":
             estimate = probe_scores(
@@ -115,7 +117,7 @@ def channel_saliency(
                 channel_dim=channel_dim,
                 student_layer=student_layers or None,
                 seed=seed,
-                track=track,
+                track=shown,
             )
         else:
             estimate = permutation_scores(
@@ -124,7 +126,7 @@ def channel_saliency(
                 distance=distance,
                 permutations=permutations,
                 seed=seed,
-                track=track,
+                track=shown,
             )
         teacher_digest, student_digest = teacher.fingerprint, student.fingerprint
     if not bool(torch.isfinite(estimate.scores).all()):
@@ -373,16 +375,3 @@ def soft_weights(r2: ArrayLike) -> NDArray[np.float64]:
 def distance_name(distance: Distance) -> str:
     """The distance's name in files and tables."""
     return getattr(distance, "__name__", type(distance).__name__) if callable(distance) else distance
-
-
-def _tracker(progress: bool, description: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
-    if not progress:
-        return iter
-
-    def track(loop: Iterable[Any]) -> Iterable[Any]:
-        from rich.progress import track as rich_track
-
-        total = len(loop) if isinstance(loop, Sized) else None
-        return rich_track(loop, description, total=total, transient=True)
-
-    return track

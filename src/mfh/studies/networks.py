@@ -25,7 +25,7 @@ from mfh.saliency.scores import distance_name
 from mfh.studies.folder import FORMAT, HistoryKey, NetworkKey, SeedFolder, refuse_other_format
 from mfh.studies.grid import WEIGHTS, Cell
 from mfh.studies.settings import Settings
-from mfh.tasks.checks import SPLITS
+from mfh.tasks.splits import SPLITS
 from mfh.tasks.task import Protocol, Task
 from mfh.training.fitting import align, distill, pretrain
 from mfh.training.recipe import Recipe, describe

@@ -12,11 +12,11 @@ from mfh.data.pairs import PairedBatch, fetch, map_tensors
 from mfh.errors import InputError
 from mfh.networks.layers import as_logits, find_layer
 from mfh.networks.modes import device_of, evaluating
+from mfh.tasks.splits import SPLITS
 from mfh.tasks.task import Task
 
 log = logging.getLogger("mfh")
 
-SPLITS = ("train", "val", "test")
 # Whole data sets in memory are compared up to this size; hashing takes about a second per gigabyte.
 _COMPARED_BYTES = 2**28
 
@@ -34,7 +34,7 @@ def check_task(task: Task, layers: Iterable[str] = (), origin: str = "") -> None
     """
     try:
         with torch.random.fork_rng(devices=[]):
-            batches = {split: _first_and_last(task, split) for split in SPLITS}
+            batches: dict[str, PairedBatch] = {split: _first_and_last(task, split) for split in SPLITS}
             networks = {"student": _made(task, "student")}
             if task.teacher is not None:
                 networks["teacher"] = _made(task, "teacher")

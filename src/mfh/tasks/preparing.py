@@ -1,18 +1,16 @@
-"""Raw media to a prepared folder: in parallel, piece by piece, interruptible at any moment.
+"""From raw media to a prepared folder: in parallel, piece by piece, interruptible at any moment.
 
-Every piece (a clip, a shard) is worked out by a worker process and kept as one file that is there whole or not at
-all. What is in the folder of pieces is never done twice; the prepared folder is put together at the end, and its
-`meta.json`, written last, says that it is complete.
+A worker process makes each piece (a clip, a shard) and writes it as one file, whole or not at all. A piece that exists
+is never made again. The prepared folder is put together at the end. Its `meta.json` is written last and says that the
+folder is complete.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -20,30 +18,33 @@ from typing import Any, TypeVar
 
 from mfh import files
 from mfh.errors import InputError
-from mfh.parallel.pool import start_workers, stop_workers
-from mfh.progress import progress_bar
+from mfh.parallel.pool import Job, WorkerDiedError, run_jobs, worker_pool
 
-Job = TypeVar("Job")
+Piece = TypeVar("Piece")
 
+#: Packages whose versions a prepared folder records.
 PACKAGES = ("av", "librosa", "numpy", "pillow", "soxr")
 
 
 def digest(content: Any) -> str:
-    """A short name for options or for a file's identity, from its JSON."""
+    """A short name for content that JSON can hold, for instance options: 16 hexadecimal digits of its SHA-256."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 @contextmanager
 def preparing(out: Path, kind: str, options: Mapping[str, Any]) -> Iterator[Path | None]:
-    """Hold the folder `out` while it is prepared; yields where to keep pieces, or None if it is complete already.
+    """Lock the folder `out` while it is prepared.
 
     Args:
-        out: the prepared folder.
-        kind: of the preparation, for instance "ravdess".
-        options: everything that decides what is prepared, as JSON can hold it.
+        out: The prepared folder.
+        kind: Kind of the preparation, for instance "ravdess".
+        options: Everything that decides what is prepared, as JSON can hold it.
+
+    Yields:
+        The folder for pieces, or None if `out` is complete already.
 
     Raises:
-        InputError: the folder holds something else, or was prepared with other options; it is left as it is.
+        InputError: The folder holds something else, or was prepared with other options. It is left as it is.
     """
     options = json.loads(json.dumps(options, default=str))
     refuse_foreign(out)
@@ -55,15 +56,15 @@ def preparing(out: Path, kind: str, options: Mapping[str, Any]) -> Iterator[Path
         pieces = out / f".pieces-{digest([kind, options])}"
         pieces.mkdir(parents=True, exist_ok=True)
         yield pieces
-        for old in out.glob(".pieces-*"):  # of other options too: the folder is complete
+        for old in out.glob(".pieces-*"):  # also those of other options: the folder is complete
             shutil.rmtree(old)
 
 
 def refuse_foreign(out: Path) -> None:
-    """Refuse a folder that holds what is not ours, before anything is written into it.
+    """Refuse a folder that holds files of another program, before anything is written into it.
 
     Raises:
-        InputError: names what is there.
+        InputError: It does. The message names one of them.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; a folder to prepare was expected")
@@ -79,10 +80,10 @@ def finish(out: Path, kind: str, options: Mapping[str, Any], facts: Mapping[str,
     """Declare the prepared folder complete.
 
     Args:
-        out: the prepared folder, with everything else in place.
-        kind: of the preparation.
-        options: as given to `preparing`.
-        facts: counts, shapes, checksums, statistics.
+        out: The prepared folder, with everything else in place.
+        kind: Kind of the preparation.
+        options: Options as given to `preparing`.
+        facts: Counts, shapes, checksums, statistics.
     """
     versions = {name: version(name) for name in PACKAGES}
     files.write_json(
@@ -90,15 +91,19 @@ def finish(out: Path, kind: str, options: Mapping[str, Any], facts: Mapping[str,
     )
 
 
-#: Raised when the layout of prepared folders changes.
+#: Number of the layout of prepared folders; a new layout gets the next number.
 FORMAT = 1
 
 
 def read_meta(folder: str | Path, kind: str) -> dict[str, Any]:
     """What `finish` wrote.
 
+    Args:
+        folder: The prepared folder.
+        kind: Kind of the preparation that is expected.
+
     Raises:
-        InputError: the folder is not a complete preparation of this kind and format.
+        InputError: The folder is not a complete preparation of this kind and format.
     """
     path = Path(folder) / "meta.json"
     if not path.is_file():
@@ -120,8 +125,13 @@ def read_meta(folder: str | Path, kind: str) -> dict[str, Any]:
 def check_options(out: Path, meta: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Refuse a folder that was prepared with other options.
 
+    Args:
+        out: The prepared folder.
+        meta: Its meta.json.
+        options: The options asked for now.
+
     Raises:
-        InputError: names the first option that differs.
+        InputError: An option differs. The message names the first one.
     """
     before = meta["options"]
     for name in sorted({*before, *options}):
@@ -133,26 +143,26 @@ def check_options(out: Path, meta: Mapping[str, Any], options: Mapping[str, Any]
 
 
 def make_pieces(
-    jobs: Mapping[Path, Job],
-    work: Callable[[Job, Path], None],
+    jobs: Mapping[Path, Piece],
+    work: Callable[[Piece, Path], None],
     *,
     processes: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> set[Path]:
-    """Do every job whose piece is missing.
+    """Make every piece that is missing.
 
     Args:
-        jobs: piece -> what its worker needs; must travel to other processes.
-        work: writes the piece atomically; a function of a module.
-        processes: at a time; default: the number of processors. 0 works in this process, which a crashing decoder
-            takes along.
-        progress: called with the number of pieces done, as they are.
+        jobs: What the worker needs, by the piece's path. It is pickled.
+        work: Writes a piece atomically. It is a function of a module.
+        processes: Worker processes (default: the number of processors). 0 works in this process, which a decoder that
+            crashes takes down.
+        progress: Called with the number of finished pieces whenever it changes.
 
     Returns:
-        Pieces whose worker died (a decoder that crashed), twice: once among others and once alone.
+        The pieces whose worker crashed twice: once among others and once alone.
 
     Raises:
-        InputError: workers die before they begin; `processes` is negative.
+        InputError: Workers end before they begin, or `processes` is negative.
     """
     count = (os.cpu_count() or 1) if processes is None else processes
     if count < 0:
@@ -162,16 +172,16 @@ def make_pieces(
     while todo := {piece: job for piece, job in jobs.items() if piece not in crashed and not piece.exists()}:
         done = len(jobs) - len(todo)
         tell(done)
-        suspects = _run(todo, work, count, lambda finished, done=done: tell(done + finished))  # type: ignore[misc]
-        crashed |= {piece for piece in suspects if _run({piece: todo[piece]}, work, 1, lambda _finished: None)}
+        suspects = _make(todo, work, count, lambda finished, done=done: tell(done + finished))  # type: ignore[misc]
+        crashed |= {piece for piece in suspects if _make({piece: todo[piece]}, work, 1, lambda _finished: None)}
     tell(len(jobs))
     return crashed
 
 
-def _run(
-    todo: Mapping[Path, Job], work: Callable[[Job, Path], None], count: int, tell: Callable[[int], None]
+def _make(
+    todo: Mapping[Path, Piece], work: Callable[[Piece, Path], None], count: int, tell: Callable[[int], None]
 ) -> list[Path]:
-    """Work with `count` processes; if one of them dies, the pieces that were being worked on."""
+    """Make pieces with `count` processes. If a worker crashes, return the pieces that were being made."""
     for piece in todo:  # marks of an interrupted run say nothing about this one
         _marker(piece).unlink(missing_ok=True)
     if not count:
@@ -179,26 +189,19 @@ def _run(
             work(job, piece)
             tell(done)
         return []
-    pool, finished, ended_well = start_workers(min(count, len(todo))), 0, False
+    finished = itertools.count(1)
+    jobs = [Job(piece, _make_marked, (work, job, piece)) for piece, job in todo.items()]
     try:
-        waiting = {pool.submit(_marked, work, job, piece) for piece, job in todo.items()}
-        while waiting:
-            ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in ready:
-                future.result()
-            finished += len(ready)
-            tell(finished)
-        ended_well = True
-    except BrokenProcessPool:
+        with worker_pool(min(count, len(todo))) as pool:
+            run_jobs(pool, jobs, on_result=lambda _job, _result: tell(next(finished)))
+    except WorkerDiedError:
         suspects = [piece for piece in todo if _marker(piece).exists() and not piece.exists()]
         if not suspects:
             raise InputError(
-                "worker processes ended before they began, for instance for lack of memory; what was finished is "
-                "kept, and the same command with --processes 1 needs the least"
+                "worker processes ended before they began, for instance for lack of memory; finished work is kept: "
+                "run the same command with --processes 1, which needs the least memory"
             ) from None
         return suspects
-    finally:
-        stop_workers(pool, at_once=not ended_well)
     return []
 
 
@@ -206,54 +209,8 @@ def _marker(piece: Path) -> Path:
     return piece.with_name(f"{piece.name}.started")
 
 
-def _marked(work: Callable[[Job, Path], None], job: Job, piece: Path) -> None:
-    """Leave a mark while working, so that a death can be laid at the right door."""
+def _make_marked(work: Callable[[Piece, Path], None], job: Piece, piece: Path) -> None:
+    """Leave a mark while working, so that a crash can be attributed to one piece."""
     _marker(piece).touch()
     work(job, piece)
     _marker(piece).unlink()
-
-
-class Meter:
-    """How far a preparation is: a bar with rate and time left on a terminal, now and then a line elsewhere.
-
-    Args:
-        total: pieces in all.
-        what: they are, in the plural.
-        quiet: show nothing.
-    """
-
-    SECONDS_BETWEEN_LINES = 30.0
-
-    def __init__(self, total: int, what: str, *, quiet: bool) -> None:
-        self.total, self.what, self.quiet = total, what, quiet
-        self._bar: Any = None
-
-    def __enter__(self) -> "Meter":
-        if not self.quiet:
-            from rich.console import Console
-
-            self._console = Console(stderr=True)
-            if self._console.is_terminal:
-                self._bar = progress_bar(self._console)
-                self._line = self._bar.add_task(self.what, total=self.total)
-                self._bar.start()
-        self._began: tuple[float, int] | None = None
-        self._told = time.monotonic()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, done: int) -> None:
-        """So many pieces are done."""
-        now = time.monotonic()
-        self._began = self._began or (now, done)  # what an earlier run left says nothing about the rate
-        seconds, fresh = now - self._began[0], done - self._began[1]
-        if self._bar is not None:
-            self._bar.update(self._line, completed=done)
-        elif not self.quiet and (now - self._told > self.SECONDS_BETWEEN_LINES or done == self.total):
-            self._told = now
-            rate = f"{fresh / seconds:.3g} per second," if fresh and seconds else ""
-            left = f" about {(self.total - done) * seconds / fresh:.0f} s left" if fresh and done < self.total else ""
-            self._console.print(f"{done} of {self.total} {self.what}, {rate}{left}".rstrip(", "), highlight=False)

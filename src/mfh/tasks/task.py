@@ -17,6 +17,7 @@ from mfh.problems.problem import Problem
 from mfh.saliency.permutation import Distance
 from mfh.saliency.probe import StudentLayer
 from mfh.saliency.scores import Fill
+from mfh.tasks.splits import SPLITS
 from mfh.training.recipe import Recipe
 
 
@@ -91,7 +92,7 @@ class Task:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for split in ("train", "val", "test"):
+        for split in SPLITS:
             dataset = getattr(self, split)
             if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
                 raise InputError(

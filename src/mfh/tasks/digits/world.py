@@ -12,7 +12,7 @@ Legend of shapes: N pairs, A digits in the recording, B digits in the picture, D
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,9 +21,8 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from mfh.errors import InputError
+from mfh.tasks.splits import SPLITS, Split
 from mfh.venn import ModalityVenn
-
-Split = Literal["train", "val", "test"]
 
 SAMPLE_RATE = 4000  # Hz
 KEY_SAMPLES = 400  # 0.1 s per key
@@ -46,7 +45,6 @@ TONES: NDArray[np.float64] = np.array(
 """(10, 2): the two frequencies of every digit's key, in Hz."""
 
 _COUNTS = ("general", "teacher_only", "student_only", "teacher_distractors", "student_distractors")
-_SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}  # of the scans of every digit
 
 
@@ -214,7 +212,7 @@ class World:
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
             raise InputError(f"num_{name} is {number!r}; a split needs a whole number of pairs from 1")
         _check_seed(seed)
-        generator = np.random.default_rng([seed, 1 + _SPLITS.index(name)])
+        generator = np.random.default_rng([seed, 1 + SPLITS.index(name)])
         digits = self.draw(number, generator)
         recording = spectrogram(dial(digits.heard, self.audio_noise, generator))
         picture = write(digits.seen, split_scans(seed)[name], self.picture_noise, generator)
@@ -315,11 +313,11 @@ def split_scans(seed: int) -> dict[Split, NDArray[np.int64]]:
     _check_seed(seed)
     generator = np.random.default_rng([seed, 0])
     _, classes = load_scans()
-    parts: dict[Split, list[NDArray[np.int64]]] = {name: [] for name in _SPLITS}
+    parts: dict[Split, list[NDArray[np.int64]]] = {name: [] for name in SPLITS}
     for digit in range(10):
         scans = generator.permutation(np.flatnonzero(classes == digit))
-        cuts = np.round(np.cumsum([_SHARES[name] for name in _SPLITS[:-1]]) * len(scans)).astype(int)
-        for name, part in zip(_SPLITS, np.split(scans, cuts), strict=True):
+        cuts = np.round(np.cumsum([_SHARES[name] for name in SPLITS[:-1]]) * len(scans)).astype(int)
+        for name, part in zip(SPLITS, np.split(scans, cuts), strict=True):
             parts[name].append(part)
     return {name: np.concatenate(part) for name, part in parts.items()}
 

@@ -7,9 +7,9 @@ from mfh.errors import InputError
 from mfh.tasks.media import MediaFile
 from mfh.tasks.ravdess import names
 from mfh.tasks.ravdess.clips import FACTS, Clip, Found, skip
-from mfh.tasks.ravdess.splits import SPLITS
+from mfh.tasks.splits import SPLITS
 
-_TABLES = dict(zip(SPLITS, ("spa_dl.csv", "spa_val.csv", "spa_test.csv"), strict=True))
+_TABLES: dict[str, str] = dict(zip(SPLITS, ("spa_dl.csv", "spa_val.csv", "spa_test.csv"), strict=True))
 
 
 def find_features(source: Path) -> Found:

@@ -15,6 +15,7 @@ from mfh.tasks import preparing
 from mfh.tasks.ravdess import splits
 from mfh.tasks.ravdess.names import EMOTIONS
 from mfh.tasks.ravdess.prepare import KIND, MANIFEST
+from mfh.tasks.splits import SPLITS
 
 
 class Clips(Dataset[tuple[Tensor, Tensor, Tensor]]):
@@ -100,8 +101,8 @@ def load_splits(folder: str | Path, *, augment: bool = False) -> tuple[dict[str,
             f"clip {strange['id']} has emotion {strange['emotion']!r}; {', '.join(EMOTIONS)} were expected"
         )
     targets = np.array([classes[row["emotion"]] for row in manifest], dtype=np.int64)
-    parts = {}
-    for name in splits.SPLITS:
+    parts: dict[str, Clips] = {}
+    for name in SPLITS:
         rows = np.flatnonzero([row["split"] == name for row in manifest])
         parts[name] = Clips(folder, rows, targets[rows], augment=augment and name == "train")
     return parts, meta

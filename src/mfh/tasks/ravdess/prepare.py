@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from mfh import files
 from mfh.errors import InputError
+from mfh.progress import bars
 from mfh.tasks import preparing
 from mfh.tasks.media import MediaError, MediaFile, cover, read_audio, read_frames, read_picture, require_media
 from mfh.tasks.ravdess import names, splits
 from mfh.tasks.ravdess.authors import find_features
 from mfh.tasks.ravdess.clips import FACTS, Clip, find_clips, skip
+from mfh.tasks.splits import SPLITS
 
 KIND = "ravdess"
 MANIFEST = (*FACTS, "split")
@@ -148,8 +150,10 @@ def prepare(
             if jobs and layout == "archives":
                 mfcc(np.zeros(features.sample_rate, np.float32), features)  # compiles once, before workers all would
             work = Work(features)
-            with preparing.Meter(len(jobs), "clips", quiet=quiet) as meter:
-                crashed = preparing.make_pieces(jobs, work, processes=processes, progress=meter)
+            with bars(not quiet, lines=True) as show:
+                crashed = preparing.make_pieces(
+                    jobs, work, processes=processes, progress=lambda done: show("clips", done, len(jobs))
+                )
             _assemble(out, jobs, crashed, found.skipped, split, seed, features, options)
     counts, skipped = _summary(out)
     return Prepared(out, counts, skipped, pieces is not None)
@@ -299,7 +303,7 @@ def _assemble(
     files.write_table(out / "skipped.csv", SKIPPED, sorted(lines, key=lambda line: (line["file"], line["reason"])))
     facts_of_all = {
         "classes": names.EMOTIONS,
-        "counts": {name: sum(row["split"] == name for row in rows) for name in splits.SPLITS},
+        "counts": {name: sum(row["split"] == name for row in rows) for name in SPLITS},
         "arrays": arrays,
         "statistics": {"mfcc_mean": mean, "mfcc_std": std},  # of the training split
     }

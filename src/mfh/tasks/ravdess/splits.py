@@ -10,10 +10,10 @@ import numpy as np
 from mfh.errors import InputError
 from mfh.files import read_table
 from mfh.tasks.ravdess.names import EMOTIONS
+from mfh.tasks.splits import SPLITS
 
 log = logging.getLogger("mfh")
 
-SPLITS = ("train", "val", "test")
 Clip = Mapping[str, Any]  # a row of the manifest, without its split
 
 

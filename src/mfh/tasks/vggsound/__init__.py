@@ -51,8 +51,8 @@ def task(
     from torch.optim.lr_scheduler import StepLR
 
     from mfh.problems.losses import KDLoss
+    from mfh.tasks.splits import SPLITS
     from mfh.tasks.task import Protocol, Task
-    from mfh.tasks.vggsound.annotations import SPLITS
     from mfh.tasks.vggsound.networks import LAYER, audio_network, video_network
     from mfh.tasks.vggsound.shards import Clips, open_prepared
     from mfh.training.recipe import Recipe

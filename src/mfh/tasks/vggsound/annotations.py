@@ -15,8 +15,6 @@ from mfh.tasks.media import MediaFile
 
 log = logging.getLogger("mfh")
 
-SPLITS = ("train", "val", "test")
-
 #: Length of an annotated clip.
 CLIP_SECONDS = 10
 

@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 
 from mfh import files
 from mfh.errors import InputError
+from mfh.progress import bars
 from mfh.tasks.media import MediaError, MediaFile, cover, read_audio, read_frames, require_media
 from mfh.tasks.preparing import (
-    Meter,
     check_options,
     digest,
     finish,
@@ -40,7 +40,8 @@ from mfh.tasks.preparing import (
     read_meta,
     refuse_foreign,
 )
-from mfh.tasks.vggsound.annotations import SPLITS, Clip, choose_classes, find_clips, in_mixed_order, read_annotations
+from mfh.tasks.splits import SPLITS
+from mfh.tasks.vggsound.annotations import Clip, choose_classes, find_clips, in_mixed_order, read_annotations
 from mfh.tasks.vggsound.strips import Strip, find_strips, read_sound, read_strip
 from mfh.tasks.vggsound.writing import INDEX, KIND, ShardWriter, jpeg, wav
 
@@ -249,9 +250,12 @@ def _make_part(
             # Named after the files too: where clips were added or replaced, the shard is made again.
             piece = pieces / f"{shard.name}.{digest([repr(source) for source in found])}.json"
             jobs[piece] = _Job(shard, found, indices, settings, run)
-        with Meter(len(jobs), "shards", quiet=quiet) as meter:
+        with bars(not quiet, lines=True) as show:
+            total = len(jobs)
             condemned = 0
-            while crashed := make_pieces(jobs, _make_shard, processes=processes, progress=meter):
+            while crashed := make_pieces(
+                jobs, _make_shard, processes=processes, progress=lambda done: show("shards", done, total)
+            ):
                 # Clips that killed their worker twice are skipped next time; other deaths would only come again.
                 already, condemned = condemned, sum(_Deaths(piece, run).condemned for piece in crashed)
                 if condemned <= already:

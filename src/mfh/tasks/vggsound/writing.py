@@ -7,8 +7,8 @@ preparation would only wait for.
 
 import io
 import json
-import struct
 import tarfile
+import wave
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import IO, Any
@@ -65,10 +65,13 @@ class ShardWriter:
 
 def wav(sound: NDArray[np.float32], sample_rate: int) -> bytes:
     """A mono 16-bit WAV of sound (T,) in [-1, 1]."""
-    samples = np.round(sound * 32767).astype("<i2").tobytes()
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16)
-    data = struct.pack("<4sI", b"data", len(samples)) + samples
-    return struct.pack("<4sI4s", b"RIFF", 4 + len(form) + len(data), b"WAVE") + form + data
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes(np.round(sound * 32767).astype(np.int16).tobytes())
+    return buffer.getvalue()
 
 
 def jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:
