@@ -57,10 +57,10 @@ def measure(case, runs):
     with torch.no_grad():
         logits = torch.cat([teacher(part) for part in train.tensors[0].split(256)])
     times = {"alone": [], "cached": [], "once": []}
-    pretrain(fresh(make_student), val, val, modality="student", recipe=Recipe(epochs=1))  # load Lightning
+    pretrain(fresh(make_student), val, val, role="student", recipe=Recipe(epochs=1))  # load Lightning
     common = {"recipe": recipe, "device": "cpu"}
     for _ in range(runs):  # in turn, so that all meet the same other work
-        times["alone"].append(seconds(pretrain, fresh(make_student), train, val, modality="student", **common))
+        times["alone"].append(seconds(pretrain, fresh(make_student), train, val, role="student", **common))
         times["cached"].append(seconds(distill, None, fresh(make_student), train, val, teacher_logits=logits, **common))
         times["once"].append(seconds(distill, teacher, fresh(make_student), train, val, **common))
     best = {kind: min(wall for wall, *_ in values) for kind, values in times.items()}

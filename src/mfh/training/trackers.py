@@ -1,4 +1,4 @@
-"""Lightning loggers by name: where training is followed while it runs."""
+"""Lightning loggers by name: where training is followed while it runs. Nothing else needs Lightning."""
 
 import importlib
 import inspect
@@ -20,8 +20,7 @@ def check_tracker(name: str) -> type:
     Raises:
         InputError: there is none of this name, or what it needs is not installed.
     """
-    from lightning.pytorch import loggers
-
+    loggers = _loggers(name)
     module, _, named = name.partition(":")
     if named:
         try:
@@ -63,9 +62,7 @@ def find_tracker(name: str, folder: str | Path, network: str) -> Any:
     Raises:
         InputError: there is none of this name, or what it needs is not installed.
     """
-    from lightning.pytorch import loggers
-
-    kind = check_tracker(name)
+    loggers, kind = _loggers(name), check_tracker(name)
     offered: dict[str, Any] = {"save_dir": str(folder), "name": network, "run_name": network}
     if issubclass(kind, loggers.CSVLogger | loggers.TensorBoardLogger):
         offered["version"] = ""  # no folders version_0, version_1, ... below the network's
@@ -76,3 +73,14 @@ def find_tracker(name: str, folder: str | Path, network: str) -> Any:
         return kind(**{option: value for option, value in offered.items() if option in takes})
     except ModuleNotFoundError as error:
         raise InputError(f"logger {name!r} needs a package that is not installed ({error})") from None
+
+
+def _loggers(name: str) -> Any:
+    try:
+        from lightning.pytorch import loggers
+    except ModuleNotFoundError:
+        raise InputError(
+            f"logger is {name!r}, but loggers come from the package lightning, which is not installed; "
+            "install it: pip install lightning"
+        ) from None
+    return loggers
