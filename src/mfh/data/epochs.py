@@ -68,8 +68,12 @@ class EpochShuffle(Sampler[int]):
         return self.num_samples
 
     def __iter__(self) -> Iterator[int]:
+        return iter(self.order().tolist())
+
+    def order(self) -> Tensor:
+        """(num_samples,) The epoch's order as a tensor."""
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
-        return iter(torch.randperm(self.num_samples, generator=generator).tolist())
+        return torch.randperm(self.num_samples, generator=generator)
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -92,7 +96,7 @@ class EpochBatches(Sampler[list[int]]):
     def __init__(
         self, num_samples: int, batch_size: int, seed: int, *, accumulate: int = 1, processes: int = 1, rank: int = 0
     ) -> None:
-        self.sampler = EpochShuffle(num_samples, seed)  # by this name Lightning finds it, to set the epoch
+        self.sampler = EpochShuffle(num_samples, seed)
         self.batch_size, self.accumulate, self.processes, self.rank = batch_size, accumulate, processes, rank
         self._parts = accumulate * processes
         self._step_size = batch_size * self._parts
@@ -101,10 +105,14 @@ class EpochBatches(Sampler[list[int]]):
         return -(-len(self.sampler) // self._step_size) * self.accumulate
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = list(self.sampler)
+        return (rows.tolist() for rows in self.rows())
+
+    def rows(self) -> Iterator[Tensor]:
+        """The batches as tensors of positions: a list of them costs a small network as much as a layer."""
+        order = self.sampler.order()
         for index in range(len(self)):
             start, stop = self._range(index)
-            yield order[start:stop] or [order[start - 1]]
+            yield order[start:stop] if start < stop else order[start - 1].reshape(1)
 
     def count(self, index: int) -> int:
         """Samples in a batch that count: all, or none of the one that stands in where a process has none left."""

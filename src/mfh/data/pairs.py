@@ -154,7 +154,7 @@ class Collated:
         return self.dataset[index]
 
 
-def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
+def fetch(dataset: Any, indices: Sequence[int] | Tensor) -> PairedBatch:
     """The samples at `indices` as one batch; tensor data sets are indexed at once, others item by item.
 
     Args:
@@ -164,6 +164,8 @@ def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
     Raises:
         InputError: An item is not a pair, or the items do not fit into one batch.
     """
+    if isinstance(indices, Tensor) and type(dataset) is not TensorDataset:
+        indices = indices.tolist()
     if type(dataset) is Collated:
         return as_batch(dataset.collate([dataset.dataset[index] for index in indices]))
     # Subclasses may change what an item is, so only the plain classes take the short way.
@@ -171,7 +173,8 @@ def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
         return fetch(dataset.dataset, [dataset.indices[index] for index in indices])
     if type(dataset) is TensorDataset:
         rows = torch.as_tensor(indices)
-        return as_batch([tensor[rows] for tensor in dataset.tensors])
+        parts = [tensor[rows] for tensor in dataset.tensors]
+        return PairedBatch(*parts) if len(parts) == 3 else as_batch(parts)
     if hasattr(dataset, "__getitems__"):
         items = dataset.__getitems__(list(indices))
     else:
@@ -199,4 +202,9 @@ def only_role(dataset: Any, role: str) -> Any:
     """
     if type(dataset) is Subset:
         return Subset(only_role(dataset.dataset, role), dataset.indices)
+    if type(dataset) is TensorDataset and len(dataset.tensors) == 3:
+        nothing = torch.empty(len(dataset), 0)
+        teacher_input, student_input, target = dataset.tensors
+        inputs = (teacher_input, nothing) if role == "teacher" else (nothing, student_input)
+        return TensorDataset(*inputs, target)
     return dataset.only(role) if hasattr(dataset, "only") else dataset

@@ -137,7 +137,9 @@ class Distillation(Objective):
     def forward(self, batch: PairedBatch, indices: Tensor) -> Tensor:
         """The distillation loss against cached or fresh teacher logits."""
         logits = self.logits(batch, indices, "student")
-        taught = self._taught(batch, indices).to(logits.device)
+        taught = self._taught(batch, indices)
+        if taught.device != logits.device:
+            taught = taught.to(logits.device)
         if self.checking:
             with explained_loss(self.distillation_loss):
                 return self.distillation_loss(logits, taught, batch.target)
@@ -146,7 +148,8 @@ class Distillation(Objective):
     def _taught(self, batch: PairedBatch, indices: Tensor) -> Tensor:
         """What the teacher says of a batch, in single precision at least."""
         if self._logits is not None:
-            return at_least_single(self._logits[indices.to(self._logits.device)])
+            rows = indices if self._logits.device.type == "cpu" else indices.to(self._logits.device, non_blocking=True)
+            return at_least_single(self._logits[rows])
         (teacher,) = self._teacher
         assert isinstance(teacher, nn.Module)
         with torch.no_grad():
