@@ -129,8 +129,8 @@ def require_media() -> None:
 def read_frames(file: BinaryIO, num_frames: int, fit: "Callable[[Image], Image]") -> NDArray[np.uint8]:
     """Evenly spaced frames of a video.
 
-    Frame i of F is the frame at the share (i + 0.5) / F of the video, so a single frame is the middle one. Nothing after
-    the last chosen frame is decoded.
+    Frame i of F is the frame at the share (i + 0.5) / F of the video, so a single frame is the middle one. Frames
+    after the last chosen one are not decoded.
 
     Args:
         file: Content of the video file.
