@@ -178,7 +178,7 @@ def test_damaged_folders(copied):
     shard = sorted(copied.glob("shard-train-*.tar"))[1]
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1024])
-    with pytest.raises(InputError, match=r"has \d+ bytes, \d+ were expected: it is truncated or of another"):
+    with pytest.raises(InputError, match=r"has \d+ bytes; \d+ were expected: it is truncated or of another"):
         open_prepared(copied)
     shard.unlink()
     with pytest.raises(InputError, match=f"has no file {shard.name}"):

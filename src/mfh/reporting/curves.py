@@ -94,6 +94,6 @@ def _picture(lines: Sequence[_Line], summary: Summary, num_seeds: int) -> Pictur
         figure,
         "training",
         f"Metric and label loss on the validation split, {seeds}, up to the last epoch that all seeds reached. Each "
-        "arm is shown by its variant best on validation. A loss that rises again while the metric stays means overfitting.",
+        "arm is shown by its variant best on validation. Overfitting shows as a loss that rises again.",
         f"Curves of {summary.scale.words} and label loss by epoch. {ends}.",
     )
