@@ -75,7 +75,7 @@ def test_fewer_frames_are_evenly_spaced(prepared):
     assert torch.equal(Clips(opened, "val", num_frames=2)[3][1], whole[[1, 3]])
     assert torch.equal(Clips(opened, "val", num_frames=1)[3][1], whole[[2]])
     for wrong in (0, 5):
-        with pytest.raises(InputError, match=f"num_frames is {wrong}; the clips were prepared with 4"):
+        with pytest.raises(InputError, match=f"num_frames is {wrong}; choose 1 to 4, the number of prepared frames"):
             Clips(opened, "val", num_frames=wrong)
 
 

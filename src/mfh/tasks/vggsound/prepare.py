@@ -394,7 +394,7 @@ class _Deaths:
 
 
 def _merge(out: Path, shards: Sequence[Shard], labels: Sequence[str], options: Mapping[str, Any]) -> str:
-    """Verify that the parts are the whole, move their shards, and write index, counts and meta."""
+    """Check that no part is missing, move the shards of all parts, and write index, counts and meta."""
     with preparing(out, KIND, options) as pieces:
         assert pieces is not None
         parts = _complete_parts(out)
@@ -475,7 +475,7 @@ def _complete_parts(out: Path) -> list[Path]:
 
 
 def _verified(shard: Shard, folder: Path, out: Path) -> dict[str, Any]:
-    """What is in a shard, after checking that it is whole and has the clips it should have."""
+    """The list of a shard's content, after a check that the shard is whole and has the expected clips."""
     made = files.read_json(folder / f"{shard.name}.json")
     found = sorted([*(row["key"] for row in made["rows"]), *(_key(row) for row in made["skipped"])])
     if found != sorted(clip.key for clip in shard.clips):
