@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and tensors stored without pickle."""
+"""Files that are written whole or not at all, locks, tables, and tensors without pickle."""
 
 import csv
 import dataclasses
@@ -28,14 +28,14 @@ T = TypeVar("T")
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path` that takes its place only after the block ends well.
+    """Open a temporary file that replaces `path` when the block ends without an error.
 
-    Readers see the old file or the new one, never half of one; after an exception, or a crash, the old one
-    is still there. Missing folders are made.
+    Readers see the old file or the new one, never half of one. After an exception or a crash the old file is still
+    there. Missing folders are made.
 
     Args:
-        path: the file to write.
-        mode: "w" (text, UTF-8) or "wb".
+        path: File to write.
+        mode: "w" for text in UTF-8, or "wb".
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes private files; the result gets the permissions any other new file would.
+        # mkstemp makes private files. The result gets the permissions of any other new file.
         umask = os.umask(0)
         os.umask(umask)
         Path(temporary).chmod(0o666 & ~umask)
@@ -84,10 +84,13 @@ def locked(path: str | Path, *, wait: bool = True) -> Iterator[None]:
 
 @contextmanager
 def claimed(folder: str | Path) -> Iterator[None]:
-    """Hold a run folder for this process; the claim ends with the process, however it ends.
+    """Hold a folder during the block. The claim ends with the process, however it ends.
+
+    Args:
+        folder: Folder to hold. It is made if it is missing.
 
     Raises:
-        InputError: another process holds it.
+        InputError: Another process holds the folder.
     """
     with ExitStack() as stack:
         try:
@@ -106,7 +109,12 @@ def file_digest(path: str | Path) -> str:
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write `content` as indented JSON, atomically."""
+    """Write a mapping as indented JSON, whole or not at all.
+
+    Args:
+        path: File to write.
+        content: What to write. Values that JSON does not know are written as text.
+    """
     with atomic_write(path) as file:
         json.dump(content, file, indent=2, default=str)
         file.write("\n")
@@ -116,7 +124,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        InputError: there is no such file, or it does not hold a JSON object.
+        InputError: There is no such file, or it does not hold a JSON object.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -130,12 +138,12 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a CSV table, atomically.
+    """Write a CSV table, whole or not at all.
 
     Args:
-        path: the file to write.
-        columns: its heading.
-        rows: column -> value; None makes an empty field.
+        path: File to write.
+        columns: Heading of the table.
+        rows: Rows from column to value. None makes an empty field.
     """
     with atomic_write(path) as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -146,17 +154,21 @@ def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping
 def read_table(
     path: str | Path, columns: Sequence[str] | None, way_out: str, *, foreign: bool = False
 ) -> list[dict[str, str]]:
-    """Read what `write_table` wrote, or refuse it if it is not whole.
+    """Read a table that `write_table` wrote. A table that is not whole is refused.
 
     Args:
-        path: the file to read.
-        columns: its heading; None for any.
-        way_out: what can be done about a file that is refused; ends the message.
-        foreign: somebody else made it: it may have more columns, in any order, and its last line needs no end.
+        path: File to read.
+        columns: Expected heading. None accepts any.
+        way_out: What the user can do about a file that is refused. It ends the message.
+        foreign: Whether another program made the file. It may then have more columns, in any order, and its last line
+            may lack a line end.
+
+    Returns:
+        The rows, from column to text.
 
     Raises:
-        InputError: there is no such file, it has another heading, a line has another number of fields, or the last
-            one is cut.
+        InputError: There is no such file, the heading differs, a line has another number of fields, or the last line
+            is cut.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
@@ -184,19 +196,24 @@ def read_table(
     return rows
 
 
+#: Columns of tidy tables that hold text.
 _TEXT_COLUMNS = ("experiment", "role", "arm", "score", "layer", "split", "metric")
 
 
 def read_frame(path: Path, columns: Sequence[str]) -> "pd.DataFrame":
-    """Read a tidy table of results: numbers where numbers belong, everything else text, empty fields missing.
+    """Read a tidy table of results. Known text columns stay text, all others are numbers, empty fields are missing.
+
+    Args:
+        path: File to read.
+        columns: Columns that it must have.
 
     Raises:
-        InputError: there is no such file, it is no table, or it lacks one of the columns.
+        InputError: There is no such file, it is no table, or it lacks one of the columns.
     """
     import pandas as pd
 
     try:
-        # "NA" or "null" may be somebody's layer: only an empty field is empty.
+        # A layer may be called "NA" or "null", so only an empty field counts as missing.
         text = dict.fromkeys(_TEXT_COLUMNS, str)
         frame = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
         numbers = {column: pd.to_numeric(frame[column]) for column in frame.columns if column not in _TEXT_COLUMNS}
@@ -232,10 +249,10 @@ def markdown_table(
 
 
 def load_array(path: str | Path) -> NDArray[Any]:
-    """Read a .npy file of numbers.
+    """Read an array of numbers from a .npy file.
 
     Raises:
-        InputError: there is no such file, or it is not an array of plain numbers.
+        InputError: There is no such file, or it does not hold an array of plain numbers.
     """
     try:
         with Path(path).open("rb") as file:
@@ -250,17 +267,17 @@ def load_array(path: str | Path) -> NDArray[Any]:
 
 
 def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, "Tensor"], facts: Mapping[str, Any]) -> None:
-    """Write named tensors and JSON facts to one safetensors file, atomically.
+    """Write named tensors and JSON facts to one safetensors file, whole or not at all.
 
     Args:
-        path: the file to write.
-        kind: what the file holds ("saliency", "mask", "network"); checked on loading.
-        tensors: tensors on any device; aliases are stored twice.
-        facts: values that JSON can hold.
+        path: File to write.
+        kind: What the file holds ("saliency", "mask", "network"). Loading checks it.
+        tensors: Tensors on any device. Tensors that share memory are stored separately.
+        facts: Values that JSON can hold.
     """
     from safetensors.torch import save
 
-    # Tied weights and overlapping views share memory, which the format refuses: clone what was already seen.
+    # Tied weights and overlapping views share memory, which the format refuses, so the second one is cloned.
     content: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
@@ -275,7 +292,13 @@ def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, "Tensor"], f
 
 
 def save_fields(value: Any, path: str | Path, kind: str) -> None:
-    """Write a dataclass of NumPy arrays and JSON facts with `save_tensors`."""
+    """Write a dataclass of NumPy arrays and JSON facts with `save_tensors`.
+
+    Args:
+        value: Dataclass instance to write.
+        path: File to write.
+        kind: What the file holds, see `save_tensors`.
+    """
     import torch
 
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -287,10 +310,15 @@ def save_fields(value: Any, path: str | Path, kind: str) -> None:
 
 
 def load_fields(made: type[T], path: str | Path, kind: str) -> T:
-    """Read what `save_fields` wrote, as a `made`.
+    """Read a dataclass that `save_fields` wrote.
+
+    Args:
+        made: The dataclass to make.
+        path: File to read.
+        kind: What the file must hold.
 
     Raises:
-        InputError: there is no such file, or it holds something else.
+        InputError: There is no such file, or it holds something else.
     """
     tensors, facts = load_tensors(path, kind)
     try:
@@ -300,13 +328,17 @@ def load_fields(made: type[T], path: str | Path, kind: str) -> T:
 
 
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
-    """Read what `save_tensors` wrote.
+    """Read tensors and facts that `save_tensors` wrote.
+
+    Args:
+        path: File to read.
+        kind: What the file must hold.
 
     Returns:
-        The tensors (on the CPU) and the facts.
+        The tensors, on the CPU, and the facts.
 
     Raises:
-        InputError: there is no such file, it is not a safetensors file, or it holds something else.
+        InputError: There is no such file, it is not a safetensors file, or it holds something else.
     """
     from safetensors import SafetensorError, safe_open
 

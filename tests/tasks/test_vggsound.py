@@ -75,7 +75,7 @@ def test_fewer_frames_are_evenly_spaced(prepared):
     assert torch.equal(Clips(opened, "val", num_frames=2)[3][1], whole[[1, 3]])
     assert torch.equal(Clips(opened, "val", num_frames=1)[3][1], whole[[2]])
     for wrong in (0, 5):
-        with pytest.raises(InputError, match=f"num_frames is {wrong}; the clips were prepared with 4"):
+        with pytest.raises(InputError, match=f"num_frames is {wrong}; choose 1 to 4, the number of prepared frames"):
             Clips(opened, "val", num_frames=wrong)
 
 
@@ -178,7 +178,7 @@ def test_damaged_folders(copied):
     shard = sorted(copied.glob("shard-train-*.tar"))[1]
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1024])
-    with pytest.raises(InputError, match=r"has \d+ bytes, \d+ were expected: it is truncated or of another"):
+    with pytest.raises(InputError, match=r"has \d+ bytes; \d+ were expected: it is truncated or of another"):
         open_prepared(copied)
     shard.unlink()
     with pytest.raises(InputError, match=f"has no file {shard.name}"):

@@ -71,7 +71,7 @@ def test_annotations(tmp_path):
         ("a,1,playing violin, fiddle,train\n", "5 columns"),
         ("id,start,label,split\n", "'start'; a whole number was expected .and no header"),
         ("a,1,dog,valid\n", "'valid'; 'train' or 'test'"),
-        ("a/../b,1,dog,train\n", "video id is 'a/../b'"),
+        ("a/../b,1,dog,train\n", "expected a YouTube id and a non-empty label, got 'a/../b'"),
         ("a,1,dog,train\na,1,cat,train\n", "line 2: clip a_000001 has another label"),
         ("", "is empty"),
         ('a,1,"dog,train\n', "2 columns|3 columns"),
@@ -120,9 +120,9 @@ def test_chosen_classes(tmp_path):
 @pytest.mark.parametrize(
     ("classes", "content", "message"),
     [
-        ("5", None, "have 4 labels"),
-        ("1", None, "give 2 to that"),
-        ("many.txt", None, "neither a number nor a file"),
+        ("5", None, "classes is 5; choose 2 to 4, the number of labels"),
+        ("1", None, "classes is 1; choose 2 to 4, the number of labels"),
+        ("many.txt", None, "a number or a file with one label per line was expected"),
         ("list.txt", "a\ndog barkin\n", "'dog barkin', which the annotations do not; close names: 'dog barking'"),
         ("list.txt", "a\n", "1 labels"),
         ("label.json", '{"a": 1, "b": 2}', "0, 1, 2"),
@@ -192,7 +192,7 @@ def test_archives_that_cannot_be_read(tmp_path, caplog):
     with pytest.raises(MediaError, match="truncated"), found[clips[1]].open():
         pass
     assert "cannot be read to its end" in caplog.text
-    assert "1 compressed archives were not looked into" in caplog.text
+    assert "1 compressed archives were not searched" in caplog.text
 
 
 def test_nothing_to_find(tmp_path):
@@ -450,7 +450,7 @@ def few_rows(table, label='"playing violin, fiddle"', other="dog barking"):
         (["--csv", "CSV", "--shard", "2/2"], "shard is 2/2; i/n with i from 0 to n - 1"),
         (["--csv", "CSV", "--shard", "two"], "'two'; i/n was expected"),
         (["--csv", "CSV", "--shard", "0/2", "--merge"], "exclude each other"),
-        (["--csv", "CSV", "--classes", "400"], "have 4 labels"),
+        (["--csv", "CSV", "--classes", "400"], "classes is 400; choose 2 to 4, the number of labels"),
         (["--csv", "CSV", "--also", "gone"], "no folder or tar file gone"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The saliency figure: scores by channel, and sorted with what a mask removes."""
+"""The saliency figure: scores by channel, and sorted scores with the part that a mask removes."""
 
 import math
 from typing import TYPE_CHECKING
@@ -14,14 +14,14 @@ from mfh.figures.style import INK, PALETTE, new_figure, style
 def draw_saliency(
     scores: ArrayLike, *, score: str = "distance", ratio: float | None = None, truth: NDArray[np.bool_] | None = None
 ) -> "Figure":
-    """Saliency by channel and, beside it, sorted with what a mask removes.
+    """Saliency by channel on the left; on the right sorted, with the part that a mask removes.
 
     Args:
-        scores: (C,); larger is more modality-general. "probe", an R^2, is shown as it is, clipped to [0, 1];
-            other scores are min-max normalised.
-        score: "distance", "agreement" or "probe".
-        ratio: fraction of channels that a "general" mask removes, shaded; None shades nothing.
-        truth: (C,) whether a channel is modality-general, for its colour; None where that is not known.
+        scores: Saliency of each channel, (C,). Larger is more modality-general. Probe scores are shown clipped to
+            [0, 1], other scores min-max normalised.
+        score: Name of the score: "distance", "agreement" or "probe".
+        ratio: Fraction of channels that a "general" mask removes. This part is shaded. None shades nothing.
+        truth: Whether each channel is modality-general, (C,), which sets its colour. None if that is not known.
     """
     values = np.asarray(scores, dtype=np.float64)
     num_channels = len(values)
@@ -38,7 +38,7 @@ def draw_saliency(
     size = float(np.clip(90 / math.sqrt(num_channels), 2, 6))
     with style():
         figure, (left, right) = new_figure(6.5, 3.1, columns=2, sharey=True)
-        heavy = num_channels > 400  # thousands of vector marks make a slow page: those become pixels
+        heavy = num_channels > 400  # thousands of vector marks would make a slow page, so they become pixels
         for label, colour, marker, chosen in kinds:
             left.plot(
                 np.flatnonzero(chosen),

@@ -1,13 +1,13 @@
-"""One matplotlib style for every figure: colour-blind safe, vector, legible at column width.
+"""One matplotlib style for every figure: safe for colour-blind readers, vector, legible at column width.
 
-Draw inside `style()`, on a figure from `new_figure`, and write it with `save_figure`:
+Draw inside `style()` on a figure from `new_figure`, and write it with `save_figure`:
 
     with style():
         figure, axes = new_figure(6.5, 3.2)
         axes.plot(gamma, gain, color=PALETTE["general"])
         save_figure(figure, "gain.svg")
 
-Nothing here touches pyplot or a display, and matplotlib is imported only when something is drawn.
+Nothing here uses pyplot or a display. matplotlib is imported only when something is drawn.
 """
 
 import io
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-#: Colour of every arm, the same in all figures. The hues are those of Okabe and Ito (2008), which stay apart
-#: under the common colour vision deficiencies. Figures name the arms as well: colour never stands alone.
+#: Colour of every arm, the same in all figures. The hues are those of Okabe and Ito (2008), which people with the
+#: common colour vision deficiencies can tell apart. Figures name the arms too, so colour is never the only sign.
 PALETTE: dict[str, str] = {
     "no-kd": "#4d4d4d",
     "regular": "#0072b2",
@@ -43,7 +43,7 @@ PALETTE: dict[str, str] = {
 #: Colour of each role where a figure shows the roles and not the arms, and a darker one for text on white.
 ROLE_COLOURS: dict[str, str] = {"teacher": "#0072b2", "student": "#d55e00"}
 ROLE_INKS: dict[str, str] = {"teacher": "#005a8f", "student": "#a34700"}
-#: Ink for what is no arm: axes, zero lines, things set aside.
+#: Ink for everything that is no arm: axes, zero lines, guide lines.
 INK, FAINT = "#26292e", "#b9bec6"
 _STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
@@ -77,12 +77,12 @@ _STYLE: dict[str, Any] = {
     "lines.linewidth": 1.8,
     "lines.markersize": 5.5,
     "errorbar.capsize": 0,
-    # DejaVu Sans is as wide as Verdana, the next in line, so text kept as text fits where it was laid out.
+    # Text stays text. DejaVu Sans is as wide as Verdana, the next font in the list, so the layout still fits.
     "svg.fonttype": "none",
     "svg.hashsalt": "mfh",
     "pdf.fonttype": 42,
 }
-#: For papers: the serif face that matplotlib brings along, as outlines, because readers of an SVG may lack it.
+#: For papers: the serif font that ships with matplotlib, as outlines, because readers of an SVG may not have it.
 _PAPER: dict[str, Any] = {
     "font.family": "serif",
     "font.serif": ["STIXGeneral"],
@@ -97,12 +97,12 @@ _PAPER: dict[str, Any] = {
     "lines.markersize": 4,
     "svg.fonttype": "path",
 }
-#: What figures are drawn for: "screen", or "paper": serif, and one column wide (two columns where axes stand side by
-#: side), to be included in LaTeX without scaling.
+#: What figures are drawn for. "paper" is serif and one column wide (two columns where axes stand side by side), to be
+#: included in LaTeX without scaling.
 Medium = Literal["screen", "paper"]
 _MEDIUM: ContextVar[Medium] = ContextVar("medium", default="screen")
 COLUMN, TWO_COLUMNS = 3.25, 6.75
-#: What would put a date or a version into a file, and so make equal figures differ.
+#: Metadata to leave out: a date or a version would make equal figures differ.
 _METADATA: dict[str, dict[str, Any]] = {
     ".svg": {"Date": None, "Creator": None},
     ".pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
@@ -112,7 +112,11 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 @contextmanager
 def drawn_for(medium: Medium) -> Iterator[None]:
-    """Draw and write all figures inside the block for this medium."""
+    """Draw and write all figures inside the block for a medium.
+
+    Args:
+        medium: "screen" or "paper".
+    """
     token = _MEDIUM.set(medium)
     try:
         yield
@@ -121,12 +125,12 @@ def drawn_for(medium: Medium) -> Iterator[None]:
 
 
 def figure_size(width: float, height: float, columns: int = 1) -> tuple[float, float]:
-    """In inches, as asked for; on paper as wide as the text's columns.
+    """Width and height in inches: as given for the screen, as wide as the text's columns on paper.
 
     Args:
-        width: in inches.
-        height: in inches.
-        columns: of axes side by side.
+        width: Width in inches, for the screen.
+        height: Height in inches, for the screen.
+        columns: Number of axes side by side.
     """
     if _MEDIUM.get() == "screen":
         return width, height
@@ -135,9 +139,9 @@ def figure_size(width: float, height: float, columns: int = 1) -> tuple[float, f
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Apply the house style to matplotlib inside the block and restore the caller's settings after it.
+    """Apply the style to matplotlib inside the block. The caller's settings come back after it.
 
-    Text is taken literally: write symbols as Unicode ("\u03b3"), not as TeX.
+    Text is shown as it is: write symbols as Unicode ("\u03b3"), not as TeX.
     """
     import matplotlib
 
@@ -149,24 +153,24 @@ def style() -> Iterator[None]:
 
 
 def arm_colour(arm: str) -> str:
-    """Colour of an arm; arms the palette does not know get a neutral one."""
+    """Colour of an arm. An arm that is not in the palette gets a neutral colour."""
     return PALETTE.get(arm, "#6b5b4b")
 
 
 def new_figure(
     width: float = 6.5, height: float = 3.4, rows: int = 1, columns: int = 1, **options: Any
 ) -> tuple["Figure", Any]:
-    """A figure with axes, in the house style, unknown to pyplot (so it needs no closing).
+    """A figure with axes, in the style of all figures. pyplot does not know it, so it needs no closing.
 
     Args:
-        width: in inches; 6.5 fills a page of text, 3.25 one of two columns.
-        height: in inches.
-        rows: rows of axes.
-        columns: columns of axes.
-        **options: passed to `matplotlib.figure.Figure.subplots`, for instance `sharey=True`.
+        width: Width in inches. 6.5 fills a page of text, 3.25 one of two columns.
+        height: Height in inches.
+        rows: Number of rows of axes.
+        columns: Number of columns of axes.
+        **options: Options for `matplotlib.figure.Figure.subplots`, for instance `sharey=True`.
 
     Returns:
-        The figure and its axes: one `Axes`, or an array of them as `Figure.subplots` returns it.
+        The figure, and its axes as `Figure.subplots` returns them: one `Axes` or an array.
 
     Example:
         >>> figure, axes = new_figure(3.25, 2.5)
@@ -183,14 +187,17 @@ def new_figure(
 def save_figure(figure: "Figure", path: str | Path) -> Path:
     """Write a figure as SVG (text stays text), PDF (fonts embedded) or PNG (200 dots per inch).
 
-    The file appears whole or not at all. Equal figures give equal bytes, whenever they are written.
+    The file appears whole or not at all. Equal figures give equal bytes.
 
     Args:
-        figure: what to write.
-        path: ends in .svg, .pdf or .png; missing folders are made.
+        figure: Figure to write.
+        path: File to write, ending in .svg, .pdf or .png. Missing folders are made.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        InputError: the path ends in something else.
+        InputError: The path has another ending.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -203,11 +210,11 @@ def save_figure(figure: "Figure", path: str | Path) -> Path:
 
 
 def figure_bytes(figure: "Figure", kind: str) -> bytes:
-    """A figure as the bytes of a file.
+    """The bytes of a figure's file.
 
     Args:
-        figure: what to write.
-        kind: "svg", "pdf" or "png".
+        figure: Figure to write.
+        kind: Kind of the file: "svg", "pdf" or "png".
     """
     buffer = io.BytesIO()
     with style():

@@ -1,12 +1,12 @@
-"""The Gaussian laboratory: the paper's synthetic experiments, exact, fast, with real statistics.
+"""The paper's synthetic Gaussian experiments, exact, fast and with statistics over many seeds.
 
     from mfh.gaussian import vary_gamma
 
     frame = vary_gamma(num_seeds=100)
     frame.groupby(["gamma", "role", "arm"])["accuracy"].mean()
 
-All three experiments train linear softmax classifiers by full-batch gradient descent and report the accuracy on
-the test split after the last step: nothing is selected on test data.
+All three experiments train linear softmax classifiers by full-batch gradient descent. They report the accuracy on
+the test split after the last step, so nothing is selected on test data.
 """
 
 from mfh.gaussian.crossing import SignChange, sign_change

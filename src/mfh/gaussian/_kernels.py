@@ -1,7 +1,7 @@
-"""Compiled gradient descent; imported by `solver` on first use, since numba takes a while to load.
+"""Compiled gradient descent. `solver` imports it on first use, because numba takes a while to load.
 
-Inputs are stored transposed, (d, n): then every inner loop runs along the samples, independent of the others,
-and the compiler turns it into vector instructions.
+Inputs are stored transposed, (d, n). Every inner loop then runs along independent samples, which the compiler turns
+into vector instructions.
 """
 
 # mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
@@ -13,7 +13,7 @@ import numpy as np
 _REORDER = {"reassoc", "contract", "nsz"}
 # Python's check for division by zero would keep loops from vectorising.
 _njit = nb.njit(fastmath=_REORDER, error_model="numpy")
-# Entry points let go of the interpreter, so that threads can each take some of the groups.
+# Entry points release the interpreter lock, so that each thread can take some of the groups.
 _entry = nb.njit(fastmath=_REORDER, error_model="numpy", nogil=True, cache=True)
 _LN2_HIGH, _LN2_LOW, _LOG2_E = 0.693145751953125, 1.42860682030941723212e-6, 1.4426950408889634
 
@@ -155,12 +155,12 @@ def descend(inputs, soft_target, weight, bias, step_size, steps):
     """Gradient descent on the cross-entropy of sigmoid(w @ x + b) against soft targets, in place.
 
     Args:
-        inputs: (G, d, n); problems q of group g all read inputs[g].
-        soft_target: (G, Q, n) in [0, 1].
-        weight: (G, Q, d), overwritten.
-        bias: (G, Q), overwritten.
-        step_size: factor of the mean gradient.
-        steps: number of steps.
+        inputs: Inputs, (G, d, n). All problems of group g read inputs[g].
+        soft_target: Targets in [0, 1], (G, Q, n).
+        weight: Weights, (G, Q, d). They are overwritten.
+        bias: Biases, (G, Q). They are overwritten.
+        step_size: Factor of the mean gradient.
+        steps: Number of steps.
     """
     scale = step_size / inputs.shape[2]
     for group in range(inputs.shape[0]):
@@ -200,22 +200,22 @@ def _descend_few(x, t, w, b, scale, steps):
 def descend_jointly(
     first_inputs, second_inputs, target, first_weight, first_bias, second_weight, second_bias, rate, momentum, steps
 ):
-    """Joint descent of two networks (Algorithm 1, step 1), in place.
+    """Joint gradient descent of two networks (Algorithm 1, step 1), in place.
 
-    Both networks are given by the difference (row 0) and the sum (row 1) of their two logits. The cross-entropy
-    sees differences only, and the squared error of the logits splits into differences and sums.
+    Each network is given by the difference (row 0) and the sum (row 1) of its two logits. The cross-entropy depends on
+    the differences only, and the squared error of the logits splits into differences and sums.
 
     Args:
-        first_inputs: (G, d1, n).
-        second_inputs: (G, d2, n).
-        target: (G, n) labels, 0.0 or 1.0.
-        first_weight: (G, 2, d1), overwritten.
-        first_bias: (G, 2), overwritten.
-        second_weight: (G, 2, d2), overwritten.
-        second_bias: (G, 2), overwritten.
-        rate: learning rate.
-        momentum: of SGD, without dampening.
-        steps: number of steps.
+        first_inputs: Inputs of the first network, (G, d1, n).
+        second_inputs: Inputs of the second network, (G, d2, n).
+        target: Labels 0.0 or 1.0, (G, n).
+        first_weight: Weights of the first network, (G, 2, d1). They are overwritten.
+        first_bias: Biases of the first network, (G, 2). They are overwritten.
+        second_weight: Weights of the second network, (G, 2, d2). They are overwritten.
+        second_bias: Biases of the second network, (G, 2). They are overwritten.
+        rate: Learning rate.
+        momentum: Momentum of SGD, without dampening.
+        steps: Number of steps.
     """
     num_groups, _, num_samples = first_inputs.shape
     for group in range(num_groups):

@@ -1,4 +1,4 @@
-"""Where along gamma a teacher begins to help."""
+"""The gamma at which a teacher begins to help."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,11 +18,11 @@ class SignChange:
     """The gamma at which the mean gain over No-KD rises through zero.
 
     Args:
-        gamma: by straight lines between the settings; NaN if the gain does not rise through zero.
-        low: lower end of the 95 % interval over seeds; NaN if too few resamples have a sign change.
-        high: its upper end.
-        found: share of the bootstrap resamples in which the gain rises through zero.
-        num_seeds: seeds resampled.
+        gamma: Interpolated linearly between the settings. NaN if the gain does not rise through zero.
+        low: Lower end of the 95 % interval over seeds. NaN if too few resamples have a sign change.
+        high: Upper end of that interval.
+        found: Share of the bootstrap resamples in which the gain rises through zero.
+        num_seeds: Number of seeds that were resampled.
     """
 
     gamma: float
@@ -46,19 +46,19 @@ class SignChange:
 
 
 def sign_change(frame: "pd.DataFrame", *, resamples: int = 2000, seed: int = 0) -> SignChange:
-    """Where along gamma the students' mean gain from the regular teacher changes sign.
+    """The gamma at which the students' mean gain from the regular teacher changes sign.
 
-    Seeds are resampled with replacement; in each resample the mean gains are joined by straight lines, and the
-    last place is taken where they go from negative to positive. The interval spans the middle 95 % of these
-    places. It covers the draws of the data, not the shape of the curve between settings.
+    Seeds are resampled with replacement. In each resample, straight lines join the mean gains; the result is the last
+    gamma where they go from negative to positive. The interval spans the middle 95 % of these gammas. It covers the
+    draws of the data, not the shape of the curve between settings.
 
     Args:
-        frame: as `vary_gamma` returns it.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        frame: Results of `vary_gamma`.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
 
     Raises:
-        InputError: fewer than two values of gamma.
+        InputError: The results have fewer than two values of gamma.
     """
     gain = gains(frame)
     wide = gain[gain["arm"] == "regular"].pivot_table(index="seed", columns="gamma", values="gain").sort_index(axis=1)
@@ -81,6 +81,7 @@ def sign_change(frame: "pd.DataFrame", *, resamples: int = 2000, seed: int = 0) 
 
 
 def _last_rise(gammas: NDArray[np.float64], gain: NDArray[np.float64]) -> float:
+    """The last gamma where the line through the gains rises through zero; NaN if it does not."""
     for k in range(len(gammas) - 2, -1, -1):
         if gain[k] <= 0 < gain[k + 1]:
             return float(gammas[k] - gain[k] * (gammas[k + 1] - gammas[k]) / (gain[k + 1] - gain[k]))

@@ -1,4 +1,4 @@
-"""The three synthetic experiments of the paper, each as one tidy table."""
+"""The three synthetic experiments of the paper. Each returns one tidy table."""
 
 import os
 from collections.abc import Callable
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Result = TypeVar("Result")
 
-#: Called with the number of seeds done and their total.
+#: Shows how far an experiment is. Called as progress(seeds_done, num_seeds).
 Progress = Callable[[int, int], None]
 
+#: Columns of the tidy table.
 COLUMNS = ("experiment", "alpha", "beta", "gamma", "seed", "role", "arm", "accuracy")
 
-#: Streams of initial weights and random inputs, apart from the data and from each other.
+#: Random streams of initial weights and random inputs, independent of the data and of each other.
 _STREAM = {"vary-gamma": 1, "vary-alpha": 2, "modify-gamma": 3, "algorithm-1": 4}
 
 
@@ -40,23 +41,23 @@ def vary_gamma(
     chunk_size: int = 20,
     progress: Progress | None = None,
 ) -> "pd.DataFrame":
-    """Students with and without a teacher, as the share gamma of common decisive inputs grows (Figure 2).
+    """Accuracy with and without a teacher as more and more decisive inputs are shared (Figure 2).
 
     Args:
-        num_seeds: data sets; every seed draws all data anew.
-        first_seed: of consecutive ones; the published run used 0 to 9.
-        settings: sizes and training; the published ones by default.
-        device: where to train, see `mfh.gaussian.fit`.
-        chunk_size: seeds held in memory together; results do not depend on it.
-        progress: called as progress(seeds_done, num_seeds).
+        num_seeds: Number of seeds. Each seed draws all data anew.
+        first_seed: First of the consecutive seeds. The published run used 0 to 9.
+        settings: Sizes and training (default: the published ones).
+        device: Device to train on, see `mfh.gaussian.fit`.
+        chunk_size: Number of seeds held in memory together. Results do not depend on it.
+        progress: Called as progress(seeds_done, num_seeds).
 
     Returns:
         One row per measurement: experiment, alpha, beta, gamma (of the setting), seed, role ("teacher" or
         "student"), arm ("no-kd" or "regular") and accuracy on the test split after the last step, in percent.
-        Students without a teacher do not depend on the setting: they are trained once and stand in every one.
+        Students without a teacher do not depend on the setting: they are trained once and listed in every setting.
 
     Raises:
-        InputError: an option is out of range.
+        InputError: A setting is out of range.
 
     Example:
         >>> frame = vary_gamma(2, settings=VaryGamma(overlaps=(0, 10), steps=5))
@@ -76,9 +77,9 @@ def vary_alpha(
     chunk_size: int = 20,
     progress: Progress | None = None,
 ) -> "pd.DataFrame":
-    """Students with and without a teacher, as the teacher knows more and more of its own (Figure 3).
+    """Accuracy with and without a teacher as the teacher carries more and more that the student lacks (Figure 3).
 
-    Arguments, result and errors are those of `vary_gamma`.
+    Arguments, results and errors are those of `vary_gamma`.
 
     Example:
         >>> frame = vary_alpha(1, settings=VaryAlpha(teacher_only=(0, 40), steps=5))
@@ -98,27 +99,27 @@ def modify_gamma(
     chunk_size: int = 20,
     progress: Progress | None = None,
 ) -> "pd.DataFrame":
-    """Students of teachers from which inputs were taken (Table 2).
+    """Accuracy of students whose teachers lost some of their inputs (Table 2).
 
-    With g general inputs in the setting, the teachers are: "regular" on all inputs; and retrained on g of them
-    only, "random" ones, the "true-general" ones, or those that "algorithm-1" ranks as most general. Algorithm 1
-    runs on a first training draw; every teacher and student is then trained on a fresh one.
+    The "regular" teacher reads all inputs. With g general inputs in the setting, three other teachers are retrained on
+    g inputs only: "random" ones, the "true-general" ones, or those that "algorithm-1" ranks as most general. Algorithm
+    1 runs on a first training draw. Every teacher and student is then trained on a fresh one.
 
     Args:
-        num_seeds: data sets; every seed draws all data anew.
-        first_seed: of consecutive ones; the published runs started at 42.
-        settings: sizes, training and the permutations of Algorithm 1; the published ones by default.
-        device: where to train, see `mfh.gaussian.fit`.
-        chunk_size: seeds held in memory together; results do not depend on it.
-        progress: called as progress(seeds_done, num_seeds).
+        num_seeds: Number of seeds. Each seed draws all data anew.
+        first_seed: First of the consecutive seeds. The published runs started at 42.
+        settings: Sizes, training and the permutations of Algorithm 1 (default: the published ones).
+        device: Device to train on, see `mfh.gaussian.fit`.
+        chunk_size: Number of seeds held in memory together. Results do not depend on it.
+        progress: Called as progress(seeds_done, num_seeds).
 
     Returns:
-        The columns of `vary_gamma`; alpha, beta and gamma are the setting's, the same for all arms. Besides,
-        `frame.attrs["general_found"]` lists for every setting and seed how many of the general inputs are among
-        those that Algorithm 1 kept: records of alpha, beta, gamma, seed, general, found.
+        The columns of `vary_gamma`. alpha, beta and gamma are those of the setting, the same for all arms.
+        `frame.attrs["general_found"]` lists, for every setting and seed, how many of the general inputs Algorithm 1
+        kept: records of alpha, beta, gamma, seed, general, found.
 
     Raises:
-        InputError: an option is out of range.
+        InputError: A setting is out of range.
 
     Example:
         >>> frame = modify_gamma(1, settings=ModifyGamma(counts=((10, 10),), steps=5))
@@ -136,7 +137,7 @@ def _collect(
     chunk_size: int,
     progress: Progress | None,
 ) -> "pd.DataFrame":
-    """Run an experiment chunk by chunk of its seeds."""
+    """Run an experiment on one chunk of seeds after the other."""
     whole("num_seeds", num_seeds, least=1)
     whole("first_seed", first_seed, least=0)
     whole("chunk_size", chunk_size, least=1)
@@ -168,7 +169,7 @@ def _sweep(
     draws = _in_threads(draw, seeds)
     target, test_target = (np.stack([pair[split].target for pair in draws]) for split in (0, 1))
 
-    # One group per seed and world: the teachers' inputs differ. One start per seed, whatever the world.
+    # One group per seed and world, because the teachers' inputs differ. A seed's worlds start alike.
     teacher_start, student_start = _starts(name, seeds, settings.teacher_dim, settings.student_dim)
     teacher_inputs, teacher_test = (
         np.stack([pair[split].teacher_inputs(world) for pair in draws for world in worlds]) for split in (0, 1)
@@ -177,7 +178,7 @@ def _sweep(
     teacher_accuracy = teachers.accuracy(teacher_test, np.repeat(test_target, num_worlds, axis=0))
     probability = teachers.probability(teacher_inputs).reshape(len(seeds), num_worlds, -1)
 
-    # One group per seed: the students' inputs are the same in all worlds, and so are students without a teacher.
+    # One group per seed: the students' inputs are the same in all worlds, so a student without a teacher is too.
     student_inputs, student_test = (
         np.stack([pair[split].student_inputs(worlds[0]) for pair in draws]) for split in (0, 1)
     )
@@ -232,7 +233,7 @@ def _modified_world(
     target, test_target = fresh[2], test[2]
     arms = ["regular", *kept]
 
-    # One group per seed and arm; the modified teachers are narrower and start as networks of their width do.
+    # One group per seed and arm. The modified teachers are narrower, so their initial weights differ.
     (full_start, student_start), (narrow_start, _) = (
         _starts(name, seeds, width, settings.student_dim) for width in (settings.teacher_dim, world.venn.general)
     )
@@ -267,7 +268,7 @@ def _modified_world(
 def _algorithm_1(
     teacher_inputs: Array, student_inputs: Array, target: Array, settings: ModifyGamma, device: Device, seeds: range
 ) -> Array:
-    """(S, teacher_dim) saliency of every teacher input, from networks trained together on these data."""
+    """Saliency of every teacher input, (S, teacher_dim), from networks trained jointly on these data."""
     teacher_start, student_start = _starts("algorithm-1", seeds, settings.teacher_dim, settings.student_dim)
     teachers, students = fit_jointly(
         teacher_inputs,
@@ -296,7 +297,7 @@ def _algorithm_1(
 
 
 def _choices(world: World, scores: Array, seeds: range) -> dict[str, NDArray[np.intp]]:
-    """(S, g) places of the inputs that the modified teachers keep: as many as are general, chosen in three ways."""
+    """Places of the inputs that each modified teacher keeps, (S, g): as many as are general, chosen in three ways."""
     num_kept, dim = world.venn.general, world.teacher_dim
     random = [np.random.default_rng([seed, _STREAM["modify-gamma"], 1]).permutation(dim) for seed in seeds]
     return {
@@ -319,7 +320,7 @@ def _fitting(settings: Training, device: Device) -> Callable[..., Classifiers]:
 
 
 def _starts(name: str, seeds: range, teacher_dim: int, student_dim: int) -> tuple[Classifiers, Classifiers]:
-    """Initial teacher and student of every seed, G = S and Q = 1; all arms of a seed start alike."""
+    """Initial teachers and students, G = S and Q = 1. All arms of a seed start from the same weights."""
     teachers, students = [], []
     for seed in seeds:
         generator = np.random.default_rng([seed, _STREAM[name]])
@@ -337,7 +338,7 @@ def _repeated(classifiers: Classifiers, times: int) -> Classifiers:
 
 
 def _in_threads(function: Callable[[int], Result], items: range) -> list[Result]:
-    """`function` of every item, in order; numpy's samplers let threads run side by side."""
+    """The function's result for every item, in order. NumPy's samplers let threads run in parallel."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(function, items))
 

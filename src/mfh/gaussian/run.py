@@ -1,4 +1,4 @@
-"""Run the Gaussian experiments into a run folder: results, tables and how they came about."""
+"""Run the Gaussian experiments and keep their results, tables and settings in a run folder."""
 
 import json
 import time
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mfh.errors import InputError, close_names, refuse_difference
 from mfh.files import atomic_write, read_frame
+from mfh.gaussian import experiments as gaussian_experiments
 from mfh.gaussian.settings import ModifyGamma, VaryAlpha, VaryGamma, whole
 from mfh.studies.folder import Run
 from mfh.studies.provenance import environment
@@ -16,15 +17,12 @@ from mfh.studies.provenance import environment
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Columns of the results.
-COLUMNS = ("experiment", "alpha", "beta", "gamma", "seed", "role", "arm", "accuracy")
-
 EXPERIMENTS = ("vary-gamma", "vary-alpha", "modify-gamma")
 
-#: Of the experiment modify-gamma: the file that says which inputs Algorithm 1 found.
+#: File of the experiment modify-gamma that says how many general inputs Algorithm 1 found.
 FOUND = "algorithm-1-found.csv"
 
-#: Called as progress(experiment, seeds_done, num_seeds).
+#: Shows how far a run is. Called as progress(experiment, seeds_done, num_seeds).
 RunProgress = Callable[[str, int, int], None]
 
 _SETTINGS: dict[str, type[VaryGamma] | type[VaryAlpha] | type[ModifyGamma]] = {
@@ -45,27 +43,27 @@ def run(
     device: str = "auto",
     progress: RunProgress | None = None,
 ) -> dict[str, "pd.DataFrame"]:
-    """Run experiments and leave results.csv, config.json and environment.json; `mfh.report` makes a page of them.
+    """Run experiments and keep results.csv, config.json and environment.json in a folder, for `mfh.report`.
 
-    Besides, for modify-gamma: algorithm-1-found.csv and Table 2 as table-2.{txt,csv,md,tex}. A folder that holds
-    the finished results of the same configuration is read, not computed again; one of another configuration is
+    modify-gamma also leaves algorithm-1-found.csv and Table 2 as table-2.{txt,csv,md,tex}. If the folder holds finished
+    results of the same configuration, they are read and nothing is computed. A folder of another configuration is
     refused. The device and the progress display do not belong to the configuration.
 
     Args:
-        experiments: any of "vary-gamma", "vary-alpha", "modify-gamma".
-        out: the run folder, made if it is missing.
-        num_seeds: data sets for every experiment.
-        first_seed: of consecutive ones; None for the published 0 (sweeps) and 42 (modify-gamma).
-        options: fields of `VaryGamma`, `VaryAlpha` and `ModifyGamma` to change; each goes to every chosen experiment
-            that has it; None values are ignored.
-        device: where to train, see `mfh.gaussian.fit`.
-        progress: called as progress(experiment, seeds_done, num_seeds).
+        experiments: Any of "vary-gamma", "vary-alpha", "modify-gamma".
+        out: The run folder. It is made if it is missing.
+        num_seeds: Number of seeds for each experiment. Each seed draws all data anew.
+        first_seed: First of the consecutive seeds (default: the published 0 for the sweeps, 42 for modify-gamma).
+        options: Fields of `VaryGamma`, `VaryAlpha` and `ModifyGamma` to change. Each goes to every chosen experiment
+            that has it. None values are ignored.
+        device: Device to train on, see `mfh.gaussian.fit`.
+        progress: Called as progress(experiment, seeds_done, num_seeds).
 
     Returns:
         The tidy results by experiment.
 
     Raises:
-        InputError: an experiment or option is unknown or out of range, or the folder cannot be used.
+        InputError: An experiment or option is unknown or out of range, or the folder cannot be used.
     """
     config = resolve(experiments, num_seeds=num_seeds, first_seed=first_seed, options=options)
     run_folder = Run(out)
@@ -80,7 +78,7 @@ def run(
                 frames[name] = _experiment(name, chosen, num_seeds, device, progress)
             _write_tables(frames, run_folder.folder)
             rows: list[Any] = [row for frame in frames.values() for row in frame.to_dict("records")]
-            run_folder.write_results(COLUMNS, rows)  # last: it says that the run is finished
+            run_folder.write_results(gaussian_experiments.COLUMNS, rows)  # last: it says that the run is finished
             seconds = round(time.monotonic() - started, 1)
             run_folder.write_environment(environment(device=device, seconds=seconds))
     except OSError as error:
@@ -99,7 +97,7 @@ def read_frames(run: Run) -> dict[str, "pd.DataFrame"]:
     Raises:
         InputError: Its files cannot be read.
     """
-    table = run.table(COLUMNS)
+    table = run.table(gaussian_experiments.COLUMNS)
     frames = {str(name): part.reset_index(drop=True) for name, part in table.groupby("experiment", sort=False)}
     if "modify-gamma" in frames and (run.folder / FOUND).is_file():
         found = read_frame(run.folder / FOUND, ("alpha", "gamma", "general", "found"))
@@ -116,8 +114,14 @@ def resolve(
 ) -> dict[str, Any]:
     """The configuration of a run with every default filled in, as config.json holds it.
 
+    Args:
+        experiments: The chosen experiments.
+        num_seeds: Number of seeds for each experiment.
+        first_seed: First seed, or None for the published ones.
+        options: Settings to change, see `run`.
+
     Raises:
-        InputError: an experiment or option is unknown, fits none of the experiments, or is out of range.
+        InputError: An experiment or option is unknown, fits none of the experiments, or is out of range.
     """
     if isinstance(experiments, str) or not experiments:
         raise InputError(f"experiments is {experiments!r}; a list of {', '.join(EXPERIMENTS)} was expected")
@@ -140,7 +144,7 @@ def resolve(
         known = {field.name for name in experiments for field in fields(_SETTINGS[name])}
         wrong = min(unused)
         raise InputError(f"{wrong} is no option of {', '.join(experiments)}; {close_names(wrong, sorted(known))}")
-    # What a JSON file gives back, so that a stored configuration compares equal: lists for tuples.
+    # JSON turns tuples into lists, so that a stored configuration compares equal.
     plain: dict[str, Any] = json.loads(
         json.dumps({"command": "gauss", "num_seeds": num_seeds, "experiments": resolved})
     )
@@ -148,7 +152,7 @@ def resolve(
 
 
 def _same_configuration(run: Run, config: dict[str, Any]) -> bool:
-    """Whether the folder holds this configuration; False if it holds none."""
+    """Whether the folder holds this configuration. False if it holds none; another one raises InputError."""
     out = run.folder
     try:
         if out.exists() and not out.is_dir():
@@ -171,15 +175,13 @@ def _same_configuration(run: Run, config: dict[str, Any]) -> bool:
 def _experiment(
     name: str, chosen: Mapping[str, Any], num_seeds: int, device: str, progress: RunProgress | None
 ) -> "pd.DataFrame":
-    from mfh.gaussian import experiments
-
     functions: dict[str, Callable[..., pd.DataFrame]] = {
-        "vary-gamma": experiments.vary_gamma,
-        "vary-alpha": experiments.vary_alpha,
-        "modify-gamma": experiments.modify_gamma,
+        "vary-gamma": gaussian_experiments.vary_gamma,
+        "vary-alpha": gaussian_experiments.vary_alpha,
+        "modify-gamma": gaussian_experiments.modify_gamma,
     }
     values = {key: value for key, value in chosen.items() if key != "first_seed"}
-    # JSON made lists of the tuples.
+    # JSON turned the tuples into lists.
     for key, value in values.items():
         if isinstance(value, list):
             values[key] = tuple(tuple(item) if isinstance(item, list) else item for item in value)
@@ -193,7 +195,7 @@ def _experiment(
 
 
 def _write_tables(frames: Mapping[str, "pd.DataFrame"], out: Path) -> None:
-    """Table 2, and what Algorithm 1 found, where the experiment modify-gamma was run."""
+    """Write Table 2 and what Algorithm 1 found, if modify-gamma was run."""
     import pandas as pd
 
     from mfh.gaussian.tables import table_2

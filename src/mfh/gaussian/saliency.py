@@ -1,4 +1,4 @@
-"""Algorithm 1's saliency of every input of a linear teacher."""
+"""Algorithm 1 for a linear teacher: a saliency for every input."""
 
 from typing import Literal
 
@@ -20,28 +20,28 @@ def input_saliency(
     permutations: int | Literal["exact"] = "exact",
     seed: int | np.random.Generator = 0,
 ) -> Array:
-    """Rise of the squared distance to the student's logits when one of the teacher's inputs is permuted.
+    """How far the squared distance to the student's logits rises when one of the teacher's inputs is permuted.
 
-    Algorithm 1, step 2 of Xue et al. 2023, with the mean squared error and the input itself as the layer. The
-    teacher is h = W x + b with K logits; s are the student's; r = h - s. The mean over all permutations is
+    This is step 2 of Algorithm 1 (Xue et al. 2023) with the mean squared error and the input itself as the layer. The
+    teacher's K logits are h = W x + b, the student's are s, and r = h - s. The mean over all permutations is
 
         E[Dist_c] - Dist = (2 / K) * (var(x_c) |w_c|^2 - w_c . cov(r, x_c))
 
-    with the population (co)variances of the data set and column c of W as w_c.
+    with the (co)variances of the data set, divided by n, and column c of W as w_c.
 
     Args:
-        weight: (K, d) of the teacher, W.
-        bias: (K,) of the teacher, b.
-        inputs: (n, d) of the teacher.
-        student_logits: (n, K).
-        permutations: "exact", or the number of random permutations to average over.
-        seed: of the random permutations, or a generator, which is advanced.
+        weight: The teacher's weights W, (K, d).
+        bias: The teacher's biases b, (K,).
+        inputs: The teacher's inputs, (n, d).
+        student_logits: The student's logits, (n, K).
+        permutations: "exact" for the mean over all permutations, or the number of random ones to average over.
+        seed: Seed of the random permutations, or a generator, which is advanced.
 
     Returns:
-        (d,) rise of the distance; larger is more modality-general.
+        (d,) rise of the distance. A larger value means a more modality-general input.
 
     Raises:
-        InputError: `permutations` is neither "exact" nor a whole number from 1, or shapes do not fit.
+        InputError: `permutations` is neither "exact" nor a whole number from 1, or the shapes do not fit together.
     """
     num_samples, dim = inputs.shape
     if weight.shape[1] != dim or student_logits.shape != (num_samples, len(weight)):
@@ -60,7 +60,7 @@ def input_saliency(
         rise *= 2.0 / len(weight)
         return rise
 
-    # With delta = permuted - unpermuted: mean of sum_k (r_k + w_kc delta)^2 - r_k^2, in moments of the permuted.
+    # With delta = permuted - unpermuted, this is the mean of sum_k (r_k + w_kc delta)^2 - r_k^2.
     generator = np.random.default_rng(seed)
     unpermuted = residual.T @ inputs
     energy = (inputs**2).sum(axis=0)

@@ -1,4 +1,4 @@
-"""Gaussian pairs: the sampler for any world, and the seed recipes of the published runs."""
+"""Sampling of Gaussian pairs: for any world, and as the published runs did from their seeds."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,7 +11,7 @@ from mfh.gaussian.worlds import World
 
 Array = NDArray[np.float64]
 
-#: Coefficients drawn first by the published recipe, however many are used.
+#: The published recipe draws this many coefficients first, however many it uses.
 _PUBLISHED_COEFFICIENTS = 500
 
 
@@ -23,13 +23,13 @@ class _NormalSource(Protocol):
 
 @dataclass(frozen=True)
 class Draw:
-    """Samples before they are laid out into modalities; one draw serves every world of a sweep.
+    """Samples before they are laid out into modalities. One draw serves every world of a sweep.
 
     Args:
-        decisive: (n, num_decisive) the decisive inputs.
-        teacher_noise: (n, teacher_dim) what the teacher sees where it carries nothing decisive.
-        student_noise: (n, student_dim) the same for the student.
-        target: (n,) the label, 0.0 or 1.0.
+        decisive: Decisive inputs, (n, num_decisive).
+        teacher_noise: Values of the teacher's inputs that carry nothing decisive, (n, teacher_dim).
+        student_noise: The same for the student, (n, student_dim).
+        target: Labels 0.0 or 1.0, (n,).
     """
 
     decisive: Array
@@ -38,14 +38,14 @@ class Draw:
     target: Array
 
     def teacher_inputs(self, world: World) -> Array:
-        """(n, teacher_dim): the noise, with the decisive inputs the teacher carries in their places."""
+        """The teacher's inputs in a world, (n, teacher_dim): noise, with the decisive inputs in their places."""
         inputs = self.teacher_noise.copy()
         start = world.teacher_start
         inputs[:, start : start + len(world.teacher)] = self.decisive[:, list(world.teacher)]
         return inputs
 
     def student_inputs(self, world: World) -> Array:
-        """(n, student_dim): the noise, with the decisive inputs the student carries first."""
+        """The student's inputs in a world, (n, student_dim): noise, with the decisive inputs first."""
         inputs = self.student_noise.copy()
         inputs[:, : len(world.student)] = self.decisive[:, list(world.student)]
         return inputs
@@ -56,9 +56,9 @@ class Pairs:
     """Paired samples of one split.
 
     Args:
-        teacher_inputs: (n, teacher_dim).
-        student_inputs: (n, student_dim).
-        target: (n,) the label, 0.0 or 1.0.
+        teacher_inputs: The teacher's inputs, (n, teacher_dim).
+        student_inputs: The student's inputs, (n, student_dim).
+        target: Labels 0.0 or 1.0, (n,).
     """
 
     teacher_inputs: Array
@@ -76,18 +76,18 @@ def sample(
 ) -> tuple[Pairs, Pairs]:
     """Draw a training and a test split of a world.
 
-    All inputs are independent standard normals; the label is [a . decisive > 0] (Xue et al. 2023, section 4.1,
-    after Lopez-Paz et al. 2016).
+    All inputs are independent standard normals. The label is 1 where the dot product of the coefficients and the
+    decisive inputs is positive (Xue et al. 2023, section 4.1, after Lopez-Paz et al. 2016).
 
     Args:
-        world: see `World` and `world_of`.
-        num_train: training pairs.
-        num_test: test pairs.
-        seed: or a generator, which is advanced.
-        equal_coefficients: a is all ones instead of standard normal.
+        world: What each modality carries, see `World` and `world_of`.
+        num_train: Number of training pairs.
+        num_test: Number of test pairs.
+        seed: Seed, or a generator, which is advanced.
+        equal_coefficients: Whether all coefficients are 1. False draws them from a standard normal.
 
     Raises:
-        InputError: a number of pairs is below 1.
+        InputError: A number of pairs is below 1.
 
     Example:
         >>> from mfh.gaussian import world_of
@@ -113,10 +113,10 @@ def sample(
 def published_sweep(seed: int, world: World, num_train: int, num_test: int) -> tuple[Draw, Draw]:
     """Training and test draw of the published sweeps (vary gamma, vary alpha) for one seed.
 
-    Legacy generator of `seed`: 500 coefficients, then the training draw; another one of `seed + 1`: the test draw.
-    Within a draw: decisive inputs, the student's noise, the teacher's noise. So the test draw of a seed and the
-    coefficients and training draw of the next seed are read from the same stream, at different offsets: the
-    seeds of a run are nearly but not strictly independent.
+    A legacy generator with `seed` draws 500 coefficients, then the training data. Another one with `seed + 1` draws the
+    test data. Each draw makes the decisive inputs, then the student's noise, then the teacher's noise. The test draw
+    of a seed and the coefficients and training draw of the next seed therefore come from the same stream, at different
+    offsets: the seeds of a run are nearly but not strictly independent.
     """
     generator = np.random.RandomState(seed)
     coefficients = generator.standard_normal((max(_PUBLISHED_COEFFICIENTS, world.num_decisive),))
@@ -129,8 +129,8 @@ def published_sweep(seed: int, world: World, num_train: int, num_test: int) -> t
 def published_modification(seed: int, world: World, num_train: int, num_test: int) -> tuple[Draw, Draw, Draw]:
     """First training draw, test draw and fresh training draw of the published Table 2 for one seed.
 
-    One legacy generator of `seed` (42 for the first run), all coefficients one; within a draw: decisive inputs,
-    the teacher's noise, the student's noise.
+    One legacy generator with `seed` (42 for the first run) makes all draws, and all coefficients are 1. Each draw makes
+    the decisive inputs, then the teacher's noise, then the student's noise.
     """
     generator = np.random.RandomState(seed)
     coefficients = np.ones(world.num_decisive)

@@ -1,4 +1,4 @@
-"""Sizes and training of the three experiments, as typed options; the defaults are the published ones."""
+"""Settings of the three experiments. The defaults are the published ones."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,20 +10,20 @@ from mfh.venn import ModalityVenn
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What the three experiments share: sizes of the splits, and how every classifier is trained.
+    """Settings that the three experiments share.
 
     Args:
-        num_train: training pairs.
-        num_test: test pairs.
-        student_dim: width of the student's input.
-        steps: full-batch gradient steps.
-        learning_rate: of those steps.
-        label_weight: weight of the cross-entropy in the students' loss.
-        teacher_weight: weight of the divergence from the teacher.
-        reduction: of the divergence, as in `mfh.KDLoss`; "mean" (as published) divides it by the two classes.
+        num_train: Number of training pairs.
+        num_test: Number of test pairs.
+        student_dim: Width of the student's input.
+        steps: Number of full-batch gradient steps.
+        learning_rate: Learning rate of those steps.
+        label_weight: Weight of the cross-entropy in the students' loss.
+        teacher_weight: Weight of the divergence from the teacher in the students' loss.
+        reduction: Reduction of the divergence as in `mfh.KDLoss`. "mean" (as published) divides it by the two classes.
 
     Raises:
-        InputError: a size is not a whole number from 1, or a weight or the learning rate is out of range.
+        InputError: A size is not a whole number from 1, or a weight or the learning rate is out of range.
     """
 
     num_train: int = 200
@@ -43,15 +43,16 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class VaryGamma(Training):
-    """Vary gamma (Figure 2): both modalities carry equally many decisive inputs, more and more of them shared.
+    """Settings of "vary gamma" (Figure 2): equally many decisive inputs in both modalities, more and more shared.
 
-    The student carries decisive inputs 0..m-1, the teacher m-v..2m-v-1 in places of the same numbers, out of 2m in
-    all, for every overlap v: gamma = v / (2m - v). For v > 0, v decisive inputs are seen by neither.
+    There are 2m decisive inputs. With overlap v the student carries those numbered 0 to m-1, and the teacher those
+    numbered m-v to 2m-v-1, in places of the same numbers. Then gamma = v / (2m - v), and neither modality sees the
+    last v decisive inputs.
 
     Args:
-        decisive: decisive inputs each modality carries, m.
-        overlaps: how many of them are shared, one setting for each v.
-        teacher_dim: width of the teacher's input.
+        decisive: Number m of decisive inputs that each modality carries.
+        overlaps: Number v of decisive inputs that both carry. Each value makes one setting.
+        teacher_dim: Width of the teacher's input.
     """
 
     decisive: int = 10
@@ -73,7 +74,7 @@ class VaryGamma(Training):
 
     @property
     def worlds(self) -> tuple[World, ...]:
-        """One world for every overlap."""
+        """One world for each overlap."""
         m = self.decisive
         return tuple(
             World(
@@ -90,16 +91,16 @@ class VaryGamma(Training):
 
 @dataclass(frozen=True, kw_only=True)
 class VaryAlpha(Training):
-    """Vary alpha (Figure 3): the teacher carries all the student does, and more and more of its own.
+    """Settings of "vary alpha" (Figure 3): the teacher carries all that the student does, and more and more besides.
 
-    alpha = k / (k + general) and gamma = 1 - alpha for every k of `teacher_only`; decisive inputs beyond
-    general + k are seen by neither.
+    With k teacher-only inputs, alpha = k / (k + general) and gamma = 1 - alpha. Neither modality sees the decisive
+    inputs beyond general + k.
 
     Args:
-        general: decisive inputs both carry; the student carries no others.
-        teacher_only: further decisive inputs of the teacher, one setting for each k.
-        num_decisive: decisive inputs in all.
-        teacher_dim: width of the teacher's input.
+        general: Number of decisive inputs that both carry. The student carries no others.
+        teacher_only: Number k of decisive inputs that only the teacher carries. Each value makes one setting.
+        num_decisive: Number of decisive inputs.
+        teacher_dim: Width of the teacher's input.
     """
 
     general: int = 10
@@ -123,7 +124,7 @@ class VaryAlpha(Training):
 
     @property
     def worlds(self) -> tuple[World, ...]:
-        """One world for every number of teacher-only inputs."""
+        """One world for each number of teacher-only inputs."""
         return tuple(
             world_of(
                 ModalityVenn(general=self.general, teacher_only=teacher_only),
@@ -137,15 +138,16 @@ class VaryAlpha(Training):
 
 @dataclass(frozen=True, kw_only=True)
 class ModifyGamma(Training):
-    """Modify gamma (Table 2): take inputs from the teacher and see whether it teaches better.
+    """Settings of "modify gamma" (Table 2): does a teacher teach better after some of its inputs are removed?
 
     Args:
-        counts: (teacher-only, general) decisive inputs, one setting for each pair; gamma = general / sum.
-        teacher_dim: width of the teacher's input.
+        counts: Numbers (teacher-only, general) of decisive inputs. Each pair makes one setting, with
+            gamma = general / (teacher-only + general).
+        teacher_dim: Width of the teacher's input.
         permutations: "exact" for Algorithm 1 without sampling error, or a number of random permutations (the
-            published script: 100).
-        joint_learning_rate: of Algorithm 1's joint training.
-        joint_momentum: of Algorithm 1's joint training.
+            published script uses 100).
+        joint_learning_rate: Learning rate of Algorithm 1's joint training.
+        joint_momentum: Momentum of Algorithm 1's joint training.
     """
 
     counts: tuple[tuple[int, int], ...] = ((15, 5), (10, 5), (10, 10), (10, 20), (10, 30))
@@ -175,7 +177,7 @@ class ModifyGamma(Training):
 
     @property
     def worlds(self) -> tuple[World, ...]:
-        """One world for every pair of counts."""
+        """One world for each pair of counts."""
         return tuple(
             world_of(
                 ModalityVenn(general=general, teacher_only=teacher_only),
@@ -187,13 +189,20 @@ class ModifyGamma(Training):
 
 
 def whole(name: str, value: Any, *, least: int, otherwise: str = "") -> None:
-    """Raise InputError unless `value` is a whole number from `least`."""
+    """Raise InputError unless a value is a whole number from `least`.
+
+    Args:
+        name: Name of the value in the message.
+        value: Value to check.
+        least: Smallest allowed value.
+        otherwise: What else is allowed, as words that end the expectation in the message.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name} is {value!r}; a whole number from {least}{otherwise} was expected")
 
 
 def check_loss(learning_rate: float, label_weight: float, teacher_weight: float, reduction: str) -> None:
-    """Raise InputError unless gradient descent on this loss makes sense."""
+    """Raise InputError unless the learning rate is positive, a weight is positive and the reduction is known."""
     if not learning_rate > 0:
         raise InputError(f"learning_rate is {learning_rate}; it must be positive")
     if not (label_weight >= 0 and teacher_weight >= 0 and label_weight + teacher_weight > 0):

@@ -1,12 +1,12 @@
-"""Many linear softmax classifiers trained at once by full-batch gradient descent, exactly as one at a time.
+"""Full-batch gradient descent for many linear softmax classifiers at once; the result is that of one at a time.
 
-Two facts make it fast and change nothing but the rounding:
+Two facts make it fast. They change nothing but the rounding:
 
-1. With two classes, the gradients of the two logits are opposite: their sum never moves, and all that is learnt
-   is their difference. One weight vector per classifier does.
-2. At temperature 1 the gradient of `label_weight * CE + teacher_weight * KL` is, up to a factor, that of the
-   cross-entropy against a mixture of the label and the teacher's probability. Distillation costs what plain
-   training does, and both are one loop.
+1. With two classes, the gradients of the two logits are opposite. Their sum never moves, and training changes their
+   difference only. So one weight vector per classifier is enough.
+2. At temperature 1, the gradient of `label_weight * CE + teacher_weight * KL` is, up to a factor, the gradient of the
+   cross-entropy against a mixture of the label and the teacher's probability. So distillation costs as much as plain
+   training, and one loop does both.
 """
 
 import os
@@ -29,43 +29,48 @@ Device = str
 
 @dataclass(frozen=True)
 class Classifiers:
-    """Linear softmax classifiers of two classes, Q for each of G data sets.
+    """Linear softmax classifiers of two classes: Q classifiers for each of G data sets.
 
     Args:
-        weight: (G, Q, 2, d).
-        bias: (G, Q, 2).
+        weight: Weights, (G, Q, 2, d).
+        bias: Biases, (G, Q, 2).
     """
 
     weight: Array
     bias: Array
 
     def logits(self, inputs: Array) -> Array:
-        """(G, Q, n, 2) logits of inputs (G, n, d)."""
+        """Logits (G, Q, n, 2) for inputs (G, n, d)."""
         product: Array = np.matmul(inputs[:, None], self.weight.swapaxes(-1, -2))
         return product + self.bias[:, :, None, :]
 
     def probability(self, inputs: Array) -> Array:
-        """(G, Q, n) probability of class 1 for inputs (G, n, d)."""
+        """Probability of class 1, (G, Q, n), for inputs (G, n, d)."""
         from scipy.special import expit
 
         probability: Array = expit(self._margin(inputs))
         return probability
 
     def accuracy(self, inputs: Array, target: Array) -> Array:
-        """(G, Q) share of right predictions in percent, for inputs (G, n, d) and labels (G, n) of 0.0 and 1.0."""
+        """Accuracy in percent, (G, Q), for inputs (G, n, d) and labels (G, n) of 0.0 and 1.0."""
         predicted = self._margin(inputs) > 0
         accuracy: Array = 100.0 * (predicted == target[:, None].astype(bool)).mean(axis=-1)
         return accuracy
 
     def _margin(self, inputs: Array) -> Array:
-        """(G, Q, n) logit of class 1 minus logit of class 0."""
+        """Logit of class 1 minus logit of class 0, (G, Q, n)."""
         weight, bias = _difference(self.weight, self.bias)
         margin: Array = np.matmul(weight, inputs.swapaxes(-1, -2)) + bias[..., None]
         return margin
 
 
 def initial_classifiers(generator: np.random.Generator, dim: int) -> Classifiers:
-    """One classifier, G = Q = 1, drawn as `torch.nn.Linear(dim, 2)` would: uniform within +-1/sqrt(dim)."""
+    """One random classifier, G = Q = 1, uniform within ±1/sqrt(dim) as in `torch.nn.Linear(dim, 2)`.
+
+    Args:
+        generator: Draws the weights.
+        dim: Width of the input.
+    """
     bound = 1.0 / np.sqrt(dim)
     return Classifiers(generator.uniform(-bound, bound, (1, 1, 2, dim)), generator.uniform(-bound, bound, (1, 1, 2)))
 
@@ -85,29 +90,28 @@ def fit(
 ) -> Classifiers:
     """Train G x Q classifiers by full-batch gradient descent, on labels or with a teacher.
 
-    The loss of each is label_weight * CE(logits, target), plus teacher_weight * KL(teacher || student) where a
-    teacher is given; both at temperature 1, averaged over the n samples. Without a teacher the label weight is
-    taken as 1.
+    With a teacher, the loss of a classifier is label_weight * CE(logits, target) + teacher_weight * KL(teacher ||
+    student), at temperature 1 and averaged over the n samples. Without a teacher it is CE(logits, target).
 
     Args:
-        inputs: (G, n, d), one data set for each group.
-        target: (G, n) labels, 0.0 or 1.0.
-        initial: weights to start from, (G, Q, 2, d) or anything that broadcasts to it together with
-            `teacher_probability`.
-        teacher_probability: (G, Q, n) probability of class 1 by each student's teacher; None trains on labels.
-        steps: gradient steps.
-        learning_rate: of those steps.
-        label_weight: at least 0.
-        teacher_weight: at least 0.
-        reduction: of the divergence: "batchmean" sums over the two classes, "mean" (as published) halves that.
-        device: "cpu" for the compiled loop on all cores, "cuda" for one batch on a GPU, "auto" for the GPU where
-            there is one.
+        inputs: Inputs, (G, n, d): one data set for each group.
+        target: Labels 0.0 or 1.0, (G, n).
+        initial: Weights to start from, (G, Q, 2, d), or with sizes of 1 where they are shared.
+        teacher_probability: Each student's teacher's probability of class 1, (G, Q, n). None trains on labels.
+        steps: Number of gradient steps.
+        learning_rate: Learning rate of those steps.
+        label_weight: Weight of the cross-entropy, at least 0.
+        teacher_weight: Weight of the divergence, at least 0.
+        reduction: Reduction of the divergence. "batchmean" sums over the two classes, "mean" (as published) halves
+            that.
+        device: "cpu" for the compiled loop on all cores, "cuda" for one batch on a GPU, "auto" for a GPU if there is
+            one.
 
     Returns:
         The trained classifiers, in float64.
 
     Raises:
-        InputError: shapes do not fit, an option is out of range, or a GPU is asked for that is not there.
+        InputError: Shapes do not fit together, an option is out of range, or there is no GPU for "cuda".
     """
     whole("steps", steps, least=0)
     check_loss(learning_rate, label_weight, teacher_weight, reduction)
@@ -137,7 +141,7 @@ def fit(
             f"they do not broadcast to {(num_groups, per_group, 2, dim)} and {(num_groups, per_group, 2)}"
         ) from None
     weight, bias = _difference(full_weight, full_bias)
-    # Both logits move, in opposite directions, hence the 2.
+    # The factor 2: both logits move, in opposite directions.
     step_size = 2.0 * learning_rate * factor
     transposed = _transposed(inputs)
     if _on_gpu(device):
@@ -163,19 +167,19 @@ def fit_jointly(
 ) -> tuple[Classifiers, Classifiers]:
     """Train teacher and student together, G pairs at once (Algorithm 1, step 1).
 
-    The loss is CE(teacher, y) + CE(student, y) + MSE(teacher logits, student logits); one teacher and one student
-    (Q = 1) for each of the G data sets; full-batch SGD with momentum.
+    Each of the G data sets has one teacher and one student (Q = 1). Their loss is CE(teacher, y) + CE(student, y) +
+    MSE(teacher logits, student logits), and SGD with momentum runs on the whole data set.
 
     Args:
-        teacher_inputs: (G, n, teacher_dim).
-        student_inputs: (G, n, student_dim).
-        target: (G, n) labels, 0.0 or 1.0.
-        initial_teacher: weights to start from, with G and Q of 1 or G and 1.
-        initial_student: the same for the student.
-        steps: gradient steps.
-        learning_rate: of those steps.
-        momentum: from 0 to below 1.
-        device: see `fit`.
+        teacher_inputs: The teachers' inputs, (G, n, teacher_dim).
+        student_inputs: The students' inputs, (G, n, student_dim).
+        target: Labels 0.0 or 1.0, (G, n).
+        initial_teacher: Teachers to start from, one for each data set or one for all.
+        initial_student: Students to start from, one for each data set or one for all.
+        steps: Number of gradient steps.
+        learning_rate: Learning rate of those steps.
+        momentum: Momentum, from 0 to below 1.
+        device: Device to train on, see `fit`.
 
     Returns:
         The trained teachers and students.
@@ -205,7 +209,7 @@ def fit_jointly(
 
 
 def _transposed(inputs: Array) -> Array:
-    """(G, d, n) of (G, n, d), in memory order and starting at a cache line: vector loads are faster there."""
+    """Inputs (G, n, d) as (G, d, n), contiguous from the start of a cache line, where vector loads are faster."""
     num_groups, num_samples, dim = inputs.shape
     line = 64 // np.dtype(np.float64).itemsize
     memory = np.empty(inputs.size + line)
@@ -216,7 +220,7 @@ def _transposed(inputs: Array) -> Array:
 
 
 def _difference_and_sum(values: Array, num_groups: int) -> Array:
-    """(G, 2, ...) difference and sum of the two logits' parameters, given as (G or 1, 2, ...)."""
+    """Difference and sum of the two logits' parameters, (G, 2, ...), from the parameters (G or 1, 2, ...)."""
     rows = np.stack([values[:, 1] - values[:, 0], values.sum(axis=1)], axis=1)
     return np.broadcast_to(rows, (num_groups, *rows.shape[1:])).copy()
 
@@ -233,10 +237,10 @@ def _from_difference_and_sum(weight: Array, bias: Array, weight_sum: Array, bias
 
 
 def _in_threads(kernel: Callable[..., None], arrays: list[Array], *options: float) -> None:
-    """Call the kernel on slices of the groups, side by side.
+    """Call the kernel on slices of the groups, in parallel.
 
-    Plain threads rather than numba's parallel loops: those share OpenMP with torch, change its number of threads
-    and do not survive a fork.
+    Plain threads, because numba's parallel loops share OpenMP with torch, change its number of threads and do not
+    survive a fork.
     """
     num_groups, num_slices = len(arrays[0]), 4 * (os.cpu_count() or 1)
     starts = sorted({num_groups * k // num_slices for k in range(num_slices + 1)})
@@ -252,7 +256,7 @@ def _on_gpu(device: Device) -> bool:
         return False
     if device not in ("auto", "cuda"):
         raise InputError(f"device is {device!r}; choose 'auto', 'cpu' or 'cuda'")
-    # Importing torch takes longer than ten seeds do: ask the operating system for a driver first.
+    # Importing torch takes longer than ten seeds, so ask the operating system for a driver first.
     if Path("/proc/driver/nvidia").exists() or device == "cuda":
         import torch
 
@@ -266,7 +270,7 @@ def _on_gpu(device: Device) -> bool:
 def _descend_in_torch(
     inputs: Array, soft_target: Array, weight: Array, bias: Array, step_size: float, steps: int, device: str
 ) -> tuple[Array, Array]:
-    """What `_kernels.descend` does, as batched matrix products; returns new weights and biases."""
+    """The same as `_kernels.descend`, by batched matrix products. Returns new weights and biases."""
     import torch
 
     with torch.no_grad():
@@ -291,7 +295,7 @@ def _descend_jointly_in_torch(
     steps: int,
     device: str,
 ) -> tuple[list[Array], list[Array]]:
-    """What `_kernels.descend_jointly` does, as batched matrix products; returns new weights and biases."""
+    """The same as `_kernels.descend_jointly`, by batched matrix products. Returns new weights and biases."""
     import torch
 
     with torch.no_grad():

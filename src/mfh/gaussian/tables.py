@@ -91,7 +91,7 @@ def table_2(frame: "pd.DataFrame", form: TableFormat = "text", *, digits: int = 
     table = table_of(frame, digits=digits)
     if form == "markdown":
         return markdown_table(list(table.columns), table.to_numpy().tolist())
-    widths = [max(len(name), *table[name].str.len()) + 1 for name in table]  # two spaces between columns
+    widths = [max(len(str(name)), *table[name].str.len()) + 1 for name in table]  # two spaces between columns
     heading, *lines = table.to_string(index=False, col_space=widths).splitlines()
     return "\n".join([heading, "-" * len(heading), *lines]) + "\n"
 
@@ -112,8 +112,8 @@ def table_of(frame: "pd.DataFrame", *, digits: int = 2, plus_minus: str | None =
         row = {name: f"{value:.2f}" for name, value in zip(_SETTING, setting, strict=True)}
         by_arm = part.set_index(["role", "arm"])
         for heading, role, arm in columns:
-            mean, error = by_arm.loc[(role, arm), ["mean", "standard_error"]]
-            mean, error = f"{mean:.{digits}f}", "" if math.isnan(error) else f"{error:.{digits}f}"
+            numbers = by_arm.loc[(role, arm), ["mean", "standard_error"]].to_numpy(dtype=float)
+            mean, error = ("" if math.isnan(number) else f"{number:.{digits}f}" for number in numbers)
             if plus_minus is None:
                 row |= {heading: mean, f"{heading} standard error": error}
             else:

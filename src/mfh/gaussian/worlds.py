@@ -1,4 +1,4 @@
-"""Which decisive inputs each modality carries, and where."""
+"""Worlds: which decisive inputs each modality carries, and where in its input vector."""
 
 from dataclasses import dataclass
 
@@ -8,23 +8,23 @@ from mfh.venn import ModalityVenn
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """A synthetic task: decisive inputs, and what each of two modalities sees of them.
+    """A synthetic task: decisive inputs, and what each of two modalities carries of them.
 
-    There are `num_decisive` decisive inputs, numbered from 0; together they make the label. A modality carries
-    some of them in consecutive places of its input vector and noise everywhere else. Decisive inputs that neither
-    carries put a ceiling on both.
+    The decisive inputs are numbered from 0 and together make the label. A modality carries some of them in consecutive
+    places of its input vector, and noise everywhere else. Decisive inputs that neither modality carries limit the
+    accuracy of both.
 
     Args:
-        num_decisive: decisive inputs in all.
-        teacher: numbers of the decisive inputs that the teacher's modality carries, in order.
-        student: the same for the student's modality.
-        teacher_dim: width of the teacher's input.
-        student_dim: width of the student's input.
-        teacher_start: place of the first decisive input in the teacher's input; the student's start at 0.
+        num_decisive: Number of decisive inputs.
+        teacher: Numbers of the decisive inputs that the teacher's modality carries, in order.
+        student: Numbers of the decisive inputs that the student's modality carries, in order.
+        teacher_dim: Width of the teacher's input.
+        student_dim: Width of the student's input.
+        teacher_start: Place of the first decisive input in the teacher's input. In the student's input it is 0.
 
     Raises:
-        InputError: a width is too small for what it must carry, an input is named that does not exist or twice,
-            or a modality carries nothing.
+        InputError: A width is too small for what it must carry, a number does not exist or occurs twice, or a modality
+            carries nothing.
 
     Example:
         >>> World(num_decisive=3, teacher=range(3), student=range(1), teacher_dim=5, student_dim=5).venn.gamma
@@ -64,7 +64,7 @@ class World:
 
     @property
     def general_places(self) -> range | tuple[int, ...]:
-        """Places of the teacher's input that hold modality-general decisive inputs."""
+        """Places of the modality-general decisive inputs in the teacher's input."""
         shared = set(self.student)
         return tuple(self.teacher_start + place for place, number in enumerate(self.teacher) if number in shared)
 
@@ -75,20 +75,20 @@ def world_of(venn: ModalityVenn, *, teacher_dim: int = 50, student_dim: int = 50
     The teacher's input is [general, teacher-only, noise], the student's [general, student-only, noise].
 
     Args:
-        venn: the counts.
-        teacher_dim: width of the teacher's input.
-        student_dim: width of the student's input.
-        unseen: decisive inputs that neither modality carries.
+        venn: Counts of the decisive inputs.
+        teacher_dim: Width of the teacher's input.
+        student_dim: Width of the student's input.
+        unseen: Number of decisive inputs that neither modality carries.
 
     Raises:
-        InputError: a width is too small for the counts, `unseen` is negative, or a modality carries nothing.
+        InputError: A width is too small for the counts, `unseen` is negative, or a modality carries nothing.
 
     Example:
         >>> world_of(ModalityVenn(general=2, teacher_only=1, student_only=1)).student
         (0, 1, 3)
     """
     if unseen < 0:
-        raise InputError(f"unseen is {unseen}; a count of inputs is a whole number from 0")
+        raise InputError(f"unseen is {unseen}; a count of inputs must be a whole number from 0")
     seen_by_teacher = venn.general + venn.teacher_only
     return World(
         num_decisive=venn.total + unseen,

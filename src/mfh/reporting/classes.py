@@ -1,4 +1,4 @@
-"""Class by class: what students take samples for, and where distillation gains."""
+"""Class by class: which classes students predict, and which classes gain from distillation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,12 +26,15 @@ class _Gain:
 
 
 def classes_section(folders: Sequence[SeedFolder], summary: Summary, facts: Mapping[str, Any]) -> Section:
-    """Confusion matrices of no-kd and of the arm best by validation, and gains by class; empty without counts.
+    """Confusion matrices of no-kd and of the arm best on validation, and gains by class.
 
     Args:
         folders: Folders of the seeds.
-        summary: of the study.
-        facts: of the task; "classes" names the classes in order.
+        summary: Summary of the study.
+        facts: Facts of the task. "classes" names the classes in order.
+
+    Returns:
+        The section, empty if the run folder holds no counts of predictions.
     """
     section = Section("Class by class")
     none, best = summary.chosen("no-kd"), summary.chosen()
@@ -69,14 +72,14 @@ def _matrices_picture(
 ) -> Picture:
     from matplotlib.colors import LinearSegmentedColormap
 
-    # Summed over seeds first: a class that is rare in one seed weighs as much as its samples.
+    # Counts are summed over seeds first, so that every sample has the same weight.
     shares = [counts / np.maximum(counts.sum(1, keepdims=True), 1) for counts in np.sum(pairs, axis=0)]
     num_classes = len(names)
     written = num_classes <= 10
     size = 8.5 if num_classes <= 6 else 7 if num_classes <= 8 else 6
     with style():
         figure, both = new_figure(6.5, 2.2 + 0.19 * min(num_classes, 12), columns=2, sharey=True)
-        figure.set_layout_engine("compressed")  # squares: the plain engine lets titles run out of the figure
+        figure.set_layout_engine("compressed")  # the constrained layout cuts the titles above square axes
         for axes, share, title, arm in zip(both, shares, ("no-kd", best.label), ("no-kd", best.arm), strict=True):
             colours = LinearSegmentedColormap.from_list("arm", ["white", arm_colour(arm)])
             axes.imshow(share, cmap=colours, vmin=0, vmax=1)
@@ -98,9 +101,9 @@ def _matrices_picture(
     return Picture(
         figure,
         "confusion",
-        f"What samples of each class are taken for, in percent of the class's {split} samples, over all seeds: the "
-        f"student without a teacher and {best.label}.",
-        f"Two confusion matrices, no-kd and {best.label}. Right answers in percent, in this order: {diagonal}.",
+        f"Confusion matrices of the student without a teacher and of {best.label}: predicted classes in percent of the "
+        f"true class's {split} samples, over all seeds.",
+        f"Two confusion matrices, no-kd and {best.label}. Correct predictions in percent, in this order: {diagonal}.",
     )
 
 
@@ -120,7 +123,7 @@ def _gains_picture(gains: list[_Gain], best: Variant, summary: Summary) -> Pictu
     if len(gains) > _MOST_ROWS:
         ordered = sorted(gains, key=lambda gain: -gain.comparison.mean_difference)
         shown = [*ordered[: _MOST_ROWS // 2], *ordered[-_MOST_ROWS // 2 :]]
-        note = f" Of {len(gains)} classes, those that gain most and least: extremes of many look larger than they are."
+        note = f" Of {len(gains)} classes, those that gain most and least are shown. Extremes of many look too large."
     jitter = np.random.default_rng(0)
     with style():
         figure, axes = new_figure(6.5, 0.9 + 0.36 * len(shown))
@@ -147,14 +150,14 @@ def _gains_picture(gains: list[_Gain], best: Variant, summary: Summary) -> Pictu
         axes.grid(axis="x")
         axes.set_xlim(*possible(axes.get_xlim(), -100, 100))
         split = "test" if summary.split == "test" else "validation"
-        axes.set_xlabel(f"{split} samples answered right, {best.label} minus no-kd, points")
+        axes.set_xlabel(f"correct {split} predictions, {best.label} minus no-kd, points")
     listed = "; ".join(f"{gain.name} {_in_words(gain.comparison)}" for gain in shown)
     return Picture(
         figure,
         "classes",
-        f"Which classes gain from {best.label}: differences to no-kd in the fraction answered right, small dots are "
-        "single seeds, bars 95 % intervals, not corrected for the number of classes. Behind each class, what no-kd "
-        f"answers right.{note}",
+        f"Gain of {best.label} over no-kd in the share of correct predictions, by true class. Small dots are single "
+        "seeds. Bars are 95 % intervals, not corrected for the number of classes. In brackets: the share of correct "
+        f"predictions of no-kd.{note}",
         f"Dots and intervals of the gain of {best.label} over no-kd by class, in points: {listed}.",
     )
 
@@ -164,7 +167,7 @@ def _in_words(comparison: Comparison) -> str:
 
 
 def recalls(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Fraction of each class's samples that were answered right; NaN for a class without samples.
+    """Fraction of each class's samples that were predicted correctly. NaN for a class without samples.
 
     Args:
         counts: Counts as `SeedFolder.read_counts` returns them.

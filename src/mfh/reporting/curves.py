@@ -1,4 +1,4 @@
-"""How training went: the validation split, epoch by epoch."""
+"""Training curves: metric and loss on the validation split by epoch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,11 +17,14 @@ _Line = tuple[str, str, str, NDArray[np.float64], NDArray[np.float64]]
 
 
 def training_section(folders: Sequence[SeedFolder], summary: Summary) -> Section:
-    """Curves of metric and label loss on the validation split; an empty section where no histories are kept.
+    """Curves of metric and label loss on the validation split.
 
     Args:
-        folders: of the seeds.
-        summary: of the study.
+        folders: Folders of the seeds.
+        summary: Summary of the study.
+
+    Returns:
+        The section, empty if the run folder holds no histories.
     """
     section = Section("How training went")
     trained: list[tuple[str, str, str, HistoryKey]] = [
@@ -46,7 +49,7 @@ def _history_key(cell: Cell) -> HistoryKey:
 def _line(
     folders: Sequence[SeedFolder], summary: Summary, label: str, arm: str, role: str, key: HistoryKey
 ) -> _Line | None:
-    """Means over the seeds that have a history, as far as all of them were trained."""
+    """Means over the seeds that have a history, up to the last epoch that all of them reached."""
     columns = (f"{role}_val_{summary.scale.name}", f"{role}_val_loss")
     kept: list[Mapping[str, Any]] = [history for folder in folders if (history := folder.read_history(key))]
     kept = [history for history in kept if all(column in history for column in columns)]
@@ -90,7 +93,7 @@ def _picture(lines: Sequence[_Line], summary: Summary, num_seeds: int) -> Pictur
     return Picture(
         figure,
         "training",
-        f"Training on the validation split, {seeds}, as far as all were trained; of each arm the variant best by "
-        "validation. A loss that rises again while the metric stays is overfitting.",
+        f"Metric and label loss on the validation split, {seeds}, up to the last epoch that all seeds reached. Each "
+        "arm is shown by its variant best on validation. Overfitting shows as a loss that rises again.",
         f"Curves of {summary.scale.words} and label loss by epoch. {ends}.",
     )

@@ -30,15 +30,15 @@ _AXES = {"vary-gamma": ("gamma", "\u03b3"), "vary-alpha": ("alpha", "\u03b1"), "
 def sweep_figure(frame: "pd.DataFrame", *, confidence: float = 0.95) -> "Figure":
     """Figure 2 or 3 of the paper: accuracies along gamma or alpha, under the modality Venn diagrams.
 
-    Below the diagrams, on the left, mean accuracies of the teacher, the student alone and the distilled student; on
-    the right what distillation gains, seed by seed. Bands are t intervals of the mean over seeds.
+    The left plot shows mean accuracies of the teacher, the student alone and the distilled student. The right plot
+    shows the gain from distillation, paired by seed. Bands are t intervals of the mean over seeds.
 
     Args:
-        frame: as `vary_gamma` or `vary_alpha` return it.
-        confidence: of the bands.
+        frame: Results of `vary_gamma` or `vary_alpha`.
+        confidence: Confidence level of the bands.
 
     Raises:
-        InputError: the frame is of another experiment.
+        InputError: The frame is of another experiment.
     """
     name = _only_experiment(frame)
     if name not in ("vary-gamma", "vary-alpha"):
@@ -66,29 +66,29 @@ def sweep_figure(frame: "pd.DataFrame", *, confidence: float = 0.95) -> "Figure"
             ("student", "regular", "student, KD", ROLE_COLOURS["student"], "^"),
         ):
             rows = means[(means["role"] == role) & (means["arm"] == arm)]
-            reach = _reach(rows["standard_error"], rows["num_seeds"], confidence)
-            _band(left, rows[column], rows["mean"], reach, colour, label, marker)
+            half_width = _half_width(rows["standard_error"], rows["num_seeds"], confidence)
+            _band(left, rows[column], rows["mean"], half_width, colour, label, marker)
         left.set(xlabel=symbol, ylabel="test accuracy (%)", title="Accuracy")
         left.legend(loc="best")
 
         rows = _gain_rows(frame, column)
         rows = rows[rows["arm"] == "regular"]
         right.axhline(0, color=FAINT, linewidth=1.2)
-        reach = _reach(rows["standard_error"], rows["num_seeds"], confidence)
-        _band(right, rows[column], rows["mean"], reach, ROLE_COLOURS["student"], None, "^")
+        half_width = _half_width(rows["standard_error"], rows["num_seeds"], confidence)
+        _band(right, rows[column], rows["mean"], half_width, ROLE_COLOURS["student"], None, "^")
         right.set(xlabel=symbol, ylabel="points over No-KD", title="Gain from the teacher")
         return figure
 
 
 def modification_figure(frame: "pd.DataFrame", *, confidence: float = 0.95) -> "Figure":
-    """Table 2 as a figure: teachers on the left, what their students gain over No-KD on the right.
+    """Table 2 as a figure: teachers on the left, the gain of their students over No-KD on the right.
 
     Args:
-        frame: as `modify_gamma` returns it.
-        confidence: of the t intervals drawn.
+        frame: Results of `modify_gamma`.
+        confidence: Confidence level of the t intervals.
 
     Raises:
-        InputError: the frame is of another experiment.
+        InputError: The frame is of another experiment.
     """
     if (name := _only_experiment(frame)) != "modify-gamma":
         raise InputError(f"modification_figure got results of {name!r}; those of 'modify-gamma' were expected")
@@ -107,7 +107,7 @@ def modification_figure(frame: "pd.DataFrame", *, confidence: float = 0.95) -> "
                 axes.errorbar(
                     [places[gamma] + shift for gamma in rows["gamma"]],
                     rows["mean"],
-                    yerr=_reach(rows["standard_error"], rows["num_seeds"], confidence),
+                    yerr=_half_width(rows["standard_error"], rows["num_seeds"], confidence),
                     fmt=marker,
                     color=arm_colour(arm),
                     label=_ARM_NAMES[arm].removesuffix(" KD"),
@@ -118,22 +118,26 @@ def modification_figure(frame: "pd.DataFrame", *, confidence: float = 0.95) -> "
             axes.set_xticks(list(places.values()), [f"{gamma:.2f}" for gamma in places])
             axes.set_xlabel("\u03b3 of the data")
         left.set(ylabel="test accuracy (%)", title="Teachers")
-        right.set(ylabel="points over No-KD", title="What their students gain")
+        right.set(ylabel="points over No-KD", title="Gain of their students")
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
         return figure
 
 
 def gaussian_sections(frames: Mapping[str, "pd.DataFrame"]) -> list[Section]:
-    """Report sections of the experiments that were run.
+    """Report sections, one for each experiment.
 
     Args:
-        frames: results by experiment: "vary-gamma", "vary-alpha", "modify-gamma", any of them.
+        frames: Results by experiment: "vary-gamma", "vary-alpha", "modify-gamma" or some of them.
     """
     return [_section(name, frame) for name, frame in frames.items()]
 
 
 def gaussian_verdict(frames: Mapping[str, "pd.DataFrame"]) -> str:
-    """What the experiments show, in a sentence or two."""
+    """The findings of the experiments in a few sentences.
+
+    Args:
+        frames: Results by experiment, see `gaussian_sections`.
+    """
     sentences = []
     if "vary-gamma" in frames and frames["vary-gamma"]["gamma"].nunique() > 1:
         sentences.append(sign_change(frames["vary-gamma"]).describe())
@@ -152,15 +156,15 @@ def _section(name: str, frame: "pd.DataFrame") -> Section:
         return Section(
             "Modify gamma (Table 2)",
             [
-                "Inputs are taken from the teacher. It keeps as many as are general: random ones, the true general "
-                "ones, or those Algorithm 1 ranks highest. " + _modification_sentence(frame),
+                "Each modified teacher keeps only as many inputs as are general: random ones, the true general ones, "
+                "or those that Algorithm 1 ranks highest. " + _modification_sentence(frame),
                 Picture(
                     modification_figure(frame),
                     "modify-gamma",
-                    "Teachers, and what their students gain over students without one; 95 % intervals over "
-                    f"{num_seeds} seeds.",
-                    "Teacher accuracies and student gains by gamma for four ways to choose the teacher's inputs; "
-                    "the numbers are in the table below.",
+                    "Left: accuracy of the teachers. Right: gain of their students over students without a teacher. "
+                    f"Bars are 95 % intervals over {num_seeds} seeds.",
+                    "Teacher accuracies and student gains by gamma for four ways to choose the teacher's inputs. "
+                    "The table below lists the numbers.",
                 ),
                 Table(list(table.columns), table.to_numpy().tolist(), errors),
                 *_found_blocks(frame),
@@ -170,13 +174,13 @@ def _section(name: str, frame: "pd.DataFrame") -> Section:
     if name == "vary-gamma":
         changes = sign_change(frame).describe() if frame["gamma"].nunique() > 1 else ""
         text = (
-            "Both modalities carry equally many decisive inputs; more and more of them are shared. On average over "
-            f"data sets the teacher is as accurate throughout. {changes}".rstrip()
+            "Both modalities carry equally many decisive inputs, and from setting to setting they share more of them. "
+            f"The teacher's mean accuracy stays the same. {changes}".rstrip()
         )
     else:
         text = (
-            "The teacher carries all decisive inputs of the student, and more and more that the student lacks. "
-            + _alpha_sentence(frame)
+            "The teacher carries all decisive inputs of the student, and from setting to setting more that the student "
+            "lacks. " + _alpha_sentence(frame)
         )
     return Section(
         f"Vary {column} (Figure {2 if name == 'vary-gamma' else 3})",
@@ -187,7 +191,7 @@ def _section(name: str, frame: "pd.DataFrame") -> Section:
                 name,
                 "Above: decisive inputs of the teacher (blue, left) and of the student (orange, right). Areas are to "
                 f"scale. Below: means over {num_seeds} seeds with 95 % bands.",
-                f"Venn diagrams and curves of accuracy and gain along {symbol}; the numbers are in the table below.",
+                f"Venn diagrams and curves of accuracy and gain along {symbol}. The table below lists the numbers.",
             ),
             Table(list(table.columns), table.to_numpy().tolist(), errors),
         ],
@@ -205,8 +209,8 @@ def _found_blocks(frame: "pd.DataFrame") -> list[str | Table | Picture]:
         [f"{row['gamma']:.2f}", f"{row['general']:.0f}", f"{row['mean']:.2f}", f"{row['min']:.0f}"]
         for _, row in grouped.iterrows()
     ]
-    columns = ["gamma", "general inputs", "found, mean", "found, fewest"]
-    return [Table(columns, rows, "How many of the general inputs are among those that Algorithm 1 kept.")]
+    columns = ["gamma", "general inputs", "found (mean)", "found (minimum)"]
+    return [Table(columns, rows, "Number of general inputs that Algorithm 1 kept, over all seeds.")]
 
 
 def _alpha_sentence(frame: "pd.DataFrame") -> str:
@@ -214,9 +218,9 @@ def _alpha_sentence(frame: "pd.DataFrame") -> str:
     rows = _gain_rows(frame, "alpha").query("arm == 'regular'").sort_values("alpha")
     gained = rows["mean"].tolist()
     return (
-        f"As alpha rises from {rows['alpha'].min():.2f} to {rows['alpha'].max():.2f} the teacher goes from "
-        f"{teachers[0]:.1f} to {teachers[-1]:.1f} % and its student's gain from {gained[0]:+.2f} to {gained[-1]:+.2f} "
-        "points."
+        f"As alpha rises from {rows['alpha'].min():.2f} to {rows['alpha'].max():.2f}, the teacher's accuracy changes "
+        f"from {teachers[0]:.1f} to {teachers[-1]:.1f} % and its student's gain from {gained[0]:+.2f} to "
+        f"{gained[-1]:+.2f} points."
     )
 
 
@@ -243,15 +247,15 @@ def _only_experiment(frame: "pd.DataFrame") -> str:
     return str(names[0])
 
 
-def _reach(standard_error: Any, num_seeds: Any, confidence: float) -> Any:
-    """Half width of the t interval; zero where one seed leaves it unknown."""
+def _half_width(standard_error: Any, num_seeds: Any, confidence: float) -> Any:
+    """Half width of the t interval. It is unknown for a single seed, and then 0."""
     from scipy import stats
 
     quantile = stats.t.ppf((1 + confidence) / 2, np.maximum(np.asarray(num_seeds) - 1, 1))
     return np.nan_to_num(np.asarray(standard_error, dtype=float) * quantile)
 
 
-def _band(axes: "Axes", x: Any, mean: Any, reach: Any, colour: str, label: str | None, marker: str) -> None:
+def _band(axes: "Axes", x: Any, mean: Any, half_width: Any, colour: str, label: str | None, marker: str) -> None:
     x, mean = np.asarray(x, dtype=float), np.asarray(mean, dtype=float)
-    axes.fill_between(x, mean - reach, mean + reach, color=colour, alpha=0.22, linewidth=0)
+    axes.fill_between(x, mean - half_width, mean + half_width, color=colour, alpha=0.22, linewidth=0)
     axes.plot(x, mean, color=colour, marker=marker, label=label)

@@ -1,4 +1,4 @@
-"""The figures of a study's report."""
+"""Figures of a study's report."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 
 def gains_picture(summary: Summary) -> Picture | None:
-    """Gain of every arm over no-kd: a dot per seed, the mean and its 95 % interval. None without no-kd."""
+    """Gain of every arm over no-kd, with a dot per seed, the mean and its 95 % interval. None without no-kd.
+
+    Args:
+        summary: Summary of the study.
+    """
     variants = [variant for variant in summary.variants if variant.gain is not None]
     if not variants:
         return None
@@ -64,14 +68,18 @@ def gains_picture(summary: Summary) -> Picture | None:
     return Picture(
         figure,
         "gains",
-        "Gain over no-kd: small dots are single seeds, large dots means, bars 95 % intervals."
-        + (f" Of {left_out + len(shown)} variants those best by validation are shown." if left_out else ""),
+        "Gain over no-kd. Small dots are single seeds, large dots are means, bars are 95 % intervals."
+        + (f" Of {left_out + len(shown)} variants, those best on validation are shown." if left_out else ""),
         f"Dots and intervals of the gain over no-kd{_in_unit(summary)}: {listed}.",
     )
 
 
 def teachers_picture(summary: Summary) -> Picture | None:
-    """The teacher's metric against its student's; None with fewer than two teachers."""
+    """The teacher's metric against its student's. None with fewer than two teachers.
+
+    Args:
+        summary: Summary of the study.
+    """
     with_teacher = [variant for variant in summary.variants if len(variant.teacher)]
     shown = representatives(summary, with_teacher)
     if len(shown) < 2:
@@ -113,14 +121,14 @@ def teachers_picture(summary: Summary) -> Picture | None:
         figure,
         "teacher-and-student",
         f"Teacher against student {summary.scale.words}. If the better teacher always made the better student, the "
-        "points would rise from left to right. The dashed line is the student without a teacher; bars are 95 % "
+        "points would rise from left to right. The dashed line is the student without a teacher. Bars are 95 % "
         "intervals of the paired difference to it.",
         f"Scatter of teacher {summary.scale.words} against student {summary.scale.words}. {listed}.",
     )
 
 
 def _labels_at_the_right(axes: Any, labels: Sequence[tuple[str, float | None, float]]) -> None:
-    """Name points in a column beside the axes, moved apart where they would overlap, with a thin line to each."""
+    """Label the points in a column beside the axes, with a thin line to each. Labels that would overlap move apart."""
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom, top)
     axes.set_xlim(*axes.get_xlim())
@@ -129,7 +137,7 @@ def _labels_at_the_right(axes: Any, labels: Sequence[tuple[str, float | None, fl
     places: list[float] = []
     for _, _, height in ordered:
         places.append(max(height, places[-1] + apart) if places else height)
-    # What was pushed out at the top moves down again.
+    # Labels that were pushed out at the top move down again.
     for index in range(len(places) - 1, -1, -1):
         ceiling = top if index == len(places) - 1 else places[index + 1] - apart
         places[index] = min(places[index], ceiling)
@@ -154,7 +162,11 @@ def _labels_at_the_right(axes: Any, labels: Sequence[tuple[str, float | None, fl
 
 
 def sweep_picture(summary: Summary) -> Picture | None:
-    """Gain over no-kd against the fraction removed; None with fewer than three ratios."""
+    """Gain over no-kd against the fraction removed. None with fewer than three ratios.
+
+    Args:
+        summary: Summary of the study.
+    """
     lines: dict[Cell, list[Variant]] = {}
     for variant in summary.variants:
         if variant.ratio is not None and variant.gain is not None:
@@ -191,7 +203,7 @@ def sweep_picture(summary: Summary) -> Picture | None:
     return Picture(
         figure,
         "ratio-sweep",
-        "Gain over no-kd as more channels are removed, with 95 % intervals; dashed lines are arms without a ratio.",
+        "Gain over no-kd as more channels are removed, with 95 % intervals. Dashed lines are arms without a ratio.",
         f"Lines of the gain over no-kd{_in_unit(summary)} against the ratio: {listed}.",
     )
 
@@ -202,18 +214,18 @@ _DASHES: list[Any] = ["solid", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5,
 def saliency_picture(
     saliency: "ChannelSaliency", *, ratio: float | None, truth: NDArray[np.bool_] | None, name: str, seed: int = 0
 ) -> Picture:
-    """Saliency by channel, and sorted with what is removed.
+    """Saliency by channel, and sorted with the part that a mask removes.
 
     Args:
-        saliency: of one score.
-        ratio: fraction that the "general" mask removes; None where no mask with a ratio was made from this score.
-        truth: (C,) whether a channel is modality-general, or None where that is not known.
-        name: of the picture's files.
-        seed: of the study, whose saliency this is.
+        saliency: Saliency by one score.
+        ratio: Fraction that the "general" mask removes. None if no mask with a ratio was made from this score.
+        truth: Whether each channel is modality-general, (C,). None if that is not known.
+        name: Name of the picture's files.
+        seed: Seed of the study that the saliency belongs to.
     """
     num_channels = len(saliency.scores)
-    caption = f"Score {saliency.score} at layer {saliency.layer}, seed {seed}: high is modality-general."
-    alt = f"Saliency of {num_channels} channels by score {saliency.score}, in order of the channels and sorted."
+    caption = f"Score {saliency.score} at layer {saliency.layer}, seed {seed}. High scores are modality-general."
+    alt = f"Saliency of {num_channels} channels by score {saliency.score}, by channel and sorted."
     if ratio is not None:
         kept = saliency.mask("general", ratio).weights > 0
         caption += f" The general mask at ratio {ratio:g} removes the shaded part."
@@ -227,41 +239,51 @@ def saliency_picture(
 
 
 def possible(limits: tuple[float, float], lowest: float, highest: float) -> tuple[float, float]:
-    """Ends of an axis, cut to a little more than values can be: intervals of few seeds reach far beyond."""
+    """Ends of an axis, cut to little more than the possible values: intervals of few seeds can be far wider.
+
+    Args:
+        limits: Ends of the axis.
+        lowest: Smallest possible value.
+        highest: Largest possible value.
+    """
     room = 0.03 * (highest - lowest)
     return max(limits[0], lowest - room), min(limits[1], highest + room)
 
 
 def venn_picture(venn: ModalityVenn) -> Picture:
-    """The modality Venn diagram, areas to scale with the counts of decisive features."""
+    """The modality Venn diagram of known counts.
+
+    Args:
+        venn: Counts of the decisive features.
+    """
     counts = f"{venn.general} general, {venn.teacher_only} teacher-only and {venn.student_only} student-only"
     measures = f"alpha = {venn.alpha:.2g}, beta = {venn.beta:.2g}, gamma = {venn.gamma:.2g}"
     return Picture(
         draw_venn(venn.general, venn.teacher_only, venn.student_only, words=str),
         "venn",
-        f"What decides the label, areas to scale: {counts} features, so {measures}.",
+        f"What decides the label: {counts} features, so {measures}. Areas are to scale.",
         f"Venn diagram of two circles: {counts} decisive features; {measures}.",
     )
 
 
 def estimated_venn_picture(shares: Shares, samples: int) -> Picture | None:
-    """The modality Venn diagram as estimated, areas to scale; None where the shares are not defined or quite open.
+    """The modality Venn diagram of estimated shares. None if a share is undefined, or gamma may be anything.
 
     Args:
-        shares: the estimate.
-        samples: pairs that it is made from.
+        shares: The estimated shares.
+        samples: Number of pairs behind the estimate.
     """
     values = {name: getattr(shares, name).value for name in ("alpha", "beta", "gamma")}
     if None in values.values() or (shares.gamma.low, shares.gamma.high) == (0.0, 1.0):
         return None
     gamma = values["gamma"]
     teacher, student = circle_areas(**values)
-    # Below half a percent is none: rounded, and too small to draw.
+    # An area below half a percent rounds to 0 and is too small to draw.
     areas = [area if area >= 0.005 else 0.0 for area in (gamma, teacher - gamma, student - gamma)]
     general, teacher_only, student_only = (area / sum(areas) for area in areas)
 
     def percent(part: float) -> str:
-        # Where nothing is shared, the fractions do not say how large the two parts are.
+        # If nothing is shared, the fractions do not say how large the two parts are.
         return f"{100 * part:.0f} %" if gamma else ""
 
     measures = []
@@ -272,8 +294,8 @@ def estimated_venn_picture(shares: Shares, samples: int) -> Picture | None:
     return Picture(
         draw_venn(general, teacher_only, student_only, words=percent, title="estimated"),
         "venn-estimated",
-        f"What decides the label, estimated from {samples} validation pairs and drawn to scale with the estimate: "
-        f"{', '.join(measures)}; 95 % intervals.",
+        f"What decides the label, estimated from {samples} validation pairs: {', '.join(measures)}; 95 % intervals. "
+        "Areas are to scale with the estimate.",
         f"Venn diagram of two circles, estimated: {parts if gamma else 'nothing is shared'}; {', '.join(measures)}.",
     )
 

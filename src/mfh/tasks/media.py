@@ -1,6 +1,6 @@
-"""Pictures and sound out of media files, decoded by PyAV; files in archives are read without unpacking them.
+"""Pictures and sound from media files, decoded by PyAV. Files in archives are read without unpacking.
 
-Needs the extra `media`.
+This module needs the extra `media`.
 """
 
 import io
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 Reason = Literal["unreadable", "truncated", "silent", "too short", "no picture", "no sound"]
 
-#: Peak amplitude, of full scale 1, below which a recording counts as silent.
+#: A recording whose peak amplitude is below this share of full scale counts as silent.
 SILENCE = 1e-4
 
-#: The largest member of an archive that is read; a clip is a few MB, a bomb is larger.
+#: Larger members of an archive are not read: a clip has a few MB, a decompression bomb far more.
 MOST_BYTES = 2 * 2**30
 
 
@@ -32,7 +32,7 @@ class MediaError(Exception):
     """A media file cannot be used.
 
     Args:
-        reason: which kind of fault, one of `Reason`.
+        reason: Kind of fault, one of `Reason`.
     """
 
     def __init__(self, reason: Reason) -> None:
@@ -46,10 +46,10 @@ class MediaFile:
     """A file on disk, or a member of a zip archive or of an uncompressed tar.
 
     Args:
-        path: of the file, or of the archive.
-        member: name inside the archive; empty for a file.
-        stamp: changes when the content does (size and time, or the archive's checksum).
-        place: where a tar holds the member: first byte and number of bytes; None for a file and in a zip.
+        path: Path of the file or of the archive.
+        member: Name inside the archive. Empty for a file on disk.
+        stamp: Text that changes when the content does: size and time, or the archive's checksum.
+        place: First byte and number of bytes of a member of a tar. None for a file on disk and in a zip archive.
     """
 
     path: Path
@@ -59,7 +59,11 @@ class MediaFile:
 
     @classmethod
     def of(cls, path: Path) -> "MediaFile":
-        """A file on disk, stamped with its size and time."""
+        """A file on disk, stamped with its size and time.
+
+        Args:
+            path: Path of the file.
+        """
         status = path.stat()
         return cls(path, stamp=f"{status.st_size} {status.st_mtime_ns}")
 
@@ -73,10 +77,10 @@ class MediaFile:
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """The content, to read and to seek in.
+        """The content, as a file that can be read and searched.
 
         Raises:
-            MediaError: the archive is damaged there, or encrypted.
+            MediaError: The archive is damaged there, or encrypted.
         """
         if not self.member:
             with self.path.open("rb") as file:
@@ -100,7 +104,7 @@ class MediaFile:
                 content = archive.read(self.member)
         except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, KeyError, OSError, ValueError):
             raise MediaError("unreadable") from None
-        except Exception as error:  # zlib and lzma have errors of their own
+        except Exception as error:  # zlib and lzma raise errors of their own
             if type(error).__module__ not in ("zlib", "lzma", "_lzma"):
                 raise
             raise MediaError("unreadable") from None
@@ -111,7 +115,7 @@ def require_media() -> None:
     """Check that the extra `media` is installed.
 
     Raises:
-        InputError: it is not.
+        InputError: A package is missing.
     """
     try:
         import av  # noqa: F401
@@ -125,27 +129,27 @@ def require_media() -> None:
 def read_frames(file: BinaryIO, num_frames: int, fit: "Callable[[Image], Image]") -> NDArray[np.uint8]:
     """Evenly spaced frames of a video.
 
-    Frame i of F is the one at the share (i + 0.5) / F of all frames, so a single one is the middle one. Only what
-    lies before the last of them is decoded.
+    Frame i of F is the frame at the share (i + 0.5) / F of the video, so a single frame is the middle one. Frames
+    after the last chosen one are not decoded.
 
     Args:
-        file: of the video.
-        num_frames: F.
-        fit: brings a picture to its final size, for instance `cover`.
+        file: Content of the video file.
+        num_frames: Number F of frames.
+        fit: Brings a picture to its final size, for instance `cover`.
 
     Returns:
-        (F, H, W, 3) RGB.
+        The frames in RGB, (F, H, W, 3).
 
     Raises:
-        MediaError: the file is unreadable or truncated, or has no picture.
+        MediaError: The file is unreadable or truncated, or has no picture.
     """
     with _opened(file) as container:
         streams = container.streams.video
         if not streams:
             raise MediaError("no picture")
         stream = streams[0]
-        stream.codec_context.thread_count = 1  # several files at a time use the cores better
-        # Clips cut without encoding anew carry packets that are never shown.
+        stream.codec_context.thread_count = 1  # several files at the same time use the cores better
+        # Clips that were cut without encoding contain packets that are never shown.
         count = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
         while count:
             container.seek(0)
@@ -159,22 +163,22 @@ def read_frames(file: BinaryIO, num_frames: int, fit: "Callable[[Image], Image]"
                     if len(chosen) == num_frames:
                         return np.stack(chosen)
                 shown += 1
-            count = shown  # fewer frames than packets: choose among those there are
+            count = shown  # there are fewer frames than packets: choose again
     raise MediaError("no picture")
 
 
 def read_picture(file: BinaryIO, fit: "Callable[[Image], Image]") -> NDArray[np.uint8]:
-    """A picture (JPEG, PNG, ...).
+    """The picture of an image file (JPEG, PNG, ...).
 
     Args:
-        file: of the picture.
-        fit: brings it to its final size, for instance `cover`.
+        file: Content of the image file.
+        fit: Brings a picture to its final size, for instance `cover`.
 
     Returns:
-        (H, W, 3) RGB.
+        The picture in RGB, (H, W, 3).
 
     Raises:
-        MediaError: the file is unreadable.
+        MediaError: The file is unreadable.
     """
     from PIL import Image
 
@@ -186,11 +190,11 @@ def read_picture(file: BinaryIO, fit: "Callable[[Image], Image]") -> NDArray[np.
 
 
 def cover(height: int, width: int) -> "Callable[[Image], Image]":
-    """Scale a picture so that it just covers height x width, and cut off evenly what stands over.
+    """A function that scales a picture until it just covers height x width, and crops the rest evenly.
 
     Args:
-        height: of the result, in pixels.
-        width: of the result.
+        height: Height of the result in pixels.
+        width: Width of the result in pixels.
     """
 
     def fit(picture: "Image") -> "Image":
@@ -204,18 +208,18 @@ def cover(height: int, width: int) -> "Callable[[Image], Image]":
 
 
 def read_audio(file: BinaryIO, sample_rate: int, most_seconds: float | None = None) -> NDArray[np.float32]:
-    """The sound of a media file: channels averaged, resampled, full scale 1.
+    """The sound of a media file: channels averaged, resampled, with full scale 1.
 
     Args:
-        file: with a sound stream.
-        sample_rate: of the result, in Hz.
-        most_seconds: how much to read, from the beginning; default: all.
+        file: Content of a file with a sound stream.
+        sample_rate: Sample rate of the result in Hz.
+        most_seconds: Seconds to read, from the beginning (default: all).
 
     Returns:
-        (T,).
+        The samples, (T,).
 
     Raises:
-        MediaError: the file is unreadable or truncated, or has no sound, or nothing but silence.
+        MediaError: The file is unreadable or truncated, or has no sound, or only silence.
     """
     import soxr
 
@@ -245,7 +249,7 @@ def read_audio(file: BinaryIO, sample_rate: int, most_seconds: float | None = No
 
 
 def _mono(frame: Any) -> NDArray[np.float32]:
-    """Mean over the channels of an audio frame of any sample format."""
+    """Mean over the channels of an audio frame, for any sample format."""
     samples = frame.to_ndarray()
     if not frame.format.is_planar:  # (1, T * channels)
         samples = samples.reshape(-1, len(frame.layout.channels)).T
@@ -270,10 +274,9 @@ def _opened(file: BinaryIO) -> Iterator[Any]:
 
 
 def _is_truncated(file: BinaryIO) -> bool:
-    """Whether an MP4 or WAV declares more bytes than there are.
+    """Whether an MP4 or WAV file declares more bytes than it has.
 
-    A decoder does not tell: of a half file whose index stands in front it reports the full length, and then simply
-    stops early.
+    A decoder does not tell. For half a file with its index in front it reports the full length, and then stops early.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -281,7 +284,7 @@ def _is_truncated(file: BinaryIO) -> bool:
         head = file.read(12)
         if head[:4] == b"RIFF":
             declared = int.from_bytes(head[4:8], "little")
-            return declared not in (0, 0xFFFFFFFF) and declared + 8 > size  # both are written by streaming recorders
+            return declared not in (0, 0xFFFFFFFF) and declared + 8 > size  # streaming recorders write both
         if head[4:8] != b"ftyp":
             return False
         position = 0

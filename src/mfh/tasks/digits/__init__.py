@@ -1,4 +1,4 @@
-"""The embedded default task: hear dialled digits, see handwritten ones; nothing to download."""
+"""The default task, which needs no download: the teacher hears dialled digits, the student sees handwritten ones."""
 
 from functools import partial
 
@@ -24,30 +24,30 @@ def task(
     audio_noise: float = 1.0,
     picture_noise: float = 0.1,
 ) -> Task:
-    """The digits world as a task: data drawn by `seed`, networks, and the truth about them.
+    """The digits world as a task: data drawn from a seed, two networks, and the truth about the teacher's channels.
 
-    The truth calls a channel of the teacher's flattened convolutions modality-general when the digit under
-    its time column is a general one; see `mfh.tasks.digits.networks.digit_of_channel` for how sharp that is.
+    In the truth, a channel of the teacher's flattened convolutions is modality-general if the digit under its time
+    column is a general one. `mfh.tasks.digits.networks.digit_of_channel` says how sharp this truth is.
 
     Args:
-        seed: draws digits, noise and the split of the handwritten scans anew.
-        general: decisive digits in both recording and picture.
-        teacher_only: decisive digits in the recording only.
-        student_only: decisive digits in the picture only.
-        student_distractors: digits of the picture that decide nothing.
-        teacher_distractors: digits of the recording that decide nothing.
-        num_train: training pairs.
-        num_val: validation pairs.
-        num_test: test pairs.
-        audio_noise: standard deviation of the recording's white noise; the tones have amplitude 1.
-        picture_noise: standard deviation of the picture's noise; pixels lie in [0, 1] without it.
+        seed: Seed of the digits, the noise and the split of the handwritten scans.
+        general: Number of decisive digits in both recording and picture.
+        teacher_only: Number of decisive digits in the recording only.
+        student_only: Number of decisive digits in the picture only.
+        student_distractors: Number of digits in the picture that decide nothing.
+        teacher_distractors: Number of digits in the recording that decide nothing.
+        num_train: Number of training pairs.
+        num_val: Number of validation pairs.
+        num_test: Number of test pairs.
+        audio_noise: Standard deviation of the recording's white noise. The tones have amplitude 1.
+        picture_noise: Standard deviation of the picture's noise. Without noise, pixels lie in [0, 1].
 
     Returns:
-        A task with samples (recording (1, 65, T), picture (1, 8, 8 B), target), layer "flatten" in both
-        networks, `truth` (C,), and in `facts` the counts, alpha, beta, gamma and the best possible accuracies.
+        A task with samples (recording (1, 65, T), picture (1, 8, 8 B), target), layer "flatten" in both networks and
+        `truth` (C,). Its `facts` hold the counts, alpha, beta, gamma and the best possible accuracies.
 
     Raises:
-        InputError: an argument makes no world, see `World`; a size is not positive; the seed is negative.
+        InputError: The counts make no world, see `World`, a size is not positive, or the seed is negative.
 
     Example:
         >>> digits = task(seed=3, num_train=8, num_val=4, num_test=4)

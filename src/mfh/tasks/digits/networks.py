@@ -1,6 +1,6 @@
 """The two networks of the digits world: two convolutions, pooling, flatten, three fully connected layers.
 
-Chosen by the accuracy of teacher and student alone on validation data, never by an outcome of distillation.
+They were chosen by the validation accuracy of teacher and student alone, never by a result of distillation.
 """
 
 from collections import OrderedDict
@@ -18,11 +18,11 @@ STUDENT_FILTERS, STUDENT_ROWS = 16, 4
 def teacher(num_heard: int) -> nn.Sequential:
     """A new teacher: recording (N, 1, 65, T) -> logits (N, 2).
 
-    Both convolutions halve the frequencies; the pool leaves 16 of them and 4 time columns per key, whatever
-    T is. `flatten` gives 8 filters x 16 frequencies x 4 A columns as channels, 1024 for two keys.
+    Both convolutions halve the frequencies. The pool leaves 16 frequencies and 4 time columns per key for any T. The
+    channels of `flatten` are 8 filters x 16 frequencies x 4 A columns: 1024 for two keys.
 
     Args:
-        num_heard: A, keys in the recording.
+        num_heard: Number A of keys in the recording.
     """
     return nn.Sequential(
         OrderedDict(
@@ -40,10 +40,10 @@ def teacher(num_heard: int) -> nn.Sequential:
 def student(num_seen: int) -> nn.Sequential:
     """A new student: picture (N, 1, 8, 8 B) -> logits (N, 2).
 
-    `flatten` gives 16 filters x 4 rows x 4 B columns, 512 for two digits.
+    The channels of `flatten` are 16 filters x 4 rows x 4 B columns: 512 for two digits.
 
     Args:
-        num_seen: B, digits in the picture.
+        num_seen: Number B of digits in the picture.
     """
     return nn.Sequential(
         OrderedDict(
@@ -61,16 +61,16 @@ def student(num_seen: int) -> nn.Sequential:
 def digit_of_channel(num_heard: int) -> NDArray[np.int64]:
     """Which digit of the recording lies under each channel of the teacher's `flatten`.
 
-    A channel is one (filter, frequency, time column) cell. Column j of the 4 A pools the share
-    [j / (4 A), (j + 1) / (4 A)] of the frames, so columns 4 i .. 4 i + 3 lie over key i. Convolutions, pool and
-    Fourier windows let the columns beside a border hear a little of the neighbouring key: in trained teachers
-    of two keys 1 to 8 % of what a replaced digit changes lies under the other key (docs/digits.md).
+    A channel is one (filter, frequency, time column) cell. Column j of the 4 A columns pools the share
+    [j / (4 A), (j + 1) / (4 A)] of the frames, so columns 4 i to 4 i + 3 lie over key i. Convolutions, pool and Fourier
+    windows mix a little of the neighbouring key into the columns at a border. In trained teachers of two keys, 1 to 8 %
+    of the change from a replaced digit lies under the other key (docs/digits.md).
 
     Args:
-        num_heard: A, keys in the recording.
+        num_heard: Number A of keys in the recording.
 
     Returns:
-        (C,) indices 0 .. A - 1, in the order of the recording.
+        Indices 0 to A - 1 in the order of the recording, (C,).
 
     Example:
         >>> digit_of_channel(2)[:9]

@@ -1,12 +1,12 @@
-"""A world with known truth: dialled digits one can hear, handwritten digits one can see.
+"""A world with known truth: recordings of dialled digits and pictures of handwritten digits.
 
-A pair is a recording of digits dialled on a telephone keypad (the teacher's modality) and a picture of
-handwritten digits (the student's). Every digit is uniform on 0..9 and independent of the others. `general`
-digits occur in both, `teacher_only` digits in the recording, `student_only` digits in the picture;
-distractors occur in one of the two and decide nothing. The label says whether the sum of the decisive digits
-exceeds its middle, 4.5 per digit. What decides, and who can know it, is therefore exact.
+A pair is a recording of digits dialled on a telephone keypad (the teacher's modality) and a picture of handwritten
+digits (the student's). Every digit is uniform on 0 to 9 and independent of the others. `general` digits occur in both,
+`teacher_only` digits in the recording, `student_only` digits in the picture. Distractors occur in one of the two and
+decide nothing. The label says whether the sum of the decisive digits exceeds 4.5 per digit. So it is known exactly
+what decides the label, and which modality has it.
 
-Legend of shapes: N pairs, A digits in the recording, B digits in the picture, D decisive digits.
+Shapes: N pairs, A digits in the recording, B digits in the picture, D decisive digits.
 """
 
 import math
@@ -45,16 +45,16 @@ TONES: NDArray[np.float64] = np.array(
 """(10, 2): the two frequencies of every digit's key, in Hz."""
 
 _COUNTS = ("general", "teacher_only", "student_only", "teacher_distractors", "student_distractors")
-_SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}  # of the scans of every digit
+_SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}  # of every digit's scans
 
 
 class Digits(NamedTuple):
-    """What N pairs show and what it means, before anything is rendered.
+    """Digits and labels of N pairs, before anything is rendered.
 
     Attributes:
-        heard: (N, A) digits of the recordings: general, teacher-only, distractors.
-        seen: (N, B) digits of the pictures: general, student-only, distractors.
-        target: (N,) label, 0 or 1.
+        heard: Digits of the recordings, (N, A): general, teacher-only, distractors.
+        seen: Digits of the pictures, (N, B): general, student-only, distractors.
+        target: Labels 0 or 1, (N,).
     """
 
     heard: NDArray[np.int64]
@@ -67,17 +67,17 @@ class World:
     """Which digits there are, where they occur, and how noisy they are.
 
     Args:
-        general: decisive digits in both the recording and the picture.
-        teacher_only: decisive digits in the recording only.
-        student_only: decisive digits in the picture only.
-        student_distractors: digits of the picture that decide nothing.
-        teacher_distractors: digits of the recording that decide nothing.
-        audio_noise: standard deviation of the white noise; each of a key's two tones has amplitude 1.
-        picture_noise: standard deviation of the noise on pixels, which lie in [0, 1] without it.
+        general: Number of decisive digits in both the recording and the picture.
+        teacher_only: Number of decisive digits in the recording only.
+        student_only: Number of decisive digits in the picture only.
+        student_distractors: Number of digits in the picture that decide nothing.
+        teacher_distractors: Number of digits in the recording that decide nothing.
+        audio_noise: Standard deviation of the white noise. Each of a key's two tones has amplitude 1.
+        picture_noise: Standard deviation of the noise on pixels. Without noise they lie in [0, 1].
 
     Raises:
-        InputError: a count is negative or not whole, nothing is decisive, a modality has no digit or more
-            than `MAX_DIGITS`, or a noise is negative or not finite.
+        InputError: A count is negative or not whole, no digit is decisive, a modality has no digit or more than
+            `MAX_DIGITS`, or a noise is negative or not finite.
 
     Example:
         >>> world = World(general=1, teacher_only=1, student_distractors=1)
@@ -97,7 +97,7 @@ class World:
         for name in _COUNTS:
             count = getattr(self, name)
             if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 0:
-                raise InputError(f"{name} is {count!r}; a count of digits is a whole number from 0")
+                raise InputError(f"{name} is {count!r}; a count of digits must be a whole number from 0")
         _ = self.venn  # raises when nothing is decisive
         for modality, counts, number in (
             ("recording", "general, teacher_only, teacher_distractors", self.num_heard),
@@ -110,7 +110,7 @@ class World:
         for name in ("audio_noise", "picture_noise"):
             noise = getattr(self, name)
             if not (isinstance(noise, int | float | np.floating) and math.isfinite(noise) and noise >= 0):
-                raise InputError(f"{name} is {noise!r}; a standard deviation is a finite number from 0")
+                raise InputError(f"{name} is {noise!r}; a standard deviation must be a finite number from 0")
 
     @property
     def venn(self) -> ModalityVenn:
@@ -119,36 +119,36 @@ class World:
 
     @property
     def num_heard(self) -> int:
-        """A: digits in the recording."""
+        """Number A of digits in the recording."""
         return self.general + self.teacher_only + self.teacher_distractors
 
     @property
     def num_seen(self) -> int:
-        """B: digits in the picture."""
+        """Number B of digits in the picture."""
         return self.general + self.student_only + self.student_distractors
 
     @property
     def num_decisive(self) -> int:
-        """D: digits that decide the label."""
+        """Number D of digits that decide the label."""
         return self.venn.total
 
     def best_accuracy(self, known: int) -> float:
-        """The highest accuracy that anyone who reads `known` of the decisive digits perfectly can expect.
+        """The highest expected accuracy for a reader who knows `known` of the decisive digits.
 
-        By enumeration: the other digits are uniform, so for every sum of the known ones the better guess
-        follows, and how often it is right. `known=0` is the accuracy of always guessing one class.
+        The other digits are uniform. So for each sum of the known digits, enumeration gives the better guess and how
+        often it is correct. `known=0` gives the accuracy of always guessing the majority class.
 
         Args:
-            known: number of decisive digits read, 0 to D.
+            known: Number of known decisive digits, 0 to D.
 
         Returns:
-            A fraction in [0.5, 1].
+            The accuracy as a fraction in [0.5, 1].
 
         Raises:
-            InputError: `known` exceeds the decisive digits or is negative.
+            InputError: `known` is negative or larger than D.
         """
         if not 0 <= known <= self.num_decisive:
-            raise InputError(f"known is {known!r}; there are {self.num_decisive} decisive digits: give 0 to that")
+            raise InputError(f"known is {known!r}; choose 0 to {self.num_decisive}, the number of decisive digits")
         known_ways, other_ways = _sum_ways(known), _sum_ways(self.num_decisive - known)
         right = 0
         for known_sum, ways in enumerate(known_ways):
@@ -157,7 +157,7 @@ class World:
         return float(right / 10**self.num_decisive)
 
     def facts(self) -> dict[str, Any]:
-        """What is exactly known of this world, as values JSON can hold; accuracies are fractions."""
+        """Everything that is known exactly about this world, as values that JSON can hold. Accuracies are fractions."""
         venn = self.venn
         middle = f"{MIDDLE * self.num_decisive:g}"
         return {
@@ -181,7 +181,12 @@ class World:
         }
 
     def draw(self, number: int, generator: np.random.Generator) -> Digits:
-        """Draw the digits of `number` pairs and their labels."""
+        """Draw the digits and labels of some pairs.
+
+        Args:
+            number: Number of pairs.
+            generator: Draws the digits.
+        """
         digits = generator.integers(10, size=(number, self.num_decisive))
         general, teacher_only, student_only = np.split(digits, [self.general, self.general + self.teacher_only], 1)
         heard_distractors = generator.integers(10, size=(number, self.teacher_distractors))
@@ -195,16 +200,16 @@ class World:
     def split(self, name: Split, number: int, seed: int) -> TensorDataset:
         """Draw and render one split of a data set.
 
-        Splits are drawn from streams of their own: the size of one changes nothing in another.
+        Each split has a random stream of its own, so its size changes nothing in the others.
 
         Args:
-            name: "train", "val" or "test"; pictures of different splits share no scan.
-            number: pairs to draw, N.
-            seed: draws everything anew: digits, noise, and which scans belong to which split.
+            name: "train", "val" or "test". Pictures of different splits share no scan.
+            number: Number N of pairs.
+            seed: Seed of the digits, the noise and the split of the scans.
 
         Returns:
-            (recording (N, 1, 65, T), picture (N, 1, 8, 8 B), target (N,)), see `spectrogram` for T; float32
-            and int64.
+            Recordings (N, 1, 65, T), pictures (N, 1, 8, 8 B) and targets (N,), in float32 and int64. `spectrogram`
+            says what T is.
 
         Raises:
             InputError: `number` is not positive or `seed` is negative.
@@ -222,20 +227,20 @@ class World:
 def dial(digits: NDArray[np.int64], noise: float, generator: np.random.Generator) -> NDArray[np.float32]:
     """Sound of digits dialled one after the other, without pauses.
 
-    Each key is the sum of its two tones, sinusoids of amplitude 1 with random phases.
+    Each key sounds its two tones: sinusoids of amplitude 1 with random phases.
 
     Args:
-        digits: (N, A).
-        noise: standard deviation of the white noise.
-        generator: draws phases and noise.
+        digits: Digits to dial, (N, A).
+        noise: Standard deviation of the white noise.
+        generator: Draws phases and noise.
 
     Returns:
-        (N, 400 A) samples at 4 kHz.
+        Samples at 4 kHz, (N, 400 A).
     """
     number, keys = digits.shape
     time = np.arange(KEY_SAMPLES) / SAMPLE_RATE
     phases = generator.uniform(0, 2 * np.pi, size=(number, keys, 2, 1))
-    # sin(wt + phi) = sin(wt) cos(phi) + cos(wt) sin(phi): the sinusoids of ten keys, not of every sample.
+    # sin(wt + phi) = sin(wt) cos(phi) + cos(wt) sin(phi) needs the sinusoids of ten keys only.
     angles = 2 * np.pi * TONES[:, :, None] * time
     tones = np.sin(angles)[digits] * np.cos(phases) + np.cos(angles)[digits] * np.sin(phases)
     signal: NDArray[np.float32] = tones.sum(2).reshape(number, keys * KEY_SAMPLES).astype(np.float32)
@@ -247,10 +252,11 @@ def spectrogram(signal: NDArray[np.float32]) -> Tensor:
     """Logarithmic magnitude spectrogram, log(1 + |STFT|), Hann windows of 128 samples every 64.
 
     Args:
-        signal: (N, 400 A).
+        signal: Samples, (N, 400 A).
 
     Returns:
-        (N, 1, 65, T): bin f is at 31.25 f Hz, frame t is centred on sample 64 t, T = 1 + floor(6.25 A).
+        The spectrograms, (N, 1, 65, T) with T = 1 + floor(6.25 A). Bin f is at 31.25 f Hz, and frame t is centred on
+        sample 64 t.
     """
     spectrum = torch.stft(
         torch.from_numpy(signal),
@@ -263,16 +269,16 @@ def spectrogram(signal: NDArray[np.float32]) -> Tensor:
 
 
 def write(digits: NDArray[np.int64], scans: NDArray[np.int64], noise: float, generator: np.random.Generator) -> Tensor:
-    """Picture of handwritten digits side by side, each a scan drawn with replacement.
+    """Pictures of handwritten digits side by side. Each digit is a scan drawn with replacement.
 
     Args:
-        digits: (N, B).
-        scans: indices of the scans that may be used, of `load_scans`.
-        noise: standard deviation of the noise on pixels; they are not clipped.
-        generator: draws scans and noise.
+        digits: Digits to show, (N, B).
+        scans: Indices of the scans to draw from, as in `load_scans`.
+        noise: Standard deviation of the noise on pixels, which are not clipped.
+        generator: Draws scans and noise.
 
     Returns:
-        (N, 1, 8, 8 B) float32.
+        The pictures, (N, 1, 8, 8 B) float32.
     """
     images, classes = load_scans()
     number, width = digits.shape
@@ -289,7 +295,7 @@ def load_scans() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The 1797 scans of handwritten digits that ship inside scikit-learn (UCI "optdigits", test part).
 
     Returns:
-        Images (1797, 8, 8) in [0, 1] and their digits (1797,); read-only.
+        Images in [0, 1], (1797, 8, 8), and their digits, (1797,). Both are read-only.
     """
     from sklearn.datasets import load_digits
 
@@ -302,13 +308,13 @@ def load_scans() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 
 
 def split_scans(seed: int) -> dict[Split, NDArray[np.int64]]:
-    """Which scans each split may use: half of every digit's for training, a quarter each for the others.
+    """The scans of each split: half of every digit's scans for training, a quarter each for the other two.
 
     Args:
-        seed: shuffles the scans of every digit.
+        seed: Seed that shuffles the scans of every digit.
 
     Returns:
-        Disjoint arrays of indices into `load_scans`, together all of them.
+        Disjoint arrays of indices into `load_scans`, which together cover all scans.
     """
     _check_seed(seed)
     generator = np.random.default_rng([seed, 0])
@@ -323,7 +329,7 @@ def split_scans(seed: int) -> dict[Split, NDArray[np.int64]]:
 
 
 def _sum_ways(number: int) -> list[int]:
-    """In how many ways `number` digits sum to 0, 1, 2, ...; whole numbers, hence exact."""
+    """The number of ways in which digits sum to 0, 1, 2, ..., in whole numbers and so exact."""
     ways = [1]
     for _ in range(number):
         ways = [sum(ways[max(0, total - 9) : total + 1]) for total in range(len(ways) + 9)]

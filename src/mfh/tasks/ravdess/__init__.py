@@ -1,4 +1,4 @@
-"""RAVDESS: eight emotions, a teacher that hears the speaker, a student that sees one frame."""
+"""RAVDESS: eight emotions. The teacher hears the speaker, the student sees one frame."""
 
 import functools
 from pathlib import Path
@@ -26,19 +26,19 @@ def task(data: str | Path | None = None, preset: str | None = None, augment: boo
     """RAVDESS as a task: prepared data and the published networks.
 
     Args:
-        data: a folder made by `mfh prepare ravdess`.
-        preset: "paper" for the published protocol: SGD with learning rate 0.01 and momentum 0.9, batches of 64, 100
-            epochs; students learn from the teacher alone, by a divergence averaged over classes; three channels in
-            four removed; for the authors' features their normalisation. Default: Adam with 1e-3, 30 epochs, labels and
-            teacher, half of the channels.
-        augment: draw, mirror and shift the training frames at random.
+        data: Folder made by `mfh prepare ravdess`.
+        preset: "paper" uses the published protocol: SGD with learning rate 0.01 and momentum 0.9, batches of 64, 100
+            epochs; students learn from the teacher alone, by a divergence averaged over classes; three in four
+            channels are removed; the authors' features get their normalisation. None uses Adam with learning rate
+            1e-3, 30 epochs, labels and teacher, and removes half of the channels.
+        augment: Draw, mirror and shift the training frames at random.
 
     Returns:
-        A task with samples (MFCC (1, 40, 256), frame (3, 256, 512), emotion) and layer "relu5", the 128 channels after
-        the second fully connected layer; "relu4" is the 1024 before them.
+        A task with samples (MFCC (1, 40, 256), frame (3, 256, 512), emotion). Its layer is "relu5", the 128 channels
+        after the second fully connected layer. "relu4" has the 1024 channels before them.
 
     Raises:
-        InputError: there is no prepared folder, or it cannot be used; the preset is unknown.
+        InputError: There is no prepared folder, it cannot be used, or the preset is unknown.
     """
     if data is None:
         raise InputError("task ravdess needs --data FOLDER, made by: mfh prepare ravdess SOURCE FOLDER")
@@ -65,7 +65,7 @@ def task(data: str | Path | None = None, preset: str | None = None, augment: boo
             "classes": list(EMOTIONS),
             "description": (
                 f"RAVDESS, eight emotions. The teacher reads 40 mel-frequency cepstral coefficients of the voice over "
-                f"time, the student one RGB frame. Clips: {counts}; split by {meta['options']['split']}."
+                f"time, the student reads one RGB frame. Clips: {counts}; split by {meta['options']['split']}."
             ),
         },
     )

@@ -13,10 +13,13 @@ _TABLES: dict[str, str] = dict(zip(SPLITS, ("spa_dl.csv", "spa_val.csv", "spa_te
 
 
 def find_features(source: Path) -> Found:
-    """The authors' folder: data_file/spa_{dl,val,test}.csv name an array, a picture and a class in each line.
+    """Clips of the authors' folder. Each line of data_file/spa_{dl,val,test}.csv names an array, a picture and a class.
+
+    Args:
+        source: The authors' folder.
 
     Raises:
-        InputError: a table is missing, or a line of it cannot be understood.
+        InputError: A table is missing, or one of its lines cannot be read.
     """
     lines: list[tuple[str, str, str, int]] = []
     for split, table in _TABLES.items():
@@ -49,7 +52,7 @@ def find_features(source: Path) -> Found:
 
 
 def _file(folder: Path, name: str) -> MediaFile:
-    """A file the table names, wherever the authors had it."""
+    """The file that a table names, wherever the authors kept it."""
     path = folder / name.replace("\\", "/").rpartition("/")[2]
     return MediaFile.of(path) if path.is_file() else MediaFile(path)
 

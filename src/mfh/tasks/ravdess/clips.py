@@ -1,4 +1,4 @@
-"""RAVDESS clips in the official archives, packed or unpacked, and which files belong together."""
+"""RAVDESS clips in the official archives, packed or unpacked, and the files of each clip."""
 
 import os
 import zipfile
@@ -11,18 +11,18 @@ from mfh.errors import InputError
 from mfh.tasks.media import MediaFile
 from mfh.tasks.ravdess import names
 
-#: What the manifest says of a clip, besides its split.
+#: Columns of the manifest besides the split.
 FACTS = ("id", "actor", "channel", "emotion", "intensity", "statement", "repetition")
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One recording, and where to find it.
+    """One recording and its files.
 
     Args:
-        facts: its row of the manifest; without `split`, unless the authors' tables give it.
-        pictures: files that hold its picture, the preferred one first.
-        sounds: files that hold its sound, the preferred one first; arrays of features with layout "features".
+        facts: The clip's row of the manifest. `split` is missing unless the authors' tables give it.
+        pictures: Files that hold the picture, the preferred one first.
+        sounds: Files that hold the sound, the preferred one first. With layout "features" they are arrays of features.
     """
 
     facts: Mapping[str, Any]
@@ -31,23 +31,26 @@ class Clip:
 
     @property
     def stamps(self) -> list[str]:
-        """They change when a file does."""
+        """Names and stamps of the files, which change when a file does."""
         return [f"{file.name} {file.stamp}" for file in (*self.pictures, *self.sounds)]
 
 
 @dataclass(frozen=True)
 class Found:
-    """Clips in order of their ids, and files that belong to none, with the reason."""
+    """Clips in the order of their ids, and the files that belong to no clip, with the reason."""
 
     clips: list[Clip]
     skipped: list[dict[str, str]]
 
 
 def find_clips(source: Path) -> Found:
-    """Official files below a folder, also inside zip archives.
+    """Clips made of the official files below a folder, also inside zip archives.
+
+    Args:
+        source: The folder, or one zip archive.
 
     Raises:
-        InputError: there are none.
+        InputError: There is no clip with picture and sound.
     """
     skipped: list[dict[str, str]] = []
     recordings: dict[str, dict[int, MediaFile]] = {}  # clip -> modality -> file
@@ -87,7 +90,7 @@ def find_clips(source: Path) -> Found:
 
 
 def _media_files(source: Path, skipped: list[dict[str, str]]) -> Iterator[MediaFile]:
-    """Files in a fixed order: those on disk first, then those in archives."""
+    """Files in a fixed order: first those on disk, then those in archives."""
     on_disk = [source] if source.is_file() else sorted(_walk(source))
     for path in on_disk:
         if not path.name.lower().endswith(".zip"):
@@ -104,7 +107,7 @@ def _media_files(source: Path, skipped: list[dict[str, str]]) -> Iterator[MediaF
         for member in sorted(members, key=lambda info: info.filename):
             parts = member.filename.replace("\\", "/").split("/")
             file = MediaFile(path, member.filename, f"{member.file_size} {member.CRC:08x}")
-            if ".." in parts or parts[0] == "" or ":" in parts[0]:  # nothing is unpacked, but nobody means well by it
+            if ".." in parts or parts[0] == "" or ":" in parts[0]:  # nothing is unpacked, but such a name is an attack
                 skipped.append(skip(file, "unsafe path"))
             elif not member.is_dir() and parts[0] != "__MACOSX" and not parts[-1].startswith("."):
                 yield file
@@ -117,5 +120,10 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def skip(file: MediaFile | Path | str, reason: str) -> dict[str, str]:
-    """A row of skipped.csv."""
+    """A row of skipped.csv.
+
+    Args:
+        file: The file that is not used.
+        reason: Why it is not used.
+    """
     return {"file": str(file), "reason": reason}

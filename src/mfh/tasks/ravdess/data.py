@@ -1,4 +1,4 @@
-"""The splits of a prepared RAVDESS folder, read from memory maps."""
+"""Data sets of a prepared RAVDESS folder, read from memory maps."""
 
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,15 @@ from mfh.tasks.splits import SPLITS
 class Clips(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """The clips of one split: (MFCC (1, M, T) float32, frame (3, H, W) uint8, emotion).
 
-    Frames are stored as (H, W, 3) and viewed, so batches reach a convolution in the memory format that suits it.
-    Normalisation is the networks' first layer.
+    Frames are stored as (H, W, 3) and returned as views, so convolutions get the memory format that suits them. The
+    networks' first layer normalises.
 
     Args:
-        folder: prepared by `mfh prepare ravdess`.
-        rows: positions in its arrays.
-        targets: classes of these rows.
-        augment: draw one of the frames, mirror it half of the time, and shift it by up to a sixteenth of its size.
-            The teacher's inputs stay as they are, so that its outputs can be computed once.
+        folder: Folder made by `mfh prepare ravdess`.
+        rows: Positions of the clips in the folder's arrays.
+        targets: Classes of these clips.
+        augment: Draw one of the frames, mirror it half of the time, and shift it by up to a sixteenth of its size. The
+            teacher's inputs do not vary, so that its outputs can be computed once.
     """
 
     def __init__(self, folder: Path, rows: NDArray[np.int64], targets: NDArray[np.int64], *, augment: bool) -> None:
@@ -42,7 +42,7 @@ class Clips(Dataset[tuple[Tensor, Tensor, Tensor]]):
         self.frames = np.load(self.folder / "frames.npy", mmap_mode="r", allow_pickle=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For other processes: a memory map would travel as a copy of all it maps."""
+        """The state for another process, without the memory maps: pickle would copy all their content."""
         return {name: value for name, value in vars(self).items() if name not in ("mfcc", "frames")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -62,7 +62,7 @@ class Clips(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 def _varied(picture: Tensor) -> Tensor:
-    """The picture mirrored half of the time and shifted at random; its border is repeated."""
+    """The picture, mirrored half of the time and shifted at random. Its border is repeated."""
     if torch.rand(()) < 0.5:
         picture = picture.flip(2)
     for dim in (1, 2):
@@ -77,11 +77,11 @@ def load_splits(folder: str | Path, *, augment: bool = False) -> tuple[dict[str,
     """The three splits of a prepared folder, and its meta.json.
 
     Args:
-        folder: prepared by `mfh prepare ravdess`.
-        augment: vary the pictures of the training split at random.
+        folder: Folder made by `mfh prepare ravdess`.
+        augment: Vary the pictures of the training split at random.
 
     Raises:
-        InputError: the folder is not prepared to the end, of another version, damaged, or its splits leak.
+        InputError: The folder is incomplete, damaged or of another version, or its splits share clips or actors.
     """
     folder = Path(folder)
     meta = preparing.read_meta(folder, KIND)
@@ -91,8 +91,8 @@ def load_splits(folder: str | Path, *, augment: bool = False) -> tuple[dict[str,
         found = _shape(folder / f"{name}.npy")
         if found != facts["shape"] or found[0] != len(manifest):
             raise InputError(
-                f"{folder / name}.npy has shape {found} for {len(manifest)} clips in manifest.csv, prepared was "
-                f"{facts['shape']}: the folder was changed; prepare it again into another one"
+                f"{folder / name}.npy has shape {found}; {facts['shape']} was prepared for {len(manifest)} clips in "
+                "manifest.csv: the folder was changed; prepare the data again into another folder"
             )
     classes = {emotion: place for place, emotion in enumerate(EMOTIONS)}
     strange = next((row for row in manifest if row["emotion"] not in classes), None)

@@ -1,9 +1,9 @@
-"""What the names of RAVDESS files say: MM-VC-EE-II-SS-RR-AA.ext (Livingstone & Russo 2018, Zenodo 1188976)."""
+"""Names of RAVDESS files: MM-VC-EE-II-SS-RR-AA.ext (Livingstone & Russo 2018, Zenodo 1188976)."""
 
 import re
 from dataclasses import dataclass
 
-#: Emotions in the order of their codes 01 to 08; an emotion's class is its place here.
+#: Emotions in the order of their codes 01 to 08. The class of an emotion is its place in this list.
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 CHANNELS = ("speech", "song")
 INTENSITIES = ("normal", "strong")
@@ -15,17 +15,17 @@ _MOST = (3, len(CHANNELS), len(EMOTIONS), len(INTENSITIES), 2, 2, 24)
 
 @dataclass(frozen=True)
 class FileName:
-    """A file's name, taken apart.
+    """The parts of a file's name.
 
     Args:
         modality: `FULL` (sound and picture), `PICTURE` or `SOUND`.
-        clip: the name without modality and ending, the same for all files of one recording.
+        clip: The name without modality and ending, which all files of one recording share.
         channel: "speech" or "song".
-        emotion: one of `EMOTIONS`.
+        emotion: One of `EMOTIONS`.
         intensity: "normal" or "strong".
         statement: 1 or 2.
         repetition: 1 or 2.
-        actor: 1 to 24; odd numbers are male.
+        actor: 1 to 24. Odd numbers are male.
     """
 
     modality: int
@@ -39,10 +39,10 @@ class FileName:
 
 
 def parse(name: str) -> FileName | None:
-    """Take a file's name apart; None if no file of RAVDESS can be called so.
+    """The parts of a file's name. None if RAVDESS has no file of this name.
 
     Args:
-        name: with or without ending, without folders. An ending must fit the modality.
+        name: Name without folders, with or without ending. An ending must fit the modality.
 
     Example:
         >>> parse("01-01-06-01-02-01-12.mp4").emotion

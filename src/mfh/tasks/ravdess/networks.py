@@ -1,7 +1,7 @@
 """The published RAVDESS networks: three convolutions, an adaptive pool, three fully connected layers.
 
-Raw inputs go in; they are normalised by the network's first layer, on its device. A state_dict with other names whose
-tensors come in the same order and shapes, as the authors' files have them, loads as well.
+The networks read raw inputs, and their first layer normalises them on the network's device. They also load the
+authors' weights: a state_dict with other names whose tensors have the same order and shapes.
 """
 
 from collections import OrderedDict
@@ -11,24 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-#: The 128 channels that the paper scores (its "place 5"), and the 1024 before them ("place 4").
+#: The layer with the 128 channels that the paper scores ("place 5"), and the one with 1024 before it ("place 4").
 LAYER, WIDE_LAYER = "relu5", "relu4"
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-#: Of the authors' MFCC features.
+#: Mean and standard deviation of the authors' MFCC features.
 PUBLISHED_MFCC_MEAN, PUBLISHED_MFCC_STD = -10.59, 85.66
 
 _FILTERS, _POOLED, _WIDTHS = (32, 64, 128), (7, 14), (1024, 128)
 
 
 class Normalize(nn.Module):
-    """Subtract a mean and divide by a standard deviation, per channel (dim 1); bytes become floats first.
+    """Subtract a mean and divide by a standard deviation, by channel (dim 1). Bytes become floats first.
 
     Args:
-        mean: one number per channel.
-        std: one number per channel.
-        scale: what inputs are divided by beforehand: 255 for bytes that stand for [0, 1].
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+        scale: Divisor of the inputs before that: 255 for bytes that stand for [0, 1].
     """
 
     shift: Tensor
@@ -41,12 +41,12 @@ class Normalize(nn.Module):
         self.register_buffer("factor", 1 / (std_ * scale))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(N, C, H, W) of any type -> the same shape, of the factor's type."""
+        """Inputs (N, C, H, W) of any type -> the same shape in floating point."""
         return inputs.to(self.factor.dtype) * self.factor - self.shift
 
 
 def _network(normalize: Normalize, kernels: Sequence[int], num_classes: int) -> nn.Sequential:
-    """(N, C, H, W) -> logits (N, num_classes); `kernels` are the sizes of three square kernels, padding is 1."""
+    """A network (N, C, H, W) -> logits (N, num_classes), with three square kernels of the given sizes and padding 1."""
     layers: list[tuple[str, nn.Module]] = [("normalize", normalize)]
     width = normalize.factor.shape[1]
     pools = [nn.MaxPool2d(2), nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(_POOLED)]
@@ -66,9 +66,9 @@ def _network(normalize: Normalize, kernels: Sequence[int], num_classes: int) -> 
 
 
 def _take_in_order(network: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Rename tensors that have other names but come in the order and the shapes of the network's own.
+    """Rename tensors that have other names but the order and shapes of the network's own.
 
-    The authors' networks have the same layers; weight and bias of each come from first to last.
+    The authors' networks have the same layers, from first to last, each with weight and bias.
     """
     own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("normalize.")}
     given = {name: tensor for name, tensor in state_dict.items() if isinstance(tensor, Tensor)}
@@ -80,20 +80,20 @@ def _take_in_order(network: nn.Module, state_dict: dict[str, Any], prefix: str, 
 
 
 def audio_network(mean: float, std: float, num_classes: int = 8) -> nn.Sequential:
-    """The teacher: MFCC (N, 1, 40, 256) -> logits; kernels 7, 5, 5.
+    """The teacher: MFCC (N, 1, 40, 256) -> logits (N, K), with kernels 7, 5, 5.
 
     Args:
-        mean: of the training split's features.
-        std: of the training split's features.
-        num_classes: K.
+        mean: Mean of the training split's features.
+        std: Standard deviation of the training split's features.
+        num_classes: Number K of classes.
     """
     return _network(Normalize([mean], [std]), (7, 5, 5), num_classes)
 
 
 def image_network(num_classes: int = 8) -> nn.Sequential:
-    """The student: RGB bytes (N, 3, 256, 512) -> logits; kernels 3, 3, 3.
+    """The student: RGB bytes (N, 3, 256, 512) -> logits (N, K), with kernels 3, 3, 3.
 
     Args:
-        num_classes: K.
+        num_classes: Number K of classes.
     """
     return _network(Normalize(IMAGENET_MEAN, IMAGENET_STD, scale=255), (3, 3, 3), num_classes)

@@ -1,7 +1,7 @@
 """`mfh prepare ravdess`: from the official archives, or the authors' feature folders, to a prepared folder.
 
-A prepared folder holds manifest.csv (one row per usable clip), mfcc.npy and frames.npy (in the manifest's order, to be
-read as memory maps), skipped.csv (what was not used, and why) and meta.json.
+A prepared folder holds manifest.csv (one row per usable clip), mfcc.npy and frames.npy (in the order of the manifest,
+for memory maps), skipped.csv (files that were not used, and why) and meta.json.
 """
 
 import hashlib
@@ -32,20 +32,20 @@ SKIPPED = ("file", "reason")
 
 @dataclass(frozen=True)
 class Features:
-    """What is computed of a clip.
+    """Sizes of the features that are computed from a clip.
 
     Args:
-        num_frames: RGB frames F, evenly spaced; one is the middle one.
-        height: of a frame, in pixels; pictures are scaled to cover it and cropped evenly.
-        width: of a frame.
-        sample_rate: in Hz, that the sound is resampled to.
-        num_mfcc: mel-frequency cepstral coefficients.
-        mfcc_frames: time steps; shorter sounds are followed by silence, longer ones are cut.
-        fft_size: of the short-time Fourier transform, in samples.
-        hop: of the short-time Fourier transform, in samples.
+        num_frames: Number F of RGB frames, evenly spaced. A single frame is the middle one.
+        height: Frame height in pixels. Pictures are scaled until they cover the frame, and cropped evenly.
+        width: Frame width in pixels.
+        sample_rate: Sample rate in Hz to which the sound is resampled.
+        num_mfcc: Number of mel-frequency cepstral coefficients.
+        mfcc_frames: Number of time steps. Shorter sounds end in silence, longer ones are cut.
+        fft_size: Window of the short-time Fourier transform in samples.
+        hop: Hop of the short-time Fourier transform in samples.
 
     Raises:
-        InputError: a number is out of range.
+        InputError: A number is out of range.
     """
 
     num_frames: int = 1
@@ -62,11 +62,11 @@ class Features:
             if value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1")
         if self.num_mfcc > 128:
-            raise InputError(f"num_mfcc is {self.num_mfcc}; there are 128 mel bands to take coefficients from")
+            raise InputError(f"num_mfcc is {self.num_mfcc}; choose 1 to 128, the number of mel bands")
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of one clip: MFCC (num_mfcc, mfcc_frames) and frames (F, H, W, 3)."""
+        """Shapes of one clip's arrays: MFCC (num_mfcc, mfcc_frames) and frames (F, H, W, 3)."""
         return {
             "mfcc": (self.num_mfcc, self.mfcc_frames),
             "frames": (self.num_frames, self.height, self.width, 3),
@@ -79,13 +79,13 @@ _FINDERS = {"archives": find_clips, "features": find_features}
 
 
 class Prepared(NamedTuple):
-    """What a preparation came to.
+    """The result of a preparation.
 
     Args:
-        folder: the prepared folder.
-        counts: clips by split.
-        skipped: files by reason.
-        fresh: whether it was made now; otherwise it was complete already.
+        folder: The prepared folder.
+        counts: Number of clips by split.
+        skipped: Number of unused files by reason.
+        fresh: Whether the folder was made now. False means that it was complete already.
     """
 
     folder: Path
@@ -107,24 +107,24 @@ def prepare(
 ) -> Prepared:
     """Prepare RAVDESS for training.
 
-    Interrupt it at any moment and call it again: finished clips are kept, and the result is the same. Archives are read
-    where they are; nothing is unpacked.
+    It can be interrupted at any moment and called again: finished clips are kept, and the result is the same. Archives
+    are read in place, and nothing is unpacked.
 
     Args:
-        source: with layout "archives" a folder (or one zip file) with the official zip files and/or their unpacked
-            content, in any arrangement; picture and sound of a clip may be in one file (full-AV mp4) or two
-            (video-only mp4 and wav). Where there is a choice, the picture is the full-AV file's and the sound the
-            wav's. With layout "features" the authors' folder: aud_features, vid_features and data_file.
-        out: the prepared folder.
+        source: With layout "archives": a folder (or one zip file) with the official zip files, their unpacked content,
+            or both, in any arrangement. Picture and sound of a clip may be in one file (full-AV mp4) or in two
+            (video-only mp4 and wav). If both exist, the picture comes from the full-AV file and the sound from the wav.
+            With layout "features": the authors' folder with aud_features, vid_features and data_file.
+        out: The prepared folder.
         layout: "archives" or "features".
-        split: "actors", "random" or a CSV; see `splits.assign`. With layout "features" the authors' tables decide.
-        seed: of the split "random".
-        features: what is computed of a clip; default `Features()`. Layout "features" takes only its sizes.
-        processes: at a time; default: the number of processors.
-        quiet: show no progress.
+        split: "actors", "random" or a CSV, see `splits.assign`. With layout "features" the authors' tables decide.
+        seed: Seed of the split "random".
+        features: Sizes of the features (default: `Features()`). Layout "features" uses only the shapes of its arrays.
+        processes: Worker processes (default: the number of processors).
+        quiet: Show no progress.
 
     Raises:
-        InputError: there are no clips, too few for the split, or `out` holds something else.
+        InputError: There are no clips or too few for the split, or `out` holds something else.
     """
     require_media()
     source, out, features = Path(source), Path(out), features or Features()
@@ -164,22 +164,27 @@ def prepare(
 
 @dataclass(frozen=True)
 class Work:
-    """Makes the piece of one clip: its arrays, or only the files that were in vain. Runs in worker processes.
+    """Makes the piece of one clip: its arrays, or only the files that cannot be used. It runs in worker processes.
 
     Args:
-        features: what is computed.
+        features: Sizes of the features.
     """
 
     features: Features
 
     def __call__(self, clip: Clip, piece: Path) -> None:
-        """Write the piece, a .npz file."""
+        """Write the piece, a .npz file.
+
+        Args:
+            clip: The clip and its files.
+            piece: File to write.
+        """
         tried: list[tuple[str, str]] = []
         frames = _first(clip.pictures, self._frames, tried)
         sound = _first(clip.sounds, self._mfcc, tried)
         arrays = {}
         if frames is not None and sound is not None:
-            # What decides about the clip is kept beside it, so that putting together reads every array once.
+            # The checksum and the moments are kept in the piece, so that `_assemble` reads every array only once.
             checksum = hashlib.sha256(sound.tobytes() + frames.tobytes()).digest()
             arrays = {
                 "mfcc": sound,
@@ -220,7 +225,7 @@ class Work:
 
 
 def _first(candidates: Sequence[MediaFile], read: Any, tried: list[tuple[str, str]]) -> Any:
-    """What can be read of the first file that has it; those in vain are noted."""
+    """The content of the first file that can be read. Files that cannot be read are noted in `tried`."""
     for file in candidates:
         try:
             return read(file)
@@ -230,14 +235,14 @@ def _first(candidates: Sequence[MediaFile], read: Any, tried: list[tuple[str, st
 
 
 def mfcc(sound: NDArray[np.float32], features: Features) -> NDArray[np.float32]:
-    """Mel-frequency cepstral coefficients of a sound brought to one length.
+    """Mel-frequency cepstral coefficients of a sound, which is first brought to a fixed length.
 
     Args:
-        sound: (T,) at `features.sample_rate`.
-        features: sizes.
+        sound: Samples at `features.sample_rate`, (T,).
+        features: Sizes of the features.
 
     Returns:
-        (num_mfcc, mfcc_frames), by librosa: 128 mel bands in dB, at most 80 dB below the loudest.
+        The coefficients, (num_mfcc, mfcc_frames), by librosa from 128 mel bands in dB, at most 80 dB below the loudest.
     """
     import librosa
 
@@ -276,7 +281,7 @@ def _assemble(
             if "mfcc" not in content:
                 continue
             same, moments[piece] = bytes(content["checksum"]), content["moments"]
-        if same in seen:  # the same recording under two names could be in two splits
+        if same in seen:  # the same recording under two names could end up in two splits
             lines += [skip(file, "duplicate") for file in {*clip.pictures, *clip.sounds}]
         else:
             seen.add(same)
@@ -317,19 +322,19 @@ def _rows(pieces: Sequence[Path], name: str) -> Iterable[NDArray[Any]]:
 
 
 def _moments(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Number, sum and sum of squares."""
+    """Count, sum and sum of squares of the values."""
     return np.array([values.size, values.sum(dtype=np.float64), np.square(values, dtype=np.float64).sum()])
 
 
 def _mean_and_std(moments: Iterable[NDArray[np.float64]]) -> tuple[float, float]:
-    """Mean and standard deviation of all numbers; 1 for the latter where all are the same."""
+    """Mean and standard deviation of all values. The latter is 1 if all values are the same."""
     count, total, squares = (float(part) for part in sum(moments, np.zeros(3)))
     variance = squares / count - (total / count) ** 2
     return total / count, float(np.sqrt(variance)) if variance > 0 else 1.0
 
 
 def _write_array(path: Path, rows: Iterable[NDArray[Any]], shape: tuple[int, ...], kind: Any) -> str:
-    """Write a .npy file row by row; its checksum."""
+    """Write a .npy file row by row, and return its checksum."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         header, {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}

@@ -1,4 +1,4 @@
-"""Which clips train, validate and test. By default no actor is in two splits."""
+"""Splits of RAVDESS. By default no actor is in two splits."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,15 +18,15 @@ Clip = Mapping[str, Any]  # a row of the manifest, without its split
 
 
 def assign(clips: Sequence[Clip], split: str, seed: int) -> dict[str, str]:
-    """The split of every clip, by id; clips that a table does not list are left out.
+    """The split of every clip, by id. Clips that a table does not list are left out.
 
     Args:
-        clips: with id, actor and emotion.
+        clips: Clips with id, actor and emotion.
         split: "actors", "random", or the path of a CSV with columns id,split or actor,split.
-        seed: of "random".
+        seed: Seed of "random".
 
     Raises:
-        InputError: there are too few actors or clips, or the table cannot be used.
+        InputError: There are too few actors or clips, or the table cannot be used.
     """
     if split == "actors":
         by_actor = split_actors({int(clip["actor"]) for clip in clips})
@@ -42,15 +42,15 @@ def assign(clips: Sequence[Clip], split: str, seed: int) -> dict[str, str]:
 
 
 def check(clips: Sequence[Clip], chosen: Mapping[str, str], split: str) -> None:
-    """Refuse splits of which one is empty, and tell where an emotion is missing.
+    """Refuse an empty split, and warn about emotions that a split lacks.
 
     Args:
-        clips: with id and emotion.
-        chosen: id -> split.
-        split: what they were made by, for the message.
+        clips: Clips with id and emotion.
+        chosen: Split of each clip, by id.
+        split: How the splits were made, for the message.
 
     Raises:
-        InputError: a split is empty.
+        InputError: A split is empty.
     """
     for name in SPLITS:
         members = [clip for clip in clips if chosen.get(clip["id"]) == name]
@@ -62,14 +62,17 @@ def check(clips: Sequence[Clip], chosen: Mapping[str, str], split: str) -> None:
 
 
 def split_actors(actors: Iterable[int]) -> dict[int, str]:
-    """Actor-disjoint splits, balanced by sex.
+    """Splits that share no actor and are balanced by sex.
 
-    One male (odd) and one female (even) actor make a pair, in order of their numbers. A sixth of the pairs, rounded and
-    at least one, is for testing (the last ones), as many before them for validation, the rest for training, where
-    actors without a partner go too. All 24 actors give 8, 2 and 2 pairs.
+    One male (odd) and one female (even) actor make a pair, in the order of their numbers. The last sixth of the pairs,
+    rounded and at least one, is for testing. As many pairs before them are for validation. All other actors are for
+    training. All 24 actors give 8, 2 and 2 pairs.
+
+    Args:
+        actors: Numbers of the actors.
 
     Raises:
-        InputError: there are fewer than three pairs.
+        InputError: There are fewer than three pairs.
 
     Example:
         >>> [actor for actor, split in split_actors(range(1, 25)).items() if split == "test"]
@@ -90,14 +93,14 @@ def split_actors(actors: Iterable[int]) -> dict[int, str]:
 
 
 def check_leaks(manifest: Sequence[Mapping[str, str]], split: str) -> None:
-    """Refuse a manifest whose splits share a clip or, where they must not, an actor.
+    """Refuse a manifest whose splits share a clip or, with the split "actors", an actor.
 
     Args:
-        manifest: rows with id, actor and split.
-        split: what the splits were made by; "actors" shares none.
+        manifest: Rows with id, actor and split.
+        split: How the splits were made.
 
     Raises:
-        InputError: names what is shared.
+        InputError: A clip or actor is shared. The message names it.
     """
     seen: dict[str, str] = {}
     for row in manifest:
@@ -110,7 +113,7 @@ def check_leaks(manifest: Sequence[Mapping[str, str]], split: str) -> None:
 
 
 def _split_at_random(clips: Sequence[Clip], seed: int) -> dict[str, str]:
-    """A sixth for testing and a sixth for validation, of every emotion."""
+    """A sixth of every emotion's clips for testing and a sixth for validation."""
     random = np.random.default_rng(seed % 2**63)
     chosen: dict[str, str] = {}
     for emotion in EMOTIONS:

@@ -1,4 +1,4 @@
-"""VGGSound: hundreds of everyday events, a teacher that hears them, a student that sees them."""
+"""VGGSound: hundreds of everyday events. The teacher hears them, the student sees them."""
 
 import functools
 import os
@@ -27,26 +27,27 @@ def task(
     """VGGSound as a task: prepared clips and the published networks.
 
     Args:
-        data: a folder made by `mfh prepare vggsound`, or an fsspec URL of one.
-        preset: "paper" for the published protocol: 50 epochs of AdamW with learning rate 1e-3, a tenth of it after
-            every 25, weight decay 1e-5, batches of 32; magnitudes of the spectrogram as they are; the score is the L1
-            distance, of networks trained without a joint step; half of the channels become zero; students learn from
-            the teacher alone. Default: the same networks on logarithmic magnitudes, at most 50 epochs that end early
-            if validation does not improve for 10; and mfh's own protocol: joint step, mean squared error, removed
+        data: Folder made by `mfh prepare vggsound`, or an fsspec URL of one.
+        preset: "paper" uses the published protocol: 50 epochs of AdamW with learning rate 1e-3, divided by 10 every 25
+            epochs, weight decay 1e-5, batches of 32; plain magnitudes of the spectrogram; as score the L1 distance of
+            networks trained without a joint step; half of the channels become zero; students learn from the teacher
+            alone. None uses the same networks on logarithmic magnitudes and at most 50 epochs, which end early if
+            validation does not improve for 10. It follows mfh's own protocol: joint step, mean squared error, removed
             channels become their mean, labels and teacher.
-        augment: draw training items from random windows of 8 of the 10 seconds, and mirror half of the videos.
-        num_frames: per item, evenly spaced; default: all that were prepared (32). Fewer are read and trained faster.
-        width: channels of the networks' first stage; default: as published.
-        num_workers: processes that read data; default: the number of processors, at most 8.
+        augment: Draw training items from random windows of 8 of the 10 seconds, and mirror half of the videos.
+        num_frames: Frames per item, evenly spaced (default: all that were prepared, usually 32). Fewer frames are read
+            and trained faster.
+        width: Channels of the networks' first stage (default: as published).
+        num_workers: Processes that read data (default: the number of processors, at most 8).
 
     Returns:
-        A task with samples (sound (160000,), video (32, 256, 256, 3) uint8, class) and layer "avgpool", the 512 pooled
-        channels before the classifier.
+        A task with samples (sound (160000,), video (32, 256, 256, 3) uint8, class). Its layer is "avgpool", the 512
+        pooled channels before the classifier.
 
     Raises:
-        InputError: there is no prepared folder, or it cannot be used; the preset is unknown; a number is out of range.
+        InputError: There is no prepared folder, it cannot be used, the preset is unknown, or a number is out of range.
     """
-    # Imported only now: worker processes of the preparation come by here too, and do not need torch.
+    # Imported only now: worker processes of the preparation import this module too, and do not need torch.
     import torch
     from torch.optim.lr_scheduler import StepLR
 
@@ -95,7 +96,7 @@ def task(
             "description": (
                 f"VGGSound, {len(labels)} classes of events. The teacher hears {options['seconds']:g} seconds, the "
                 f"student sees {parts['train'].num_frames} frames of {options['size']} x {options['size']} pixels. "
-                f"Clips: {counts}; a tenth of the training videos are for validation."
+                f"Clips: {counts}; a tenth of the training videos is for validation."
             ),
         },
     )

@@ -1,4 +1,4 @@
-"""What VGGSound says about its clips (`vggsound.csv`), and where the clips are: in folders and tar files."""
+"""Annotations of VGGSound (`vggsound.csv`), and the clips' places in folders and tar files."""
 
 import csv
 import hashlib
@@ -15,7 +15,7 @@ from mfh.tasks.media import MediaFile
 
 log = logging.getLogger("mfh")
 
-#: Length of an annotated clip.
+#: Length of an annotated clip in seconds.
 CLIP_SECONDS = 10
 
 #: Share of the training videos that becomes the validation split.
@@ -29,9 +29,9 @@ class Clip:
     """One annotated clip.
 
     Args:
-        id: of its video; may begin with "-".
-        start: where in the video it starts, in seconds.
-        label: its class.
+        id: YouTube id of the video. It may begin with "-".
+        start: Second of the video at which the clip starts.
+        label: Label of the clip's class.
         split: "train", "val" or "test".
     """
 
@@ -42,24 +42,23 @@ class Clip:
 
     @property
     def key(self) -> str:
-        """Its name in file names and shards: `<id>_<start, 6 digits>`."""
+        """Name of the clip in file names and shards: `<id>_<start, 6 digits>`."""
         return f"{self.id}_{self.start:06d}"
 
 
 def read_annotations(path: Path) -> list[Clip]:
-    """Read the official csv: video id, start second, label, "train" or "test"; no header.
+    """Read the official csv, which has no header: video id, start second, label, "train" or "test".
 
     A tenth of the training videos becomes the validation split, see `is_validation`.
 
     Args:
-        path: of the csv.
+        path: Path of the csv.
 
     Returns:
         All clips, in the order of the file.
 
     Raises:
-        InputError: there is no such file, a line has other columns or values, or a clip is annotated twice in
-            different ways.
+        InputError: There is no such file, a line has other columns or values, or two annotations of a clip differ.
     """
     clips: dict[str, Clip] = {}
     try:
@@ -90,7 +89,7 @@ def _clip(row: list[str], where: str) -> Clip:
     if split not in ("train", "test"):
         raise InputError(f"{where}: the split is {split!r}; 'train' or 'test' was expected")
     if not 1 <= len(video) <= 64 or not set(video) <= _ID_CHARACTERS or not label:
-        raise InputError(f"{where}: the video id is {video!r} and the label {label!r}; a YouTube id and a label")
+        raise InputError(f"{where}: expected a YouTube id and a non-empty label, got {video!r} and {label!r}")
     return Clip(video, int(start), label, "val" if split == "train" and is_validation(video) else split)
 
 
@@ -98,7 +97,11 @@ _ID_CHARACTERS = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345
 
 
 def is_validation(video: str) -> bool:
-    """Whether a training video belongs to the validation split: by the SHA-256 of its id, the same everywhere."""
+    """Whether a training video belongs to the validation split. The SHA-256 of its id decides, on every machine alike.
+
+    Args:
+        video: YouTube id.
+    """
     return _hash(video) < VALIDATION_SHARE * 2**64
 
 
@@ -107,7 +110,7 @@ def _hash(text: str) -> int:
 
 
 def in_mixed_order(clips: Iterable[Clip]) -> list[Clip]:
-    """Clips in an order that mixes classes, the same everywhere: by the SHA-256 of their keys."""
+    """Clips sorted by the SHA-256 of their keys: an order that mixes classes and is the same everywhere."""
     return sorted(clips, key=lambda clip: (_hash(clip.key), clip.key))
 
 
@@ -115,23 +118,23 @@ def choose_classes(clips: Sequence[Clip], classes: str | None) -> list[str]:
     """The labels to keep, in the order of their indices.
 
     Args:
-        clips: all annotated clips.
-        classes: None for all; a number for the labels with the most annotated training clips (ties by name): it
-            depends on the annotations alone, so every machine chooses the same, whatever clips can be had; or a file,
-            either text with one label per line or JSON from label to index, as the authors' `label.json`.
+        clips: All annotated clips.
+        classes: A number takes the labels with the most annotated training clips, ties by name. It depends on the
+            annotations only, so every machine takes the same labels, whichever clips it has. A path names a file:
+            text with one label per line, or JSON from label to index as in the authors' `label.json`. None keeps all.
 
     Returns:
-        Sorted by name, except for a JSON file, which has indices of its own.
+        The labels sorted by name, or in the order of a JSON file's indices.
 
     Raises:
-        InputError: the number is out of range, or the file cannot be read or has unknown labels.
+        InputError: The number is out of range, or the file cannot be read or has unknown labels.
     """
     known = sorted({clip.label for clip in clips})
     if classes is None:
         return known
     if classes.isdecimal():
         if not 2 <= int(classes) <= len(known):
-            raise InputError(f"classes is {classes}; the annotations have {len(known)} labels: give 2 to that")
+            raise InputError(f"classes is {classes}; choose 2 to {len(known)}, the number of labels in the annotations")
         counts = Counter(clip.label for clip in clips if clip.split != "test")
         return sorted(sorted(known, key=lambda label: (-counts[label], label))[: int(classes)])
     labels = read_labels(Path(classes)) if classes.endswith(".json") else _read_lines(Path(classes))
@@ -148,8 +151,11 @@ def choose_classes(clips: Sequence[Clip], classes: str | None) -> list[str]:
 def read_labels(path: Path) -> list[str]:
     """Labels in the order of their indices, from a JSON object of label to index (the authors' `label.json`).
 
+    Args:
+        path: Path of the JSON file.
+
     Raises:
-        InputError: it is something else, or the indices are not 0, 1, 2, ...
+        InputError: The file holds something else, or the indices are not 0, 1, 2, ...
     """
     from mfh.files import read_json
 
@@ -164,26 +170,28 @@ def _read_lines(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise InputError(f"classes is {str(path)!r}: neither a number nor a file of labels, one per line") from None
+        raise InputError(f"classes is {str(path)!r}; a number or a file with one label per line was expected") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a readable text file ({error})") from None
     return sorted({line.strip() for line in lines if line.strip()})
 
 
 def find_clips(clips: Iterable[Clip], sources: Sequence[Path]) -> dict[Clip, MediaFile]:
-    """Where the clips are.
+    """Find the media files of clips by their names, in any folder.
 
-    Looked for by name, whatever folders they are in: `<id>_<start, 6 digits>` (the official name), then
-    `<id>_<start>`, `<id>_<start>_<end>` in seconds, and the same in milliseconds. A bare `<id>` is not taken: it may be
-    the whole video. Where a clip is found more than once, the better name wins, then the earlier source.
+    The names are `<id>_<start, 6 digits>` (official), then `<id>_<start>`, `<id>_<start>_<end>` in seconds, and the
+    same in milliseconds. A file called `<id>` only is not used, because it may be the whole video. If there are several
+    files for a clip, the better name wins, then the earlier source.
 
     Args:
-        clips: to look for.
-        sources: folders, searched with all below them, in which uncompressed tar files are searched too; or such tar
-            files themselves.
+        clips: Clips to look for.
+        sources: Folders, which are searched with everything below them, also in uncompressed tar files; or tar files.
+
+    Returns:
+        The media file of each clip that was found.
 
     Raises:
-        InputError: a source is not there, or there is none of the clips in any of them.
+        InputError: A source does not exist, or none of the clips is in any source.
     """
     names: dict[str, tuple[int, Clip]] = {}
     for clip in clips:
@@ -229,8 +237,8 @@ def _media_files(source: Path) -> Iterator[MediaFile]:
                 yield MediaFile(path)
     if compressed:
         log.warning(
-            "%d compressed archives were not looked into, for instance %s: unpack them, or gunzip a .tar.gz, which "
-            "leaves a tar that can be read in place",
+            "%d compressed archives were not searched, for instance %s: unpack them, or gunzip a .tar.gz; the tar "
+            "can be read in place",
             len(compressed),
             compressed[0],
         )
@@ -242,8 +250,8 @@ def _tar_members(path: Path) -> Iterator[MediaFile]:
             for member in archive:
                 if member.isfile():
                     yield MediaFile(path, member.name, str(member.mtime), (member.offset_data, member.size))
-                archive.members = []  # type: ignore[attr-defined]  # else it remembers every one
+                archive.members = []  # type: ignore[attr-defined]  # otherwise it remembers every member
     except (tarfile.TarError, OSError, EOFError) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        log.warning("%s cannot be read to its end (%s); what stands before it is used", path, error)
+        log.warning("%s cannot be read to its end (%s); the members before the damage are used", path, error)

@@ -1,8 +1,8 @@
 """One residual network for two or three spatial dimensions: the audio teacher and the video student.
 
-He et al. 2016 with basic blocks. Modules are named as in torchvision's `resnet18`, so its weights fit by name, see
-`from_torchvision`. What turns raw input into the first convolution's input (spectrogram, normalisation) is part of the
-network: it runs where the network is, not in the processes that read data.
+The blocks are the basic blocks of He et al. 2016. Modules have the names of torchvision's `resnet18`, so its weights
+fit by name, see `from_torchvision`. Spectrogram and normalisation are part of the network: they run on its device, not
+in the processes that read data.
 """
 
 from collections import OrderedDict
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mfh.errors import InputError
 
-#: Pooled channels before the classifier, 512 in the published networks; what follows is affine.
+#: The layer with the pooled channels before the classifier, 512 in the published networks. What follows is affine.
 LAYER = "avgpool"
 
 FFT_SIZE = 1024
@@ -34,10 +34,10 @@ def audio_network(num_classes: int, samples: int = 160_000, *, width: int = 64, 
     As published, the first convolution is 7 x 7 with stride 2 and padding 1, on one channel.
 
     Args:
-        num_classes: K.
-        samples: usual length T at 16 kHz; sounds of another length have their spectrograms resized.
-        width: channels of the first stage; the last has 8 times as many.
-        log: whether magnitudes m become log(1 + m).
+        num_classes: Number K of classes.
+        samples: Usual length T at 16 kHz. Spectrograms of sounds of another length are resized.
+        width: Channels of the first stage. The last stage has 8 times as many.
+        log: Whether magnitudes m become log(1 + m).
     """
     front = Spectrogram(columns=1 + samples // HOP, log=log)
     return ResidualNetwork(front, 1, num_classes, kernel=(7, 7), padding=(1, 1), blocks=(2, 2, 2, 2), width=width)
@@ -49,8 +49,8 @@ def video_network(num_classes: int, *, width: int = 64) -> "ResidualNetwork":
     As published, the first convolution is 3 x 7 x 7 with stride 2 in time, height and width.
 
     Args:
-        num_classes: K.
-        width: channels of the first stage; the last has 8 times as many.
+        num_classes: Number K of classes.
+        width: Channels of the first stage. The last stage has 8 times as many.
     """
     shape = {"kernel": (3, 7, 7), "padding": (1, 3, 3)}
     return ResidualNetwork(Pixels(), 3, num_classes, **shape, blocks=(3, 3, 3, 3), width=width)
@@ -59,12 +59,12 @@ def video_network(num_classes: int, *, width: int = 64) -> "ResidualNetwork":
 class Spectrogram(nn.Module):
     """Magnitudes of the short-time Fourier transform: sound (N, T) -> (N, 1, 513, columns).
 
-    Hann windows of 1024 samples every 512, centred, with reflection at the ends, so 160000 samples give 313 columns.
-    Another number of columns is resized by bilinear interpolation.
+    Hann windows of 1024 samples start every 512 samples, centred and reflected at the ends, so 160000 samples give 313
+    columns. Bilinear interpolation resizes another number of columns.
 
     Args:
-        columns: of the result.
-        log: whether magnitudes m become log(1 + m).
+        columns: Number of columns of the result.
+        log: Whether magnitudes m become log(1 + m).
     """
 
     window: Tensor
@@ -77,7 +77,7 @@ class Spectrogram(nn.Module):
     def forward(self, sound: Tensor) -> Tensor:
         """The spectrograms."""
         spectrum = torch.stft(sound.float(), FFT_SIZE, HOP, window=self.window, return_complex=True).abs()
-        # Where the size is right already, this changes nothing; without a condition the network can be traced.
+        # This changes nothing if the size is right. Without a condition, the network can be traced.
         magnitudes = F.interpolate(spectrum[:, None], self.shape, mode="bilinear", align_corners=False)
         return torch.log1p(magnitudes) if self.log else magnitudes
 
@@ -85,8 +85,8 @@ class Spectrogram(nn.Module):
 class Pixels(nn.Module):
     """Pixels normalised by ImageNet's mean and standard deviation: (N, F, H, W, 3) uint8 -> (N, 3, F, H, W).
 
-    The result is contiguous: left as it is read, channels last, it would double the time of a step on a CPU (a GPU that
-    likes channels last gets them from the option of that name).
+    The result is contiguous, because channels last would double the time of a step on a CPU. The option
+    `channels_last` restores that format for a GPU.
     """
 
     scale: Tensor
@@ -104,13 +104,13 @@ class Pixels(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3-wide convolutions beside a shortcut.
+    """Two convolutions of width 3 beside a shortcut.
 
     Args:
-        dims: spatial dimensions, 2 or 3.
-        before: channels of the input.
-        after: channels of the output.
-        stride: of the first convolution; 1 or 2.
+        dims: Number of spatial dimensions, 2 or 3.
+        before: Channels of the input.
+        after: Channels of the output.
+        stride: Stride of the first convolution, 1 or 2.
     """
 
     def __init__(self, dims: int, before: int, after: int, stride: int) -> None:
@@ -121,7 +121,7 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.conv2 = conv(after, after, 3, padding=1, bias=False)
         self.bn2 = norm(after)
-        # A projection where the shapes differ; an identity otherwise.
+        # A projection if the shapes differ, otherwise the identity.
         self.downsample = (
             nn.Sequential(conv(before, after, 1, stride, bias=False), norm(after))
             if stride != 1 or before != after
@@ -146,13 +146,14 @@ class ResidualNetwork(nn.Module):
     """Convolution, max pooling, four stages of basic blocks, global average `avgpool`, linear classifier `fc`.
 
     Args:
-        front: raw input -> (N, C, ...) with two or three spatial dimensions.
-        channels: C.
-        num_classes: K.
-        kernel: of the first convolution, whose stride is 2; its length is the number of spatial dimensions.
-        padding: of the first convolution.
-        blocks: per stage; stages after the first halve every spatial dimension and double the channels.
-        width: channels of the first stage.
+        front: First module, raw input -> (N, C, ...) with two or three spatial dimensions.
+        channels: Number C of channels that `front` returns.
+        num_classes: Number K of classes.
+        kernel: Kernel of the first convolution, whose stride is 2. Its length is the number of spatial dimensions.
+        padding: Padding of the first convolution.
+        blocks: Number of blocks in each stage. Stages after the first halve every spatial dimension and double the
+            channels.
+        width: Channels of the first stage.
     """
 
     def __init__(
@@ -200,19 +201,19 @@ class ResidualNetwork(nn.Module):
 def from_torchvision(state_dict: Mapping[str, Tensor], network: ResidualNetwork) -> dict[str, Tensor]:
     """Weights of torchvision's `resnet18` as weights of the audio network.
 
-    Every name keeps its meaning, and all of them are needed. `conv1.weight` (64, 3, 7, 7) is summed over its three
-    colours: a grey picture gives what it gave. The classifier `fc` is kept if it has the same classes, otherwise the
-    network's own is.
+    Every name keeps its meaning, and all names are needed. `conv1.weight` (64, 3, 7, 7) is summed over its three
+    colours, so a grey picture gives the same result. The classifier `fc` is taken if it has the same number of classes.
+    Otherwise the network keeps its own.
 
     Args:
-        state_dict: of torchvision's resnet18.
-        network: the audio network, `audio_network(num_classes)`.
+        state_dict: Weights of torchvision's resnet18.
+        network: The audio network, `audio_network(num_classes)`.
 
     Returns:
         A state_dict for `network.load_state_dict`.
 
     Raises:
-        InputError: names or shapes are not those of a ResNet-18.
+        InputError: Names or shapes are not those of a ResNet-18.
     """
     own = network.state_dict()
     if unknown := sorted(set(state_dict) ^ set(own)):
@@ -224,6 +225,6 @@ def from_torchvision(state_dict: Mapping[str, Tensor], network: ResidualNetwork)
     for name, tensor in weights.items():
         if tensor.shape != own[name].shape:
             raise InputError(
-                f"{name} has shape {tuple(tensor.shape)}, {tuple(own[name].shape)} was expected: is it a resnet18?"
+                f"{name} has shape {tuple(tensor.shape)}; {tuple(own[name].shape)} of a resnet18 was expected"
             )
     return weights

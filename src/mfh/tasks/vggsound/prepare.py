@@ -1,11 +1,11 @@
 """VGGSound clips to tar shards with an index: by many processes and machines, interruptible at any moment.
 
-Which clips belong into which shard follows from the annotations alone. So every machine can make its part of the shards
-without asking the others, and the shards are the same, byte for byte, however the work was divided.
+The annotations alone decide which clips a shard holds. So every machine can make its part of the shards without asking
+the others, and the shards are the same, byte for byte, however the work was divided.
 
-    OUT/part-1-of-4/           what one of four machines made; gone after the merge
+    OUT/part-1-of-4/           the part that one of four machines made; removed by the merge
     OUT/shard-train-00000.tar  clips, see `mfh.tasks.vggsound.writing`
-    OUT/index.csv              where every clip is
+    OUT/index.csv              the place of every clip
     OUT/skipped.csv            clips that cannot be used, and why
     OUT/classes.csv            counts per class and split
     OUT/meta.json              options, labels, shards with their checksums; written last
@@ -51,33 +51,33 @@ Source = MediaFile | Strip
 
 SAMPLE_RATE = 16_000  # Hz
 
-#: Sounds with fewer samples are of no use: not even one window of the spectrogram.
+#: Sounds with fewer samples are too short: they do not fill one window of the spectrogram.
 LEAST_SAMPLES = 1024
 
-#: Peak after normalisation is 1 / HEADROOM.
+#: The peak of a sound after normalisation is 1 / HEADROOM.
 HEADROOM = 1.1
 
 PART = "vggsound part"
 
 SKIPPED = ("id", "start", "label", "split", "file", "reason")
 
-#: A clip that was being decoded when so many worker processes died is skipped.
+#: A clip is skipped after this many worker processes crashed while they decoded it.
 MOST_DEATHS = 2
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the content of a prepared clip and of a shard.
+    """Settings that decide the content of a prepared clip and of a shard.
 
     Args:
-        num_frames: evenly spaced over the clip.
-        size: frames are scaled and centre-cropped to size x size pixels.
-        quality: of JPEGs, 1 to 95.
-        seconds: of sound; what is longer is cut, what is shorter is padded with zeros.
-        clips_per_shard: annotated clips, usable or not.
+        num_frames: Number of frames, evenly spaced over the clip.
+        size: Frame height and width in pixels. Frames are scaled and cropped evenly.
+        quality: Quality of the JPEGs, 1 to 95.
+        seconds: Seconds of sound. Longer sounds are cut, shorter ones are padded with zeros.
+        clips_per_shard: Number of annotated clips per shard, usable or not.
 
     Raises:
-        InputError: a number is out of range.
+        InputError: A number is out of range.
     """
 
     num_frames: int = 32
@@ -99,17 +99,17 @@ class Settings:
 
     @property
     def samples(self) -> int:
-        """Samples of sound."""
+        """Number of sound samples."""
         return int(self.seconds * SAMPLE_RATE)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Which clips belong together.
+    """The clips of one tar.
 
     Args:
-        name: of the tar.
-        clips: in order.
+        name: File name of the tar.
+        clips: Clips in order.
     """
 
     name: str
@@ -131,33 +131,33 @@ def prepare(
     processes: int | None = None,
     quiet: bool = False,
 ) -> str:
-    """Prepare VGGSound, or a part of it, or put parts together.
+    """Prepare VGGSound, or one part of it, or merge the parts.
 
     Args:
-        clips: folder or uncompressed tar of clips, see `find_clips`; for "strips" the authors' folder.
-        out: the prepared folder.
-        csv: annotations; needed for "clips".
-        also: more of the same as `clips`.
-        classes: see `choose_classes`.
-        layout: "clips" (media files named after video and second), or "strips" (see `find_strips`).
-        test: for "strips": the test root, where it is apart.
-        settings: numbers of frames, pixels, samples; default `Settings()`.
-        shard: (i, n): make only part i of n, with i from 0; all machines need the same arguments otherwise.
-        merge: put together the parts that are in `out`; clips are not looked at.
-        processes: at a time; default: the number of processors.
-        quiet: show no progress.
+        clips: Folder or uncompressed tar of clips, see `find_clips`. For "strips" the authors' folder.
+        out: The prepared folder.
+        csv: The annotations, which "clips" needs.
+        also: More folders or tar files like `clips`.
+        classes: Classes to keep, see `choose_classes`.
+        layout: "clips" for media files named after video and second, "strips" for `find_strips`.
+        test: For "strips": the test root, if it is a separate folder.
+        settings: Numbers of frames, pixels and samples (default: `Settings()`).
+        shard: (i, n) makes only part i of n, with i from 0. All other arguments must be the same on all machines.
+        merge: Merge the parts that are in `out`. Clips are not read.
+        processes: Worker processes (default: the number of processors).
+        quiet: Show no progress.
 
     Returns:
         What was done, in a few words.
 
     Raises:
-        InputError: something given cannot be used; what was finished is kept.
+        InputError: An argument or file cannot be used. Finished work is kept.
     """
     require_media()
     if shard is not None and not 0 <= shard[0] < shard[1]:
         raise InputError(f"shard is {shard[0]}/{shard[1]}; i/n with i from 0 to n - 1 was expected")
     if shard is not None and merge:
-        raise InputError("shard and merge exclude each other: first all parts, then the merge")
+        raise InputError("shard and merge exclude each other; make all parts first, then merge them")
     settings = settings or Settings()
     sources: Mapping[Clip, Source] | None = None
     if layout == "strips":
@@ -192,16 +192,20 @@ def prepare(
         if shard is not None:
             return (
                 f"part {part} of {parts} is complete, in {folder} (remove it to make it anew, for instance with more "
-                "clips); after all parts: the same command with --merge"
+                "clips); after all parts run the same command with --merge"
             )
     return _merge(out, shards, labels, options)
 
 
 def plan(clips: Sequence[Clip], clips_per_shard: int) -> list[Shard]:
-    """Deal clips into shards of one split each, in an order that mixes classes.
+    """Distribute clips over shards, each of one split, in an order that mixes classes.
+
+    Args:
+        clips: The chosen clips.
+        clips_per_shard: Number of clips in a shard.
 
     Raises:
-        InputError: there are no clips of a split.
+        InputError: A split has no clips.
     """
     shards = []
     for split in SPLITS:
@@ -209,7 +213,7 @@ def plan(clips: Sequence[Clip], clips_per_shard: int) -> list[Shard]:
         if not members:
             raise InputError(
                 f"the annotations have no {split} clips of the chosen classes"
-                + ("; a tenth of the training videos is taken for it, which here is none" if split == "val" else "")
+                + ("; a tenth of the training videos becomes this split, which is none here" if split == "val" else "")
             )
         for number, first in enumerate(range(0, len(members), clips_per_shard)):
             shards.append(Shard(f"shard-{split}-{number:05d}.tar", tuple(members[first : first + clips_per_shard])))
@@ -221,7 +225,7 @@ def plan(clips: Sequence[Clip], clips_per_shard: int) -> list[Shard]:
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker needs to make a shard."""
+    """Everything that a worker needs to make a shard."""
 
     shard: Shard
     sources: tuple[Source | None, ...]
@@ -247,7 +251,7 @@ def _make_part(
         jobs = {}
         for shard in shards:
             found = tuple(_stamped(sources.get(clip)) for clip in shard.clips)
-            # Named after the files too: where clips were added or replaced, the shard is made again.
+            # The name depends on the files too: if clips were added or replaced, the shard is made again.
             piece = pieces / f"{shard.name}.{digest([repr(source) for source in found])}.json"
             jobs[piece] = _Job(shard, found, indices, settings, run)
         with bars(not quiet, lines=True) as show:
@@ -256,15 +260,16 @@ def _make_part(
             while crashed := make_pieces(
                 jobs, _make_shard, processes=processes, progress=lambda done: show("shards", done, total)
             ):
-                # Clips that killed their worker twice are skipped next time; other deaths would only come again.
+                # Clips that crashed their worker twice are skipped next time. Any other crash would only repeat.
                 already, condemned = condemned, sum(_Deaths(piece, run).condemned for piece in crashed)
                 if condemned <= already:
                     raise InputError(
-                        f"the worker of {sorted(crashed)[0].name} died between two clips, for instance for lack of "
-                        "memory; what was finished is kept, and the same command with --processes 1 needs the least"
+                        f"the worker of {sorted(crashed)[0].name} ended between two clips, for instance for lack of "
+                        "memory; finished work is kept: run the same command with --processes 1, which needs the least "
+                        "memory"
                     )
         for piece, job in jobs.items():
-            # Interrupted here, the next run finds what is left to move: pieces stay until the part is complete.
+            # If this is interrupted, the next run moves the rest: pieces stay until the part is complete.
             if (pieces / job.shard.name).exists():
                 (pieces / job.shard.name).replace(folder / job.shard.name)
             shutil.copyfile(piece, folder / f"{job.shard.name}.json")
@@ -276,7 +281,7 @@ def _stamped(source: Source | None) -> Source | None:
 
 
 def _make_shard(job: _Job, piece: Path) -> None:
-    """Decode the clips of a shard, one after the other, into a tar; the piece, written last, says what is in it."""
+    """Decode the clips of a shard into a tar, one after the other. The piece lists its content and is written last."""
     skipped, tar, deaths = [], piece.parent / job.shard.name, _Deaths(piece, job.run)
     with files.atomic_write(tar, "wb") as file:
         writer = ShardWriter(file)
@@ -292,7 +297,7 @@ def _make_shard(job: _Job, piece: Path) -> None:
             except (_SkippedError, MediaError) as error:
                 skipped.append({**asdict(clip), "file": "" if source is None else str(source), "reason": str(error)})
         writer.close()
-        for other in piece.parent.glob(f"{job.shard.name}.*.json"):  # of other files: not what this shard holds
+        for other in piece.parent.glob(f"{job.shard.name}.*.json"):  # they describe other files than this shard holds
             other.unlink()
     rows = [{**row, "shard": job.shard.name} for row in writer.rows]
     files.write_json(
@@ -308,15 +313,19 @@ class _SkippedError(Exception):
 def decode(source: Source, settings: Settings) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Frames (F, size, size, 3) and normalised sound (T,) of one clip.
 
+    Args:
+        source: The clip's media file or strip.
+        settings: Sizes of the result.
+
     Raises:
-        MediaError: the clip cannot be used.
+        MediaError: The clip cannot be used.
     """
     if isinstance(source, Strip):
         sound = read_sound(source.audio, SAMPLE_RATE, settings.seconds)
         return read_strip(source.video, settings.num_frames, settings.size), normalised(sound, settings.samples)
     try:
         with source.open() as file:
-            # Sound first: what is decoded faster tells sooner that a clip is of no use.
+            # Sound first: it decodes faster, so a useless clip is found sooner.
             sound = normalised(read_audio(file, SAMPLE_RATE, settings.seconds), settings.samples)
             file.seek(0)
             return read_frames(file, settings.num_frames, cover(settings.size, settings.size)), sound
@@ -325,14 +334,14 @@ def decode(source: Source, settings: Settings) -> tuple[NDArray[np.uint8], NDArr
 
 
 def normalised(sound: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
-    """Sound of a fixed length, its peak at 1 / 1.1; zeros follow where it is shorter.
+    """Sound of a fixed length with its peak at 1 / 1.1. Zeros follow a shorter sound.
 
     Args:
-        sound: (T,), not silent.
-        samples: of the result.
+        sound: Samples, (T,).
+        samples: Number of samples of the result.
 
     Raises:
-        MediaError: it has fewer than 1024 samples, or is silent.
+        MediaError: The sound has fewer than 1024 samples, or is silent.
     """
     sound = sound[:samples]
     if len(sound) < LEAST_SAMPLES:
@@ -346,9 +355,9 @@ def normalised(sound: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
 
 
 class _Deaths:
-    """How often a worker died while it decoded a clip, in this run.
+    """Counts how often a worker crashed while it decoded a clip, in this run.
 
-    An interrupted run ends its workers too; what they were at is no worse for it.
+    An interruption ends workers too, so counts of an earlier run are ignored.
     """
 
     def __init__(self, piece: Path, run: str) -> None:
@@ -361,14 +370,18 @@ class _Deaths:
 
     @property
     def condemned(self) -> int:
-        """Clips that are not tried again."""
+        """Number of clips that are not tried again."""
         return sum(count >= MOST_DEATHS for count in self.counts.values())
 
     def begin(self, key: str) -> bool:
-        """Note a clip before it is decoded; False if it must not be."""
+        """Note a clip before it is decoded. False if it must not be decoded.
+
+        Args:
+            key: Key of the clip.
+        """
         if self.counts.get(key, 0) >= MOST_DEATHS:
             return False
-        self.counts.pop(self._now, None)  # the one before it was survived
+        self.counts.pop(self._now, None)  # its worker did not crash
         self._now = key
         self.counts[key] = self.counts.get(key, 0) + 1
         part = self.path.with_name(f"{self.path.name}.part")
@@ -381,7 +394,7 @@ class _Deaths:
 
 
 def _merge(out: Path, shards: Sequence[Shard], labels: Sequence[str], options: Mapping[str, Any]) -> str:
-    """Verify that the parts are the whole, move their shards, and write index, counts and meta."""
+    """Check that no part is missing, move the shards of all parts, and write index, counts and meta."""
     with preparing(out, KIND, options) as pieces:
         assert pieces is not None
         parts = _complete_parts(out)
@@ -462,7 +475,7 @@ def _complete_parts(out: Path) -> list[Path]:
 
 
 def _verified(shard: Shard, folder: Path, out: Path) -> dict[str, Any]:
-    """What is in a shard, after checking that it is whole and has the clips it should have."""
+    """The list of a shard's content, after a check that the shard is whole and has the expected clips."""
     made = files.read_json(folder / f"{shard.name}.json")
     found = sorted([*(row["key"] for row in made["rows"]), *(_key(row) for row in made["skipped"])])
     if found != sorted(clip.key for clip in shard.clips):

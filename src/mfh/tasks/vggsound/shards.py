@@ -1,7 +1,7 @@
-"""Prepared clips read map-style: any clip by its place in a shard, from a folder or from an fsspec URL.
+"""Prepared clips as a map-style data set: any clip by its place in a shard, in a folder or at an fsspec URL.
 
-`index.csv` says where the members of each clip begin and end, see `mfh.tasks.vggsound.writing`. What they are called is
-checked against it, and nothing is ever unpickled.
+`index.csv` says where the members of each clip begin and end, see `mfh.tasks.vggsound.writing`. Reading checks the
+members' names against it. Nothing is ever unpickled.
 """
 
 import copy
@@ -32,12 +32,12 @@ _BLOCK = 512
 
 
 class Store:
-    """Where a prepared folder is: a local one, or an fsspec URL whose files are kept locally once they were read.
+    """A prepared folder: a local one, or an fsspec URL whose files are kept locally once they were read.
 
     Args:
-        place: a folder or a URL such as "s3://bucket/vggsound".
-        cache: where files of a URL are kept; default: the environment variable MFH_CACHE, or ~/.cache/mfh. As large as
-            what is read.
+        place: A folder, or a URL such as "s3://bucket/vggsound".
+        cache: Folder for files of a URL (default: the environment variable MFH_CACHE, else ~/.cache/mfh). It grows to
+            the size of what is read.
     """
 
     def __init__(self, place: str | Path, cache: str | Path | None = None) -> None:
@@ -48,21 +48,25 @@ class Store:
         self.folder = base / digest if self.remote else Path(self.place)
 
     def fetch(self, name: str, size: int | None = None) -> Path:
-        """The local path of a file; fetched if it is not there, or, where `size` is given, not of that size.
+        """The local path of a file. A file at a URL is fetched if there is no local copy of the right size.
+
+        Args:
+            name: Name of the file in the prepared folder.
+            size: Expected size in bytes. None accepts any, and fetches a file at a URL again.
 
         Raises:
-            InputError: it is not there, cannot be had, or has another size.
+            InputError: The file does not exist, cannot be fetched, or has another size.
         """
         path = self.folder / name
         if self.remote and not _is_whole(path, size):
-            with locked(path.with_name(f".{name}.lock")):  # reading processes wait for one of them to fetch it
+            with locked(path.with_name(f".{name}.lock")):  # reading processes wait until one of them has fetched it
                 if not _is_whole(path, size):
                     self._download(name, path, size)
         if not path.is_file():
             raise InputError(f"{self.place} has no file {name}; prepare it again, or copy all of it")
         if size is not None and path.stat().st_size != size:
             raise InputError(
-                f"{path} has {path.stat().st_size} bytes, {size} were expected: it is truncated or of another "
+                f"{path} has {path.stat().st_size} bytes; {size} were expected: it is truncated or of another "
                 "preparation; copy it again, or prepare again"
             )
         return path
@@ -79,7 +83,7 @@ class Store:
             Path(temporary).replace(path)
         except Exception as error:  # every file system has errors of its own
             if _is_whole(path, size):
-                return  # where nothing locks (Windows), another process was first and has it open
+                return  # another process that did not see the lock was first, and has the file open (Windows)
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{self.place}/{name} cannot be fetched: {type(error).__name__}: {reason}") from None
         finally:
@@ -95,9 +99,9 @@ class Prepared:
     """A complete prepared folder.
 
     Args:
-        store: where it is.
-        meta: what `mfh.tasks.preparing.finish` wrote.
-        rows: of index.csv.
+        store: Where the folder is.
+        meta: Content of meta.json, see `mfh.tasks.preparing.finish`.
+        rows: Rows of index.csv.
     """
 
     store: Store
@@ -114,12 +118,12 @@ def open_prepared(place: str | Path, cache: str | Path | None = None) -> Prepare
     """Read meta.json and index.csv of a prepared folder, and check that they belong together.
 
     Args:
-        place: a folder or an fsspec URL.
-        cache: for URLs, see `Store`.
+        place: A folder or an fsspec URL.
+        cache: Folder for files of a URL, see `Store`.
 
     Raises:
-        InputError: it is no complete preparation of VGGSound, the index is missing or of another one, or, in a local
-            folder, a shard is missing or has another size.
+        InputError: The folder is no complete preparation of VGGSound, the index is missing or of another preparation,
+            or a shard of a local folder is missing or has another size.
     """
     store = Store(place, cache)
     if store.remote:
@@ -131,7 +135,7 @@ def open_prepared(place: str | Path, cache: str | Path | None = None) -> Prepare
     for name, facts in meta["shards"].items():
         if not _SHARD_NAME.fullmatch(name):
             raise InputError(
-                f"{store.place}/meta.json names a shard {name!r}; names as shard-train-00000.tar were expected"
+                f"{store.place}/meta.json names a shard {name!r}; names like shard-train-00000.tar were expected"
             )
         if not store.remote:
             store.fetch(name, facts["size"])
@@ -139,19 +143,19 @@ def open_prepared(place: str | Path, cache: str | Path | None = None) -> Prepare
 
 
 class Clips(Dataset[tuple[Tensor, Tensor, int]]):
-    """The clips of one split, as (sound, video, class); any by its number.
+    """The clips of one split as (sound, video, class).
 
-    The sound is float32 (T,) in [-1, 1] at 16 kHz; the video is uint8 (F, H, W, 3), RGB, F frames evenly spaced over
-    the clip. With `augment`, both come from the same random window of the clip, and half of the videos are mirrored.
+    The sound is float32 (T,) in [-1, 1] at 16 kHz. The video is uint8 (F, H, W, 3) in RGB, with F frames evenly spaced
+    over the clip. With `augment`, both come from the same random window of the clip, and half of the videos are
+    mirrored.
 
     Args:
-        prepared: from `open_prepared`.
+        prepared: Prepared folder from `open_prepared`.
         split: "train", "val" or "test".
-        num_frames: F, at most as many as were prepared; default: all.
-        augment: whether items vary at random, by torch's global generator.
-        crop: length of the random window, as a share of the clip.
-        modality: read only what this network reads, "teacher" (sound) or "student" (video); the other part is then
-            empty, (0,). Default: both.
+        num_frames: Number F of frames, at most as many as were prepared (default: all).
+        augment: Whether items vary at random, by torch's global generator.
+        crop: Length of the random window, as a share of the clip.
+        modality: "teacher" reads only sound, "student" only video. The other part is then empty, (0,). None reads both.
 
     Raises:
         InputError: num_frames or crop is out of range.
@@ -172,15 +176,15 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
         self.num_frames = self.stored_frames if num_frames is None else num_frames
         if not 1 <= self.num_frames <= self.stored_frames:
             raise InputError(
-                f"num_frames is {num_frames}; the clips were prepared with {self.stored_frames}: give 1 to that"
+                f"num_frames is {num_frames}; choose 1 to {self.stored_frames}, the number of prepared frames"
             )
         if not 0 < crop <= 1:
-            raise InputError(f"crop is {crop}; a share of the clip above 0 and at most 1 was expected")
+            raise InputError(f"crop is {crop}; a share of the clip, above 0 and at most 1, was expected")
         self.samples, self.augment, self.crop, self.modality = int(options["samples"]), augment, crop, modality
         rows = [row for row in prepared.rows if row["split"] == split]
         self.shards = sorted({row["shard"] for row in rows})
         place = {name: number for number, name in enumerate(self.shards)}
-        # Arrays, not objects: they are shared with reading processes and do not grow there.
+        # Arrays, not objects: reading processes share their memory.
         self.keys = np.array([row["key"] for row in rows], dtype=np.bytes_)
         self.targets = np.array([int(row["class"]) for row in rows], dtype=np.int64)
         self._where = np.array(
@@ -195,7 +199,11 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
         return len(self.targets)
 
     def only(self, modality: str) -> "Clips":
-        """The same clips, with nothing but what the network of this modality reads."""
+        """The same clips, reading only the input of one network.
+
+        Args:
+            modality: "teacher" or "student".
+        """
         clips = copy.copy(self)
         clips.modality = modality
         return clips
@@ -240,7 +248,7 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
         return torch.from_numpy(video)
 
     def _members(self, index: int) -> dict[str, bytes]:
-        """Content of the clip's members by the part of their names after the key."""
+        """Content of the clip's members, by the part of their names after the key."""
         shard, offset, size = (int(value) for value in self._where[index])
         content = self._read(shard, size, offset)
         key = self.keys[index].decode()
@@ -269,12 +277,12 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
         handle = self._handle(shard)
         if hasattr(os, "pread"):
             return os.pread(handle, size, offset)
-        with self._lock:  # Windows reads only where the file stands
+        with self._lock:  # Windows reads only from the current position
             os.lseek(handle, offset, os.SEEK_SET)
             return os.read(handle, size)
 
     def _handle(self, shard: int) -> int:
-        """A descriptor of the shard; read by position, so that forked processes and threads may share it."""
+        """A descriptor of the shard. Reads give a position, so that forked processes and threads may share it."""
         with self._lock:
             if shard not in self._opened:
                 path = self._store.fetch(self.shards[shard], self._sizes[shard])
@@ -284,7 +292,7 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
             return self._opened[shard]
 
     def __getstate__(self) -> dict[str, Any]:
-        """For other processes: they open their own files."""
+        """The state for another process, which opens its own files."""
         return {**self.__dict__, "_opened": {}, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -295,4 +303,4 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
             os.close(handle)
 
 
-_MOST_OPEN = 64  # descriptors; a process may usually have 1024
+_MOST_OPEN = 64  # descriptors; a process can usually have 1024

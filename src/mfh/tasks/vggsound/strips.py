@@ -5,7 +5,7 @@
     TRAIN/audio_npy/<id>_<label>_<n>.npy   mono sound at 16 kHz, or TRAIN/audio/<id>_<label>_<n>.wav
     TEST/...                               the same
 
-Underscores in ids and labels are no trouble: labels are known from `label.json`.
+Ids and labels may contain underscores, because `label.json` lists the labels.
 """
 
 import re
@@ -20,7 +20,7 @@ from mfh.errors import InputError
 from mfh.tasks.media import SILENCE, MediaError, cover, read_audio
 from mfh.tasks.vggsound.annotations import Clip, is_validation, read_labels
 
-#: Frames in a strip.
+#: Number of frames in a strip.
 STRIP_FRAMES = 32
 
 _MOST_PIXELS = 2**28
@@ -31,8 +31,8 @@ class Strip:
     """Files of one clip.
 
     Args:
-        video: a JPEG of frames, one below the other.
-        audio: a .npy or .wav; may be missing.
+        video: JPEG of frames, one below the other.
+        audio: Sound as .npy or .wav. The file may be missing.
     """
 
     video: Path
@@ -46,17 +46,17 @@ def find_strips(train: Path, test: Path | None) -> tuple[dict[Clip, Strip], list
     """The clips of the authors' layout and their labels, in the order of `label.json`.
 
     Args:
-        train: the training root; or, without `test`, a folder with both, `Train` and `Test`.
-        test: the test root.
+        train: The training root. Without `test`, a folder that holds both `Train` and `Test`.
+        test: The test root.
 
     Raises:
-        InputError: a folder or label.json is missing, a name has no known label, or there are no clips.
+        InputError: A folder or label.json is missing, a name has no known label, or there are no clips.
     """
     if test is None:
         train, test = train / "Train", train / "Test"
     labels_path = next((path for path in (train / "label.json", train.parent / "label.json") if path.is_file()), None)
     if labels_path is None:
-        raise InputError(f"{train} has no label.json; a file of label to index was expected there, or beside it")
+        raise InputError(f"{train} has no label.json; a file from label to index was expected there or beside it")
     labels = read_labels(labels_path)
     ends = {label.replace("/", "_"): label for label in labels}
     found: dict[Clip, Strip] = {}
@@ -96,8 +96,13 @@ def _audio(root: Path, stem: str) -> Path:
 def read_strip(path: Path, num_frames: int, size: int) -> NDArray[np.uint8]:
     """Evenly spaced frames of a strip, (F, size, size, 3).
 
+    Args:
+        path: Path of the strip.
+        num_frames: Number F of frames.
+        size: Height and width of the frames in pixels.
+
     Raises:
-        MediaError: it is no picture of 32 frames.
+        MediaError: The file is no picture of 32 frames.
     """
     from PIL import Image
 
@@ -117,8 +122,13 @@ def read_strip(path: Path, num_frames: int, size: int) -> NDArray[np.uint8]:
 def read_sound(path: Path, sample_rate: int, seconds: float) -> NDArray[np.float32]:
     """The first seconds of a strip's sound, (T,).
 
+    Args:
+        path: Path of the sound.
+        sample_rate: Sample rate of the result in Hz. A .npy file must have it already.
+        seconds: Seconds to read.
+
     Raises:
-        MediaError: there is none, it is silent, or not what was expected.
+        MediaError: There is no sound, it is silent, or the file holds something else.
     """
     if not path.is_file():
         raise MediaError("no sound")

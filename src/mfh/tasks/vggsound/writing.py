@@ -1,8 +1,8 @@
 """Writing prepared clips into tar shards.
 
-A shard has the layout of WebDataset: consecutive members of one name are one sample, `<key>.00.jpg`, `<key>.01.jpg`,
-... (frames), `<key>.wav` (sound) and `<key>.json` (what it is). Nothing here needs torch, which worker processes of the
-preparation would only wait for.
+A shard has the layout of WebDataset: consecutive members with one key are one sample, with `<key>.00.jpg`,
+`<key>.01.jpg`, ... (frames), `<key>.wav` (sound) and `<key>.json` (facts). Nothing here needs torch, so worker
+processes of the preparation start fast.
 """
 
 import io
@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 
 from mfh.tasks.vggsound.annotations import Clip
 
-#: Of prepared folders.
+#: Kind of the prepared folders.
 KIND = "vggsound"
 
-#: Columns of index.csv; offset and size are bytes of the shard.
+#: Columns of index.csv. Offset and size are in bytes of the shard.
 INDEX = ("key", "id", "start", "label", "class", "split", "shard", "offset", "size")
 
 
 class ShardWriter:
-    """Writes clips into one tar; the same clips give the same bytes.
+    """Writes clips into one tar. The same clips give the same bytes.
 
     Args:
-        file: opened to write.
+        file: File opened for writing.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -40,10 +40,10 @@ class ShardWriter:
         """Append a clip.
 
         Args:
-            clip: which.
-            label_index: of its label.
-            frames: JPEGs, in order.
-            sound: a WAV.
+            clip: The clip.
+            label_index: Index of its label.
+            frames: Frames as JPEGs, in order.
+            sound: Sound as a WAV.
         """
         facts = {**asdict(clip), "class": label_index}
         first = self._tar.offset
@@ -59,12 +59,17 @@ class ShardWriter:
         self._tar.addfile(entry, io.BytesIO(content))
 
     def close(self) -> None:
-        """Write the end of the tar; the file stays open."""
+        """Write the end of the tar. The file stays open."""
         self._tar.close()
 
 
 def wav(sound: NDArray[np.float32], sample_rate: int) -> bytes:
-    """A mono 16-bit WAV of sound (T,) in [-1, 1]."""
+    """A mono 16-bit WAV.
+
+    Args:
+        sound: Samples in [-1, 1], (T,).
+        sample_rate: Sample rate in Hz.
+    """
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
@@ -75,7 +80,12 @@ def wav(sound: NDArray[np.float32], sample_rate: int) -> bytes:
 
 
 def jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:
-    """The JPEG of a picture (H, W, 3)."""
+    """A JPEG.
+
+    Args:
+        picture: Picture in RGB, (H, W, 3).
+        quality: Quality of the JPEG, 1 to 95.
+    """
     from PIL import Image
 
     buffer = io.BytesIO()
