@@ -79,7 +79,7 @@ if __name__ == "__main__":
     print((100 * result.by_seed()).round(1))
     world = task(0)
     fit = mfh.pretrain(
-        student(), world.train, world.val, modality="student", problem=world.problem, recipe=world.recipe
+        student(), world.train, world.val, role="student", problem=world.problem, recipe=world.recipe
     )
     with torch.no_grad():
         seen = fit.network(world.test[0][1][None])[0].argmax(0)

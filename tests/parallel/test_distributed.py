@@ -123,7 +123,7 @@ def test_a_job_survives_a_killed_process(tmp_path):
 
     task, network = fragile_task.task(), seeded(fragile_task.tiny_task.student, 0)
     recipe = training_together.replace(task.recipe, accumulate=2)
-    alone = pretrain(network, task.train, task.val, modality="student", recipe=recipe)
+    alone = pretrain(network, task.train, task.val, role="student", recipe=recipe)
     assert facts["best_epoch"] == alone.best_epoch
     assert [entry["steps"] for entry in facts["history"]] == [4, 8, 12, 16, 20]
     for mine, other in zip(facts["history"], alone.history, strict=True):

@@ -16,7 +16,7 @@ from mfh.studies.records import read_counts, read_history
 from mfh.studies.workbench import Settings, Workbench, load_weights, matching_temperature
 from mfh.tasks.task import Protocol
 from mfh.training.fitting import evaluate
-from mfh.training.modules import History
+from mfh.training.loop import Training
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +252,7 @@ def test_a_kill_while_networks_are_saved_loses_no_training(tmp_path, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             bench.aligned("teacher")
     assert len(list(tmp_path.glob("aligned-*.safetensors"))) == saved
-    monkeypatch.setattr(History, "on_validation_end", None)  # nothing is trained again
+    monkeypatch.setattr(Training, "_epoch", None)  # nothing is trained again
     again = Workbench(tiny_task.task(0), 0, Settings(), tmp_path)
     assert [fingerprint(again.aligned(role)) for role in ("teacher", "student")] == wanted
     assert not list(tmp_path.glob("*.ckpt"))

@@ -3,7 +3,7 @@
 An input is a tensor or nested tuples, lists and dicts of tensors whose first dimension is the sample.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,9 +11,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 from torch.utils.data._utils.collate import default_collate
 
-from mfh.errors import InputError
+from mfh.errors import InputError, in_a_line
 
 Nested = Any  # a tensor, or nested tuples, lists and dicts of tensors
+
+
+class ItemError(InputError, RuntimeError):
+    """A data set's own code failed; the message names the item, and the cause is the original exception."""
 
 
 class PairedBatch(NamedTuple):
@@ -81,14 +85,22 @@ def as_batch(item: Any) -> PairedBatch:
     """Read a batch in any of the accepted forms.
 
     Raises:
-        InputError: it does not have exactly three parts, or their sample counts differ.
+        InputError: The batch does not have exactly three parts, their sample counts differ, or the target is no tensor.
     """
+    if isinstance(item, Mapping):
+        keys = ", ".join(repr(key) for key in item)
+        raise InputError(
+            f"an item is a {type(item).__name__} with the keys {keys}; (teacher_input, student_input, target) was "
+            "expected: return such a tuple from __getitem__, or give the task a collate function"
+        )
     if not isinstance(item, (tuple, list)) or len(item) != 3:
         length = f" of length {len(item)}" if isinstance(item, (tuple, list)) else ""
         raise InputError(
             f"a batch of pairs is a {type(item).__name__}{length}; (teacher_input, student_input, target) was expected"
         )
     batch = PairedBatch(*item)
+    if next(tensors(batch.target), None) is None:
+        raise InputError(_no_target(batch.target))
     counts = [num_samples(part) for part in batch]
     if len(set(counts)) != 1:
         raise InputError(
@@ -96,6 +108,17 @@ def as_batch(item: Any) -> PairedBatch:
             "pairs need the same number of each"
         )
     return batch
+
+
+def _no_target(target: Any) -> str:
+    """What is wrong with a target that holds no tensor."""
+    example = target[0] if isinstance(target, (tuple, list)) and target else target
+    if isinstance(example, str):
+        return (
+            f"the target is text ({example[:40]!r}); class indices (whole numbers) were expected: number the classes "
+            "0, 1, 2, ..."
+        )
+    return f"the target is of type {type(example).__name__}; class indices or another tensor was expected"
 
 
 def check_rereadable(pairs: Iterable[Any]) -> None:
@@ -140,10 +163,20 @@ def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
     """The samples at `indices` as one batch; tensor data sets are indexed at once, others item by item.
 
     Raises:
-        InputError: the items are no pairs, or do not fit into one batch.
+        InputError: The items are no pairs, or do not fit into one batch.
+        ItemError: The data set's or the collate function's own code raised an exception.
     """
     if type(dataset) is Collated:
-        return as_batch(dataset.collate([dataset.dataset[index] for index in indices]))
+        items = _items(dataset.dataset, indices)
+        try:
+            batch = dataset.collate(items)
+        except InputError:
+            raise
+        except Exception as error:  # the function is the user's own code
+            raise ItemError(
+                f"the collate function cannot make a batch of items {_listed(indices)}: {in_a_line(error)}"
+            ) from error
+        return as_batch(batch)
     # Subclasses may change what an item is: only the plain classes take the short way.
     if type(dataset) is Subset:
         return fetch(dataset.dataset, [dataset.indices[index] for index in indices])
@@ -151,9 +184,16 @@ def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
         rows = torch.as_tensor(indices)
         return as_batch([tensor[rows] for tensor in dataset.tensors])
     if hasattr(dataset, "__getitems__"):
-        items = dataset.__getitems__(list(indices))
+        try:
+            items = dataset.__getitems__(list(indices))
+        except InputError:
+            raise
+        except Exception as error:  # the data set is the user's own code
+            raise ItemError(
+                f"items {_listed(indices)} of a {type(dataset).__name__} cannot be read: {in_a_line(error)}"
+            ) from error
     else:
-        items = [dataset[index] for index in indices]
+        items = _items(dataset, indices)
     for item in items:
         if not isinstance(item, (tuple, list)) or len(item) != 3:
             as_batch(item)
@@ -162,9 +202,25 @@ def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
     except (RuntimeError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"items {list(indices[:3])} ... of a {type(dataset).__name__} do not fit into one batch ({reason}); give "
+            f"items {_listed(indices)} of a {type(dataset).__name__} do not fit into one batch ({reason}); give "
             "items of one shape, or the task a collate function"
         ) from None
+
+
+def _items(dataset: Any, indices: Sequence[int]) -> list[Any]:
+    items, index = [], -1
+    try:
+        for index in indices:  # noqa: B007
+            items.append(dataset[index])  # noqa: PERF401
+    except InputError:
+        raise
+    except Exception as error:  # the data set is the user's own code
+        raise ItemError(f"item {index} of a {type(dataset).__name__} cannot be read: {in_a_line(error)}") from error
+    return items
+
+
+def _listed(indices: Sequence[int]) -> str:
+    return f"{list(indices[:3])}" + (" ..." if len(indices) > 3 else "")
 
 
 def one_modality(dataset: Any, modality: str) -> Any:

@@ -197,7 +197,7 @@ class Workbench:
     def _pretrain(self, networks: list[nn.Module], names: list[str], resume: Path | None) -> dict[str, Any]:
         role: Role = "teacher" if names[0] == "teacher" else "student"
         with self._training(names[0]) as options:
-            fit = pretrain(networks[0], modality=role, checkpoint=resume, **options)
+            fit = pretrain(networks[0], role=role, checkpoint=resume, **options)
         return {"best_epoch": fit.best_epoch, "history": fit.history}
 
     def aligned(self, role: Role) -> nn.Module:
