@@ -1,6 +1,6 @@
 """The batches of an epoch: their order, how they are read, and how much each counts."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -230,7 +230,8 @@ class Reading:
     ) -> None:
         self.dataset, self.split, self.device, self.batches, self.look = dataset, split, device, batches, look
         self.index_device = index_device or device
-        self.num_workers, self._loader = num_workers, None
+        self.num_workers = num_workers
+        self._loader: DataLoader[tuple[PairedBatch, Tensor]] | None = None
         #: All targets of a tensor data set, as they were given; None where items are read one by one.
         self.targets: Tensor | None = None
         with _named(split):
@@ -245,8 +246,8 @@ class Reading:
             if batches is None:
                 self.batch_size = max(least, reading_batch(dataset))
         if batches is None and self.targets is not None:
-            indices = torch.arange(len(self.targets), device=self.index_device).split(self.batch_size)
-            cut = [tensor.split(self.batch_size) if len(tensor) else [tensor] * len(indices) for tensor in self._held]
+            indices = torch.split(torch.arange(len(self.targets), device=self.index_device), self.batch_size)
+            cut = [_split(tensor, self.batch_size, len(indices)) for tensor in self._held]
             self._in_order = list(zip(map(PairedBatch, *cut), indices, strict=True))
 
     def __iter__(self) -> Iterator[tuple[PairedBatch, Tensor]]:
@@ -259,15 +260,15 @@ class Reading:
         sizes = [len(row) for row in rows]
         order = torch.cat(rows)
         places = order.to(self.device)
-        indices = (places if self.index_device == self.device else order).split(sizes)
+        indices = torch.split(places if self.index_device == self.device else order, sizes)
         if self._shuffled:
             moved = [
-                tensor.index_select(0, places).split(sizes) if len(tensor) else [tensor] * len(rows)
+                _split(tensor.index_select(0, places) if len(tensor) else tensor, sizes, len(rows))
                 for tensor in self._held
             ]
             yield from zip(map(PairedBatch, *moved), indices, strict=True)
             return
-        for chosen, found in zip(places.split(sizes), indices, strict=True):
+        for chosen, found in zip(torch.split(places, sizes), indices, strict=True):
             parts = [tensor.index_select(0, chosen) if len(tensor) else tensor for tensor in self._held]
             yield PairedBatch(*parts), found
 
@@ -290,9 +291,17 @@ class Reading:
                 self._loader = indexed_loader(self.dataset, num_workers=self.num_workers, pin=pin, **how)
             yield from self._loader
             return
-        order = torch.arange(len(self.dataset)).split(self.batch_size) if self.batches is None else self.batches.rows()
+        if self.batches is None:
+            order = list(torch.split(torch.arange(len(self.dataset)), self.batch_size))
+        else:
+            order = self.batches.rows()
         for rows in order:
             yield fetch(self.dataset, rows.tolist()), rows
+
+
+def _split(tensor: Tensor, sizes: int | list[int], batches: int) -> Sequence[Tensor]:
+    """A tensor cut into batches; one without samples, which nobody needs, is the same in each."""
+    return torch.split(tensor, sizes) if len(tensor) else [tensor] * batches
 
 
 def _pinned(tensor: Tensor) -> Tensor:

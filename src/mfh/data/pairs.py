@@ -210,8 +210,8 @@ def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
 def _items(dataset: Any, indices: Sequence[int]) -> list[Any]:
     items, index = [], -1
     try:
-        for index in indices:  # noqa: B007
-            items.append(dataset[index])  # noqa: PERF401
+        for index in indices:
+            items.append(dataset[index])
     except InputError:
         raise
     except Exception as error:  # the data set is the user's own code

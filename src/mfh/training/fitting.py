@@ -178,9 +178,7 @@ def align(
     networks = {"teacher": teacher, "student": student}
     check_training(networks, {"train": train, "val": val}, problem, logger=logger)
     objective = Alignment(teacher, student, problem or Problem.classification())
-    training = _training(
-        objective, recipe, "student", seed, device, progress, checkpoint, logger, early_stopping=False
-    )
+    training = _training(objective, recipe, "student", seed, device, progress, checkpoint, logger, early_stopping=False)
     kept = training.run(train, val)
     last = {name: copy.deepcopy(value) for name, value in student.state_dict().items()} if not kept.weights else {}
     return AlignedPair(teacher, student, kept.history, kept.best_epoch, kept.weights or last)

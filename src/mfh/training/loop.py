@@ -415,7 +415,7 @@ class _Epoch:
             seen.append(self._backward(batch, indices, factor))
             return seen[-1]
 
-        self.optimizer.step(closure)
+        self.optimizer.step(closure)  # type: ignore[arg-type]  # as all optimizers take it
         return seen[0]
 
     def validate(self, reading: Reading) -> dict[str, float]:

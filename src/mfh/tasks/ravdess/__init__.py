@@ -59,7 +59,7 @@ def task(data: str | Path | None = None, preset: str | None = None, augment: boo
         train=parts["train"],
         val=parts["val"],
         test=parts["test"],
-        recipe=Recipe(epochs=100, batch_size=64, optimizer=sgd) if published else Recipe(epochs=30, batch_size=64),
+        recipe=Recipe(epochs=100, optimizer=sgd, keep="last") if published else Recipe(epochs=30),
         protocol=Protocol(loss=KDLoss(label_weight=0, reduction="mean"), ratio=0.75) if published else Protocol(),
         facts={
             "classes": list(EMOTIONS),

@@ -74,6 +74,7 @@ def task(
         optimizer=functools.partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-5),
         scheduler=functools.partial(StepLR, step_size=25, gamma=0.1),
         patience=None if published else 10,
+        keep="last" if published else "best-metric",
         num_workers=num_workers,
     )
     protocol = Protocol(loss=KDLoss(label_weight=0), ratio=0.5, fill="zero", distance="l1", joint=False)
