@@ -127,9 +127,7 @@ def measure(case, runs):
         ),
         "labels": lambda: pretrain(fresh(make_student), train, val, role="student", recipe=recipe, device="cpu"),
         "teacher": lambda: distill(teacher, fresh(make_student), train, val, recipe=recipe, device="cpu"),
-        "items": lambda: distill(
-            None, fresh(make_student), *items, teacher_logits=logits, recipe=recipe, device="cpu"
-        ),
+        "items": lambda: distill(None, fresh(make_student), *items, teacher_logits=logits, recipe=recipe, device="cpu"),
     }
     taken = {kind: [] for kind in kinds}
     for run in range(runs + 1):
@@ -162,7 +160,9 @@ def main():
         )
         rest.append((name, middle))
     say()
-    say("Beside them, in seconds: training on labels alone, distillation with the teacher's one pass over the data, and")
+    say(
+        "Beside them, in seconds: training on labels alone, distillation with the teacher's one pass over the data, and"
+    )
     say("distillation from a data set that gives one item at a time.")
     say()
     say("| training | labels alone | with the teacher's pass | item by item |")

@@ -13,6 +13,11 @@ class InputError(ValueError):
     """
 
 
+def in_a_line(error: BaseException) -> str:
+    """An exception of somebody else's code as part of a one-line message: its type and the start of its text."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
 def close_names(name: str, known: list[str], limit: int = 5) -> str:
     """A hint for a misspelt name: the closest known names, or the first few if none is close.
 

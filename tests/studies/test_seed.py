@@ -256,7 +256,7 @@ def test_a_kill_while_networks_are_saved_loses_no_training(tmp_path, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             bench.networks.aligned("teacher")
     assert len(list(tmp_path.glob("aligned-*.safetensors"))) == saved
-    monkeypatch.setattr(loop._Loop, "_train_epoch", None)  # nothing is trained again
+    monkeypatch.setattr(loop._Epoch, "train", None)  # nothing is trained again
     again = Seed(tiny_task.task(0), 0, Settings(), SeedFolder(tmp_path, 0))
     assert [fingerprint(again.networks.aligned(role).network) for role in ("teacher", "student")] == wanted
     assert not list(tmp_path.glob("*.ckpt"))

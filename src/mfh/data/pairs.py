@@ -11,10 +11,14 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 from torch.utils.data._utils.collate import default_collate
 
-from mfh.errors import InputError
+from mfh.errors import InputError, in_a_line
 
 #: A tensor, or nested tuples, lists and mappings of tensors.
 Nested = Any
+
+
+class ItemError(InputError, RuntimeError):
+    """A data set's own code failed; the message names the item, and the cause is the original exception."""
 
 
 class PairedBatch(NamedTuple):
@@ -97,14 +101,22 @@ def as_batch(item: Any) -> PairedBatch:
     """Read a batch from a tuple or list of three parts.
 
     Raises:
-        InputError: There are not exactly three parts, or their numbers of samples differ.
+        InputError: There are not exactly three parts, their numbers of samples differ, or the target is no tensor.
     """
+    if isinstance(item, Mapping):
+        keys = ", ".join(repr(key) for key in item)
+        raise InputError(
+            f"an item is a {type(item).__name__} with the keys {keys}; (teacher_input, student_input, target) was "
+            "expected: return such a tuple from __getitem__, or give the task a collate function"
+        )
     if not isinstance(item, (tuple, list)) or len(item) != 3:
         length = f" of length {len(item)}" if isinstance(item, (tuple, list)) else ""
         raise InputError(
             f"a batch of pairs is a {type(item).__name__}{length}; (teacher_input, student_input, target) was expected"
         )
     batch = PairedBatch(*item)
+    if next(tensors(batch.target), None) is None:
+        raise InputError(_no_target(batch.target))
     counts = [num_samples(part) for part in batch]
     if len(set(counts)) != 1:
         raise InputError(
@@ -112,6 +124,17 @@ def as_batch(item: Any) -> PairedBatch:
             "give the same number of each"
         )
     return batch
+
+
+def _no_target(target: Any) -> str:
+    """What is wrong with a target that holds no tensor."""
+    example = target[0] if isinstance(target, (tuple, list)) and target else target
+    if isinstance(example, str):
+        return (
+            f"the target is text ({example[:40]!r}); class indices (whole numbers) were expected: number the classes "
+            "0, 1, 2, ..."
+        )
+    return f"the target is of type {type(example).__name__}; class indices or another tensor was expected"
 
 
 def check_rereadable(pairs: Iterable[Any]) -> None:
@@ -154,7 +177,7 @@ class Collated:
         return self.dataset[index]
 
 
-def fetch(dataset: Any, indices: Sequence[int] | Tensor) -> PairedBatch:
+def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
     """The samples at `indices` as one batch; tensor data sets are indexed at once, others item by item.
 
     Args:
@@ -163,22 +186,36 @@ def fetch(dataset: Any, indices: Sequence[int] | Tensor) -> PairedBatch:
 
     Raises:
         InputError: An item is not a pair, or the items do not fit into one batch.
+        ItemError: The data set's or the collate function's own code raised an exception.
     """
-    if isinstance(indices, Tensor) and type(dataset) is not TensorDataset:
-        indices = indices.tolist()
     if type(dataset) is Collated:
-        return as_batch(dataset.collate([dataset.dataset[index] for index in indices]))
+        items = _items(dataset.dataset, indices)
+        try:
+            batch = dataset.collate(items)
+        except InputError:
+            raise
+        except Exception as error:  # the function is the user's own code
+            raise ItemError(
+                f"the collate function cannot make a batch of items {_listed(indices)}: {in_a_line(error)}"
+            ) from error
+        return as_batch(batch)
     # Subclasses may change what an item is, so only the plain classes take the short way.
     if type(dataset) is Subset:
         return fetch(dataset.dataset, [dataset.indices[index] for index in indices])
     if type(dataset) is TensorDataset:
         rows = torch.as_tensor(indices)
-        parts = [tensor[rows] for tensor in dataset.tensors]
-        return PairedBatch(*parts) if len(parts) == 3 else as_batch(parts)
+        return as_batch([tensor[rows] for tensor in dataset.tensors])
     if hasattr(dataset, "__getitems__"):
-        items = dataset.__getitems__(list(indices))
+        try:
+            items = dataset.__getitems__(list(indices))
+        except InputError:
+            raise
+        except Exception as error:  # the data set is the user's own code
+            raise ItemError(
+                f"items {_listed(indices)} of a {type(dataset).__name__} cannot be read: {in_a_line(error)}"
+            ) from error
     else:
-        items = [dataset[index] for index in indices]
+        items = _items(dataset, indices)
     for item in items:
         if not isinstance(item, (tuple, list)) or len(item) != 3:
             as_batch(item)
@@ -187,9 +224,25 @@ def fetch(dataset: Any, indices: Sequence[int] | Tensor) -> PairedBatch:
     except (RuntimeError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"items {list(indices[:3])} ... of a {type(dataset).__name__} do not fit into one batch ({reason}); give "
+            f"items {_listed(indices)} of a {type(dataset).__name__} do not fit into one batch ({reason}); give "
             "items of one shape, or the task a collate function"
         ) from None
+
+
+def _items(dataset: Any, indices: Sequence[int]) -> list[Any]:
+    items, index = [], -1
+    try:
+        for index in indices:
+            items.append(dataset[index])
+    except InputError:
+        raise
+    except Exception as error:  # the data set is the user's own code
+        raise ItemError(f"item {index} of a {type(dataset).__name__} cannot be read: {in_a_line(error)}") from error
+    return items
+
+
+def _listed(indices: Sequence[int]) -> str:
+    return f"{list(indices[:3])}" + (" ..." if len(indices) > 3 else "")
 
 
 def only_role(dataset: Any, role: str) -> Any:
@@ -202,9 +255,4 @@ def only_role(dataset: Any, role: str) -> Any:
     """
     if type(dataset) is Subset:
         return Subset(only_role(dataset.dataset, role), dataset.indices)
-    if type(dataset) is TensorDataset and len(dataset.tensors) == 3:
-        nothing = torch.empty(len(dataset), 0)
-        teacher_input, student_input, target = dataset.tensors
-        inputs = (teacher_input, nothing) if role == "teacher" else (nothing, student_input)
-        return TensorDataset(*inputs, target)
     return dataset.only(role) if hasattr(dataset, "only") else dataset

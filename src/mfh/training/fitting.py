@@ -1,36 +1,37 @@
 """Training in one call: `pretrain`, `align` and `distill`; and `evaluate`.
 
-Networks are trained in place and returned. Randomness comes from `seed` alone; global state is left as it was.
+Networks are trained in place and returned. Randomness comes from `seed` alone; global state is left as found.
 
 Under torch.distributed all processes call the same function with the same arguments, whole data sets among them, and
 all get the same result. Each has its own batches, and gradients are averaged (DistributedDataParallel).
 """
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from mfh.data.epochs import PairLoader, reads_the_same
-from mfh.data.pairs import only_role, to_device
+from mfh.data.epochs import PairLoader, Reading, reads_the_same
+from mfh.data.pairs import only_role
 from mfh.data.teacher_outputs import check_finite, teacher_outputs
 from mfh.errors import InputError
-from mfh.networks.layers import as_logits
-from mfh.networks.modes import device_of, evaluating, find_device, placed
+from mfh.networks.modes import check_weights, device_of, evaluating, placed
 from mfh.parallel.distributed import gather, part
 from mfh.problems.losses import DistillationLoss
 from mfh.problems.metrics import Tally
 from mfh.problems.problem import Problem
 from mfh.saliency.masks import masked_logits
-from mfh.training.checks import check_dataset, check_role, check_splits
-from mfh.training.loop import History, best_weights, load_best, seeded, train_networks
-from mfh.training.objectives import Alignment, Distillation, Supervised
+from mfh.training.checks import check_network, check_role, check_split, check_training
+from mfh.training.loop import History, Progress, Training, seeded, training_device
+from mfh.training.objectives import Alignment, Distillation, Objective, Supervised
 from mfh.training.recipe import Recipe
 
 log = logging.getLogger("mfh")
@@ -44,9 +45,9 @@ class Fit:
 
     Args:
         network: The network, with the weights of the epoch that the recipe keeps.
-        best_epoch: That epoch, counted from 0.
-        history: One dict for each epoch: steps so far, train_loss, <role>_val_<metric>, <role>_val_loss.
-        role: Whether the network is a teacher or a student.
+        best_epoch: That epoch, counted from 0: the best one on the validation split, or with keep="last" the last.
+        history: One dict per epoch: epoch, steps so far, train_loss, <role>_val_<metric>, <role>_val_loss.
+        role: Role of the network, "teacher" or "student".
     """
 
     network: nn.Module
@@ -56,35 +57,41 @@ class Fit:
 
     @property
     def student(self) -> nn.Module:
-        """The network, where it is a student.
+        """The network, by the name it has in distillation.
 
         Raises:
-            AttributeError: It is a teacher.
+            AttributeError: The network is a teacher.
         """
         if self.role != "student":
-            raise AttributeError("this is the fit of a teacher; use .network")
+            raise AttributeError(f"this is the fit of a {self.role}; use .network")
         return self.network
 
 
 @dataclass(frozen=True)
 class AlignedPair:
-    """Teacher and student trained together.
+    """Teacher and student trained together, with the weights of the last epoch.
 
     Args:
-        teacher: The aligned teacher, with the weights of the last epoch.
-        student: The aligned student, with the weights of the last epoch.
-        history: One dict for each epoch: steps so far, train_loss, and metric and loss of both networks on the
-            validation split.
-        best_student: A copy of the aligned student with the weights of the epoch that the recipe keeps: the student to
-            use, where the pair is only what is scored.
-        best_epoch: That epoch, counted from 0.
+        teacher: The aligned teacher.
+        student: The aligned student.
+        history: One dict per epoch: epoch, steps so far, train_loss, and metric and loss of both on the validation
+            split.
+        best_epoch: Epoch, counted from 0, that the recipe's `keep` chooses by the student alone.
+        best_weights: State of the student in that epoch, on the CPU.
     """
 
     teacher: nn.Module
     student: nn.Module
     history: History
-    best_student: nn.Module
-    best_epoch: int
+    best_epoch: int = -1
+    best_weights: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def best_student(self) -> nn.Module:
+        """A copy of the student with the weights of `best_epoch`; made when it is first asked for."""
+        network = copy.deepcopy(self.student)
+        network.load_state_dict(self.best_weights)
+        return network
 
 
 def pretrain(
@@ -105,16 +112,16 @@ def pretrain(
     """Train one network on labels.
 
     Args:
-        network: A network that returns logits (N, K); it is trained in place.
+        network: Network that returns logits (N, K); it is trained in place.
         train: Map-style data set of (teacher_input, student_input, target).
-        val: Data set like `train`, to choose the epoch.
-        role: Whether the network reads the teacher's or the student's input: "teacher" or "student".
-        problem: What logits and targets mean (default: `Problem.classification()`).
-        recipe: Epochs, batch size, optimizer and so on (default: `Recipe()`).
-        seed: Random seed of the order of the data and of dropout.
-        device: Where to train (default: a GPU if there is one).
+        val: The same for validation, which chooses the epoch.
+        role: "teacher" or "student": the input that the network reads. It must be given.
+        problem: What logits and targets mean; default: `Problem.classification()`.
+        recipe: Epochs, batch size, optimizer, which epoch is kept, ...; default: `Recipe()`.
+        seed: Seed of the order of the data and of dropout.
+        device: Device to train on; default: a GPU if there is one.
         progress: Whether to show a progress bar.
-        checkpoint: File that is written after every epoch. If it exists, training resumes from it, or, where it was
+        checkpoint: File that is written after every epoch. If it exists, training resumes from it, or, if it was
             finished, its result is returned. It stays until you remove it, which is best done once the network is
             saved.
         logger: A Lightning logger, which gets the history as it grows.
@@ -122,41 +129,13 @@ def pretrain(
 
     Raises:
         InputError: Data or network cannot be used.
-
-    Example:
-        >>> from torch.utils.data import TensorDataset
-        >>> data = TensorDataset(torch.randn(40, 4), torch.randn(40, 3), torch.arange(40) % 2)
-        >>> fit = pretrain(nn.Linear(3, 2), data, data, role="student", recipe=Recipe(epochs=2, keep="last"))
-        >>> fit.best_epoch, [sorted(entry) for entry in fit.history][0][:2]
-        (1, ['epoch', 'steps'])
     """
     role = _role(role, modality)
-    recipe = recipe or Recipe()
-    check_splits(train, val)
-    found = train_networks(
-        Supervised(network, role, problem or Problem.classification()),
-        only_role(train, role),
-        only_role(val, role),
-        watched=role,
-        recipe=recipe,
-        seed=seed,
-        device=device,
-        progress=progress,
-        checkpoint=checkpoint,
-        logger=logger,
-        patience=None if recipe.keep == "last" else recipe.patience,
-    )
-    load_best(network, role, found)
-    return Fit(network, found.best_epoch, found.history, role)
-
-
-def _role(role: Role | None, modality: Role | None) -> Role:
-    if modality is not None:
-        if role is not None:
-            raise InputError(f"role is {role!r} and modality {modality!r}; modality is the old name of role: give role")
-        warnings.warn("modality= is deprecated; use role=", DeprecationWarning, stacklevel=3)
-    check_role(role or modality)
-    return cast(Role, role or modality)
+    check_training({role: network}, {"train": train, "val": val}, problem, logger=logger)
+    train, val = only_role(train, role), only_role(val, role)
+    objective = Supervised(network, role, problem or Problem.classification())
+    training = _training(objective, recipe, role, seed, device, progress, checkpoint, logger)
+    return _fit(network, role, training.run(train, val))
 
 
 def align(
@@ -176,40 +155,33 @@ def align(
     """Train teacher and student jointly: CE(teacher) + CE(student) + MSE of their logits (Algorithm 1, step 1).
 
     All epochs are run and the pair keeps the last one, as published: it is a measuring instrument, not a product. The
-    student as a product is `AlignedPair.best_student`, at the epoch that the recipe keeps.
+    recipe's `patience` has no effect, and its `keep` chooses the epoch of `AlignedPair.best_student`.
 
     Args:
-        teacher: A network that returns logits (N, K); it is trained in place.
-        student: A network that returns logits (N, K); it is trained in place.
+        teacher: Network that returns logits (N, K); it is trained in place.
+        student: Network that returns logits (N, K); it is trained in place.
         train: Map-style data set of (teacher_input, student_input, target).
-        val: Data set like `train`, for the history and to choose the epoch of `best_student`.
-        problem: What logits and targets mean (default: `Problem.classification()`).
-        recipe: Epochs, batch size, optimizer and so on (default: `Recipe()`). Its patience has no effect.
-        seed: Random seed of the order of the data and of dropout.
-        device: Where to train (default: a GPU if there is one).
+        val: The same for validation, which chooses the epoch of the best student.
+        problem: What logits and targets mean; default: `Problem.classification()`.
+        recipe: Epochs, batch size, optimizer, which epoch is kept, ...; default: `Recipe()`.
+        seed: Seed of the order of the data and of dropout.
+        device: Device to train on; default: a GPU if there is one.
         progress: Whether to show a progress bar.
-        checkpoint: File that is written after every epoch. If it exists, training resumes from it, or, where it was
-            finished, its result is returned. It stays until you remove it, which is best done once the networks are
+        checkpoint: File that is written after every epoch. If it exists, training resumes from it, or, if it was
+            finished, its result is returned. It stays until you remove it, which is best done once the network is
             saved.
         logger: A Lightning logger, which gets the history as it grows.
 
     Raises:
         InputError: Data or networks cannot be used.
     """
-    found = train_networks(
-        Alignment(teacher, student, problem or Problem.classification()),
-        train,
-        val,
-        watched="student",
-        recipe=recipe or Recipe(),
-        seed=seed,
-        device=device,
-        progress=progress,
-        checkpoint=checkpoint,
-        logger=logger,
-        patience=None,
-    )
-    return AlignedPair(teacher, student, found.history, best_weights(student, "student", found), found.best_epoch)
+    networks = {"teacher": teacher, "student": student}
+    check_training(networks, {"train": train, "val": val}, problem, logger=logger)
+    objective = Alignment(teacher, student, problem or Problem.classification())
+    training = _training(objective, recipe, "student", seed, device, progress, checkpoint, logger, early_stopping=False)
+    kept = training.run(train, val)
+    last = {name: copy.deepcopy(value) for name, value in student.state_dict().items()} if not kept.weights else {}
+    return AlignedPair(teacher, student, kept.history, kept.best_epoch, kept.weights or last)
 
 
 def distill(
@@ -235,27 +207,28 @@ def distill(
     and the log says so.
 
     Args:
-        teacher: A network that returns logits (N, K), for instance a focused teacher from `mask_channels`; it is left
-            as it is. May be None if `teacher_logits` is given.
-        student: A network that returns logits (N, K); it is trained in place.
+        teacher: Network that returns logits (N, K), for instance a focused teacher from `mask_channels`; it is left as
+            it is. None if `teacher_logits` is given.
+        student: Network that returns logits (N, K); it is trained in place.
         train: Map-style data set of (teacher_input, student_input, target).
-        val: Data set like `train`, to choose the epoch.
-        loss: A `KDLoss`, or a function of student logits, teacher logits and target that returns a scalar (default:
-            `KDLoss()`, the problem's label loss plus its divergence from the teacher at temperature 1).
-        teacher_logits: (len(train), K) Outputs of the teacher in data-set order, if they are known already; or a file
-            of them (see `teacher_outputs`).
-        problem: What logits and targets mean (default: `Problem.classification()`).
-        recipe: Epochs, batch size, optimizer and so on (default: `Recipe()`).
-        seed: Random seed of the order of the data and of dropout.
-        device: Where to train (default: a GPU if there is one).
+        val: The same for validation, which chooses the epoch.
+        loss: A `KDLoss`, or a function (student logits, teacher logits, target) -> scalar; default: `KDLoss()`, the
+            problem's label loss + its divergence from the teacher at temperature 1.
+        teacher_logits: Tensor (len(train), K) of the teacher's logits in data-set order, if they are known already; or
+            a file of them (see `teacher_outputs`).
+        problem: What logits and targets mean; default: `Problem.classification()`.
+        recipe: Epochs, batch size, optimizer, which epoch is kept, ...; default: `Recipe()`.
+        seed: Seed of the order of the data and of dropout.
+        device: Device to train on; default: a GPU if there is one.
         progress: Whether to show a progress bar.
-        checkpoint: File that is written after every epoch. If it exists, training resumes from it, or, where it was
+        checkpoint: File that is written after every epoch. If it exists, training resumes from it, or, if it was
             finished, its result is returned. It stays until you remove it, which is best done once the network is
             saved.
         logger: A Lightning logger, which gets the history as it grows.
 
     Raises:
-        InputError: There is neither a teacher nor its logits, or they do not fit the data or are not finite.
+        InputError: There is neither a teacher nor its logits, or they do not fit the data or are not finite, or data
+            or student cannot be used.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -264,38 +237,32 @@ def distill(
         >>> fit.student, len(fit.history)
         (Linear(in_features=3, out_features=2, bias=True), 2)
     """
-    recipe, target = recipe or Recipe(), find_device(device)
     if teacher is None and teacher_logits is None:
         raise InputError("there is no teacher; give a network, or teacher_logits")
-    check_splits(train, val)
+    if teacher is not None:
+        check_network(teacher, "teacher")
+        check_weights(teacher)
+    check_training({"student": student}, {"train": train, "val": val}, problem, loss=loss, logger=logger)
+    if teacher_logits is not None:
+        teacher_logits = teacher_outputs(teacher_logits, len(train))
+    objective = Distillation(student, problem or Problem.classification(), loss)
+    training = _training(objective, recipe, "student", seed, device, progress, checkpoint, logger)
+    if training.finished:
+        return _fit(student, "student", training.run(train, val))
     if teacher_logits is None and teacher is not None:
-        with seeded(seed, device):
+        with seeded(seed, training.device):
             if reads_the_same(train):
-                reader = PairLoader(part(only_role(train, "teacher")), num_workers=recipe.num_workers)
-                (teacher_logits,) = masked_logits(teacher, [None], reader, device=target)
+                reader = PairLoader(part(only_role(train, "teacher")), num_workers=training.recipe.num_workers)
+                (teacher_logits,) = masked_logits(teacher, [None], reader, device=training.device)
             else:
                 log.warning("teacher inputs differ when read twice (augmented?): the teacher runs on every batch")
     if teacher_logits is not None:
-        teacher_logits = teacher_outputs(teacher_logits, len(train))
         check_finite(teacher_logits)
         train = only_role(train, "student")
-    problem = problem or Problem.classification()
-    with _frozen(None if teacher_logits is not None else teacher, target):
-        found = train_networks(
-            Distillation(student, problem, loss, teacher_logits, teacher, target),
-            train,
-            only_role(val, "student"),
-            watched="student",
-            recipe=recipe,
-            seed=seed,
-            device=device,
-            progress=progress,
-            checkpoint=checkpoint,
-            logger=logger,
-            patience=None if recipe.keep == "last" else recipe.patience,
-        )
-    load_best(student, "student", found)
-    return Fit(student, found.best_epoch, found.history)
+    objective.teach(teacher_logits, teacher)
+    val = only_role(val, "student")
+    with _frozen(None if teacher_logits is not None else teacher, training.device):
+        return _fit(student, "student", training.run(train, val))
 
 
 def evaluate(
@@ -313,32 +280,84 @@ def evaluate(
     Every sample counts once, also where several processes share the work.
 
     Args:
-        network: A network that returns logits (N, K).
+        network: Network that returns logits (N, K).
         dataset: Map-style data set of (teacher_input, student_input, target).
-        role: Whether the network reads the teacher's or the student's input: "teacher" or "student".
-        problem: What logits and targets mean (default: `Problem.classification()`).
-        device: Where to run (default: where the network is).
+        role: "teacher" or "student": the input that the network reads. It must be given.
+        problem: What logits and targets mean; default: `Problem.classification()`.
+        device: Device to run on; default: where the network is.
         watch: Function that is called with the logits and the target of every batch that this process reads.
         modality: Deprecated name of `role`.
 
     Raises:
-        InputError: A target does not fit the logits, or the data cannot be used.
+        InputError: Network or data cannot be used, or a target does not fit the logits.
     """
     role = _role(role, modality)
+    check_network(network, role)
+    check_split(dataset, "data")
     problem = problem or Problem.classification()
-    check_dataset(dataset, "dataset")
     tally = Tally(problem.metric)
     with placed(device, network), evaluating(network):
-        home = device_of(network)
-        for batch in PairLoader(part(only_role(dataset, role))):
-            inputs = batch.teacher_input if role == "teacher" else batch.student_input
-            logits = as_logits(network(to_device(inputs, home)))
-            problem.check(logits, batch.target)
+        objective = Supervised(network, role, problem)
+        objective.split = "data"
+        reading = Reading(
+            part(only_role(dataset, role)),
+            "data",
+            device_of(network),
+            fields=objective.fields,
+            look=objective.check_targets,
+        )
+        if reading.targets is not None:
+            objective.targets["data"] = reading.targets
+        for batch, indices in reading:
+            logits = objective.logits(batch, indices, role)
             target = batch.target.to(logits.device)
             tally.add(logits, target)
             if watch is not None:
                 watch(logits, target)
     return tally.value(gather(tally.state()))
+
+
+def _role(role: Any, modality: Any) -> Role:
+    """The role, which may have been given by its old name."""
+    if modality is not None:
+        if role is not None:
+            raise InputError("role and modality are both given; modality is the old name of role: leave it out")
+        warnings.warn("modality= is now called role=", DeprecationWarning, stacklevel=3)
+        role = modality
+    found: Role = check_role(role)
+    return found
+
+
+def _training(
+    objective: Objective,
+    recipe: Recipe | None,
+    watched: str,
+    seed: int,
+    device: torch.device | str | None,
+    progress: bool,
+    checkpoint: str | Path | None,
+    logger: Any,
+    *,
+    early_stopping: bool = True,
+) -> Training:
+    return Training(
+        objective,
+        recipe or Recipe(),
+        watched=watched,
+        seed=seed,
+        device=training_device(device),
+        early_stopping=early_stopping,
+        progress=progress,
+        checkpoint=checkpoint,
+        logger=logger,
+    )
+
+
+def _fit(network: nn.Module, role: Role, kept: Progress) -> Fit:
+    """The network with the weights of the epoch that is kept."""
+    if kept.weights:
+        network.load_state_dict(kept.weights)
+    return Fit(network, kept.best_epoch, kept.history, role)
 
 
 @contextmanager

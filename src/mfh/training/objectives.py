@@ -1,8 +1,4 @@
-"""What each kind of training minimises: on labels, jointly (Algorithm 1, step 1), or against a frozen teacher.
-
-An objective is a module that holds the networks to train and turns a batch into a loss. Under DistributedDataParallel
-it is the module that is wrapped, so everything trainable belongs to it and every loss is computed in its `forward`.
-"""
+"""What one step of each kind of training computes: on labels, of an aligned pair, from a teacher's outputs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,63 +13,96 @@ from mfh.networks.modes import device_of
 from mfh.networks.precision import at_least_single
 from mfh.problems.losses import DistillationLoss, alignment_loss
 from mfh.problems.problem import Problem
-from mfh.training.checks import explained, explained_loss
+from mfh.training.checks import unreadable
 
 
 class Objective(nn.Module):
-    """Networks to train, and the loss of a batch.
+    """The networks that a training changes, and the loss of a batch.
+
+    The loop calls the objective itself, `objective(batch, indices)`, so that with several processes networks and loss
+    run inside one DistributedDataParallel. A subclass implements `loss`; modules of its own (projectors, heads) that
+    it names in `trained` are optimised with the networks, and all of its parameters and persistent buffers go into
+    checkpoints.
 
     Args:
-        networks: Role ("teacher", "student") -> network to train.
+        networks: Networks to train, by role ("teacher", "student").
         problem: What logits and targets mean.
     """
+
+    #: Inputs that batches must have.
+    fields: tuple[str, ...]
 
     def __init__(self, networks: Mapping[str, nn.Module], problem: Problem) -> None:
         super().__init__()
         self.networks = nn.ModuleDict(networks)
         self.problem = problem
-        #: Whether logits and targets of the batches to come are checked; the loop turns it off after the first epoch.
-        self.checking = True
+        self.fields = tuple(f"{role}_input" for role in networks)
+        #: The split that is being read, and all of its targets where they are known.
+        self.split = "train"
+        self.targets: dict[str, Tensor] = {}
         self._shapes: dict[tuple[str, str], torch.Size] = {}
 
     def forward(self, batch: PairedBatch, indices: Tensor) -> Tensor:
-        """The loss of a batch, to minimise.
+        """The loss of a batch."""
+        return self.loss(batch, indices)
+
+    def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:
+        """The scalar to minimise.
 
         Args:
-            batch: The samples, on the device of the networks.
-            indices: (N,) Positions of the samples in the training split.
+            batch: A batch on the networks' device.
+            indices: Positions of its samples in the training split.
         """
         raise NotImplementedError
 
+    def trained(self) -> list[nn.Parameter]:
+        """Parameters that the optimizer gets."""
+        return list(self.networks.parameters())
+
+    def index_device(self, device: torch.device) -> torch.device:
+        """Device on which `loss` wants the indices of a batch."""
+        return device
+
     def logits(self, batch: PairedBatch, indices: Tensor, role: str) -> Tensor:
-        """Logits of one network, checked together with the targets while `checking`."""
-        inputs = batch.teacher_input if role == "teacher" else batch.student_input
-        if not self.checking:
+        """Logits of the network of this role; the first of a split are checked together with their targets."""
+        inputs = batch.student_input if role == "student" else batch.teacher_input
+        if (self.split, role) in self._shapes:
             return as_logits(self.networks[role](inputs))
-        with explained(self.networks[role], role, inputs, self._split):
-            logits = as_logits(self.networks[role](inputs))
-        self.problem.check(logits, batch.target, f"{self._split} split", indices.tolist())
-        self._shapes[self._split, role] = logits.shape[1:]
+        try:
+            output = self.networks[role](inputs)
+        except Exception as error:  # the network is the user's own code
+            found = unreadable(error, self.networks[role], inputs, role, self.split)
+            if found is error:
+                raise
+            raise found from error
+        logits = as_logits(output)
+        known = self.targets.get(self.split)
+        if known is None:
+            self.problem.check(logits, batch.target, f"{self.split} split", indices.tolist())
+        else:  # all at once: a GPU would end the process where a target is out of range
+            shape = torch.empty((len(known), *logits.shape[1:]), device="meta")
+            self.problem.check(shape, known, f"{self.split} split", range(len(known)))
+        self._shapes[self.split, role] = logits.shape[1:]
         return logits
 
-    @property
-    def _split(self) -> str:
-        return "train" if self.training else "val"
+    def check_targets(self, batch: PairedBatch, indices: Tensor) -> None:
+        """Refuse a target that does not fit the logits, as far as their shape is known.
 
-    def check_target(self, target: Tensor, indices: Tensor) -> None:
-        """Check targets without running a network; on a GPU a wrong one is not an exception but the process's end."""
+        Raises:
+            InputError: A target is wrong; the message names split and sample.
+        """
         for (split, _), shape in self._shapes.items():
-            if split == self._split:
-                logits = torch.empty((len(target), *shape), device="meta")
-                self.problem.check(logits, target, f"{split} split", indices.tolist())
+            if split == self.split:
+                logits = torch.empty((len(batch.target), *shape), device="meta")
+                self.problem.check(logits, batch.target, f"{split} split", indices.tolist())
 
 
 class Supervised(Objective):
     """Trains one network on labels.
 
     Args:
-        network: The network to train.
-        role: Whether the network reads the teacher's or the student's input.
+        network: Network to train.
+        role: "teacher" or "student", which says what input it reads.
         problem: What logits and targets mean.
     """
 
@@ -81,7 +110,7 @@ class Supervised(Objective):
         super().__init__({role: network}, problem)
         self.role = role
 
-    def forward(self, batch: PairedBatch, indices: Tensor) -> Tensor:
+    def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:
         """The label loss."""
         return self.problem.label_loss(self.logits(batch, indices, self.role), batch.target)
 
@@ -90,68 +119,66 @@ class Alignment(Objective):
     """Trains teacher and student together (Algorithm 1, step 1).
 
     Args:
-        teacher: The teacher to train.
-        student: The student to train.
+        teacher: Teacher to train.
+        student: Student to train.
         problem: What logits and targets mean.
     """
 
     def __init__(self, teacher: nn.Module, student: nn.Module, problem: Problem) -> None:
         super().__init__({"teacher": teacher, "student": student}, problem)
 
-    def forward(self, batch: PairedBatch, indices: Tensor) -> Tensor:
-        """The label losses of both networks and the mean squared error between their logits."""
+    def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:
+        """The label losses of both and the mean squared error between their logits."""
         teacher_logits, student_logits = (self.logits(batch, indices, role) for role in ("teacher", "student"))
         return alignment_loss(teacher_logits, student_logits, batch.target, label_loss=self.problem.label_loss)
 
 
 class Distillation(Objective):
-    """Trains a student on labels and a frozen teacher's outputs.
+    """Trains a student on labels and on a frozen teacher's outputs, which `teach` sets.
 
     Args:
-        student: The student to train.
+        student: Student to train.
         problem: What logits and targets mean.
-        loss: A function of student logits, teacher logits and target; the problem fills in what a `KDLoss` leaves open.
-        teacher_logits: (training samples, ...) Outputs that are looked up by sample; None to run `teacher` on every
-            batch.
-        teacher: A frozen network in eval mode; needed only without `teacher_logits`.
-        device: Where the student is trained.
+        loss: Function of (student logits, teacher logits, target); what it leaves open is the problem's.
     """
 
-    def __init__(
-        self,
-        student: nn.Module,
-        problem: Problem,
-        loss: DistillationLoss | None,
-        teacher_logits: Tensor | None,
-        teacher: nn.Module | None,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, student: nn.Module, problem: Problem, loss: DistillationLoss | None) -> None:
         super().__init__({"student": student}, problem)
         self.distillation_loss = problem.complete(loss)
-        # In a list, so that it is no submodule: it is neither trained, nor moved, nor saved.
-        self._teacher = [teacher]
-        # Outputs that fill memory (a map of a file) stay where they are, and only the batch's rows travel.
-        large = teacher_logits is not None and teacher_logits.nbytes > IN_MEMORY_BYTES
-        self._logits = teacher_logits if teacher_logits is None or large else at_least_single(teacher_logits).to(device)
+        self.register_buffer("teacher_logits", None, persistent=False)
+        # In a list, so that the teacher is not a submodule: it is neither trained, nor moved, nor saved.
+        self._aside: list[Any] = [None, None]
 
-    def forward(self, batch: PairedBatch, indices: Tensor) -> Tensor:
+    def teach(self, logits: Tensor | None, teacher: nn.Module | None) -> None:
+        """Set the teacher's outputs, or the teacher.
+
+        Args:
+            logits: (training samples, ...) outputs, looked up by index; None runs `teacher` on every batch.
+            teacher: A frozen network in eval mode; needed only without `logits`.
+        """
+        # Outputs that fill memory (a map of a file) stay where they are, and only the batch's rows travel.
+        large = logits is not None and logits.nbytes > IN_MEMORY_BYTES
+        self.teacher_logits = None if large else logits
+        self._aside = [teacher, logits if large else None]
+        if logits is None:
+            self.fields = ("teacher_input", "student_input")
+
+    def index_device(self, device: torch.device) -> torch.device:
+        """Large outputs are looked up on the CPU."""
+        return torch.device("cpu") if self._aside[1] is not None else device
+
+    def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:
         """The distillation loss against cached or fresh teacher logits."""
         logits = self.logits(batch, indices, "student")
-        taught = self._taught(batch, indices)
-        if taught.device != logits.device:
-            taught = taught.to(logits.device)
-        if self.checking:
-            with explained_loss(self.distillation_loss):
-                return self.distillation_loss(logits, taught, batch.target)
-        return self.distillation_loss(logits, taught, batch.target)
+        known: Any = self.teacher_logits
+        taught = self._taught(batch, indices, logits.device) if known is None else known.index_select(0, indices)
+        return self.distillation_loss(logits, at_least_single(taught), batch.target)
 
-    def _taught(self, batch: PairedBatch, indices: Tensor) -> Tensor:
-        """What the teacher says of a batch, in single precision at least."""
-        if self._logits is not None:
-            rows = indices if self._logits.device.type == "cpu" else indices.to(self._logits.device, non_blocking=True)
-            return at_least_single(self._logits[rows])
-        (teacher,) = self._teacher
-        assert isinstance(teacher, nn.Module)
+    def _taught(self, batch: PairedBatch, indices: Tensor, device: torch.device) -> Tensor:
+        """The teacher's logits of a batch, without a cache on the device."""
+        teacher, kept = self._aside
+        if kept is not None:
+            rows: Tensor = kept[indices]
+            return rows.to(device)
         with torch.no_grad():
-            outputs: Any = teacher(to_device(batch.teacher_input, device_of(teacher)))
-        return at_least_single(as_logits(outputs))
+            return as_logits(teacher(to_device(batch.teacher_input, device_of(teacher)))).to(device)

@@ -1,9 +1,10 @@
 """How a network is trained: everything but the data and the loss."""
 
 import functools
+import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,10 +14,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from mfh.errors import InputError
 
 Keep = Literal["best-metric", "best-loss", "last"]
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-
-#: Larger counts are slips of the keyboard, not trainings.
-_MOST = 10**9
+KEEP = ("best-metric", "best-loss", "last")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+_SHORT_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 def adam(parameters: Iterable[Tensor]) -> Optimizer:
@@ -30,22 +30,23 @@ class Recipe:
 
     Args:
         epochs: Number of passes over the training data, at least 1.
-        batch_size: Number of samples in a batch, at least 1. Each of several processes has its own batch.
-        optimizer: A function from the parameters to a `torch.optim.Optimizer`.
-        scheduler: A function from the optimizer to a learning rate scheduler, which is stepped once per epoch; a
-            `ReduceLROnPlateau` is given the watched metric of the validation split. None keeps the learning rate.
-        keep: The epoch whose weights the result has: "best-metric" (best metric on the validation split; ties go to
-            the lower validation loss, then to the earlier epoch), "best-loss" (lowest validation loss) or "last".
-        patience: Number of epochs without a better one after which training stops; None trains all epochs. Without a
-            best epoch (keep="last") it has no effect.
-        precision: "32-true", "bf16-mixed", or "16-mixed" (on a GPU).
-        num_workers: Number of processes that load data; 0 loads in the training process.
-        accumulate: Number of batches in an optimizer step, at least 1. A step has batch_size * accumulate * processes
-            samples.
-        channels_last: Whether to keep the weights of convolutions channels-last during training, which is often faster
-            on a GPU in mixed precision.
-        compile: Whether to compile the networks with `torch.compile` during training, which pays off in long training
-            with inputs of one shape.
+        batch_size: Number of samples per batch, at least 1; each of several processes has its own batch.
+        optimizer: Function that makes an optimizer of the parameters, for instance
+            `lambda parameters: torch.optim.SGD(parameters, lr=0.1)`.
+        scheduler: Function that makes a learning-rate scheduler of the optimizer; it is stepped once per epoch, and
+            `ReduceLROnPlateau` gets the validation metric (with keep="best-loss" the validation loss). None keeps the
+            learning rate.
+        patience: Number of epochs without a better one after which training stops, where "better" is what `keep`
+            compares; None trains all epochs, and so does keep="last", which ignores the patience.
+        precision: "32-true", "bf16-mixed" or, on a GPU, "16-mixed".
+        num_workers: Number of processes that read the data; 0 reads in the training process.
+        accumulate: Number of batches per step, at least 1; a step has batch_size * accumulate * processes samples.
+        channels_last: Whether weights of convolutions lie channels-last while training, which suits GPUs with mixed
+            precision.
+        compile: Whether to compile the networks while training (`torch.compile`), which pays for long runs of one input
+            shape.
+        keep: Epoch whose weights the result has: "best-metric" and "best-loss" compare epochs on the validation split
+            (ties of the metric go to the lower loss, then to the earlier epoch); "last" takes the last epoch.
 
     Raises:
         InputError: A value has the wrong type or is out of range.
@@ -56,7 +57,7 @@ class Recipe:
     optimizer: Callable[[Iterable[Tensor]], Optimizer] = adam
     scheduler: Callable[[Optimizer], LRScheduler] | None = None
     patience: int | None = None
-    precision: Precision = "32-true"
+    precision: str = "32-true"
     num_workers: int = 0
     accumulate: int = 1
     channels_last: bool = False
@@ -64,17 +65,23 @@ class Recipe:
     keep: Keep = "best-metric"
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("num_workers", 0)):
-            _check_count(name, getattr(self, name), least)
-        if self.patience is not None:
-            _check_count("patience", self.patience, 1, " or None, which trains all epochs")
-        for name, choices in (("precision", get_args(Precision)), ("keep", get_args(Keep))):
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name} is {getattr(self, name)!r}; choose {', '.join(map(repr, choices))}")
-        _check_factory("optimizer", self.optimizer, "lambda parameters: torch.optim.Adam(parameters, lr=1e-3)")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("num_workers", 0), ("patience", 1)):
+            value = getattr(self, name)
+            if name != "patience" or value is not None:
+                object.__setattr__(self, name, _whole_number(name, value, least))
+        for name in ("channels_last", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} is {getattr(self, name)!r}; choose True or False")
+        precision = _SHORT_PRECISIONS.get(str(self.precision), self.precision)
+        if precision not in PRECISIONS:
+            raise InputError(f"precision is {self.precision!r}; choose {_choices(PRECISIONS)}")
+        object.__setattr__(self, "precision", precision)
+        if self.keep not in KEEP:
+            raise InputError(f"keep is {self.keep!r}; choose {_choices(KEEP)}")
+        _check_factory("optimizer", self.optimizer, "lambda parameters: torch.optim.{}(parameters, lr=...)", "Adam")
         if self.scheduler is not None:
-            example = "lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 10)"
-            _check_factory("scheduler", self.scheduler, example)
+            example = "lambda optimizer: torch.optim.lr_scheduler.{}(optimizer, ...)"
+            _check_factory("scheduler", self.scheduler, example, "StepLR")
 
     def facts(self) -> dict[str, Any]:
         """What decides the result beyond floating point, as JSON can hold it; functions by their names."""
@@ -82,21 +89,34 @@ class Recipe:
         return {name: describe(getattr(self, name)) for name in names}
 
 
-def _check_count(name: str, value: Any, least: int, otherwise: str = "") -> None:
-    if type(value) is not int:
-        raise InputError(f"{name} is {value!r}; a whole number from {least}{otherwise} was expected")
-    if value < least:
-        raise InputError(f"{name} is {value}; it must be at least {least}{otherwise}")
-    if value > _MOST:
-        raise InputError(f"{name} is {value}; it must be at most {_MOST}")
+def _whole_number(name: str, value: Any, least: int) -> int:
+    way_out = ", or None for no early stopping" if name == "patience" else ""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise InputError(
+            f"{name} is {value!r}, of type {type(value).__name__}; a whole number of at least {least} was "
+            f"expected{way_out}"
+        )
+    if number < least:
+        raise InputError(f"{name} is {number}; it must be at least {least}{way_out}")
+    return number
 
 
-def _check_factory(name: str, value: Any, example: str) -> None:
-    """A function is wanted, because the parameters exist only once the network is made."""
-    made = isinstance(value, Optimizer | LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau)
+def _check_factory(name: str, value: Any, example: str, usual: str) -> None:
+    made = isinstance(value, (Optimizer, LRScheduler))
     if made or not callable(value):
-        given = f"a {type(value).__name__} object" if made else repr(value)
-        raise InputError(f"{name} is {given}; a function that makes one was expected: {name}={example}")
+        kind = type(value).__name__
+        shown = f"a {kind} that exists already" if made else repr(value)
+        example = example.format(kind if made else usual)
+        raise InputError(f"{name} is {shown}; a function that makes one was expected: {name}={example}")
+
+
+def _choices(names: Iterable[str]) -> str:
+    *first, last = map(repr, names)
+    return f"{', '.join(first)} or {last}"
 
 
 def describe(value: Any) -> Any:
