@@ -73,7 +73,7 @@ def find_task(task: "str | Path | Task | Callable[..., Task]", arguments: TaskAr
     if isinstance(task, Task):
         if arguments is not None and arguments != TaskArguments():
             raise InputError(
-                "data, preset and augment are arguments of a task's function, but a Task was given; give the function instead"
+                "data, preset and augment need a task's function, but a Task was given; give the function instead"
             )
         return TaskSource(lambda _seed: task, redrawn=False)
     function, origin = (task, getattr(task, "__name__", repr(task))) if callable(task) else _find(str(task))
