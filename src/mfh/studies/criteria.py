@@ -83,7 +83,7 @@ class Views:
         counts = torch.bincount(self.target)
         if int((counts > 0).sum()) < 2:
             raise InputError(
-                f"all {count} validation pairs are of class {int(counts.argmax())}; a diagnosis needs two or more classes"
+                f"all {count} validation pairs are of class {int(counts.argmax())}; a diagnosis needs two classes"
             )
         if int((counts >= FOLDS).sum()) < 2:
             raise InputError(
@@ -107,9 +107,9 @@ def head_trial(
 
     One ridge head is fitted to one-hot labels y. Another is fitted to (w y + v p) / (w + v), with the teacher's
     softened predictions p and the weights w, v of the distillation loss. Both heads have the penalty that is best for
-    the labels. They are judged on held-out pairs by the correlation of their outputs with y (centred per class, over all pairs and
-    classes), which does not depend on the scale of the outputs. There are five folds, three times; at most `num_train`
-    pairs are fitted.
+    the labels. They are judged on held-out pairs by the correlation of their outputs with y (centred per class, over
+    all pairs and classes), which does not depend on the scale of the outputs. There are five folds, three times; at
+    most `num_train` pairs are fitted.
 
     Args:
         views: Outputs and features of both networks on held-out pairs.

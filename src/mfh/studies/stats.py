@@ -269,7 +269,7 @@ def _measurements(name: str, values: ArrayLike) -> NDArray[np.float64]:
     if not np.isfinite(array).all():
         place = int(np.flatnonzero(~np.isfinite(array))[0])
         raise InputError(
-            f"{name}[{place}] is {array[place]}; finite numbers were expected, so leave this seed out of both lists"
+            f"{name} is {array[place]} at place {place}; leave seeds without a finite number out of both lists"
         )
     return array
 
