@@ -1,4 +1,4 @@
-"""Cross-modal knowledge distillation: what can cross, the teacher that teaches best, and whether it helped."""
+"""Cross-modal knowledge distillation: what can cross between modalities, and whether it helps the student."""
 
 import sys
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mfh.studies.diagnosis import diagnose as diagnose
     from mfh.studies.running import StudyResult as StudyResult
     from mfh.studies.running import study as study
+    from mfh.studies.settings import Settings as Settings
     from mfh.tasks.task import Protocol as Protocol
     from mfh.tasks.task import Task as Task
     from mfh.training.fitting import align as align
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from mfh.training.recipe import Recipe as Recipe
     from mfh.venn import ModalityVenn as ModalityVenn
 
-# Public name -> module. Loaded on first use, so that `import mfh` and `mfh --help` stay instant.
+# Public name -> module. Modules are loaded on first use, so that `import mfh` and `mfh --help` stay instant.
 _EXPORTS = {
     "ChannelMask": "mfh.saliency.masks",
     "ChannelSaliency": "mfh.saliency.scores",
@@ -48,6 +49,7 @@ _EXPORTS = {
     "Problem": "mfh.problems.problem",
     "Protocol": "mfh.tasks.task",
     "Recipe": "mfh.training.recipe",
+    "Settings": "mfh.studies.settings",
     "StudyResult": "mfh.studies.running",
     "Task": "mfh.tasks.task",
     "align": "mfh.training.fitting",
@@ -99,23 +101,23 @@ def __dir__() -> list[str]:
 
 
 class _Moved:
-    """Imports a module of version 0.1 from where it is now."""
+    """Finder and loader that import a module of version 0.1 from its new place."""
 
     @staticmethod
     def find_spec(
         name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """A spec for the old names of modules only."""
+        """A spec for the old name of a module; None for any other name."""
         package, _, module = name.rpartition(".")
         return ModuleSpec(name, _Moved) if package == "mfh" and module in _MODULES else None  # type: ignore[arg-type]
 
     @staticmethod
     def create_module(_spec: ModuleSpec) -> None:
-        """Let Python make an empty module, which `exec_module` replaces."""
+        """Leave it to Python to create an empty module, which `exec_module` replaces."""
 
     @staticmethod
     def exec_module(module: ModuleType) -> None:
-        """Put the module of today in its place."""
+        """Put the module from its new place under the old name."""
         sys.modules[module.__name__] = import_module(_MODULES[module.__name__.rpartition(".")[2]])
 
 

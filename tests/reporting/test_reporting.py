@@ -162,7 +162,7 @@ def test_report_of_a_study(run, reported):
         "2 min 51 s",
         "torch 2.13.0",
         "best possible accuracy on the teacher's modality is 100.0 %",
-        "Teachers from the best down: regular, aligned, specific, random, soft, general",
+        "Teachers, best first: regular, aligned, specific, random, soft, general",
         "alpha = 0.5, beta = 0, gamma = 0.5",
         "0.5 is chance",
         "Every seed draws its own data",
@@ -329,8 +329,8 @@ def test_unfinished_studies_use_the_seeds_both_sides_have():
 
 
 def test_arms_without_a_baseline():
-    assert "cannot be said" in finding(fake_study.rows(3, {"regular": 0.0, "soft": 0.0}))
-    assert "cannot be said" in finding(fake_study.rows(3, {"no-kd": 0.0}))
+    assert "cannot tell whether" in finding(fake_study.rows(3, {"regular": 0.0, "soft": 0.0}))
+    assert "cannot tell whether" in finding(fake_study.rows(3, {"no-kd": 0.0}))
     lonely = summarise(fake_study.rows(3, {"no-kd": 0.0, "general": 0.02}))
     assert [variant.masking for variant in lonely.variants] == [None, None]
 

@@ -249,7 +249,7 @@ def test_problems_other_than_classification_are_refused():
         if (data := getattr(tiny, split))
     }
     task = dataclasses.replace(tiny, problem=Problem.multi_label(), **splits)
-    with pytest.raises(mfh.InputError, match="is one of multi-label classification; a diagnosis is made for"):
+    with pytest.raises(mfh.InputError, match="is a task of multi-label classification; a diagnosis needs"):
         mfh.diagnose(task, device="cpu")
 
 

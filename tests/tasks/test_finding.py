@@ -66,9 +66,9 @@ def test_two_files_of_the_same_name_do_not_get_mixed_up(tmp_path):
 
 
 def test_arguments_the_function_does_not_take_are_refused():
-    with pytest.raises(InputError, match="takes no 'preset'"):
+    with pytest.raises(InputError, match="has no parameter 'preset'"):
         find_task("tiny_task:task", TaskArguments(preset="paper"))
-    with pytest.raises(InputError, match="made already"):
+    with pytest.raises(InputError, match="a Task was given; give the function"):
         find_task(tiny_task.task(), TaskArguments(data="somewhere"))
 
 

@@ -1,6 +1,6 @@
-"""Several processes that work together, as torchrun starts them: who they are, what they share, how they end.
+"""Processes that work together, as torchrun starts them: their ranks, what they share, and how they end.
 
-Without torch.distributed there is one process, and everything here is free of charge.
+Without torch.distributed there is one process, and the functions here cost nothing.
 """
 
 import gc
@@ -27,12 +27,13 @@ T = TypeVar("T")
 def joined(device: str | None, tell: Callable[[BaseException], int]) -> Iterator[None]:
     """Work together with the other processes that torchrun started.
 
-    With one process nothing happens. Otherwise the group is formed (NCCL between GPUs, Gloo between CPUs), and left
-    at the end. An error ends this process, and torchrun then ends the others; only the first process to fail is heard.
+    With one process nothing happens. Otherwise the process group is formed (NCCL between GPUs, Gloo between CPUs) and
+    destroyed at the end. An error ends this process, and torchrun then ends the others. Only the first process to fail
+    reports its error.
 
     Args:
-        device: as the user gave it; None is a GPU if there is one.
-        tell: says what went wrong, and returns the exit code.
+        device: The user's choice of device; None means a GPU if there is one.
+        tell: Function that reports an error and returns the exit code.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -53,21 +54,21 @@ def joined(device: str | None, tell: Callable[[BaseException], int]) -> Iterator
         code = 1
         if _first_to_fail(store):
             code = tell(_lost_process() if _is_loss_of_a_process(error) else error)
-        # Leaving the group, or the interpreter, in order could wait for processes that will not come.
+        # An orderly shutdown of the group or the interpreter could wait forever for processes that have ended.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    # What still refers to the group's threads must be gone before the interpreter ends, otherwise it may abort.
+    # The interpreter may abort at exit if objects still refer to the group's threads, so they are collected now.
     gc.collect()
     torch.distributed.destroy_process_group()
 
 
 def _choose_gpu(device: str | None) -> bool:
-    """Take the GPU of this process's number on its machine; False where the work is done on the CPU."""
+    """Select the GPU with this process's local rank; False if the work runs on the CPU."""
     if not torch.cuda.is_available() or not (device or "cuda").startswith("cuda"):
         return False
     if device not in (None, "cuda"):
-        raise InputError(f"device is {device!r}, but each of several processes has a GPU of its own; leave it out")
+        raise InputError(f"device is {device!r}, but every process of torchrun uses its own GPU; leave --device out")
     local_size, count = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
     if local_size > count:
         raise InputError(
@@ -81,7 +82,7 @@ def _choose_gpu(device: str | None) -> bool:
 def _first_to_fail(store: Any) -> bool:
     try:
         return bool(store.add("mfh-failures", 1) == 1)
-    except Exception:  # the process that keeps the store is gone
+    except Exception:  # the process that hosts the store has ended
         return True
 
 
@@ -92,33 +93,37 @@ def _is_loss_of_a_process(error: BaseException) -> bool:
 
 
 def _lost_process() -> InputError:
-    return InputError("another process of this job has ended; the same command resumes")
+    return InputError("another process of this job has ended; run the same command again to resume")
 
 
 def check_uniform() -> tuple[int, int]:
-    """Processes on each machine, and the number of machines.
+    """Number of processes on each machine, and number of machines.
 
     Raises:
-        InputError: torchrun did not start these processes, or machines have different numbers of them.
+        InputError: Torchrun did not start these processes, or machines have different numbers of them.
     """
     if "LOCAL_WORLD_SIZE" not in os.environ:
-        raise InputError("several processes train together, but not as torchrun starts them; use torchrun")
+        raise InputError(
+            "LOCAL_WORLD_SIZE is not set, so torchrun did not start these processes; start them with torchrun"
+        )
     here = int(os.environ["LOCAL_WORLD_SIZE"])
     if any(there != here for there in gather(here)):
-        raise InputError(f"machines run {sorted(set(gather(here)))} processes each; give all the same --nproc-per-node")
+        raise InputError(
+            f"machines run {sorted(set(gather(here)))} processes each; give every machine the same --nproc-per-node"
+        )
     return here, world_size() // here
 
 
-# --- who we are -----------------------------------------------------------------------------------------------------
+# --- rank and size ----------------------------------------------------------------------------------------------------
 
 
 def world_size() -> int:
-    """How many processes work together; 1 without torch.distributed."""
+    """Number of processes that work together; 1 without torch.distributed."""
     return torch.distributed.get_world_size() if _grouped() else 1
 
 
 def rank() -> int:
-    """This process's number, 0 without torch.distributed."""
+    """Rank of this process; 0 without torch.distributed."""
     return torch.distributed.get_rank() if _grouped() else 0
 
 
@@ -126,11 +131,11 @@ def _grouped() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-# --- what is shared -------------------------------------------------------------------------------------------------
+# --- what is shared ---------------------------------------------------------------------------------------------------
 
 
 def gather(value: T) -> list[T]:
-    """One value per process, in order of rank; a list of one without torch.distributed."""
+    """Values of all processes in order of rank; a list of one value without torch.distributed."""
     if world_size() == 1:
         return [value]
     values: list[T] = [value] * world_size()
@@ -139,13 +144,13 @@ def gather(value: T) -> list[T]:
 
 
 def share_rows(rows: Tensor) -> Tensor:
-    """The rows of all processes in order of rank; with one process the rows themselves."""
+    """Rows of all processes, in order of rank; with one process, the rows themselves."""
     gathered = gather(rows.cpu())
     return rows if len(gathered) == 1 else torch.cat(gathered).to(rows.device)
 
 
 def total(values: Tensor) -> Tensor:
-    """The sum of a tensor over processes, the same in all of them."""
+    """Sum of a tensor over processes; every process gets the same sum."""
     if world_size() > 1:
         values = values.clone()
         torch.distributed.all_reduce(values)
@@ -153,7 +158,7 @@ def total(values: Tensor) -> Tensor:
 
 
 def average_buffers(network: nn.Module) -> None:
-    """Give all processes the mean of what their networks keep beside weights: running statistics of batches."""
+    """Average the floating point buffers of a network over processes: running statistics of batch normalisation."""
     buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
     if world_size() == 1 or not buffers:
         return
@@ -165,12 +170,12 @@ def average_buffers(network: nn.Module) -> None:
 
 
 def part(dataset: Any) -> Any:
-    """This process's part of a data set: contiguous, disjoint from the others', none repeated; all with one process.
+    """This process's part of a data set; with one process, the data set itself.
 
-    In order of rank the parts are the data set again.
+    Parts are contiguous and disjoint. Put together in order of rank, they are the data set again.
 
     Raises:
-        InputError: there are fewer samples than processes.
+        InputError: There are fewer samples than processes.
     """
     size, count = world_size(), len(dataset)
     if size == 1:
@@ -181,10 +186,10 @@ def part(dataset: Any) -> Any:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file, the same answer in all processes.
+    """Whether a file exists; all processes get the same answer.
 
     Raises:
-        InputError: only some of them see it.
+        InputError: Some processes see the file and others do not.
     """
     seen = gather(path.exists())
     if len(set(seen)) > 1:

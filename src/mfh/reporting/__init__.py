@@ -1,4 +1,4 @@
-"""Results to figures and one self-contained HTML page."""
+"""Reports: the results of a run as figures and one self-contained page."""
 
 import os
 from collections.abc import Sequence
@@ -25,32 +25,33 @@ def report(
 ) -> Path:
     """Write the report of one run, or one page that compares several.
 
-    The page is a single self-contained HTML file; its figures stand beside it as SVG and PNG. What an earlier
-    report left is replaced; results are only read.
+    The page is a single self-contained HTML file, with its figures beside it as SVG and PNG. It replaces an earlier
+    report. Results are only read.
 
     Args:
-        *runs: run folders, as studies and Gaussian experiments leave them.
-        out: folder for report.html and figures/; default: the run itself, for several runs the folder that
-            holds them all.
-        format: "html" for one self-contained page, report.html; "md" for report.md, which shows the files in figures/.
-        figures: kinds of files to write the figures as.
-        style: "paper" for figures in serif letters, one or two text columns wide (3.25 or 6.75 inches), to include in
-            LaTeX as they are.
+        *runs: Run folders of studies, diagnoses or Gaussian experiments.
+        out: Folder for report.html and figures/ (default: the run folder itself; for several runs, the folder that
+            holds them all).
+        format: Page format: "html" for one self-contained page, report.html, or "md" for report.md, which shows the
+            files in figures/.
+        figures: File types to write the figures as.
+        style: Figure style: "screen", or "paper" for serif letters and figures one or two text columns wide (3.25 or
+            6.75 inches), ready for LaTeX.
 
     Returns:
         The path of the page.
 
     Raises:
-        InputError: no folder is given, one is no run, its files cannot be read, or there are no kinds of figures.
+        InputError: No folder is given, one holds no run, its files cannot be read, or no file type is given.
     """
     from mfh.figures.style import drawn_for
     from mfh.reporting.markdown import write_markdown
     from mfh.reporting.page import write_page
 
     if not runs:
-        raise InputError("no run folder is given; name at least one, for instance runs/digits")
+        raise InputError("no run folder is given; give at least one, for instance runs/digits")
     if not figures:
-        raise InputError("no kind of figures is given; choose svg, png or pdf, or several of them")
+        raise InputError("no file type of figures is given; choose one or more of svg, png and pdf")
     opened = [Run.open(run) for run in runs]
     folders = [run.folder for run in opened]
     target = out or (folders[0] if len(folders) == 1 else os.path.commonpath([run.resolve().parent for run in folders]))
@@ -71,7 +72,7 @@ def _compared(runs: Sequence[Run]) -> "tuple[str, str, list[Section]]":
     verdicts = []
     for name, run in named.items():
         title, verdict, sections = _sections(run)
-        verdicts.append(f"{name}: {verdict.split(';')[0].rstrip('.')}.")  # the whole verdict stands at its part
+        verdicts.append(f"{name}: {verdict.split(';')[0].rstrip('.')}.")  # the section of the run has the whole verdict
         combined.append(Section(f"{name} \u2013 {title}", [verdict]))
         combined.extend(replace(section, level=section.level + 1) for section in sections)
     return f"{len(runs)} runs compared", " ".join(verdicts), combined
@@ -94,7 +95,7 @@ def _sections(run: Run) -> "tuple[str, str, list[Section]]":
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """What to call the runs: the folders' own names where they differ, else their paths."""
+    """Names of the runs: the names of their folders if these differ, otherwise their paths."""
     names = [run.folder.resolve().name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
 

@@ -1,4 +1,4 @@
-"""A diagnosis in words and tables: the terminal and the report show the same."""
+"""A diagnosis in words and tables, for the terminal and for the report."""
 
 from mfh.reporting.page import Picture, Section, Table
 from mfh.reporting.pictures import estimated_venn_picture
@@ -8,7 +8,7 @@ from mfh.studies.folder import Run
 
 
 def diagnosis_sections(run: Run) -> tuple[str, str, list[Section]]:
-    """Title, verdict and sections of the report of a folder that holds a diagnosis and no study.
+    """Title, verdict and sections of the report of a run folder that holds a diagnosis and no study.
 
     Raises:
         InputError: The diagnosis cannot be read.
@@ -21,7 +21,7 @@ def diagnosis_sections(run: Run) -> tuple[str, str, list[Section]]:
 
 
 def kept_diagnosis(run: Run) -> list[Section]:
-    """The section on a run's diagnosis; none if it holds none."""
+    """The section on a run's diagnosis; an empty list for a run without one."""
     diagnosis = run.diagnosis
     if diagnosis is None:
         return []
@@ -31,49 +31,57 @@ def kept_diagnosis(run: Run) -> list[Section]:
 
 def _reading(diagnosis: Diagnosis) -> str:
     return (
-        f"Made before any student was distilled, from a teacher and a student trained on labels, on "
-        f"{diagnosis.samples} validation pairs (seed {diagnosis.seed}). The verdict rests on the trial of heads alone; "
-        "the other criteria are shown for orientation."
+        "This diagnosis was made before any student was distilled. It uses a teacher and a student trained on labels, "
+        f"and {diagnosis.samples} validation pairs (seed {diagnosis.seed}). The verdict rests on the trial of heads "
+        "alone; the other criteria are shown for orientation."
     )
 
 
 def estimated_venn(run: Run) -> list[str | Picture]:
-    """The modality Venn diagram that a run's diagnosis estimates, and a word on it; nothing without a diagnosis."""
+    """The modality Venn diagram as a run's diagnosis estimates it, with an explanation; empty without a diagnosis."""
     diagnosis = run.diagnosis
     if diagnosis is None:
         return []
     picture = estimated_venn_picture(Shares(diagnosis.alpha, diagnosis.beta, diagnosis.gamma), diagnosis.samples)
     if picture is None:
-        return ["The validation pairs leave open what the modalities share, so no diagram of an estimate is drawn."]
+        return ["The validation pairs are too few to estimate what the modalities share, so no diagram is drawn."]
     words = (
-        "The estimate speaks of what both networks' features show: information that they miss, or see under noise that "
-        "differs between the modalities, does not count as shared."
+        "The estimate covers what both networks' features show. Information that they miss, or that they see under "
+        "noise that differs between the modalities, does not count as shared."
     )
     return [picture, words]
 
 
 def diagnosis_verdict(diagnosis: Diagnosis) -> str:
-    """The verdict and its reasons."""
+    """The verdict and its reasons, as sentences."""
     arm = name_of_arm(diagnosis.arm, diagnosis.layer)
     opening = {
         "likely to help": f"Distillation is likely to help ({arm}).",
         "not likely to help": "Distillation is not likely to help.",
-        "cannot tell": f"Whether distillation helps cannot be told beforehand (the best trial is that of {arm}).",
+        "cannot tell": f"The diagnosis cannot tell whether distillation will help (the best trial is that of {arm}).",
     }[diagnosis.verdict]
     return " ".join([opening, *(reason[:1].upper() + reason[1:] for reason in diagnosis.reasons)])
 
 
 def diagnosis_tables(diagnosis: Diagnosis) -> list[Table]:
-    """The criteria, and what each layer shows."""
+    """Two tables: the criteria, and what each layer of the teacher shows."""
     measures = (
-        ("trial of heads, regular", diagnosis.trial, "above 0: the teacher teaches a head what labels alone do not"),
+        (
+            "trial of heads, regular",
+            diagnosis.trial,
+            "above 0: a linear head learns more with the teacher than from labels alone",
+        ),
         ("gamma", diagnosis.gamma, "share of all decisive information that both modalities carry"),
         ("alpha", diagnosis.alpha, "share of the teacher's decisive information that only the teacher has"),
         ("beta", diagnosis.beta, "share of the student's decisive information that only the student has"),
-        ("teacher's decision seen", diagnosis.visible, "R\u00b2 of its logits from the student's features"),
+        ("teacher's decision seen", diagnosis.visible, "R\u00b2 of the teacher's logits from the student's features"),
         ("student's surplus", diagnosis.surplus, "above 0: the student's modality knows what the teacher does not"),
-        ("non-target divergence", diagnosis.non_target_divergence, "0 to 0.69 nats; smaller is said to be better"),
-        ("complementarity", diagnosis.complementarity, "nats; above 0 is said to help"),
+        (
+            "non-target divergence",
+            diagnosis.non_target_divergence,
+            "0 to 0.69 nats; smaller should be better (arXiv 2409.02438)",
+        ),
+        ("complementarity", diagnosis.complementarity, "in nats; above 0 should help (arXiv 2510.13182)"),
     )
     rows = [[name, *_numbers(measure), measure.note or meaning] for name, measure, meaning in measures]
     accuracies = (("teacher", diagnosis.teacher_accuracy), ("student, labels only", diagnosis.student_accuracy))
@@ -93,18 +101,18 @@ def diagnosis_tables(diagnosis: Diagnosis) -> list[Table]:
         Table(
             ["Criterion", "Value", "Interval", "Meaning"],
             rows,
-            "Criteria on the validation split; 95 % intervals, 90 % for trials.",
+            "Criteria on the validation split, with 95 % intervals (90 % for trials of heads).",
         ),
         Table(
             ["Layer", "Channels", "Mean R\u00b2", "Decision seen", "Soft teacher, %", "Trial of heads, soft"],
             layers,
-            "Layers of the teacher: what the student's features predict of their channels, and of the decision.",
+            "Layers of the teacher: what the student's features predict of the channels, and of the decision.",
         ),
     ]
 
 
 def _numbers(measure: Measure) -> tuple[str, str]:
-    """Value and interval."""
+    """Value and interval of a measure, as text."""
     if measure.value is None:
         return "\u2013", ""
     signed = "+z.3f" if measure.low is not None and measure.low < 0 else "z.3f"

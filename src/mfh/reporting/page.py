@@ -1,7 +1,7 @@
-"""One self-contained HTML page out of paragraphs, tables and pictures.
+"""One self-contained HTML page made of paragraphs, tables and pictures.
 
-The page loads nothing: style and pictures are inside, scripts there are none, so it opens from a mail
-attachment, and whatever text comes from users is shown as text.
+The page loads nothing: it contains its style and pictures, and no scripts. So it opens from a mail attachment, and text
+that comes from users is shown as text.
 """
 
 import base64
@@ -16,7 +16,7 @@ from mfh.files import atomic_write
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Kinds of files that figures are written as, unless others are asked for.
+#: File types that figures are written as by default.
 FIGURES = ("svg", "png")
 
 _FOLDER = Path(__file__).parent
@@ -29,11 +29,11 @@ class Table:
     """A table of text.
 
     Args:
-        columns: the headings.
-        rows: one list of cells per row, as long as `columns`.
-        caption: what the table shows, in a sentence.
+        columns: Headings of the columns.
+        rows: One list of cells for each row, as long as `columns`.
+        caption: What the table shows, in a sentence.
 
-    Columns whose cells are all numbers (also with an interval or an error), or empty, are set flush right.
+    A column is set flush right if all its cells are empty or numbers, with or without an interval or an error.
     """
 
     columns: list[str]
@@ -42,7 +42,7 @@ class Table:
 
     @property
     def alignments(self) -> list[str]:
-        """For every column "number" or "text"."""
+        """Kind of every column: "number" or "text"."""
         return [
             "number" if self._is_number([row[column] for row in self.rows]) else "text"
             for column in range(len(self.columns))
@@ -59,10 +59,11 @@ class Picture:
     """A figure on the page, and as a file beside it.
 
     Args:
-        figure: a matplotlib figure, as `mfh.figures.style.new_figure` makes it.
-        name: of the files figures/<name>.svg and .png; what no file name can hold becomes a hyphen.
-        caption: what to see, in a sentence or two.
-        alt: what a reader who cannot see it should know.
+        figure: A matplotlib figure, as `mfh.figures.style.new_figure` makes it.
+        name: Name of the files figures/<name>.svg and .png; characters other than letters, digits and dots become
+            hyphens.
+        caption: What the picture shows, in a sentence or two.
+        alt: Alternative text for a reader who cannot see the picture.
     """
 
     figure: "Figure"
@@ -73,12 +74,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it.
+    """A heading and the content below it.
 
     Args:
-        title: the heading.
-        blocks: paragraphs of plain text, tables and pictures, in order.
-        level: 2 for a section, 3 for a part of the section before it.
+        title: The heading.
+        blocks: Paragraphs of plain text, tables and pictures, in order.
+        level: Level of the heading: 2 for a section, 3 for a part of the section before it.
     """
 
     title: str
@@ -91,15 +92,15 @@ def write_page(
 ) -> Path:
     """Write folder/report.html and the figures beside it.
 
-    Every picture stands inside the page and, for papers and slides, as folder/figures/<name>.svg and .png.
-    Files of the same names are replaced, each whole or not at all; the page is written last.
+    Every picture is part of the page, and for papers and slides it is also written to folder/figures/<name>.svg and
+    .png. Existing files of the same names are replaced, each whole or not at all. The page is written last.
 
     Args:
-        folder: made if it is missing.
-        title: the first heading.
-        verdict: the finding, in a sentence; stands under the title.
-        sections: in order.
-        figures: kinds of files to write the figures as: "svg", "png", "pdf".
+        folder: Folder of the report; it is created if it is missing.
+        title: Title of the page.
+        verdict: The finding, in a sentence, shown below the title.
+        sections: Sections of the page, in order.
+        figures: File types to write the figures as: "svg", "png", "pdf".
 
     Returns:
         The path of the page.
@@ -145,7 +146,7 @@ def write_page(
 
 
 def _tidy(text: str) -> str:
-    """A percent sign stays on the line of its number."""
+    """Keep a percent sign on the line of its number."""
     return text.replace(" %", "\u00a0%")
 
 
@@ -153,12 +154,12 @@ def write_pictures(folder: Path, sections: list[Section], figures: Sequence[str]
     """Write every picture as folder/figures/<name>.<kind>.
 
     Args:
-        folder: of the report.
-        sections: with the pictures.
-        figures: kinds: "svg", "png", "pdf".
+        folder: Folder of the report.
+        sections: Sections that contain the pictures.
+        figures: File types to write: "svg", "png", "pdf".
 
     Returns:
-        id of the picture -> name of its files.
+        A mapping from the id() of each picture to the name of its files.
     """
     from mfh.figures.style import save_figure
 
@@ -173,7 +174,7 @@ def write_pictures(folder: Path, sections: list[Section], figures: Sequence[str]
 
 
 def _data_uri(svg: bytes) -> str:
-    """An image behind a data URI keeps its ids and text to itself: many fit on a page, and none can run code."""
+    """A data URI of an SVG image: its ids cannot clash with those of other images, and it cannot run code."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
 
 
@@ -182,7 +183,7 @@ def _slug(name: str) -> str:
 
 
 def _unused(name: str, names: set[str]) -> str:
-    """`name`, numbered if it is among `names`."""
+    """`name`, with a number if it is in `names` already."""
     candidate, number = name, 1
     while candidate in names:
         number += 1

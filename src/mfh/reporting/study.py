@@ -1,4 +1,4 @@
-"""The report of a study: from its run folder to sections of a page."""
+"""The report of a study: its run folder as sections of a page."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -52,10 +52,10 @@ def study_sections(run: Run) -> tuple[str, str, list[Section]]:
 
 
 def comparison_table(runs: Mapping[str, Run]) -> Table:
-    """One row for each study: what its students reach, and what distillation adds.
+    """A table with one row for each study: the metric of its students, and the gain from distillation.
 
     Args:
-        runs: Name of the run -> run folder of a study.
+        runs: Run folders of studies, by the names to show.
     """
     rows = []
     for name, run in runs.items():
@@ -88,23 +88,23 @@ def _results(summary: Summary, choice: Mapping[str, Any] | None) -> Section:
     section.blocks.append(arms_table(summary))
     most = summary.num_seeds[1]
     notes = (
-        "Masking deserves credit only against the same teacher unmasked: general, specific and random against "
-        "aligned, soft against regular. "
+        "Judge a mask by its gain over the same teacher without it: general, specific and random against aligned, "
+        "soft against regular. "
     )
     if summary.covers == "data draws":
-        notes += "Every seed draws its own data, so the intervals speak about new data as well. "
+        notes += "Every seed draws its own data, so the intervals cover new data as well. "
     else:
         notes += "All seeds share one data set, so the intervals cover training randomness only. "
     if 1 < most <= 20:
         least = 2.0 ** (1 - most)
         notes += (
-            f"p-values are of the exact sign-flip test, corrected for all arms by Holm's method; with {most} seeds "
-            f"none can be below {least:.2g} before that correction."
+            f"p-values come from the exact sign-flip test and are corrected for all arms by Holm's method. With {most} "
+            f"seeds, none can be below {least:.2g} before that correction."
         )
     elif most > 20:
-        notes += "p-values are of the sign-flip test, corrected for all arms by Holm's method."
+        notes += "p-values come from the sign-flip test and are corrected for all arms by Holm's method."
     else:
-        notes += "One seed has no interval: run more before concluding anything."
+        notes += "One seed has no interval: run more seeds before you draw conclusions."
     section.blocks.append(notes)
     questions = questions_table(summary)
     if questions is not None:
@@ -126,8 +126,8 @@ def _teachers(summary: Summary) -> Section:
     by_student = sorted(with_teacher, key=lambda variant: -sign * variant.student.mean())
     if len(with_teacher) <= 8:
         section.blocks.append(
-            f"Teachers from the best down: {', '.join(variant.label for variant in by_teacher)}. "
-            f"Their students from the best down: {', '.join(variant.label for variant in by_student)}."
+            f"Teachers, best first: {', '.join(variant.label for variant in by_teacher)}. "
+            f"Their students, best first: {', '.join(variant.label for variant in by_student)}."
         )
     section.blocks.append(picture)
     return section
@@ -180,14 +180,14 @@ def _channels(run: Run, summary: Summary) -> Section:
 
 
 def making_section(config: Mapping[str, Any], environment: Mapping[str, Any]) -> Section:
-    """How a run was made: the command that repeats it, time, configuration, software and hardware."""
+    """The section on how a run was made: command, time, configuration, software and hardware."""
     section = Section("How it was made")
     repeat, seconds = environment.get("repeat"), environment.get("seconds")
     if repeat:
-        section.blocks.append(f"To repeat it: {repeat}")
+        section.blocks.append(f"This command repeats the run: {repeat}")
     if isinstance(seconds, int | float):
-        section.blocks.append(f"It took {_duration(float(seconds))}.")
-    # What decides the networks repeats much of the rest: each setting once, under its short name.
+        section.blocks.append(f"The run took {_duration(float(seconds))}.")
+    # The identity of the networks repeats many settings: show each one once, under its short name.
     named: dict[str, str] = {}
     for name, value in _flatten(config):
         name = name.removeprefix("identity.").removeprefix("problem.")
@@ -195,10 +195,12 @@ def making_section(config: Mapping[str, Any], environment: Mapping[str, Any]) ->
             named.setdefault(name, value)
     settings = [[name, value] for name, value in named.items()]
     if settings:
-        section.blocks.append(Table(["Setting", "Value"], settings, "Configuration, as resolved."))
+        section.blocks.append(
+            Table(["Setting", "Value"], settings, "Configuration of the run, with all defaults filled in.")
+        )
     facts = [[name, value] for name, value in _flatten(environment) if name not in ("repeat", "seconds")]
     if facts:
-        section.blocks.append(Table(["What", "Value"], facts, "Software and hardware."))
+        section.blocks.append(Table(["Item", "Value"], facts, "Software and hardware of the run."))
     return section
 
 
@@ -214,7 +216,7 @@ def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def _duration(seconds: float) -> str:
-    """For instance "42 s", "3 min 5 s" or "2 h 7 min"."""
+    """A duration as text, for instance "42 s", "3 min 5 s" or "2 h 7 min"."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if whole < 10 else f"{whole} s"

@@ -1,4 +1,4 @@
-"""Tables and sentences of a study: the command line prints them, the report shows the same ones."""
+"""Tables and sentences about a study, for the terminal and for the report."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,31 +10,31 @@ from mfh.problems.scale import ACCURACY, Scale
 from mfh.reporting.page import Table
 from mfh.studies.grid import UNMASKED, Cell
 from mfh.studies.stats import Comparison, mean_interval, pairs_needed
+from mfh.studies.summary import Summary, Variant, interval_in_words, p_in_words, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
-from mfh.studies.summary import Summary, Variant, interval_in_words, p_in_words, summarise
 
 
 def summary_table(frame: "pd.DataFrame", *, data_redrawn: bool = True, scale: Scale = ACCURACY) -> Table:
-    """The table of arms: the students' metric, paired differences with 95 % intervals, teachers.
+    """The table of arms: metrics of students and teachers, and paired differences with 95 % intervals.
 
     Args:
-        frame: a study's tidy table.
-        data_redrawn: whether each seed draws its own data.
-        scale: which metric, and how it reads; default: accuracy.
+        frame: A study's tidy table.
+        data_redrawn: Whether each seed draws its own data.
+        scale: The metric, and how it reads (default: accuracy).
 
     Returns:
-        Columns, rows of text and a caption; `.columns` and `.rows` also make a table in a terminal.
+        A table of text, whose `.columns` and `.rows` also make a table in a terminal.
 
     Raises:
-        InputError: the table does not hold the metric.
+        InputError: The table does not hold the metric.
     """
     return arms_table(summarise(frame, data_redrawn=data_redrawn, scale=scale))
 
 
 def arms_table(summary: Summary) -> Table:
-    """`summary_table` of what `summarise` returned."""
+    """The table of arms of what `summarise` returned; see `summary_table`."""
     split, scale = {"test": "Test", "val": "Validation"}[summary.split], summary.scale
     rows = [
         [
@@ -48,7 +48,7 @@ def arms_table(summary: Summary) -> Table:
         for variant in summary.variants
     ]
     unit = f", {scale.unit}" if scale.unit else ""
-    direction = "" if scale.higher_is_better else f" Lower {scale.words} is better: a gain of + is so much less of it."
+    direction = "" if scale.higher_is_better else f" Lower {scale.words} is better: a positive gain is a decrease."
     caveat = "" if summary.covers == "data draws" else "; intervals cover training randomness only"
     return Table(
         [
@@ -65,24 +65,24 @@ def arms_table(summary: Summary) -> Table:
 
 
 def finding(frame: "pd.DataFrame", *, data_redrawn: bool = True, scale: Scale = ACCURACY) -> str:
-    """What the study shows, in a sentence that claims no more than its intervals do.
+    """What the study shows, in one sentence that claims no more than the intervals do.
 
     Args:
-        frame: a study's tidy table.
-        data_redrawn: whether each seed draws its own data.
-        scale: which metric, and how it reads; default: accuracy.
+        frame: A study's tidy table.
+        data_redrawn: Whether each seed draws its own data.
+        scale: The metric, and how it reads (default: accuracy).
 
     Raises:
-        InputError: the table does not hold the metric.
+        InputError: The table does not hold the metric.
     """
     return finding_of(summarise(frame, data_redrawn=data_redrawn, scale=scale))
 
 
 def finding_of(summary: Summary) -> str:
-    """`finding` of what `summarise` returned."""
+    """The finding of what `summarise` returned; see `finding`."""
     best = summary.chosen()
     if best is None or best.gain is None:
-        return "Whether distillation helps cannot be said: the study needs no-kd and at least one other arm."
+        return "This study cannot tell whether distillation helps: it needs no-kd and at least one other arm."
     if best.gain.num_pairs == 1:
         return f"Against no-kd, {summary.says(best.label, best.gain)}."
     num_compared = sum(variant.gain is not None for variant in summary.variants)
@@ -104,7 +104,7 @@ def finding_of(summary: Summary) -> str:
     if summary.covers != "data draws":
         sentence += "; all seeds share one data set, so the intervals cover training randomness only"
     if summary.split != "test":
-        sentence += "; all this is on the validation split"
+        sentence += "; all numbers are of the validation split"
     return sentence + "."
 
 
@@ -112,8 +112,8 @@ def recommendation(choice: Mapping[str, Any], scale: Scale = ACCURACY) -> str:
     """What a study with selection recommends, in a sentence.
 
     Args:
-        choice: what selection.json holds.
-        scale: how the study's metric reads.
+        choice: Content of selection.json.
+        scale: How the study's metric reads (default: accuracy).
     """
     gain, error = (scale.factor * float(choice[name]) for name in ("validation_gain", "standard_error"))
     unit = f" {scale.unit}" if scale.unit else ""
@@ -125,7 +125,7 @@ def recommendation(choice: Mapping[str, Any], scale: Scale = ACCURACY) -> str:
 
 
 def questions_table(summary: Summary) -> Table | None:
-    """What a study answers, question by question, with what would settle those left open; None without answers."""
+    """Questions that a study answers, and how many seeds would settle the open ones; None without answers."""
     asked: list[tuple[str, Variant | None, str, Comparison | None]] = []
     for arm, question in (("regular", "Does ordinary distillation help?"), ("aligned", "Does joint training help?")):
         variant = summary.chosen(arm)
@@ -147,27 +147,27 @@ def questions_table(summary: Summary) -> Table | None:
     if not rows:
         return None
     columns = ["Question", "Compared", "Answer", "To settle it"]
-    caption = "Questions and answers; the last column assumes that an open difference is what it looks like so far."
+    caption = "Questions and answers; the last column assumes the observed difference is the true one."
     return Table(columns, rows, caption)
 
 
 def auroc_table(frame: "pd.DataFrame") -> Table | None:
-    """How well each saliency tells general from specific channels where the truth is known; None without it."""
+    """How well each score separates general from specific channels where the truth is known; None without a truth."""
     rows = []
     known = frame[(frame["metric"] == "auroc") & frame["value"].notna()]
     for (score, layer), group in known.fillna({"score": "", "layer": ""}).groupby(["score", "layer"], sort=False):
         values = group.groupby("seed")["value"].last()
         mean, low, high = mean_interval(values.to_numpy())
-        low, high = (float(np.clip(end, 0, 1)) for end in (low, high))  # a t interval knows no bounds
+        low, high = (float(np.clip(end, 0, 1)) for end in (low, high))  # a t interval may exceed the bounds
         rows.append([str(score), str(layer), interval_in_words(mean, low, high, digits=3), str(len(values))])
     if not rows:
         return None
-    caption = "Area under the ROC curve against the truth, mean and 95 % interval: 1 finds all, 0.5 is chance."
+    caption = "Area under the ROC curve against the known truth, mean and 95 % interval: 1 is perfect, 0.5 is chance."
     return Table(["Score", "Layer", "AUROC", "Seeds"], rows, caption)
 
 
 def _after_correction(best: Variant, num_compared: int) -> str:
-    """The best of many looks better than it is: what remains after correcting for their number."""
+    """What remains of the best arm's gain after correcting for the number of arms; empty for a single comparison."""
     if best.gain is None or best.corrected_p is None or num_compared < 2:
         return ""
     if num_compared * 2.0 ** (1 - best.gain.num_pairs) > 0.05:

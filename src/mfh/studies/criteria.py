@@ -1,11 +1,10 @@
-"""What two networks' views of held-out pairs say about distillation: the trial of heads and other criteria.
+"""Criteria of whether distillation helps, from two networks' outputs on held-out pairs: the trial of heads and others.
 
-Everything fitted here (ridge regressions, in closed form) is judged on pairs that it was not fitted on.
+All fits (ridge regressions, in closed form) are cross-fitted: they are judged on pairs that they were not fitted to.
 """
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,15 +14,11 @@ from mfh.errors import InputError
 from mfh.problems.losses import KDLoss
 from mfh.saliency.probe import cross_fitted_r2, ridge_predictions
 
-if TYPE_CHECKING:
-    pass
-
-
-#: Fewest validation pairs a diagnosis is made from, and the most that it reads.
+#: Smallest number of validation pairs for a diagnosis, and the largest number that it reads.
 FEWEST, MOST = 30, 4000
 FOLDS, _REPEATS, _RESAMPLES, _GROUPS = 5, 3, 400, 10
-#: Half the width of the trial's interval in standard errors: 90 %.
-_REACH = 1.645
+#: Half width of the trial's 90 % interval, in standard errors.
+_HALF_WIDTH = 1.645
 
 
 @dataclass(frozen=True)
@@ -31,10 +26,10 @@ class Measure:
     """An estimate with its interval.
 
     Args:
-        value: None where it is not defined.
-        low: lower end of the interval; None where there is none.
-        high: its upper end.
-        note: why it is not defined, or what to know about it.
+        value: The estimate; None where it is not defined.
+        low: Lower end of the interval; None where there is none.
+        high: Upper end of the interval; None where there is none.
+        note: Why the estimate is not defined, or what to know about it.
     """
 
     value: float | None
@@ -45,12 +40,12 @@ class Measure:
 
 @dataclass(frozen=True)
 class Shares:
-    """How decisive information is shared, as `ModalityVenn` defines it from counts; here estimated.
+    """Estimates of how the modalities share decisive information. `ModalityVenn` defines the same shares by counts.
 
     Args:
-        alpha: share of the teacher's decisive information that only the teacher's modality has.
-        beta: share of the student's decisive information that only the student's modality has.
-        gamma: share of all decisive information that both modalities have.
+        alpha: Share of the teacher's decisive information that only the teacher's modality has.
+        beta: Share of the student's decisive information that only the student's modality has.
+        gamma: Share of all decisive information that both modalities have.
     """
 
     alpha: Measure
@@ -60,17 +55,17 @@ class Shares:
 
 @dataclass(frozen=True)
 class Views:
-    """What both networks make of pairs that neither was trained on.
+    """Outputs and features of both networks on pairs that neither was trained on.
 
     Args:
-        target: (N,) class indices.
-        teacher_logits: (N, K).
-        student_logits: (N, K).
-        teacher_features: (N, F) that the teacher decides by.
-        student_features: (N, F') that the student decides by.
+        target: Class indices, (N,).
+        teacher_logits: Logits of the teacher, (N, K).
+        student_logits: Logits of the student, (N, K).
+        teacher_features: Features of the teacher, (N, F): by default the input of its last layer.
+        student_features: Features of the student, (N, F').
 
     Raises:
-        InputError: there are too few pairs, only one class, or numbers that are not finite.
+        InputError: There are too few pairs, only one class, or numbers that are not finite.
     """
 
     target: Tensor
@@ -84,7 +79,7 @@ class Views:
         if count < FEWEST:
             raise InputError(f"a diagnosis needs at least {FEWEST} validation pairs; there are {count}")
         if self.target.ndim != 1 or self.target.is_floating_point():
-            raise InputError("a diagnosis is made for class labels: one whole number per pair was expected")
+            raise InputError("a diagnosis needs class labels: one whole number for each pair was expected")
         counts = torch.bincount(self.target)
         if int((counts > 0).sum()) < 2:
             raise InputError(
@@ -101,30 +96,31 @@ class Views:
 
     @property
     def labels(self) -> Tensor:
-        """(N, K) one-hot, float64."""
+        """One-hot targets, (N, K), float64."""
         return torch.nn.functional.one_hot(self.target, self.teacher_logits.shape[1]).double()
 
 
 def head_trial(
     views: Views, teacher_logits: Tensor, *, num_train: int, loss: KDLoss | None = None, seed: int = 0
 ) -> Measure:
-    """Distillation in closed form: does a linear head on the student's features learn more with the teacher?
+    """Trial of heads: distillation in closed form, with a linear head on the student's features.
 
-    Ridge heads are fitted to one-hot labels y, and to (w y + v p) / (w + v) with the teacher's softened predictions p
-    and the weights of the distillation loss, at the penalty that is best for the labels. Both are judged on held-out
-    pairs by the correlation of their outputs with y (centred per class, over all pairs and classes), which a change of
-    scale does not touch. Five folds, three times; at most `num_train` pairs are fitted.
+    One ridge head is fitted to one-hot labels y. Another is fitted to (w y + v p) / (w + v), with the teacher's
+    softened predictions p and the weights w, v of the distillation loss. Both heads have the penalty that is best for
+    the labels. They are judged on held-out pairs by the correlation of their outputs with y (centred per class, over
+    all pairs and classes), which does not depend on the scale of the outputs. There are five folds, three times; at
+    most `num_train` pairs are fitted.
 
     Args:
-        views: of held-out pairs.
-        teacher_logits: (N, K) of the teacher in question, masked or not, on the same pairs.
-        num_train: pairs that distillation will have.
-        loss: of distillation; default `KDLoss()`.
-        seed: of the folds.
+        views: Outputs and features of both networks on held-out pairs.
+        teacher_logits: Logits, (N, K), of the teacher to try, masked or not, on the same pairs.
+        num_train: Number of pairs that distillation will have.
+        loss: Distillation loss (default: `KDLoss()`).
+        seed: Random seed of the folds.
 
     Returns:
-        Correlation with the teacher less that without, and its 90 % interval over the held-out pairs (bootstrap, the
-        fitted heads as they are).
+        Correlation with the teacher minus the correlation without it, and its 90 % interval over the held-out pairs
+        (bootstrap, without fitting the heads again).
     """
     loss = loss or KDLoss()
     labels = views.labels
@@ -144,12 +140,12 @@ def head_trial(
     gains = torch.stack(
         [_correlation(weights, heads[:, 1], labels) - _correlation(weights, heads[:, 0], labels) for heads in rounds]
     ).mean(0)
-    value, reach = float(gains[-1]), _REACH * float(gains[:-1].std())
-    return Measure(value, value - reach, value + reach)
+    value, half_width = float(gains[-1]), _HALF_WIDTH * float(gains[:-1].std())
+    return Measure(value, value - half_width, value + half_width)
 
 
 def _held_out(features: Tensor, targets: Tensor, most: int, seed: int) -> Tensor:
-    """(N, C, P) cross-fitted ridge predictions; the first of the C decides the penalty."""
+    """Cross-fitted ridge predictions, (N, C, P); the first of the C targets decides the penalty."""
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
     predicted = torch.zeros_like(targets)
     for held_out in order.tensor_split(FOLDS):
@@ -159,7 +155,7 @@ def _held_out(features: Tensor, targets: Tensor, most: int, seed: int) -> Tensor
 
 
 def _correlation(weights: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """(R,) correlations over all samples and columns of (N, K) and (N, K), centred per column, under (R, N) weights."""
+    """Correlations, (R,), over samples and columns of (N, K) and (N, K), centred per column, under (R, N) weights."""
     total = weights.sum(1, keepdim=True)
     mean_a, mean_b = weights @ a / total, weights @ b / total
 
@@ -171,26 +167,26 @@ def _correlation(weights: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def estimate_shares(views: Views, *, seed: int = 0) -> Shares:
-    """Alpha, beta and gamma, from how well heads on either modality's features agree, and with each other.
+    """Estimate alpha, beta and gamma from the covariances of heads on both modalities' features.
 
-    Let z be the sum of all decisive features, of which one modality carries the part a, the other b. Heads fitted to
-    the labels on disjoint pairs estimate a and b up to scale and independent errors, so covariances between heads and
-    with the label are those of a, b and z, scales apart:
+    Let z be the sum of all decisive features; one modality carries the part a of it, the other the part b. Heads fitted
+    to the labels on disjoint pairs estimate a and b up to scale and independent errors. Up to these scales, the
+    covariances of the heads with each other and with the label are therefore those of a, b and z:
 
         P = cov(a, y)^2 / cov(a, a')    Q = cov(b, y)^2 / cov(b, b')
         G = cov(a, b) cov(a, y) cov(b, y) / (cov(a, a') cov(b, b'))
         alpha = 1 - G / P    beta = 1 - G / Q    gamma = G / (P + Q - G)
 
-    with a, a' heads of one modality from two disjoint thirds, judged on the last third, all three ways; outputs are
-    replaced by their normal scores. Classes count one against the rest.
+    Here a, a' are heads of one modality from two disjoint thirds of the pairs, judged on the last third, in all three
+    rotations. Outputs are replaced by their normal scores. Each class is taken one against the rest.
 
-    It measures what the features show: decisive information under noise that differs between the modalities counts as
-    specific, so with noise (or features that miss much) gamma lies below that of the count of features, alpha and beta
-    above theirs.
+    The estimate measures what the features show. Decisive information under noise that differs between the modalities
+    counts as specific. With such noise, or with features that miss much, gamma therefore lies below the count of
+    features, and alpha and beta lie above it.
 
     Args:
-        views: of held-out pairs.
-        seed: of the thirds.
+        views: Outputs and features of both networks on held-out pairs.
+        seed: Random seed of the thirds.
 
     Returns:
         Estimates in [0, 1] with 95 % intervals by the jackknife over ten groups of pairs (t distribution); not defined
@@ -206,18 +202,18 @@ def estimate_shares(views: Views, *, seed: int = 0) -> Shares:
     if len(left_out) < _GROUPS:
         open_ = "too little of the label is predicted for an interval"
         return Shares(*(Measure(value, 0.0, 1.0, open_) for value in values))
-    # Of the t distribution with 9 degrees of freedom.
-    reaches = 2.262 * math.sqrt(_GROUPS - 1) * np.std(left_out, axis=0)
+    # 2.262 is the 97.5 % quantile of the t distribution with 9 degrees of freedom.
+    half_widths = 2.262 * math.sqrt(_GROUPS - 1) * np.std(left_out, axis=0)
     return Shares(
         *(
-            Measure(value, max(value - reach, 0.0), min(value + reach, 1.0))
-            for value, reach in zip(values, reaches.tolist(), strict=True)
+            Measure(value, max(value - half_width, 0.0), min(value + half_width, 1.0))
+            for value, half_width in zip(values, half_widths.tolist(), strict=True)
         )
     )
 
 
 def _shares(views: Views, order: Tensor) -> tuple[float, float, float] | None:
-    """Alpha, beta and gamma from these pairs."""
+    """Alpha, beta and gamma from these pairs; None where a modality does not predict the label."""
     thirds = order.tensor_split(3)
     labels = views.labels[:, :, None]
     features = (views.teacher_features, views.student_features)
@@ -252,44 +248,45 @@ def _shares(views: Views, order: Tensor) -> tuple[float, float, float] | None:
 
 
 def _normal_scores(values: Tensor) -> Tensor:
-    """(N, K) ranks within each column, mapped to a standard normal; a constant column gives zeros."""
+    """Ranks within each column, (N, K), mapped to a standard normal; a constant column gives zeros."""
     ranks = values.argsort(0).argsort(0).double()
     scores = torch.special.ndtri((ranks + 0.5) / len(values))
     return torch.where(values.std(0) > 0, scores, 0.0)
 
 
 def _covariance(a: Tensor, b: Tensor) -> Tensor:
-    """(K,) sample covariance of each column."""
+    """Sample covariance of each column, (K,)."""
     return ((a - a.mean(0)) * (b - b.mean(0))).mean(0)
 
 
 def visible_share(features: Tensor, targets: Tensor, *, seed: int = 0) -> Measure:
-    """Cross-fitted R^2 of some numbers per pair, all together, from features of the same pairs.
+    """Cross-fitted R^2 of several numbers for each pair, taken together, from features of the same pairs.
 
     Args:
-        features: (N, F).
-        targets: (N, K).
-        seed: of the folds.
+        features: Features, (N, F), to predict from.
+        targets: Numbers, (N, K), to predict.
+        seed: Random seed of the folds.
 
     Returns:
         R^2 and its 95 % interval over five folds (t distribution).
     """
     scores, error = cross_fitted_r2(features, targets[:, None, :], seed=seed)
-    value, reach = float(scores[0]), 2.776 * float(error[0])
-    return Measure(value, value - reach, value + reach)
+    value, half_width = float(scores[0]), 2.776 * float(error[0])
+    return Measure(value, value - half_width, value + half_width)
 
 
 def non_target_divergence(teacher_logits: Tensor, student_logits: Tensor, target: Tensor) -> Measure:
-    """Mean Jensen-Shannon divergence, in nats, of both networks' predictions among the wrong classes.
+    """Mean Jensen-Shannon divergence, in nats, between both networks' predictions among the wrong classes.
 
-    The label's logit is dropped and a softmax taken over the rest (arXiv 2409.02438); with the mixture
-    m = (p + q) / 2 the divergence is [KL(p || m) + KL(q || m)] / 2, from 0 to ln 2. Smaller is said to make
-    distillation more likely to help. (The published code reverses the arguments of KL; this is the standard one.)
+    The label's logit is dropped, and a softmax is taken over the rest (arXiv 2409.02438). With the mixture
+    m = (p + q) / 2 the divergence is [KL(p || m) + KL(q || m)] / 2, from 0 to ln 2. According to that paper, a smaller
+    divergence makes distillation more likely to help. (The published code reverses the arguments of KL; this is the
+    standard divergence.)
 
     Args:
-        teacher_logits: (N, K).
-        student_logits: (N, K).
-        target: (N,) class indices.
+        teacher_logits: Logits of the teacher, (N, K).
+        student_logits: Logits of the student, (N, K).
+        target: Class indices, (N,).
 
     Returns:
         The mean and its 95 % interval over pairs; not defined for two classes, which leave one wrong class.
@@ -310,22 +307,22 @@ def non_target_divergence(teacher_logits: Tensor, student_logits: Tensor, target
     m = torch.logaddexp(p, q) - math.log(2)
     values = ((p.exp() * (p - m)).sum(1) + (q.exp() * (q - m)).sum(1)) / 2
     value = max(float(values.mean()), 0.0)
-    reach = 1.96 * float(values.std()) / math.sqrt(count)
-    return Measure(value, value - reach, value + reach)
+    half_width = 1.96 * float(values.std()) / math.sqrt(count)
+    return Measure(value, value - half_width, value + half_width)
 
 
 def complementarity(teacher_logits: Tensor, student_logits: Tensor, target: Tensor) -> Measure:
-    """I(teacher; student) - I(student; label), in nats; above zero distillation is said to help (arXiv 2510.13182).
+    """I(teacher; student) - I(student; label), in nats. Above zero, distillation should help (arXiv 2510.13182).
 
     Mutual information is estimated as that of jointly Gaussian variables, -1/2 sum log(1 - rho^2) over the canonical
-    correlations of logits (and one-hot labels). Caveats: a label is not Gaussian, so its information is
-    underestimated, and logits with non-linear ties share more than this sees. Both terms have the same number of
-    dimensions, so their bias of (K - 1)^2 / 2N cancels in the difference.
+    correlations of logits (and one-hot labels). There are two caveats: a label is not Gaussian, so its information is
+    underestimated; and logits that depend on each other in a non-linear way share more than the estimate shows. Both
+    terms have the same number of dimensions, so their bias of (K - 1)^2 / 2N cancels in the difference.
 
     Args:
-        teacher_logits: (N, K).
-        student_logits: (N, K).
-        target: (N,) class indices.
+        teacher_logits: Logits of the teacher, (N, K).
+        student_logits: Logits of the student, (N, K).
+        target: Class indices, (N,).
 
     Returns:
         The difference and its 95 % interval by the jackknife over ten groups of pairs.
@@ -340,12 +337,12 @@ def complementarity(teacher_logits: Tensor, student_logits: Tensor, target: Tens
     rows = torch.arange(len(target))
     value = difference(rows)
     left_out = [difference(rows[rows % _GROUPS != group]) for group in range(_GROUPS)]
-    reach = 2.262 * math.sqrt((_GROUPS - 1) * float(np.var(left_out)))
-    return Measure(value, value - reach, value + reach)
+    half_width = 2.262 * math.sqrt((_GROUPS - 1) * float(np.var(left_out)))
+    return Measure(value, value - half_width, value + half_width)
 
 
 def _gaussian_information(a: Tensor, b: Tensor) -> float:
-    """-1/2 sum log(1 - rho^2) over canonical correlations, in nats."""
+    """Mutual information of Gaussian variables in nats: -1/2 sum log(1 - rho^2) over canonical correlations."""
     bases = []
     for view in (a, b):
         u, singular, _ = torch.linalg.svd(view - view.mean(0), full_matrices=False)
@@ -355,7 +352,7 @@ def _gaussian_information(a: Tensor, b: Tensor) -> float:
 
 
 def slope(a: Tensor, b: Tensor) -> Measure:
-    """cov(a, b) / var(b), summed over columns, with a 95 % interval by linearisation."""
+    """Slope of a over b: cov(a, b) / var(b), summed over columns, with a 95 % interval by linearisation."""
     a, b = a - a.mean(0), b - b.mean(0)
     top, bottom = (a * b).sum(1), b.square().sum(1)
     if not float(bottom.mean()) > 0:
@@ -366,7 +363,7 @@ def slope(a: Tensor, b: Tensor) -> Measure:
 
 
 def centred(logits: Tensor) -> Tensor:
-    """A constant added to all logits of a pair says nothing."""
+    """Logits minus their mean over classes, because a constant added to all logits of a pair has no effect."""
     return logits.double() - logits.double().mean(1, keepdim=True)
 
 

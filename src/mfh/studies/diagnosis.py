@@ -1,14 +1,14 @@
-"""Will distillation help here? Asked before any student is distilled.
+"""A verdict on whether distillation will help, made before any student is distilled.
 
-Only networks trained on labels are needed, the two that a study trains anyway. They are looked at on the validation
-split: what a network says about its own training pairs is fitted to them and misleads. Everything fitted here (ridge
-regressions, in closed form) is judged on pairs that it was not fitted on.
+It needs only two networks trained on labels, which a study trains anyway. They are measured on the validation split,
+because a network's outputs on its own training pairs are fitted to these pairs and mislead. All fits (ridge
+regressions, in closed form) are judged on pairs that they were not fitted to.
 
-The verdict rests on one criterion, the *trial of heads*: a linear head on the student's features is fitted to the
+The verdict rests on one criterion, the *trial of heads*. One linear head on the student's features is fitted to the
 labels, another to the labels mixed with the teacher's predictions, as the distillation loss mixes them. If the second
-agrees better with held-out labels, the teacher says something that the student's modality can see and that the labels
-alone do not teach from so few pairs. The other criteria are reported beside it; docs/when-not.md says how well each
-predicted measured gains.
+head agrees better with held-out labels, the teacher adds information that the student's modality carries and that the
+labels alone do not teach from so few pairs. The other criteria are reported beside it; docs/when-not.md says how well
+each one predicted measured gains.
 """
 
 import dataclasses
@@ -61,18 +61,18 @@ Outcome = Literal["likely to help", "not likely to help", "cannot tell"]
 
 @dataclass(frozen=True)
 class LayerView:
-    """What the student's modality can see of one layer of the teacher.
+    """What the student's features predict of one layer of the teacher.
 
     Args:
-        layer: its name.
-        channels: how many it has.
-        seen: mean R^2 of its channels from the student's features, each clipped to [0, 1].
-        share: of the teacher's decision that is left under the soft mask: the slope of the masked logits over the
-            full ones. With an affine tail and uncorrelated channels this is the mean of the mask's weights, weighted by
-            each channel's part in the decision.
-        accuracy: of the softly masked teacher on the validation split.
-        trial: trial of heads for the arm `soft` at this layer.
-        note: what is wrong with the layer, if something is.
+        layer: Name of the layer.
+        channels: Number of channels of the layer.
+        seen: Mean R^2 of the channels from the student's features, each clipped to [0, 1].
+        share: Share of the teacher's decision that is left under the soft mask: the slope of the masked logits over the
+            full ones. With an affine tail and uncorrelated channels, this is the mean of the mask's weights, weighted
+            by each channel's part in the decision.
+        accuracy: Accuracy of the softly masked teacher on the validation split.
+        trial: Trial of heads for the arm `soft` at this layer.
+        note: What is wrong with the layer; empty if nothing is.
     """
 
     layer: str
@@ -89,26 +89,26 @@ class Diagnosis:
     """What `diagnose` found. Everything but the layers' saliencies is measured on the validation split.
 
     Args:
-        task: its name.
-        seed: of data, networks and folds.
-        verdict: "likely to help", "not likely to help" or "cannot tell".
-        arm: the arm the verdict speaks of, the one with the better trial: "regular" or "soft".
-        layer: of that arm's mask; empty for "regular".
-        reasons: sentences.
-        trial: trial of heads for the arm `regular`: the rise of the correlation with held-out labels.
-        alpha: estimate of s_a / (s_a + g), see `estimate_shares`.
-        beta: estimate of s_b / (s_b + g).
-        gamma: estimate of g / (g + s_a + s_b).
+        task: Name of the task.
+        seed: Random seed of data, networks and folds.
+        verdict: The verdict: "likely to help", "not likely to help" or "cannot tell".
+        arm: Arm that the verdict is about, "regular" or "soft": the one with the better trial.
+        layer: Layer of that arm's mask; empty for "regular".
+        reasons: Reasons for the verdict, one sentence each.
+        trial: Trial of heads for the arm `regular`: the rise of the correlation with held-out labels.
+        alpha: Estimate of s_a / (s_a + g); see `estimate_shares`.
+        beta: Estimate of s_b / (s_b + g).
+        gamma: Estimate of g / (g + s_a + s_b).
         visible: R^2 of the teacher's logits from the student's features.
-        surplus: R^2, from the student's features, of what the teacher's predictions leave of the labels: what the
-            student's modality knows and the teacher does not.
-        non_target_divergence: see `non_target_divergence`.
-        complementarity: see `complementarity`.
-        teacher_accuracy: on the validation split.
-        student_accuracy: on the validation split, of the student trained on labels.
-        layers: one `LayerView` for each layer looked at.
-        samples: validation pairs read.
-        num_train: training pairs.
+        surplus: R^2 of the labels minus the teacher's predictions from the student's features: what the student's
+            modality knows and the teacher does not.
+        non_target_divergence: Divergence of both networks among the wrong classes; see `non_target_divergence`.
+        complementarity: Difference of mutual informations; see `complementarity`.
+        teacher_accuracy: Accuracy of the teacher on the validation split.
+        student_accuracy: Accuracy, on the validation split, of the student trained on labels.
+        layers: One `LayerView` for each layer that was looked into.
+        samples: Number of validation pairs read.
+        num_train: Number of training pairs.
     """
 
     task: str
@@ -140,7 +140,7 @@ class Diagnosis:
         """Read what `save` wrote.
 
         Raises:
-            InputError: there is no such file, or it is no diagnosis.
+            InputError: There is no such file, or it does not hold a diagnosis.
         """
         content = files.read_json(path)
         try:
@@ -153,7 +153,9 @@ class Diagnosis:
             )
             return cls(**{**content, **measures, "layers": views, "reasons": tuple(content["reasons"])})
         except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is not a diagnosis this version of mfh can read ({error})") from None
+            raise InputError(
+                f"{path} is not a diagnosis that this version of mfh can read ({error}); diagnose again"
+            ) from None
 
 
 def diagnose(
@@ -166,9 +168,9 @@ def diagnose(
     progress: bool = False,
     **changes: Any,
 ) -> Diagnosis:
-    """Say beforehand whether distillation is likely to help.
+    """Predict whether distillation is likely to help, before any student is distilled.
 
-    A teacher and a student are trained on labels, unless checkpoints are given or a run folder holds them already; a
+    A teacher and a student are trained on labels, unless checkpoints are given or the run folder holds them already. A
     study in the same folder uses them again. No student is distilled, and the test split is not read.
 
     Args:
@@ -195,16 +197,16 @@ def diagnose(
 
 
 def diagnose_seed(made: Seed, layers: Sequence[str] = ()) -> Diagnosis:
-    """`diagnose` with the networks of a seed that is made already."""
+    """Diagnose a seed whose task and settings are already open; see `diagnose`."""
     task, networks = made.task, made.networks
     if task.problem.name != "classification":
         raise InputError(
-            f"task {task.name!r} is one of {task.problem.name.replace('_', ' ')}; a diagnosis is made for "
-            "classification, one class per sample"
+            f"task {task.name!r} is a task of {task.problem.name.replace('_', ' ')}; a diagnosis needs "
+            "classification with one class per sample"
         )
     if task.teacher is None:
         raise InputError(
-            f"task {task.name!r} has no teacher network, only its outputs on the training split, which say nothing of "
+            f"task {task.name!r} has no teacher network, only outputs on the training split, which say nothing about "
             "held-out pairs; a diagnosis needs the network"
         )
     layers = tuple(dict.fromkeys(layers)) or (task.layer,)
@@ -251,12 +253,12 @@ def diagnose_seed(made: Seed, layers: Sequence[str] = ()) -> Diagnosis:
 
 
 def _mixture(made: Seed) -> KDLoss:
-    """The task's loss, where its weights are known; a loss of the user's own counts as one to one."""
+    """The task's loss if it is a `KDLoss`; otherwise the default `KDLoss`, which weighs labels and teacher equally."""
     return made.protocol.loss if isinstance(made.protocol.loss, KDLoss) else KDLoss()
 
 
 def _views(made: Seed) -> Views:
-    """Both networks over the validation split."""
+    """Outputs and features of both networks on the validation split."""
     teacher, student = (made.networks.pretrained(role).network for role in ("teacher", "student"))
     parts: dict[str, list[Tensor]] = {field.name: [] for field in dataclasses.fields(Views)}
     with placed(made.device, teacher, student), evaluating(teacher, student):
@@ -292,7 +294,7 @@ def _verdict(trial: Measure, found: Sequence[LayerView]) -> tuple[Outcome, str, 
 
 
 def outcome_of(trial: Measure) -> Outcome:
-    """The verdict on one arm: by the sign of its trial, if its 90 % interval is on one side of zero."""
+    """The verdict on one arm: the sign of its trial, if the 90 % interval of the trial excludes zero."""
     if trial.low is not None and trial.low > 0:
         return "likely to help"
     if trial.high is not None and trial.high < 0:
@@ -301,7 +303,7 @@ def outcome_of(trial: Measure) -> Outcome:
 
 
 def name_of_arm(arm: str, layer: str) -> str:
-    """For instance "soft at layer flatten"."""
+    """An arm and its layer in words, for instance "soft at layer flatten"."""
     return f"{arm} at layer {layer}" if layer else arm
 
 

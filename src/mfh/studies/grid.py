@@ -1,4 +1,4 @@
-"""The ways to make one student, and the table their results go to. Light: the command line's help imports it."""
+"""The arms of a study and the columns of its results. Imports no torch, because the command line's help needs it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,13 +6,13 @@ from typing import Any
 
 from mfh.errors import InputError, close_names
 
-#: All arms of a study that are run unless others are chosen, in the order of tables and figures.
+#: Arms that a study runs by default, in the order of tables and figures.
 ARMS = ("no-kd", "regular", "aligned", "aligned-student", "random", "specific", "general", "soft")
-#: Arms that only check others, run on request.
+#: Controls: arms that exist to refute the gain of another arm. They run on request.
 CONTROLS = ("soft-shuffled", "tempered")
 #: Arms that need the fraction of channels to remove.
 MASKED_BY_RATIO = ("random", "specific", "general")
-#: The arm that distils from the same teacher with nothing removed: the only one that may credit a mask.
+#: Masked arm -> the arm with the same teacher unmasked. A mask is judged by its gain over that arm only.
 UNMASKED = {
     "random": "aligned",
     "specific": "aligned",
@@ -21,24 +21,24 @@ UNMASKED = {
     "soft-shuffled": "regular",
     "tempered": "regular",
 }
-#: The columns of a study's results.csv, one row per measurement.
+#: Columns of a study's results.csv, which has one row for each measurement.
 COLUMNS = ("arm", "score", "layer", "ratio", "seed", "split", "metric", "value")
-#: Further columns, where a study compares weights of the loss.
+#: Further columns of results.csv where a study compares weights of the loss.
 WEIGHTS = ("label_weight", "teacher_weight")
-#: Scores an Algorithm-1 mask can be made from.
+#: Scores that the masks of the arms specific and general can be made from.
 SCORES = ("distance", "agreement")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One student per seed.
+    """One cell of a study's grid: a kind of student, of which every seed makes one.
 
     Args:
-        arm: one of `ARMS` or `CONTROLS`.
-        score: of the saliency behind the mask; empty where there is none.
-        ratio: fraction of channels removed; None where there is none.
-        layer: of the teacher, where the mask sits; empty where there is none.
-        weights: of labels and teacher in the loss, where a study compares several; None for the task's loss.
+        arm: Name of the arm, one of `ARMS` or `CONTROLS`.
+        score: Name of the score behind the mask; empty without such a score.
+        ratio: Fraction of channels removed; None for an arm without a ratio.
+        layer: Layer of the teacher that is masked; empty for an arm without a mask.
+        weights: Label weight and teacher weight of the loss, where a study compares several; None for the task's loss.
     """
 
     arm: str
@@ -49,8 +49,8 @@ class Cell:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "Cell":
-        """The cell that a row of a study's tidy table speaks of; missing values count as empty."""
-        # Not a number is the missing value of pandas, and differs from itself.
+        """The cell that a row of a study's tidy table belongs to; missing values count as empty."""
+        # NaN is the missing value of pandas, and it differs from itself.
         told = {name: value for name, value in row.items() if value is not None and value != "" and value == value}
         label, teacher = (told.get(name) for name in WEIGHTS)
         return cls(
@@ -69,14 +69,14 @@ class Cell:
 
     @property
     def teacher(self) -> str | None:
-        """Which teacher the arm starts from: "pretrained", "aligned", or None for no teacher at all."""
+        """Teacher that the arm starts from: "pretrained" or "aligned"; None for an arm without a teacher."""
         if self.arm in ("no-kd", "aligned-student"):
             return None
         return "aligned" if self.arm == "aligned" or UNMASKED.get(self.arm) == "aligned" else "pretrained"
 
     @property
     def name(self) -> str:
-        """For messages and files, for instance "general-distance-0.5-flatten"."""
+        """Name of the cell in messages and files, for instance "general-distance-0.5-flatten"."""
         parts = [str(part) for part in (self.arm, self.score, self.ratio, self.layer) if part not in ("", None)]
         if self.weights is not None:
             parts.append("label-{:g}-teacher-{:g}".format(*self.weights))
@@ -84,12 +84,12 @@ class Cell:
 
     @property
     def unweighted(self) -> "Cell":
-        """The same under the task's loss: it has the same teacher and mask."""
+        """The cell with the same teacher and mask under the task's own loss."""
         return replace(self, weights=None)
 
     @property
     def unmasked(self) -> "Cell | None":
-        """The same teacher with nothing removed, at the same weights; None for arms without a mask."""
+        """The cell with the same teacher unmasked, at the same weights; None for an arm without a mask."""
         return Cell(UNMASKED[self.arm], weights=self.weights) if self.arm in UNMASKED else None
 
 
@@ -100,10 +100,20 @@ def cells(
     layers: Sequence[str],
     weights: Sequence[tuple[float, float]] = (),
 ) -> list[Cell]:
-    """The grid: every arm at every ratio, score, layer and pair of weights that applies, in the order of `ARMS`.
+    """The grid of a study: every arm at every ratio, score, layer and pair of weights that applies to it.
+
+    Args:
+        arms: Names of arms, from `ARMS` and `CONTROLS`.
+        ratios: Fractions of channels to remove, for the arms random, specific and general.
+        scores: Scores behind the masks of the arms specific and general, from `SCORES`.
+        layers: Layers of the teacher to mask, for all arms with a mask.
+        weights: Pairs of label weight and teacher weight, for all arms with a teacher; none for the task's loss.
+
+    Returns:
+        The cells, in the order of `ARMS` and then `CONTROLS`.
 
     Raises:
-        InputError: an arm, ratio or score is unknown, or there is none where one is needed.
+        InputError: An arm, ratio or score is unknown, or there is none where one is needed.
     """
     known = [*ARMS, *CONTROLS]
     for arm in arms:
@@ -111,18 +121,16 @@ def cells(
             raise InputError(f"arm is {arm!r}; {close_names(arm, known, limit=len(known))}")
     for score in scores:
         if score not in SCORES:
-            raise InputError(f"score is {score!r}; masks with a ratio are made from {' or '.join(SCORES)}")
+            raise InputError(f"score is {score!r}; choose {' or '.join(SCORES)}")
     for ratio in ratios:
         if not 0 <= ratio < 1:
-            raise InputError(
-                f"ratio is {ratio}; a fraction of channels to remove, at least 0 and below 1, was expected"
-            )
+            raise InputError(f"ratio is {ratio}; choose a fraction of channels to remove, at least 0 and below 1")
     if not arms:
-        raise InputError(f"no arm is chosen; choose from {', '.join(known)}")
+        raise InputError(f"no arm is given; choose from {', '.join(known)}")
     if set(arms) & set(MASKED_BY_RATIO) and not (ratios and scores):
         needing = next(arm for arm in MASKED_BY_RATIO if arm in arms)
         what = "a score" if ratios else "a ratio (the fraction of channels to remove), for instance 0.5"
-        raise InputError(f"arm {needing!r} needs {what}")
+        raise InputError(f"arm {needing!r} needs {what}; none is given")
     grid: list[Cell] = []
     for arm in sorted(set(arms), key=known.index):
         if arm not in UNMASKED:

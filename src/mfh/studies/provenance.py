@@ -1,4 +1,4 @@
-"""What results were computed with, for run folders."""
+"""Versions and hardware that results were computed with, for run folders."""
 
 import os
 import platform
@@ -10,10 +10,10 @@ PACKAGES = ("torch", "torchmetrics", "numpy", "scipy", "scikit-learn", "numba", 
 
 
 def environment(**more: Any) -> dict[str, Any]:
-    """Versions and hardware.
+    """Versions of Python and packages, and the hardware.
 
     Args:
-        **more: further facts, for instance the seconds it took.
+        **more: Further facts to add, for instance the seconds that a run took.
     """
     import torch
 

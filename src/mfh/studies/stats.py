@@ -1,7 +1,7 @@
 """Paired comparisons: what the seeds of a study show, and what they do not.
 
-Two arms run on the same seeds share data, splits and initial weights, so they are compared seed by seed: what
-varies between seeds cancels, and far fewer of them are needed.
+Two arms that run on the same seeds share data, splits and initial weights, so they are compared seed by seed. What
+varies between seeds then cancels, and far fewer seeds are needed.
 """
 
 import math
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mfh.errors import InputError
 
-#: What an interval speaks about: new draws of the data, or only new training runs on the same data.
+#: What an interval covers: new draws of the data, or only new training runs on the same data.
 Coverage = Literal["data draws", "training randomness only"]
 
 _EXACT_PAIRS = 20
@@ -22,19 +22,19 @@ _MOST_PAIRS = 10_000
 
 @dataclass(frozen=True)
 class Comparison:
-    """What paired measurements say about treatment minus baseline, in the unit they were given in.
+    """What paired measurements show about treatment minus baseline, in the unit of the measurements.
 
     Args:
-        mean_difference: mean of treatment - baseline over pairs.
-        low: lower end of the t interval of the mean difference; NaN for one pair.
-        high: its upper end.
-        bootstrap_low: lower end of the bootstrap interval (BCa; see `paired_comparison`); NaN for one pair.
-        bootstrap_high: its upper end.
-        p_value: two-sided, of the hypothesis that differences are symmetric about zero.
-        test: how `p_value` was computed.
-        standard_error: of the mean difference; NaN for one pair.
-        num_pairs: number of pairs n.
-        confidence: of both intervals, for instance 0.95.
+        mean_difference: Mean of treatment - baseline over pairs.
+        low: Lower end of the t interval of the mean difference; NaN for one pair.
+        high: Upper end of the t interval; NaN for one pair.
+        bootstrap_low: Lower end of the bootstrap interval (BCa; see `paired_comparison`); NaN for one pair.
+        bootstrap_high: Upper end of the bootstrap interval; NaN for one pair.
+        p_value: Two-sided p-value of the hypothesis that differences are symmetric about zero.
+        test: How `p_value` was computed.
+        standard_error: Standard error of the mean difference; NaN for one pair.
+        num_pairs: Number of pairs n.
+        confidence: Confidence level of both intervals, for instance 0.95.
     """
 
     mean_difference: float
@@ -50,9 +50,10 @@ class Comparison:
 
     @property
     def outcome(self) -> Literal["gains", "loses", "open"]:
-        """Whether the t interval lies above zero, below it, or holds it (or does not exist).
+        """Whether the t interval lies above zero ("gains"), below zero ("loses"), or neither ("open").
 
-        Equal differences at few seeds have an interval without width, which is luck: there the test decides.
+        A comparison without an interval is open. Equal differences at few seeds give an interval without width, which
+        is luck: there the p-value decides.
         """
         if self.standard_error == 0 and self.p_value > 1 - self.confidence:
             return "open"
@@ -68,10 +69,10 @@ class Comparison:
         """The comparison in words that claim no more than the t interval shows.
 
         Args:
-            unit: of the measurements, in the plural.
-            covers: what differs between the pairs; "training randomness only" is said aloud.
-            repeats: what one pair is called.
-            digits: after the decimal point; more are shown where an end of the interval would round to zero.
+            unit: Unit of the measurements, in the plural.
+            covers: What differs between the pairs; the words mention "training randomness only".
+            repeats: Word for one pair, in the singular.
+            digits: Digits after the decimal point; more are shown where an end of the interval would round to zero.
 
         Example:
             >>> paired_comparison([72.1, 70.9, 73.0], [70.0, 69.1, 70.8]).describe()
@@ -82,7 +83,7 @@ class Comparison:
         if self.num_pairs == 1:
             difference = _signed(self.mean_difference, digits)
             return f"differs by {difference} {unit} in the one {repeats} run; one {repeats} shows nothing"
-        # Which side of zero an end lies on must be seen.
+        # More digits until it shows on which side of zero an end lies.
         while digits < 4 and any(end and _is_zero(end, digits) for end in (self.low, self.high)):
             digits += 1
         flip = -1 if self.outcome == "loses" else 1
@@ -106,21 +107,22 @@ def paired_comparison(
 ) -> Comparison:
     """Compare two conditions measured on the same seeds.
 
-    The t interval of the mean difference assumes differences that are roughly normal and is the one to quote.
-    The bootstrap interval (bias-corrected and accelerated, Efron 1987) does without and is a check on it: where
-    the two disagree, look at the seeds; below about ten pairs it is known to be too narrow. The p-value flips
-    the signs of the differences, which are arbitrary if the conditions do not differ: all 2^n ways up to 20
-    pairs (exact), random ones beyond. With n pairs it cannot fall below 2^(1-n): five seeds never reach 0.05.
+    The t interval of the mean difference is the one to quote. It assumes differences that are roughly normal.
+    The bootstrap interval (bias-corrected and accelerated, Efron 1987) does not, and is a check on it: where the two
+    disagree, look at the single seeds. Below about ten pairs the bootstrap interval is known to be too narrow.
+    The p-value comes from flipping the signs of the differences, which are arbitrary if the conditions do not differ:
+    all 2^n ways up to 20 pairs (exact), random ones beyond. With n pairs it cannot fall below 2^(1-n), so five seeds
+    never reach 0.05.
 
     Args:
-        treatment: (n,) one measurement per seed, for instance accuracies in percent.
-        baseline: (n,) the other condition, same seeds in the same order.
-        confidence: of the intervals, between 0 and 1.
-        resamples: bootstrap samples, and random sign flips beyond 20 pairs; at least 100.
-        seed: of both.
+        treatment: Measurements of one condition, (n,), one per seed, for instance accuracies in percent.
+        baseline: Measurements of the other condition, (n,), for the same seeds in the same order.
+        confidence: Confidence level of both intervals, between 0 and 1.
+        resamples: Number of bootstrap samples, and of random sign flips beyond 20 pairs; at least 100.
+        seed: Random seed of bootstrap samples and sign flips.
 
     Raises:
-        InputError: lengths differ, there are no pairs, a value is not finite, or an option is out of range.
+        InputError: Lengths differ, there are no pairs, a value is not finite, or an option is out of range.
 
     Example:
         >>> comparison = paired_comparison([72.1, 70.9, 73.0], [70.0, 69.1, 70.8])
@@ -135,7 +137,7 @@ def paired_comparison(
         )
     _check_confidence(confidence)
     if resamples < 100:
-        raise InputError(f"resamples is {resamples}; at least 100 are needed, thousands are usual")
+        raise InputError(f"resamples is {resamples}; choose at least 100, usually thousands")
 
     differences = treatment - baseline
     mean, low, high, standard_error = _t_interval(differences, confidence)
@@ -159,14 +161,14 @@ def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> tuple[float
     """Mean of one condition and its t interval.
 
     Args:
-        values: (n,) one measurement per seed.
-        confidence: of the interval.
+        values: Measurements, (n,), one per seed.
+        confidence: Confidence level of the interval, between 0 and 1.
 
     Returns:
-        Mean, lower and upper end; the ends are NaN for one value.
+        Mean, lower end and upper end; the ends are NaN for one value.
 
     Raises:
-        InputError: there are no values, or one is not finite.
+        InputError: There are no values, or one is not finite.
 
     Example:
         >>> [round(value, 2) for value in mean_interval([1.0, 2.0, 3.0])]
@@ -180,17 +182,17 @@ def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> tuple[float
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     """p-values corrected for their number by Holm's step-down method (1979).
 
-    Rejecting what is at most 0.05 afterwards keeps the chance of even one false rejection at 5 %, whatever
-    the dependence between the tests; it is never weaker than Bonferroni's.
+    Rejecting every hypothesis whose corrected p-value is at most 0.05 keeps the chance of even one false rejection at
+    5 %, whatever the dependence between the tests. The method is never weaker than Bonferroni's.
 
     Args:
-        p_values: (m,) in [0, 1].
+        p_values: Uncorrected p-values, (m,), in [0, 1].
 
     Returns:
-        (m,) in the same order.
+        Corrected p-values, (m,), in the same order.
 
     Raises:
-        InputError: a value lies outside [0, 1].
+        InputError: A value lies outside [0, 1].
 
     Example:
         >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
@@ -207,25 +209,25 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
 
 
 def pairs_needed(comparison: Comparison, power: float = 0.8) -> int | None:
-    """How many more seeds would settle an open comparison.
+    """Number of further seeds that would settle an open comparison.
 
-    The number of further pairs after which a two-sided paired t-test at level 1 - confidence would find the
-    difference with probability `power`, if the true effect and spread are those seen so far. Both are
-    estimates: read the answer as "a few", "dozens" or "hundreds".
+    This is the number of further pairs after which a two-sided paired t-test at level 1 - confidence would find the
+    difference with probability `power`, if the true effect and spread are the observed ones. Both are estimates, so
+    read the answer as "a few", "dozens" or "hundreds".
 
     Args:
-        comparison: from `paired_comparison`.
-        power: chance of settling it, between 0 and 1.
+        comparison: What `paired_comparison` returned.
+        power: Probability of settling the comparison, between 0 and 1.
 
     Returns:
-        Further pairs; 0 if the comparison is settled (its t interval excludes zero); None if no reasonable
+        Number of further pairs; 0 if the comparison is settled (its t interval excludes zero); None if no reasonable
         number would do (a difference of about zero, more than 10000 pairs) or the spread is unknown.
 
     Raises:
         InputError: `power` is out of range.
     """
     if not 0 < power < 1:
-        raise InputError(f"power is {power}; it must lie between 0 and 1, for instance 0.8")
+        raise InputError(f"power is {power}; choose a number between 0 and 1, for instance 0.8")
     if comparison.outcome != "open":
         return 0
     spread = comparison.standard_error * math.sqrt(comparison.num_pairs)
@@ -241,7 +243,7 @@ def pairs_needed(comparison: Comparison, power: float = 0.8) -> int | None:
             short = middle
         else:
             enough = middle
-    # An unlucky study may be larger than the power asks for and still open: one more pair is then the least.
+    # A study may already be larger than the power asks for and still open, by bad luck: then at least one more pair.
     return max(enough - comparison.num_pairs, 1)
 
 
@@ -251,7 +253,7 @@ def _power(effect: float, num_pairs: int, confidence: float) -> float:
 
     freedom = num_pairs - 1
     critical = stats.t.ppf((1 + confidence) / 2, freedom)
-    # The other tail, a significant result of the wrong sign, is negligible where power matters.
+    # The other tail (a significant result of the wrong sign) is negligible where power matters.
     return float(stats.nct.sf(critical, freedom, effect * math.sqrt(num_pairs)))
 
 
@@ -266,13 +268,15 @@ def _measurements(name: str, values: ArrayLike) -> NDArray[np.float64]:
         raise InputError(f"{name} is empty; at least one measurement is needed")
     if not np.isfinite(array).all():
         place = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise InputError(f"{name} has the value {array[place]} at place {place}; leave such seeds out of both lists")
+        raise InputError(
+            f"{name} is {array[place]} at place {place}; leave seeds without a finite number out of both lists"
+        )
     return array
 
 
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
-        raise InputError(f"confidence is {confidence}; it must lie between 0 and 1, for instance 0.95")
+        raise InputError(f"confidence is {confidence}; choose a number between 0 and 1, for instance 0.95")
 
 
 def _t_interval(values: NDArray[np.float64], confidence: float) -> tuple[float, float, float, float]:
@@ -285,8 +289,8 @@ def _t_interval(values: NDArray[np.float64], confidence: float) -> tuple[float, 
     # The spread of equal numbers is zero, not their rounding error.
     spread = 0.0 if _all_equal(values) else float(values.std(ddof=1))
     standard_error = spread / math.sqrt(len(values))
-    reach = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * standard_error
-    return mean, mean - reach, mean + reach, standard_error
+    half_width = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * standard_error
+    return mean, mean - half_width, mean + half_width, standard_error
 
 
 def _all_equal(values: NDArray[np.float64]) -> bool:
@@ -298,13 +302,13 @@ def _sign_flip_test(differences: NDArray[np.float64], resamples: int, seed: int)
     # Sums that are equal in exact arithmetic may differ in the last bits.
     threshold = observed - 1e-9 * float(np.abs(differences).sum())
     if len(differences) <= _EXACT_PAIRS:
-        # All sums by doubling; flipping every sign only negates a sum, so the first sign may stay as it is.
+        # Double the list of sums with each difference. Flipping all signs only negates a sum: the first sign is kept.
         sums = differences[:1]
         for difference in differences[1:]:
             sums = np.concatenate([sums + difference, sums - difference])
         return float((np.abs(sums) >= threshold).mean()), "sign flips, all (exact)"
     generator = np.random.default_rng(seed)
-    at_least = 1  # the observed signs are one of the draws, so that p is never zero (Phipson and Smyth 2010)
+    at_least = 1  # the observed signs count as one draw, so that p is never zero (Phipson and Smyth 2010)
     for start in range(0, resamples, 1000):
         signs = generator.choice([-1.0, 1.0], size=(min(1000, resamples - start), len(differences)))
         at_least += int((np.abs(signs @ differences) >= threshold).sum())
@@ -318,7 +322,7 @@ def _bootstrap_interval(
 
     if len(differences) == 1:
         return math.nan, math.nan
-    if _all_equal(differences):  # BCa is undefined without any spread
+    if _all_equal(differences):  # BCa is undefined without spread
         return float(differences.mean()), float(differences.mean())
     scale = float(np.abs(differences).max())  # powers of tiny differences would underflow
     interval = stats.bootstrap(
@@ -338,7 +342,7 @@ def _is_zero(value: float, digits: int) -> bool:
 
 
 def _plain(value: float, digits: int) -> str:
-    """Fixed digits, a proper minus sign, and no negative zero."""
+    """A number with fixed digits, a proper minus sign, and no negative zero."""
     text = f"{value:.{digits}f}"
     if float(text) == 0:
         return text.removeprefix("-")

@@ -1,4 +1,4 @@
-"""A study's tidy table condensed: every arm against no-kd and against the same teacher unmasked."""
+"""Summary of a study's tidy table: every arm against no-kd and against the same teacher unmasked."""
 
 import math
 from collections.abc import Iterable
@@ -23,13 +23,14 @@ class Variant:
     """One arm at one score, layer, ratio and pair of weights.
 
     Args:
-        cell: which one, as the run folder calls it.
-        label: the arm, with what is needed to tell it from the arm's other variants.
-        student: the student's metric as shown (fractions in percent), by seed.
-        validation: its mean on the validation split; None if it was not measured.
-        teacher: the metric of the teacher as masked, by seed; empty where there is none.
-        gain: against no-kd, paired by seed, positive for the better; None for no-kd itself or without it.
-        masking: against the same teacher unmasked; None where that does not apply.
+        cell: Cell of the study's grid.
+        label: Name of the arm, with whatever distinguishes it from the arm's other variants.
+        student: Metric of the student as shown (fractions in percent), by seed.
+        validation: Mean metric of the student on the validation split; None if it was not measured.
+        teacher: Metric of the teacher as masked, by seed; empty for an arm without a teacher.
+        gain: Comparison with no-kd, paired by seed, positive where the student is better; None for no-kd itself, or
+            in a study without no-kd.
+        masking: Comparison with the same teacher unmasked; None for an arm without a mask.
         corrected_p: p-value of `gain`, corrected for the number of variants by Holm's method.
     """
 
@@ -44,12 +45,12 @@ class Variant:
 
     @property
     def arm(self) -> str:
-        """Its name."""
+        """Name of the arm."""
         return self.cell.arm
 
     @property
     def ratio(self) -> float | None:
-        """Fraction removed; None where there is none."""
+        """Fraction of channels removed; None for an arm without a ratio."""
         return self.cell.ratio
 
 
@@ -58,12 +59,12 @@ class Summary:
     """All variants of a study.
 
     Args:
-        variants: in the order of `mfh.studies.grid.ARMS`, then the controls.
-        split: measured on: "test", or "val" for a study that has not read the test split.
-        covers: what the intervals speak about.
-        num_candidates: variants other than no-kd that were measured on the validation split; more than were tested, if
-            the study read the test split only for the chosen one.
-        scale: how the task's metric reads.
+        variants: The variants, in the order of `mfh.studies.grid.ARMS`, then the controls.
+        split: Split of the measurements: "test", or "val" for a study that has not read the test split.
+        covers: What the intervals cover.
+        num_candidates: Number of variants other than no-kd that were measured on the validation split. These are more
+            than were tested, if the study read the test split only for the chosen one.
+        scale: How the task's metric reads.
     """
 
     variants: list[Variant]
@@ -73,12 +74,12 @@ class Summary:
     scale: Scale = ACCURACY
 
     def chosen(self, arm: str | None = None, *, score: str | None = None, layer: str | None = None) -> Variant | None:
-        """The variant that is best on the validation split, which keeps the test split out of the choice.
+        """The variant that is best on the validation split. The test split plays no part in the choice.
 
         Args:
-            arm: choose among this arm's variants; None for all arms but no-kd.
-            score: choose among masks by this score; None for all.
-            layer: choose among masks at this layer of the teacher; None for all.
+            arm: Arm whose variants to choose among; None for all arms but no-kd.
+            score: Score of the masks to choose among; None for all.
+            layer: Layer of the masks to choose among; None for all.
 
         Returns:
             The variant; None if there is none.
@@ -94,25 +95,25 @@ class Summary:
             return None
 
         def rank(variant: Variant) -> float:
-            # Without validation the first stands for its arm: choosing on test would flatter.
+            # Without validation, the first variant represents its arm: a choice on the test split would be biased.
             return -math.inf if variant.validation is None else self.scale.sign * variant.validation
 
         return max(candidates, key=rank)
 
     @cached_property
     def digits(self) -> int:
-        """Digits after the point: one for percent, otherwise what shows three figures of the largest mean."""
+        """Digits after the decimal point: one for percent, otherwise enough for three figures of the largest mean."""
         largest = max(abs(float(variant.student.mean())) for variant in self.variants)
         if self.scale.percent or not largest:
             return 1
         return min(8, max(0, 2 - math.floor(math.log10(largest))))
 
     def number(self, values: "pd.Series[float]") -> str:
-        """Mean over seeds in text; nothing without values."""
+        """Mean over seeds as text; empty without values."""
         return f"{values.mean():.{self.digits}f}" if len(values) else ""
 
     def difference(self, comparison: Comparison | None) -> str:
-        """For instance "+2.1 (1.0 to 3.1)"; nothing without a comparison."""
+        """A comparison as text, for instance "+2.1 (1.0 to 3.1)"; empty without a comparison."""
         if comparison is None:
             return ""
         return interval_in_words(
@@ -120,28 +121,28 @@ class Summary:
         )
 
     def describe(self, comparison: Comparison) -> str:
-        """The comparison in words, in the metric's unit."""
+        """A comparison in words, in the metric's unit."""
         unit = self.scale.unit or f"of {self.scale.words}"
         return comparison.describe(unit, digits=self.digits)
 
     def says(self, label: str, comparison: Comparison) -> str:
-        """The comparison as a predicate of `label`: "soft gains 2.1 points (...)"."""
+        """A comparison as a sentence about `label`: "soft gains 2.1 points (...)"."""
         words = self.describe(comparison).replace("no difference shown", "shows no difference", 1)
         return f"{label} {words}".strip()
 
     def compare(self, treatment: "pd.Series[float]", baseline: "pd.Series[float]") -> Comparison | None:
-        """Treatment against baseline over the seeds that both have, positive for the better; None without any."""
+        """Treatment against baseline over their common seeds, positive where treatment is better; None without any."""
         return _compare(treatment, baseline, self.scale)
 
     @cached_property
     def num_seeds(self) -> tuple[int, int]:
-        """Fewest and most seeds of any variant; they differ while a study is unfinished."""
+        """Smallest and largest number of seeds of a variant; they differ while a study is unfinished."""
         counts = [len(variant.student) for variant in self.variants]
         return min(counts), max(counts)
 
     @cached_property
     def seeds_in_words(self) -> str:
-        """For instance "5 seeds" or "3 to 5 seeds"."""
+        """The number of seeds in words, for instance "5 seeds" or "3 to 5 seeds"."""
         fewest, most = self.num_seeds
         if fewest != most:
             return f"{fewest} to {most} seeds"
@@ -152,13 +153,13 @@ def summarise(frame: "pd.DataFrame", *, data_redrawn: bool = True, scale: Scale 
     """Compare every arm of a study, seed by seed, with no-kd and with the same teacher unmasked.
 
     Args:
-        frame: a study's tidy table with `mfh.studies.grid.COLUMNS`. Rows whose value is missing are left out, and
+        frame: A study's tidy table with `mfh.studies.grid.COLUMNS`. Rows whose value is missing are left out, and
             comparisons use the seeds that both sides have.
-        data_redrawn: whether each seed draws its own data; otherwise intervals cover training randomness only.
-        scale: which metric, and how it reads; default: accuracy.
+        data_redrawn: Whether each seed draws its own data; otherwise intervals cover training randomness only.
+        scale: The metric, and how it reads (default: accuracy).
 
     Raises:
-        InputError: the table does not hold the metric.
+        InputError: The table does not hold the metric.
     """
     import pandas as pd
 
@@ -170,7 +171,9 @@ def summarise(frame: "pd.DataFrame", *, data_redrawn: bool = True, scale: Scale 
     split = "test" if (students["split"] == "test").any() else "val"
     measured = students[students["split"] == split]
     if measured.empty:
-        raise InputError(f"the results hold no {scale.words} of any arm; let the study finish at least one cell")
+        raise InputError(
+            f"the results hold no {scale.words} of any arm; run the study until at least one cell is measured"
+        )
     validations = students[students["split"] == "val"]
     teachers = frame[(frame["metric"] == f"teacher_{scale.name}") & (frame["split"] == split)]
 
@@ -204,7 +207,7 @@ def summarise(frame: "pd.DataFrame", *, data_redrawn: bool = True, scale: Scale 
 
 
 def representatives(summary: Summary, variants: list[Variant], most: int = 14) -> list[Variant]:
-    """All variants, or for each arm the one chosen by validation where they are many."""
+    """All variants; if there are more than `most`, the variant of each arm that is best on the validation split."""
     if len(variants) <= most:
         return variants
     arms = dict.fromkeys(variant.arm for variant in variants)
@@ -212,15 +215,15 @@ def representatives(summary: Summary, variants: list[Variant], most: int = 14) -
 
 
 def p_in_words(p_value: float) -> str:
-    """A p-value with the digits it deserves."""
+    """A p-value as text, with more digits where it is small."""
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}" if p_value < 0.1 else f"{p_value:.2f}"
 
 
 def interval_in_words(mean: float, low: float, high: float, digits: int = 1, sign: str = "") -> str:
-    """For instance "72.1 (70.9 to 73.3)"; without the interval where it does not exist."""
+    """A mean and its interval as text, for instance "72.1 (70.9 to 73.3)"; without an interval that is NaN."""
     text = f"{mean:{sign}z.{digits}f}"
     if not math.isnan(low):
-        # Which side of zero an end lies on must be seen.
+        # More digits until it shows on which side of zero an end lies.
         while digits < 4 and any(end and round(end, digits) == 0 for end in (low, high)):
             digits += 1
         text += f" ({low:{sign}z.{digits}f} to {high:{sign}z.{digits}f})"
@@ -228,7 +231,7 @@ def interval_in_words(mean: float, low: float, high: float, digits: int = 1, sig
 
 
 def _by_cell(frame: "pd.DataFrame", scale: Scale) -> dict[Cell, "pd.Series[float]"]:
-    """Values as shown, by seed, of every cell."""
+    """Cell -> values as shown, by seed."""
     keys = [name for name in ("arm", "score", "layer", "ratio", *WEIGHTS) if name in frame]
     return {
         Cell.of(dict(zip(keys, key, strict=True))): scale.factor * rows.groupby("seed")["value"].last()
@@ -243,7 +246,7 @@ def _order(cell: Cell) -> tuple[Any, ...]:
 
 
 def label_of(cell: Cell, cells: Iterable[Cell]) -> str:
-    """The arm, with what tells it from the arm's other variants."""
+    """Name of the arm, with whatever distinguishes the cell from the arm's other cells."""
 
     def told(cell: Cell) -> dict[str, str]:
         return {

@@ -1,4 +1,4 @@
-"""Is a task what it says? Looked at before hours are spent: items, splits, networks, logits, targets, layers."""
+"""Check a task before hours are spent on it: items, splits, networks, logits, targets and layers."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -22,15 +22,15 @@ _COMPARED_BYTES = 2**28
 
 
 def check_task(task: Task, layers: Iterable[str] = (), origin: str = "") -> None:
-    """Read the first and the last item of every split, run both networks on them, and compare what comes out.
+    """Read the first and the last item of every split, run both networks on them, and check their outputs.
 
     Args:
-        task: to look at.
-        layers: of the teacher, which must be there.
-        origin: the file the task comes from, for messages.
+        task: The task to check.
+        layers: Names of layers that the teacher must have.
+        origin: File that the task comes from, for messages.
 
     Raises:
-        InputError: something does not fit; one line names the file, the split and the field.
+        InputError: Something does not fit; one line names the file, the split and the field.
     """
     try:
         with torch.random.fork_rng(devices=[]):
@@ -49,12 +49,13 @@ def check_task(task: Task, layers: Iterable[str] = (), origin: str = "") -> None
         shared = num_shared(getattr(task, earlier), getattr(task, later))
         if shared:
             log.warning(
-                "%s%d of the %d items of %s are in %s too: what is measured there is partly known by heart",
+                "%s%d of the %d items of %s are in %s too: scores on %s are too good; keep each item in one split only",
                 f"{origin}: " if origin else "",
                 shared,
                 len(getattr(task, later)),
                 later,
                 earlier,
+                later,
             )
 
 
@@ -83,12 +84,12 @@ def _check_alike(train: PairedBatch, other: PairedBatch, split: str) -> None:
         if _kind(ours) != _kind(theirs):
             raise InputError(
                 f"{field} is {_kind(ours)} in the train split and {_kind(theirs)} in the {split} split; the splits of "
-                "a task need items of one kind"
+                "a task need items of the same kind"
             )
 
 
 def _kind(nested: Any) -> str:
-    """Structure, types and numbers of dimensions: lengths may differ."""
+    """Structure, types and numbers of dimensions of an item, but not its lengths, which may differ."""
     if isinstance(nested, Tensor):
         return f"{str(nested.dtype).removeprefix('torch.')} with {nested.ndim} dimensions"
     if isinstance(nested, Mapping):
@@ -115,11 +116,11 @@ def _check_logits(task: Task, networks: dict[str, nn.Module], batches: dict[str,
     widths: dict[str, tuple[int, ...]] = {}
     for role, network in networks.items():
         if any(parameter.is_meta for parameter in network.parameters()):
-            continue  # weights come from a checkpoint
+            continue  # the weights come from a checkpoint
         logits = _run(network, role, "train", batches["train"])
         widths[role] = tuple(logits.shape[1:])
         for split, batch in batches.items():
-            if split != "train":  # logits of dense prediction may have another size in each split
+            if split != "train":  # in dense prediction, the size of logits may differ between splits
                 logits = (
                     _run(network, role, split, batch) if logits.ndim > 2 else logits[:1].expand(len(batch.target), -1)
                 )
@@ -148,9 +149,10 @@ def _run(network: nn.Module, role: str, split: str, batch: PairedBatch) -> Tenso
 
 
 def num_shared(earlier: Any, later: Any) -> int:
-    """How many items of `later` are in `earlier` too, as far as that can be told without reading all data.
+    """Number of items of `later` that are in `earlier` too, as far as that is known without reading all data.
 
-    Subsets of one data set are compared by index, tensors in memory by value; of everything else nothing is known.
+    Subsets of one data set are compared by index, and tensors in memory by value. Other data sets are not compared,
+    which counts as 0.
     """
     (first, ours), (second, theirs) = _unwrapped(earlier), _unwrapped(later)
     if first is second:
@@ -164,7 +166,7 @@ def num_shared(earlier: Any, later: Any) -> int:
 
 
 def _unwrapped(dataset: Any) -> tuple[Any, range | list[int]]:
-    """The data set below all subsets, and which of its items are meant."""
+    """The data set below all subsets, and the indices of its items that the subsets choose."""
     chosen: range | list[int] = range(len(dataset))
     while type(dataset) is Subset:
         chosen = [int(dataset.indices[index]) for index in chosen]

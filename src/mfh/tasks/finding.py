@@ -1,4 +1,4 @@
-"""Tasks that ship ready to run, and how tasks are found: by name, file or module."""
+"""The shipped tasks, and how a task is found by its name, file or module."""
 
 import importlib
 import importlib.util
@@ -23,12 +23,12 @@ SHIPPED = {"digits": "mfh.tasks.digits", "ravdess": "mfh.tasks.ravdess", "vggsou
 
 @dataclass(frozen=True)
 class TaskSource:
-    """Makes a task, anew for every seed if its function takes one.
+    """Where a task comes from: it makes the task, anew for every seed if the task's function takes a seed.
 
     Args:
-        make: seed -> Task.
-        redrawn: whether data are redrawn per seed.
-        origin: the file or module of a user's own task, for messages.
+        make: Function from a random seed to a `Task`.
+        redrawn: Whether each seed draws its own data.
+        origin: File or module of a user's own task, for messages; empty for a shipped task.
     """
 
     make: "Callable[[int], Task]"
@@ -48,32 +48,33 @@ class TaskArguments:
     """Vary the training inputs at random, as the task defines it."""
 
     def or_else(self, before: Mapping[str, Any]) -> "TaskArguments":
-        """These arguments; those that are not given as they were before, for instance in a run's configuration."""
+        """These arguments; unset ones are taken from `before`, for instance from a run's configuration."""
         return TaskArguments(**{name: value or before.get(name, value) for name, value in vars(self).items()})
 
     def facts(self) -> dict[str, Any]:
-        """The arguments as JSON can hold them."""
+        """The arguments in a form that JSON can hold."""
         return {**vars(self), "data": None if self.data is None else str(self.data)}
 
 
 def find_task(task: "str | Path | Task | Callable[..., Task]", arguments: TaskArguments | None = None) -> TaskSource:
-    """The source of a task.
+    """Find a task by its name, file or module.
 
     Args:
-        task: the name of a shipped task, "path/to/file.py" with a function `task()`, "package.module:function", such
-            a function, or a Task, whose data then stay the same for all seeds.
-        arguments: what the function is called with.
+        task: Name of a shipped task, "path/to/file.py" with a function `task()`, "package.module:function", such a
+            function itself, or a `Task`, whose data then stay the same for all seeds.
+        arguments: Optional arguments for the task's function (default: none).
 
     Raises:
-        InputError: there is no such task, or its function cannot be used.
+        InputError: There is no such task, or its function cannot be called.
     """
-    from mfh.tasks.task import (
-        Task,  # only now: worker processes of a preparation come by here too, and do not need torch
-    )
+    # Imported only now: worker processes of a preparation import this module too, and do not need torch.
+    from mfh.tasks.task import Task
 
     if isinstance(task, Task):
         if arguments is not None and arguments != TaskArguments():
-            raise InputError("data, preset and augment are for a task's function; this task is made already")
+            raise InputError(
+                "data, preset and augment need a task's function, but a Task was given; give the function instead"
+            )
         return TaskSource(lambda _seed: task, redrawn=False)
     function, origin = (task, getattr(task, "__name__", repr(task))) if callable(task) else _find(str(task))
     try:
@@ -83,7 +84,7 @@ def find_task(task: "str | Path | Task | Callable[..., Task]", arguments: TaskAr
     given = {name: value for name, value in vars(arguments or TaskArguments()).items() if value}
     for name in given:
         if name not in parameters:
-            raise InputError(f"task() of {origin} takes no {name!r}; leave --{name} out, or add the parameter")
+            raise InputError(f"task() of {origin} has no parameter {name!r}; leave --{name} out, or add the parameter")
     takes_seed, own = "seed" in parameters, isinstance(task, (str, Path)) and str(task) not in SHIPPED
 
     def make(seed: int) -> Task:
@@ -107,7 +108,7 @@ def _find(spec: str) -> tuple[Callable[..., Any], str]:
         return _function(_load_file(Path(spec)), "task", spec), spec
     module_name, colon, name = spec.partition(":")
     if colon:
-        sys.path.insert(0, "")  # modules beside the user, as `python -m` finds them
+        sys.path.insert(0, "")  # modules in the working directory, as `python -m` finds them
         try:
             module = importlib.import_module(module_name)
         except Exception as error:
@@ -135,7 +136,7 @@ def _load_file(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    sys.path.insert(0, str(path.resolve().parent))  # its neighbours can be imported, as in a script
+    sys.path.insert(0, str(path.resolve().parent))  # modules beside the file can be imported, as in a script
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -23,15 +23,16 @@ from mfh.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Protocol:
-    """How channels are scored and masked and how students are distilled, unless a run says otherwise.
+    """How channels are scored and masked, and how students are distilled, unless a run says otherwise.
 
     Args:
-        loss: of distillation, a `KDLoss` or a function of (student logits, teacher logits, target).
-        ratio: fraction of channels removed, at least 0 and below 1.
-        fill: what a removed channel becomes: its data-set "mean", or "zero".
-        distance: of the score "distance".
-        joint: whether the pair that Algorithm 1 looks at is trained jointly, its first step. False takes the networks
-            trained on labels for it, as in the published VGGSound runs; "aligned" then means these.
+        loss: Distillation loss: a `KDLoss`, or a function of (student logits, teacher logits, target).
+        ratio: Fraction of channels to remove, at least 0 and below 1.
+        fill: Value of a removed channel: "mean" (its mean over the data set) or "zero".
+        distance: Distance between logits behind the score "distance".
+        joint: Whether the pair that Algorithm 1 scores is trained jointly, which is its first step. With False the
+            networks trained on labels alone take the place of that pair, as in the published VGGSound runs; the arm
+            "aligned" then distils from the pretrained teacher.
     """
 
     loss: DistillationLoss = field(default_factory=KDLoss)
@@ -46,31 +47,33 @@ class Task:
     """Two networks, paired data, and where to look into the teacher.
 
     Args:
-        name: of the task, for folders and reports.
-        teacher: makes a new teacher that returns logits (N, K); called under a forked, seeded generator. None
-            for a teacher known only by its outputs (`teacher_logits`).
-        student: makes a new student that returns logits (N, K).
-        layer: the teacher's layer to score and mask, a name from `named_modules()`; its output is meant.
-        train: map-style data set of (teacher_input, student_input, target); inputs are tensors or nested
-            tuples and dicts of tensors. A multimodal teacher simply has both inputs in `teacher_input`.
-        val: the same, for choosing epochs (and whatever else is chosen).
-        test: the same, read once at the end.
-        student_layer: the student's layer that feeds the probe, or several; "input" is its input. Default: the input of
-            its last parametrised leaf module.
-        channel_dim: the dimension of the layer's output that counts channels.
-        recipe: how teacher and students are trained.
-        protocol: how channels are scored and masked and students distilled.
-        teacher_checkpoint: a file of the pretrained teacher's weights; default: it is trained, once per seed.
-        teacher_logits: (len(train), K) outputs in data-set order, of a teacher known only by them; or a .npy or
-            .safetensors file of them, which is mapped into memory.
-        problem: what logits and targets mean, and with what metric; default: one class per sample, accuracy.
-        collate: makes (teacher_input, student_input, target) of a list of items, where PyTorch's default does not.
-        truth: (C,) booleans, whether each channel of `layer` is modality-general, where that is known.
-        facts: what else is known and belongs into a report: "description", "classes" (their names in order), counts of
-            decisive features, best accuracies.
+        name: Name of the task, for folders and reports.
+        teacher: Function that makes a new teacher, which returns logits (N, K). It is called under a forked, seeded
+            generator. None for a teacher of which only the outputs are known (`teacher_logits`).
+        student: Function that makes a new student, which returns logits (N, K).
+        layer: Name of the teacher's layer to score and mask, from `named_modules()`. Its output is meant.
+        train: Training split: a map-style data set of (teacher_input, student_input, target). Inputs are tensors, or
+            nested tuples and dicts of tensors. A multimodal teacher has both inputs in `teacher_input`.
+        val: Validation split, of the same form. Epochs, and everything else that is chosen, are chosen on it.
+        test: Test split, of the same form. It is read once, at the end.
+        student_layer: Name of the student's layer whose output feeds the probe, or several names; "input" is the
+            student's input (default: the input of its last leaf module with parameters).
+        channel_dim: Dimension of the layer's output that counts channels.
+        recipe: How teacher and students are trained.
+        protocol: How channels are scored and masked, and how students are distilled.
+        teacher_checkpoint: File with the weights of a pretrained teacher (default: the teacher is trained, once per
+            seed).
+        teacher_logits: Outputs of a teacher of which only these are known, (len(train), K), in data-set order: a
+            tensor, or a .npy or .safetensors file, which is mapped into memory.
+        problem: What logits and targets mean, and the metric (default: one class per sample, accuracy).
+        collate: Function that makes the batch (teacher_input, student_input, target) from a list of items, for items
+            that PyTorch's default cannot put into a batch.
+        truth: Whether each channel of `layer` is modality-general, (C,) booleans; None where that is not known.
+        facts: Further facts for the report: "description", "classes" (names in order), counts of decisive features,
+            best accuracies.
 
     Raises:
-        InputError: a split is empty or no data set, or there is neither a teacher nor its outputs.
+        InputError: A split is empty or not a data set, or there is neither a teacher nor its outputs.
     """
 
     name: str
