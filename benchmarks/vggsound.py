@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import mfh
 from common import Report
 from mfh.data.epochs import indexed_loader
-from mfh.data.pairs import one_modality
+from mfh.data.pairs import only_role
 from mfh.tasks.media import MediaFile
 from mfh.tasks.vggsound import task
 from mfh.tasks.vggsound.annotations import is_validation
@@ -181,9 +181,9 @@ def main():
         data = task(data=folder / "out").train
         kinds = {
             "sound and 32 frames": data,
-            "32 frames": one_modality(data, "student"),
-            "8 frames": one_modality(task(data=folder / "out", num_frames=8).train, "student"),
-            "sound": one_modality(data, "teacher"),
+            "32 frames": only_role(data, "student"),
+            "8 frames": only_role(task(data=folder / "out", num_frames=8).train, "student"),
+            "sound": only_role(data, "teacher"),
         }
         say("| loader alone, batches of 8 | clips per second, wall clock | clips per second and core, processor time |")
         say("| --- | ---: | ---: |")
@@ -199,7 +199,7 @@ def main():
         )
         say("| --- | ---: | ---: | ---: | ---: |")
         for role in ("teacher", "student"):
-            dataset = one_modality(data, role)
+            dataset = only_role(data, role)
             if device == "cpu":
                 dataset = torch.utils.data.Subset(dataset, range(2 * batch_size))
             batch, _ = next(iter(indexed_loader(dataset, batch_size)))

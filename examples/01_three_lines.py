@@ -14,8 +14,8 @@ train, val = digits.train, digits.val  # data sets of (teacher_input, student_in
 few = mfh.Recipe(epochs=4)
 
 # Any two networks that return logits: here both are trained on labels first.
-teacher = mfh.pretrain(digits.teacher(), train, val, modality="teacher", recipe=few).network
-student = mfh.pretrain(digits.student(), train, val, modality="student", recipe=few).network
+teacher = mfh.pretrain(digits.teacher(), train, val, role="teacher", recipe=few).network
+student = mfh.pretrain(digits.student(), train, val, role="student", recipe=few).network
 pairs = mfh.PairLoader(train)  # or a DataLoader of (teacher_input, student_input, target) batches
 new_student = digits.student()
 

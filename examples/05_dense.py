@@ -78,9 +78,7 @@ if __name__ == "__main__":
     print(f"{result.scale.title}, by seed:")
     print((100 * result.by_seed()).round(1))
     world = task(0)
-    fit = mfh.pretrain(
-        student(), world.train, world.val, modality="student", problem=world.problem, recipe=world.recipe
-    )
+    fit = mfh.pretrain(student(), world.train, world.val, role="student", problem=world.problem, recipe=world.recipe)
     with torch.no_grad():
         seen = fit.network(world.test[0][1][None])[0].argmax(0)
     print(f"What the depth camera makes of one scene (T tall, r and g low):\n{picture_of(seen)}")

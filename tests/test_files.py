@@ -231,9 +231,9 @@ def test_a_claim_ends_with_its_process_however_it_ends(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(InputError, match="new is in use by another process of mfh; wait for it, or use another"):
-            with claimed(folder):
-                pass
+        said = "new is in use by another process of mfh; wait for it, or use another"
+        with pytest.raises(InputError, match=said), claimed(folder):
+            pass
     finally:
         holder.kill()
         holder.communicate()

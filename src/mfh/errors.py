@@ -1,4 +1,4 @@
-"""The one kind of error a user can cause."""
+"""The one kind of error that a user can cause."""
 
 import json
 from collections.abc import Mapping
@@ -6,15 +6,26 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """What was given cannot be used.
+    """Something that the user gave cannot be used.
 
-    The message is one line that names the value, what was expected and what to do. The command line prints
-    it and exits with code 2; everything else that escapes `mfh` is a defect of `mfh`.
+    The message is one line that says what was given, what was expected and what to do. The command line prints it and
+    exits with code 2. Any other exception that leaves `mfh` is a bug of `mfh`.
     """
 
 
+def in_a_line(error: BaseException) -> str:
+    """An exception of somebody else's code as part of a one-line message: its type and the start of its text."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
 def close_names(name: str, known: list[str], limit: int = 5) -> str:
-    """A hint for a misspelt name: the closest known ones, or the first few if none is close."""
+    """A hint for a misspelt name: the closest known names, or the first few if none is close.
+
+    Args:
+        name: The name that is not known.
+        known: All known names.
+        limit: The largest number of names in the hint.
+    """
     import difflib
 
     close = difflib.get_close_matches(name, known, n=limit, cutoff=0.5)

@@ -8,17 +8,17 @@ from mfh.errors import InputError
 
 @dataclass(frozen=True)
 class ModalityVenn:
-    """Counts of the features that decide the label, and the fractions that follow from them.
-
-    Args:
-        general: decisive features present in both modalities (g).
-        teacher_only: decisive features only the teacher's modality has (s_a).
-        student_only: decisive features only the student's modality has (s_b).
-
-    Raises:
-        InputError: a count is negative or not whole, or nothing is decisive.
+    """The numbers of features that decide the label, and the fractions alpha, beta and gamma that follow from them.
 
     The fractions are those of Xue et al., "The Modality Focusing Hypothesis", ICLR 2023, section 3.
+
+    Args:
+        general: The number of decisive features that both modalities have (g).
+        teacher_only: The number of decisive features that only the teacher's modality has (s_a).
+        student_only: The number of decisive features that only the student's modality has (s_b).
+
+    Raises:
+        InputError: A count is negative or not a whole number, or all counts are zero.
 
     Example:
         >>> venn = ModalityVenn(general=1, teacher_only=1, student_only=0)
@@ -40,22 +40,22 @@ class ModalityVenn:
 
     @property
     def total(self) -> int:
-        """All decisive features."""
+        """The number of all decisive features."""
         return self.general + self.teacher_only + self.student_only
 
     @property
     def alpha(self) -> float:
-        """Share of the teacher's decisive features that only the teacher has: s_a / (s_a + g)."""
+        """The share of the teacher's decisive features that only the teacher has: s_a / (s_a + g)."""
         return _share(self.teacher_only, self.teacher_only + self.general)
 
     @property
     def beta(self) -> float:
-        """Share of the student's decisive features that only the student has: s_b / (s_b + g)."""
+        """The share of the student's decisive features that only the student has: s_b / (s_b + g)."""
         return _share(self.student_only, self.student_only + self.general)
 
     @property
     def gamma(self) -> float:
-        """Share of all decisive features that both modalities have: g / (g + s_a + s_b)."""
+        """The share of all decisive features that both modalities have: g / (g + s_a + s_b)."""
         return self.general / self.total
 
 

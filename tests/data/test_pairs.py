@@ -1,17 +1,19 @@
-from collections import namedtuple
+from collections import OrderedDict, UserDict, namedtuple
+from types import MappingProxyType
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from mfh import PairedBatch, PairLoader
+from mfh import PairedBatch, PairLoader, channel_saliency
 from mfh.data.epochs import EpochBatches, EpochShuffle, epoch_seed, indexed_loader, reads_the_same
 from mfh.data.pairs import as_batch, check_rereadable, fetch, map_tensors, num_samples, tensors, to_device
 from mfh.errors import InputError
-from networks import randn
+from networks import randn, seeded
 
 Point = namedtuple("Point", "x y")
 
@@ -66,6 +68,47 @@ def test_nested_inputs():
         num_samples({"a": "text"})
     with pytest.raises(InputError, match=r"\[0, 2\] samples"):
         num_samples((torch.tensor(1.0), torch.ones(2)))
+
+
+@pytest.mark.parametrize("kind", [dict, UserDict, OrderedDict, MappingProxyType])
+def test_every_mapping_is_read_by_its_keys(kind):
+    """Hugging Face's BatchEncoding is a UserDict."""
+    encoded = kind({"ids": torch.ones(3, 2), "mask": kind({"inner": torch.ones(3)}), "text": "three words"})
+    assert [len(tensor) for tensor in tensors(encoded)] == [3, 3]
+    assert num_samples((encoded, torch.ones(3))) == 3
+    moved = to_device(encoded, "meta")
+    assert type(moved) is type(moved["mask"]) is dict
+    assert list(moved) == ["ids", "mask", "text"]
+    assert moved["ids"].device.type == moved["mask"]["inner"].device.type == "meta"
+    assert moved["text"] == "three words"
+    assert as_batch((encoded, encoded, torch.zeros(3))).teacher_input is encoded
+
+
+class ByName(nn.Module):
+    """Reads two tensors by their names."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.out = nn.Linear(2, 5), nn.Linear(5, 3)
+
+    def forward(self, inputs):
+        assert type(inputs) is dict
+        return self.out(self.embed(inputs["ids"]) * inputs["mask"])
+
+
+@pytest.mark.parametrize("kind", [dict, UserDict])
+def test_networks_get_mappings_as_dicts(kind):
+    x, mask = randn(20, 2), randn(20, 1, seed=1).sigmoid()
+    items = [(kind({"ids": a, "mask": m}), a, 0) for a, m in zip(x, mask, strict=True)]
+    fetched = fetch(items, [4, 2])
+    assert torch.equal(fetched.teacher_input["ids"], x[[4, 2]])
+    student, pairs = seeded(lambda: nn.Linear(2, 3), 1), PairLoader(items, batch_size=8)
+    saliency, same = (
+        channel_saliency(seeded(ByName), student, pairs, layer="embed", permutations=2)
+        for pairs in (pairs, PairLoader([(dict(first), *rest) for first, *rest in items], batch_size=8))
+    )
+    assert np.ptp(saliency.scores) > 0
+    np.testing.assert_array_equal(saliency.scores, same.scores)
 
 
 def test_batches():

@@ -67,7 +67,7 @@ def test_outputs_too_large_for_the_device_are_looked_up_where_they_are(monkeypat
     task, recipe = tiny_task.task(), mfh.Recipe(epochs=2)
     fits = []
     for limit in (10**9, 10):
-        monkeypatch.setattr("mfh.training.modules.IN_MEMORY_BYTES", limit)
+        monkeypatch.setattr("mfh.training.objectives.IN_MEMORY_BYTES", limit)
         student = seeded(tiny_task.student)
         fits.append(mfh.distill(None, student, task.train, task.val, teacher_logits=LOGITS, recipe=recipe))
     assert fingerprint(fits[0].student) == fingerprint(fits[1].student)

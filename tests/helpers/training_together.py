@@ -40,7 +40,7 @@ def trainings(accumulate):
     task = uneven_task()
     given = {"train": task.train, "val": task.val, "recipe": replace(task.recipe, accumulate=accumulate)}
     teacher, student = seeded(tiny_task.teacher), seeded(tiny_task.student, 1)
-    first = pretrain(seeded(tiny_task.student, 1), modality="student", **given)
+    first = pretrain(seeded(tiny_task.student, 1), role="student", **given)
     pair = align(teacher, student, **given)
     taught = distill(seeded(tiny_task.teacher, 2), seeded(tiny_task.student, 1), **given)
     return {
@@ -95,7 +95,7 @@ def normalised():
     """A network with batch statistics: every process normalises by its own, and all end with the same network."""
     task = uneven_task()
     network = seeded(lambda: nn.Sequential(nn.Linear(7, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)))
-    pretrain(network, task.train, task.val, modality="student", recipe=task.recipe)
+    pretrain(network, task.train, task.val, role="student", recipe=task.recipe)
     network[1].running_mean += rank()
     apart = network[1].running_mean.clone()
     average_buffers(network)
@@ -110,7 +110,7 @@ def refusals(folder):
     (folder / f"of-{rank()}").touch()
 
     def train(network, train, val):
-        return pretrain(network, train, val, modality="student", recipe=task.recipe)
+        return pretrain(network, train, val, role="student", recipe=task.recipe)
 
     for name, action in {
         "train": lambda: train(tiny_task.student(), small, task.val),

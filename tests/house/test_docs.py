@@ -8,6 +8,8 @@ Marks in the pages, as HTML comments on the line before a block:
 """
 
 import ast
+import inspect
+import pkgutil
 import re
 import runpy
 import shlex
@@ -169,6 +171,16 @@ def test_the_site_shows_every_page():
 def test_the_api_lists_every_public_name():
     listed = re.findall(r"^\| \[`mfh\.(\w+)`\]", (ROOT / "docs/api/index.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(listed) == sorted(set(mfh.__all__) - {"__version__"})
+
+
+def test_the_api_pages_name_what_exists():
+    names = [
+        n
+        for page in (ROOT / "docs/api").glob("*.md")
+        for n in re.findall(r"^::: (\S+)", page.read_text(), re.MULTILINE)
+    ]
+    assert len(names) > 60
+    assert all(inspect.getdoc(pkgutil.resolve_name(name)) for name in names)
 
 
 def test_wings_import_only_wings_further_down_the_list():

@@ -300,7 +300,7 @@ def test_networks_without_weights_are_refused():
         lambda: channel_saliency(good, empty, PairLoader(data), layer="body"),
         lambda: distill(empty, good, data, data),
         lambda: distill(good, empty, data, data),
-        lambda: pretrain(empty, data, data, modality="student"),
+        lambda: pretrain(empty, data, data, role="student"),
         lambda: align(empty, good, data, data),
         lambda: mask_channels(empty, ChannelMask("body", np.ones(6), np.zeros(6), "")),
     ):
@@ -323,7 +323,7 @@ def test_a_network_on_several_devices_is_left_there_and_only_read(monkeypatch):
     with pytest.raises(InputError, match=said.format("teacher")):
         channel_saliency(teacher, student, PairLoader(data), layer="body")
     with pytest.raises(InputError, match=said.format("student")):
-        pretrain(teacher, data, data, modality="student")
+        pretrain(teacher, data, data, role="student")
 
 
 def test_padding_masks_and_dropout_do_not_change_what_is_read_twice():

@@ -1,5 +1,6 @@
 import copy
 import logging
+import pickle
 from collections import Counter
 
 import numpy as np
@@ -211,6 +212,18 @@ def test_of_a_frozen_network_is_itself_and_a_compiled_one_is_what_it_was_made_fr
     assert teacher.network is network
     assert Frozen(torch.compile(network, backend="eager")).network is network
     assert teacher.fingerprint == fingerprint(network)
+
+
+def test_a_copy_is_cut_anew():
+    teacher = Frozen(seeded(conv))
+    split = teacher.split("4", image(8, 0))
+    for other in (copy.deepcopy(teacher), pickle.loads(pickle.dumps(teacher))):
+        assert other.network is not teacher.network
+        assert other.fingerprint == teacher.fingerprint
+        again = other.split("4", image(8, 0))
+        assert again.model is other.network
+        with evaluating(teacher.network, other.network):
+            assert close(again(image(5, 1)).logits, split(image(5, 1)).logits)
 
 
 def test_a_frozen_network_refuses_what_was_made_for_another():

@@ -1,6 +1,7 @@
 import copy
 import logging
 import random
+from collections import UserDict
 
 import numpy as np
 import pytest
@@ -116,6 +117,17 @@ def test_inputs_of_another_shape_go_the_long_way():
             assert close(passed.logits, logits)
             _, truth = run(model, "2", other, lambda z: z * 2)
             assert close(split.tail(activation * 2, passed.bypass), truth)
+
+
+def test_mappings_of_any_kind_are_cut_as_dicts():
+    case = CASES["dictionary"]
+    model, inputs = seeded(case.make), case.inputs(6, 0)
+    with evaluating(model):
+        split = cut.split(model, case.layer, UserDict(inputs))
+        assert split.traced
+        passed = split(UserDict(inputs))
+        assert not isinstance(passed.bypass, Whole)
+        assert close(passed.logits, model(inputs))
 
 
 def test_capture_is_not_touched_by_in_place_operations():

@@ -77,6 +77,7 @@ def test_one_process_goes_on_with_what_two_have_made(together, tmp_path):
     shutil.copytree(folder / "run", tmp_path / "run")
     names = sorted(path.name for path in (tmp_path / "run").iterdir())
     assert names == [
+        "aligned-best-student.safetensors",
         "aligned-student.safetensors",
         "aligned-teacher.safetensors",
         "distilled-general-distance-0.5-1.safetensors",
@@ -104,7 +105,7 @@ def test_what_several_processes_cannot_do(together):
 
 def test_a_job_survives_a_killed_process(tmp_path):
     code, said = torchrun(
-        *("--max-restarts", "1", "-m", "mfh", "pretrain", HERE / "fragile_task.py", "--modality", "student"),
+        *("--max-restarts", "1", "-m", "mfh", "pretrain", HERE / "fragile_task.py", "--role", "student"),
         folder=tmp_path,
         MFH_TEST_ACCIDENT=str(tmp_path / "happened"),
     )
@@ -123,7 +124,7 @@ def test_a_job_survives_a_killed_process(tmp_path):
 
     task, network = fragile_task.task(), seeded(fragile_task.tiny_task.student, 0)
     recipe = training_together.replace(task.recipe, accumulate=2)
-    alone = pretrain(network, task.train, task.val, modality="student", recipe=recipe)
+    alone = pretrain(network, task.train, task.val, role="student", recipe=recipe)
     assert facts["best_epoch"] == alone.best_epoch
     assert [entry["steps"] for entry in facts["history"]] == [4, 8, 12, 16, 20]
     for mine, other in zip(facts["history"], alone.history, strict=True):

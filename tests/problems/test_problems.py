@@ -215,7 +215,7 @@ def test_a_label_out_of_range_is_named_with_its_sample(split, place):
     data = {"train": target, "val": target} | {split: wrong}
     train, val = (TensorDataset(x, x, data[name]) for name in ("train", "val"))
     with pytest.raises(InputError, match=f"{split} split, sample {place}: the target holds 7; .* 0 to 1"):
-        mfh.pretrain(nn.Linear(4, 2), train, val, modality="student", recipe=mfh.Recipe(epochs=1, batch_size=16))
+        mfh.pretrain(nn.Linear(4, 2), train, val, role="student", recipe=mfh.Recipe(epochs=1, batch_size=16))
     with pytest.raises(InputError, match="the target holds 7"):
         mfh.evaluate(nn.Linear(4, 2), TensorDataset(x, x, wrong), "student")
 
@@ -369,4 +369,4 @@ def test_a_collate_function_of_ones_own():
     result = mfh.study(task, arms=["no-kd", "regular", "soft"], num_seeds=1, processes=1)
     assert result.by_seed().notna().all(axis=None)
     with pytest.raises(InputError, match="do not fit into one batch"):
-        mfh.pretrain(make(1), [(torch.zeros(n), torch.zeros(1), 0) for n in lengths], task.val, modality="student")
+        mfh.pretrain(make(1), [(torch.zeros(n), torch.zeros(1), 0) for n in lengths], task.val, role="student")

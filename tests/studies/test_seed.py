@@ -17,8 +17,8 @@ from mfh.studies.networks import load_weights
 from mfh.studies.seed import Seed, matching_temperature
 from mfh.studies.settings import Settings
 from mfh.tasks.task import Protocol
+from mfh.training import loop
 from mfh.training.fitting import evaluate
-from mfh.training.modules import History
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +256,7 @@ def test_a_kill_while_networks_are_saved_loses_no_training(tmp_path, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             bench.networks.aligned("teacher")
     assert len(list(tmp_path.glob("aligned-*.safetensors"))) == saved
-    monkeypatch.setattr(History, "on_validation_end", None)  # nothing is trained again
+    monkeypatch.setattr(loop._Epoch, "train", None)  # nothing is trained again
     again = Seed(tiny_task.task(0), 0, Settings(), SeedFolder(tmp_path, 0))
     assert [fingerprint(again.networks.aligned(role).network) for role in ("teacher", "student")] == wanted
     assert not list(tmp_path.glob("*.ckpt"))

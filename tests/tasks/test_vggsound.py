@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Subset
 
 from mfh.cli.commands import main
 from mfh.data.epochs import reading_batch, reads_the_same
-from mfh.data.pairs import fetch, one_modality
+from mfh.data.pairs import fetch, only_role
 from mfh.errors import InputError
 from mfh.files import load_tensors
 from mfh.networks import cut
@@ -79,10 +79,10 @@ def test_fewer_frames_are_evenly_spaced(prepared):
             Clips(opened, "val", num_frames=wrong)
 
 
-def test_one_modality_only(prepared):
+def test_only_one_role(prepared):
     clips = Clips(open_prepared(prepared), "val", num_frames=2)
     sound, video, label = clips[1]
-    heard, seen = one_modality(clips, "teacher")[1], one_modality(Subset(clips, [3, 1]), "student")[1]
+    heard, seen = only_role(clips, "teacher")[1], only_role(Subset(clips, [3, 1]), "student")[1]
     assert same(heard, (sound, torch.empty(0, dtype=torch.uint8), label))
     assert same(seen, (torch.empty(0), video, label))
     assert fetch(clips.only("teacher"), [0, 1]).student_input.shape == (2, 0)

@@ -53,7 +53,7 @@ SHORT = Recipe(epochs=3, batch_size=16)
 def train(kind, recipe=SHORT, train=TRAIN, val=VAL, dropout=0.3, seed=0, **more):
     """(trained networks, history) of any of the three kinds."""
     if kind == "pretrain":
-        fit = pretrain(student(dropout), train, val, modality="student", recipe=recipe, seed=seed, **more)
+        fit = pretrain(student(dropout), train, val, role="student", recipe=recipe, seed=seed, **more)
         return [fit.network], fit.history
     if kind == "align":
         pair = align(teacher(), student(dropout), train, val, recipe=recipe, seed=seed, **more)
@@ -95,7 +95,7 @@ def test_equals_a_plain_loop(scheduler):
 
     single = student()
     slow = plain_loop([single], lambda _x, s, y: F.cross_entropy(single(s), y), recipe, 5)
-    fit = pretrain(student(), TRAIN, VAL, modality="student", recipe=recipe, seed=5)
+    fit = pretrain(student(), TRAIN, VAL, role="student", recipe=recipe, seed=5)
     torch.testing.assert_close(weights(fit.network), slow[fit.best_epoch][0])
 
     frozen, single, loss = teacher().eval().requires_grad_(False), student(), KDLoss(temperature=2.0, label_weight=0.5)
@@ -107,9 +107,9 @@ def test_equals_a_plain_loop(scheduler):
 
 def test_accumulated_batches_equal_a_large_one():
     """With 60 samples, 24 to a step: the last step is smaller, and its two batches count by their samples."""
-    whole = pretrain(student(), TRAIN, VAL, modality="student", recipe=Recipe(epochs=3, batch_size=24, optimizer=sgd))
+    whole = pretrain(student(), TRAIN, VAL, role="student", recipe=Recipe(epochs=3, batch_size=24, optimizer=sgd))
     recipe = Recipe(epochs=3, batch_size=12, accumulate=2, optimizer=sgd)
-    parts = pretrain(student(), TRAIN, VAL, modality="student", recipe=recipe)
+    parts = pretrain(student(), TRAIN, VAL, role="student", recipe=recipe)
     assert [entry["steps"] for entry in parts.history] == [entry["steps"] for entry in whole.history] == [3, 6, 9]
     assert parts.best_epoch == whole.best_epoch
     torch.testing.assert_close(weights(parts.network), weights(whole.network))
@@ -123,10 +123,10 @@ def test_layout_and_compilation_leave_networks_as_they_were():
 
     images = TensorDataset(TRAIN.tensors[0], TRAIN.tensors[1].reshape(60, 1, 2, 2), TRAIN.tensors[2])
     plain, faster = seeded(convolutional), seeded(convolutional)
-    pretrain(plain, images, images, modality="student", recipe=SHORT)
+    pretrain(plain, images, images, role="student", recipe=SHORT)
     recipe = Recipe(epochs=3, batch_size=16, channels_last=True, compile=True)
     with torch.compiler.set_stance("force_eager"):  # what the compiler makes is PyTorch's business
-        pretrain(faster, images, images, modality="student", recipe=recipe)
+        pretrain(faster, images, images, role="student", recipe=recipe)
     torch.testing.assert_close(weights(plain), weights(faster))
     assert all(parameter.is_contiguous() for parameter in faster.parameters())
     assert faster._compiled_call_impl is None
@@ -153,14 +153,14 @@ def test_batch_normalisation_is_exchanged_between_gpus_and_put_back(monkeypatch)
 
 def test_half_precision_on_a_cpu_is_refused():
     with pytest.raises(InputError, match="precision is '16-mixed', which needs a GPU"):
-        pretrain(student(), TRAIN, VAL, modality="student", recipe=Recipe(epochs=1, precision="16-mixed"))
+        pretrain(student(), TRAIN, VAL, role="student", recipe=Recipe(epochs=1, precision="16-mixed"))
 
 
 def test_processes_that_would_train_apart_are_refused(monkeypatch):
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="torchrun started 2 processes, but they would train apart"):
-        pretrain(student(), TRAIN, VAL, modality="student", recipe=SHORT)
+        pretrain(student(), TRAIN, VAL, role="student", recipe=SHORT)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -210,7 +210,7 @@ def test_the_best_epoch_is_restored():
     # Labels that are noise: validation accuracy wanders, so the last epoch is not the best.
     noise = TensorDataset(*TRAIN.tensors[:2], torch.arange(60) % 2)
     recipe = Recipe(epochs=8, batch_size=16, optimizer=lambda p: torch.optim.Adam(p, lr=0.05))
-    fit = pretrain(student(), noise, VAL, modality="student", recipe=recipe)
+    fit = pretrain(student(), noise, VAL, role="student", recipe=recipe)
     values = [entry["student_val_accuracy"] for entry in fit.history]
     assert values[fit.best_epoch] == max(values)
     assert fit.best_epoch < 7
@@ -223,7 +223,7 @@ def test_early_stopping(tmp_path):
     noise = TensorDataset(*TRAIN.tensors[:2], torch.arange(60) % 2)
     recipe = Recipe(epochs=40, batch_size=16, optimizer=lambda p: torch.optim.Adam(p, lr=0.05), patience=3)
     first, again = (
-        pretrain(student(), noise, VAL, modality="student", recipe=recipe, checkpoint=tmp_path / "run.ckpt")
+        pretrain(student(), noise, VAL, role="student", recipe=recipe, checkpoint=tmp_path / "run.ckpt")
         for _ in range(2)
     )
     assert len(first.history) == first.best_epoch + 4 < 40
@@ -309,7 +309,7 @@ def test_an_interruption_leaves_no_trace(error):
     network[2].eval()
     state = torch.get_rng_state()
     with pytest.raises(error):
-        pretrain(network, Fragile(20, error), VAL, modality="student", recipe=SHORT)
+        pretrain(network, Fragile(20, error), VAL, role="student", recipe=SHORT)
     assert signal.getsignal(signal.SIGINT) == before
     assert torch.equal(state, torch.get_rng_state())
     assert [m.training for m in network.modules()] == [True, True, True, False, True]
@@ -328,7 +328,7 @@ def test_a_process_told_to_end_ends_as_without_lightning():
 
     found, before = set(), signal.signal(signal.SIGTERM, handler)
     try:
-        pretrain(student(), Looking(), VAL, modality="student", recipe=SHORT)
+        pretrain(student(), Looking(), VAL, role="student", recipe=SHORT)
         assert found == {handler}
         assert signal.getsignal(signal.SIGTERM) is handler
     finally:
@@ -435,7 +435,7 @@ def test_networks_in_other_shapes_and_subsets():
     assert len(fit.history) == 3
     assert fit.network is fit.student
     mixed = Recipe(epochs=1, precision="bf16-mixed")
-    assert len(pretrain(student(), TRAIN, VAL, modality="student", recipe=mixed).history) == 1
+    assert len(pretrain(student(), TRAIN, VAL, role="student", recipe=mixed).history) == 1
 
 
 def test_workers_do_not_matter():
@@ -462,7 +462,7 @@ def test_bad_input():
     with pytest.raises(InputError, match="both must have the same classes"):
         align(seeded(Branching), student(), TRAIN, VAL, recipe=SHORT)
     with pytest.raises(InputError, match="list of length 2"):
-        pretrain(student(), TensorDataset(*TRAIN.tensors[:2]), VAL, modality="student")
+        pretrain(student(), TensorDataset(*TRAIN.tensors[:2]), VAL, role="student")
     for wrong in ({"epochs": 0}, {"batch_size": 0}, {"num_workers": -1}, {"patience": 0}):
         with pytest.raises(InputError, match=r"is (0|-1); it must be at least"):
             Recipe(**wrong)
@@ -472,7 +472,7 @@ def test_diverged_training_is_an_error_not_a_result():
     data = TensorDataset(torch.randn(40, 4), torch.randn(40, 3), torch.arange(40) % 2)
     wild = Recipe(epochs=3, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1e30))
     with pytest.raises(InputError, match="student diverged"):
-        pretrain(nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2)), data, data, modality="student", recipe=wild)
+        pretrain(nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2)), data, data, role="student", recipe=wild)
 
 
 def test_alignment_runs_all_epochs_whatever_the_patience():

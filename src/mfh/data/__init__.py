@@ -1,1 +1,1 @@
-"""Paired data: batches, epochs, rows of outputs, and teachers known only by their outputs."""
+"""Paired data: batches, the batches of an epoch, rows collected over batches, and a teacher given by its outputs."""

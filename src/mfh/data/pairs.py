@@ -1,9 +1,9 @@
 """Paired data: batches of (teacher input, student input, target), from any data set, on any device.
 
-An input is a tensor or nested tuples, lists and dicts of tensors whose first dimension is the sample.
+An input is a tensor, or nested tuples, lists and mappings of tensors, all with samples along dim 0.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,18 +11,23 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 from torch.utils.data._utils.collate import default_collate
 
-from mfh.errors import InputError
+from mfh.errors import InputError, in_a_line
 
-Nested = Any  # a tensor, or nested tuples, lists and dicts of tensors
+#: A tensor, or nested tuples, lists and mappings of tensors.
+Nested = Any
+
+
+class ItemError(InputError, RuntimeError):
+    """A data set's own code failed; the message names the item, and the cause is the original exception."""
 
 
 class PairedBatch(NamedTuple):
-    """One batch of aligned samples.
+    """One batch of pairs: row i of every part belongs to the same sample.
 
     Args:
-        teacher_input: what the teacher reads, samples along dim 0.
-        student_input: what the student reads, samples along dim 0.
-        target: (N, ...) labels.
+        teacher_input: The teacher's input, samples along dim 0: a tensor, or nested tuples, lists and dicts of tensors.
+        student_input: The student's input, likewise.
+        target: (N, ...), the labels.
     """
 
     teacher_input: Nested
@@ -31,10 +36,21 @@ class PairedBatch(NamedTuple):
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], nested: Nested) -> Nested:
-    """Apply `function` to every tensor of a nested input, keeping its structure."""
+    """Apply `function` to every tensor of a nested input and keep its structure.
+
+    Any mapping, for instance a Hugging Face `BatchEncoding`, becomes a plain dict with the same keys.
+
+    Args:
+        function: A function of one tensor.
+        nested: A tensor, or nested tuples, lists and mappings. What is not a tensor in them stays as it is.
+
+    Example:
+        >>> map_tensors(lambda tensor: tensor + 1, {"x": torch.tensor([1, 2]), "name": "left"})
+        {'x': tensor([2, 3]), 'name': 'left'}
+    """
     if isinstance(nested, Tensor):
         return function(nested)
-    if isinstance(nested, dict):
+    if isinstance(nested, Mapping):
         return {key: map_tensors(function, value) for key, value in nested.items()}
     if isinstance(nested, tuple) and hasattr(nested, "_fields"):
         return type(nested)(*(map_tensors(function, value) for value in nested))
@@ -47,7 +63,7 @@ def tensors(nested: Nested) -> Iterator[Tensor]:
     """All tensors of a nested input, in order."""
     if isinstance(nested, Tensor):
         yield nested
-    elif isinstance(nested, dict):
+    elif isinstance(nested, Mapping):
         for value in nested.values():
             yield from tensors(value)
     elif isinstance(nested, (tuple, list)):
@@ -56,58 +72,81 @@ def tensors(nested: Nested) -> Iterator[Tensor]:
 
 
 def num_samples(nested: Nested) -> int:
-    """Samples in a nested input: the common size of dim 0.
+    """The number of samples in a nested input: the common size of dim 0 of its tensors.
 
     Raises:
-        InputError: there is no tensor, or sizes differ.
+        InputError: There is no tensor, or the sizes differ.
     """
     sizes = {len(tensor) if tensor.ndim else 0 for tensor in tensors(nested)}
     if len(sizes) != 1:
         raise InputError(
             f"an input of type {type(nested).__name__} has "
-            + (f"tensors of {sorted(sizes)} samples; all need the same" if sizes else "no tensors; give at least one")
+            + (
+                f"tensors of {sorted(sizes)} samples; give all tensors the same number of samples along dim 0"
+                if sizes
+                else "no tensors; give at least one"
+            )
         )
     return sizes.pop()
 
 
 def to_device(nested: Nested, device: torch.device | str | None) -> Nested:
-    """Move every tensor to `device`; None leaves all where it is."""
+    """Move every tensor of a nested input to `device`; with None the input is returned as it is."""
     if device is None:
         return nested
     return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), nested)
 
 
 def as_batch(item: Any) -> PairedBatch:
-    """Read a batch in any of the accepted forms.
+    """Read a batch from a tuple or list of three parts.
 
     Raises:
-        InputError: it does not have exactly three parts, or their sample counts differ.
+        InputError: There are not exactly three parts, their numbers of samples differ, or the target is no tensor.
     """
+    if isinstance(item, Mapping):
+        keys = ", ".join(repr(key) for key in item)
+        raise InputError(
+            f"an item is a {type(item).__name__} with the keys {keys}; (teacher_input, student_input, target) was "
+            "expected: return such a tuple from __getitem__, or give the task a collate function"
+        )
     if not isinstance(item, (tuple, list)) or len(item) != 3:
         length = f" of length {len(item)}" if isinstance(item, (tuple, list)) else ""
         raise InputError(
             f"a batch of pairs is a {type(item).__name__}{length}; (teacher_input, student_input, target) was expected"
         )
     batch = PairedBatch(*item)
+    if next(tensors(batch.target), None) is None:
+        raise InputError(_no_target(batch.target))
     counts = [num_samples(part) for part in batch]
     if len(set(counts)) != 1:
         raise InputError(
             f"a batch has {counts[0]} teacher inputs, {counts[1]} student inputs and {counts[2]} targets; "
-            "pairs need the same number of each"
+            "give the same number of each"
         )
     return batch
+
+
+def _no_target(target: Any) -> str:
+    """What is wrong with a target that holds no tensor."""
+    example = target[0] if isinstance(target, (tuple, list)) and target else target
+    if isinstance(example, str):
+        return (
+            f"the target is text ({example[:40]!r}); class indices (whole numbers) were expected: number the classes "
+            "0, 1, 2, ..."
+        )
+    return f"the target is of type {type(example).__name__}; class indices or another tensor was expected"
 
 
 def check_rereadable(pairs: Iterable[Any]) -> None:
     """Refuse data that can be read only once.
 
     Raises:
-        InputError: `pairs` is an iterator (a generator, `iter(loader)`), a data set instead of batches, or
-            not iterable.
+        InputError: `pairs` is an iterator (a generator, `iter(loader)`), or a data set and not its batches, or it
+            cannot be iterated over.
     """
     if isinstance(pairs, Dataset):
         raise InputError(
-            f"pairs is a data set ({type(pairs).__name__}), batches were expected; "
+            f"pairs is a data set ({type(pairs).__name__}), but batches were expected; "
             "wrap it: torch.utils.data.DataLoader(dataset, batch_size=64)"
         )
     if isinstance(pairs, Iterator):
@@ -119,11 +158,13 @@ def check_rereadable(pairs: Iterable[Any]) -> None:
 
 
 class Collated:
-    """A data set that brings its own way to make a batch of items, wherever the package reads it.
+    """A data set together with the function that makes a batch of its items.
+
+    Pass it wherever the package takes a data set, if PyTorch's default collate function cannot make the batches.
 
     Args:
-        dataset: map-style; its items may be anything that `collate` understands.
-        collate: list of items -> (teacher_input, student_input, target) of the batch.
+        dataset: A map-style data set. Its items may be anything that `collate` understands.
+        collate: A function from a list of items to the batch (teacher_input, student_input, target).
     """
 
     def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any]) -> None:
@@ -139,21 +180,42 @@ class Collated:
 def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
     """The samples at `indices` as one batch; tensor data sets are indexed at once, others item by item.
 
+    Args:
+        dataset: A map-style data set of (teacher_input, student_input, target).
+        indices: The samples' positions in the data set.
+
     Raises:
-        InputError: the items are no pairs, or do not fit into one batch.
+        InputError: An item is not a pair, or the items do not fit into one batch.
+        ItemError: The data set's or the collate function's own code raised an exception.
     """
     if type(dataset) is Collated:
-        return as_batch(dataset.collate([dataset.dataset[index] for index in indices]))
-    # Subclasses may change what an item is: only the plain classes take the short way.
+        items = _items(dataset.dataset, indices)
+        try:
+            batch = dataset.collate(items)
+        except InputError:
+            raise
+        except Exception as error:  # the function is the user's own code
+            raise ItemError(
+                f"the collate function cannot make a batch of items {_listed(indices)}: {in_a_line(error)}"
+            ) from error
+        return as_batch(batch)
+    # Subclasses may change what an item is, so only the plain classes take the short way.
     if type(dataset) is Subset:
         return fetch(dataset.dataset, [dataset.indices[index] for index in indices])
     if type(dataset) is TensorDataset:
         rows = torch.as_tensor(indices)
         return as_batch([tensor[rows] for tensor in dataset.tensors])
     if hasattr(dataset, "__getitems__"):
-        items = dataset.__getitems__(list(indices))
+        try:
+            items = dataset.__getitems__(list(indices))
+        except InputError:
+            raise
+        except Exception as error:  # the data set is the user's own code
+            raise ItemError(
+                f"items {_listed(indices)} of a {type(dataset).__name__} cannot be read: {in_a_line(error)}"
+            ) from error
     else:
-        items = [dataset[index] for index in indices]
+        items = _items(dataset, indices)
     for item in items:
         if not isinstance(item, (tuple, list)) or len(item) != 3:
             as_batch(item)
@@ -162,19 +224,35 @@ def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
     except (RuntimeError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"items {list(indices[:3])} ... of a {type(dataset).__name__} do not fit into one batch ({reason}); give "
+            f"items {_listed(indices)} of a {type(dataset).__name__} do not fit into one batch ({reason}); give "
             "items of one shape, or the task a collate function"
         ) from None
 
 
-def one_modality(dataset: Any, modality: str) -> Any:
-    """The data set with nothing but what one network reads, where it knows a cheaper way to give only that.
+def _items(dataset: Any, indices: Sequence[int]) -> list[Any]:
+    items, index = [], -1
+    try:
+        for index in indices:
+            items.append(dataset[index])
+    except InputError:
+        raise
+    except Exception as error:  # the data set is the user's own code
+        raise ItemError(f"item {index} of a {type(dataset).__name__} cannot be read: {in_a_line(error)}") from error
+    return items
+
+
+def _listed(indices: Sequence[int]) -> str:
+    return f"{list(indices[:3])}" + (" ..." if len(indices) > 3 else "")
+
+
+def only_role(dataset: Any, role: str) -> Any:
+    """The same samples for one network alone, without reading the other network's input where the data set can do so.
 
     Args:
-        dataset: may have a method `only(modality)`, which returns a data set of the same samples whose other input may
-            be empty, (0,).
-        modality: "teacher" or "student".
+        dataset: A map-style data set of (teacher_input, student_input, target). If it has a method `only(role)`, that
+            method returns a data set of the same samples in which the other network's input may be empty, (0,).
+        role: "teacher" or "student".
     """
     if type(dataset) is Subset:
-        return Subset(one_modality(dataset.dataset, modality), dataset.indices)
-    return dataset.only(modality) if hasattr(dataset, "only") else dataset
+        return Subset(only_role(dataset.dataset, role), dataset.indices)
+    return dataset.only(role) if hasattr(dataset, "only") else dataset

@@ -1,4 +1,4 @@
-"""One row per sample, collected batch by batch: in memory while small, in a memory-mapped file when large."""
+"""Tensors with one row per sample, collected batch by batch: in memory, or in a memory-mapped file when large."""
 
 import tempfile
 import weakref
@@ -15,7 +15,8 @@ class Rows:
     """Collects tensors along dim 0.
 
     Args:
-        in_memory_bytes: how much is kept in memory; beyond it all rows move to a temporary file.
+        in_memory_bytes: How many bytes are kept in memory (default: 2 GiB). Beyond that, all rows move to a temporary
+            file.
     """
 
     def __init__(self, in_memory_bytes: int = IN_MEMORY_BYTES) -> None:
@@ -26,8 +27,8 @@ class Rows:
         self._count = 0
 
     def append(self, rows: Tensor) -> None:
-        """Add rows; all must agree in type and in the shape of one row."""
-        # A copy: the loader may reuse its memory, and a view would keep all of what it looks into.
+        """Add rows. All rows must have the same type and the same shape."""
+        # A copy: a loader may reuse its memory, and a view would keep the whole tensor that it is a part of.
         self._parts.append(rows.detach().clone())
         self._count += len(rows)
         self._bytes += rows.numel() * rows.element_size()
@@ -35,7 +36,7 @@ class Rows:
             self._spill()
 
     def finish(self) -> Tensor:
-        """All rows in order; on the CPU if they went to a file, otherwise where they were."""
+        """All rows in order. They are on the CPU if they went to a file, otherwise on the device they came from."""
         if self._file is None:
             return torch.cat(self._parts)
         example, path = self._example, Path(self._file.name)
@@ -44,7 +45,7 @@ class Rows:
         whole = torch.from_file(
             str(path), size=self._count * example[:1].numel(), dtype=example.dtype, shared=False
         ).reshape(self._count, *example.shape[1:])
-        self._remove()  # the mapping keeps the data until the tensor goes
+        self._remove()  # the mapping keeps the data as long as the tensor lives
         return whole
 
     def _spill(self) -> None:
@@ -58,7 +59,7 @@ class Rows:
 
 
 def mean_rows(rows: Tensor) -> Tensor:
-    """Mean over dim 0 in float64, on the CPU, a block at a time: the rows may be larger than memory."""
+    """The mean over dim 0, in float64 on the CPU, a block at a time: the rows may be larger than memory."""
     total = torch.zeros(rows.shape[1:], dtype=torch.float64)
     for start in range(0, len(rows), 4096):
         total += rows[start : start + 4096].cpu().double().sum(0)

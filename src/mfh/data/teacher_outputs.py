@@ -1,4 +1,4 @@
-"""A teacher known only by its outputs: a tensor, or a file that is mapped rather than read."""
+"""A teacher given by its outputs: a tensor, or a file that is mapped into memory."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mfh.errors import InputError
 
-# Rows looked at together: outputs may be larger than memory.
+# How many rows are checked at once: outputs may be larger than memory.
 _BLOCK = 4096
 
 
@@ -16,13 +16,14 @@ def teacher_outputs(source: Tensor | str | Path, samples: int, name: str = "teac
     """A teacher's logits for a training split.
 
     Args:
-        source: (samples, ...) logits in data-set order; or a file of them, .npy or .safetensors (with one tensor, or
-            one called "logits"). A file is mapped into memory: what is not looked at is not read.
-        samples: in the split.
-        name: for messages.
+        source: (samples, ...), the logits in data-set order; or the path of a file that holds them, .npy or
+            .safetensors (with one tensor, or with one called "logits"). A file is mapped into memory: only the rows
+            that are used are read.
+        samples: The number of samples in the split.
+        name: The name of the outputs in messages.
 
     Raises:
-        InputError: there is no such file, it holds something else, or its rows are not as many as the samples.
+        InputError: There is no such file, it holds something else, or its number of rows is not the number of samples.
     """
     if isinstance(source, Tensor):
         logits = source
@@ -42,7 +43,7 @@ def check_finite(logits: Tensor) -> None:
     """Refuse logits that are not finite.
 
     Raises:
-        InputError: one is NaN or infinite.
+        InputError: A logit is NaN or infinite.
     """
     for start in range(0, len(logits), _BLOCK):
         well = torch.isfinite(logits[start : start + _BLOCK]).flatten(1).all(1)
@@ -59,12 +60,12 @@ def _read(path: Path, name: str) -> Tensor:
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path, name)
-        # Copy-on-write: torch wants memory it may write to, and the file must stay as it is.
+        # Copy-on-write: torch needs writable memory, and the file must stay as it is.
         array = np.load(path, mmap_mode="c", allow_pickle=False)
         return torch.from_numpy(array)
     except InputError:
         raise
-    except Exception as error:  # whatever the file is, it holds no logits
+    except Exception as error:  # whatever the file holds, it is not logits
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{name} cannot be read ({reason}); a .npy or .safetensors file of one tensor was expected"

@@ -39,6 +39,7 @@ def split(model: nn.Module, layer: str, inputs: Nested) -> "Split":
         InputError: There is no such layer, it does not run exactly once, or its output is not a tensor.
     """
     find_layer(model, layer)
+    inputs = _plain(inputs)
     largest = min(num_samples(inputs), 8)
     if largest == 1:
         examples = [inputs, map_tensors(lambda tensor: torch.cat([tensor, tensor]), inputs)]
@@ -82,6 +83,7 @@ class Split:
 
     def __call__(self, inputs: Nested) -> "Passed":
         """Run the whole network once and return its logits together with what lies at the cut."""
+        inputs = _plain(inputs)
         # A trace holds only for inputs like those it was verified on; others take the way that is always right.
         if self._cut is not None and input_signature(inputs) == self._traced_for:
             activation, *rest = self._cut.trunk(*self._cut.arguments(inputs))
@@ -95,7 +97,7 @@ class Split:
 
         Args:
             activation: The layer's output, possibly changed, in the shape the layer returns.
-            bypass: What `__call__` returned for the same samples.
+            bypass: The `bypass` that `__call__` returned for the same samples.
 
         Returns:
             The logits (N, K).
@@ -146,8 +148,13 @@ class LinearHead:
 
 def input_signature(inputs: Nested) -> Any:
     """What batches of one kind have in common: structure, types, shapes of one sample, and all that is no tensor."""
-    leaves, structure = tree_flatten(inputs)
+    leaves, structure = tree_flatten(_plain(inputs))
     return structure, [(leaf.dtype, leaf.shape[1:]) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+
+
+def _plain(inputs: Nested) -> Nested:
+    """The inputs with dicts for all mappings: tracers know no other ones."""
+    return map_tensors(lambda tensor: tensor, inputs)
 
 
 # --- trunk and tail ---------------------------------------------------------------------------------------------------

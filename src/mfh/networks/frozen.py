@@ -31,6 +31,10 @@ class Frozen:
         self.network = original(network)
         self._splits: list[tuple[Any, Split]] = []
 
+    def __reduce__(self) -> tuple[type["Frozen"], tuple[nn.Module]]:
+        # Copies and other processes get the network alone: a cut is neither copied nor pickled.
+        return Frozen, (self.network,)
+
     @classmethod
     def of(cls, network: "nn.Module | Frozen") -> "Frozen":
         """The argument itself if it is a `Frozen`, otherwise a new one around it."""

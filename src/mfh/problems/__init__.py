@@ -1,4 +1,4 @@
-"""What logits and targets mean: problems, label losses, divergences, metrics, and how metrics read."""
+"""What logits and targets mean: problems, losses, metrics, and how to show a metric's values."""
 
 from typing import TYPE_CHECKING, Any
 

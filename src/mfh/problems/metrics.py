@@ -1,4 +1,4 @@
-"""What networks are measured by: one number per data set, added up over batches where that is possible."""
+"""Metrics: one number per data set that says how good a network is, added up over batches where that is possible."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,13 +16,14 @@ class Metric:
     """A number by which epochs are chosen, students compared and teachers judged.
 
     Args:
-        name: in the rows of a study; the teacher's rows are called "teacher_" and this.
-        value: with `statistics`, their sum -> the number; without, (logits, target) of the whole data set -> the
-            number. Functions of torchmetrics.functional fit here.
-        statistics: (logits, target) of a batch -> a tensor that adds over batches, so that neither batches nor
-            processes change the result and nothing is kept. None keeps all logits and targets.
-        higher_is_better: whether a rise is a gain.
-        percent: whether the number is a fraction, shown times 100.
+        name: The metric's name in the rows of a study. The teacher's rows have the same name with "teacher_" before it.
+        value: A function that returns the number. With `statistics` it takes their sum over all batches. Without, it
+            takes (logits, target) of the whole data set; functions of torchmetrics.functional can be used here.
+        statistics: A function (logits, target) of one batch that returns a tensor. The tensors are added over batches
+            and processes, so the result does not depend on how the data are divided. None keeps all logits and targets
+            in memory instead.
+        higher_is_better: Whether a higher number is better.
+        percent: Whether the number is a fraction that reports show times 100.
 
     Example:
         >>> close = Metric("close", lambda logits, target: ((logits - target).abs() <= 1).double().mean())
@@ -38,16 +39,16 @@ class Metric:
 
     @property
     def scale(self) -> Scale:
-        """How its values read."""
+        """How to show the metric's values in text, tables and figures."""
         return Scale(self.name, self.higher_is_better, self.percent)
 
     def of(self, logits: Tensor, target: Tensor, *, block: int = 4096) -> float:
-        """The number for a data set of which all logits are known.
+        """The metric of a data set whose logits are all known.
 
         Args:
-            logits: (N, ...).
-            target: (N, ...).
-            block: samples looked at together.
+            logits: (N, ...), the logits of all samples.
+            target: (N, ...), the targets of all samples.
+            block: The number of samples to compute at once.
         """
         tally = Tally(self)
         for start in range(0, len(logits), block):
@@ -56,10 +57,10 @@ class Metric:
 
 
 class Tally:
-    """Adds up a metric batch by batch, on the device of the batches and without waiting for it.
+    """Adds up a metric batch by batch, on the device of the batches and without waiting for the device.
 
     Args:
-        metric: what to add up.
+        metric: The metric to add up.
     """
 
     def __init__(self, metric: Metric) -> None:
@@ -67,7 +68,7 @@ class Tally:
         self._parts: list[tuple[Tensor, ...]] = []
 
     def add(self, logits: Tensor, target: Tensor) -> None:
-        """Count one batch."""
+        """Add one batch."""
         if self.metric.statistics is None:
             self._parts.append((logits.detach().cpu(), target.cpu()))
         else:
@@ -75,16 +76,16 @@ class Tally:
             self._parts = [(self._parts[0][0] + batch if self._parts else batch,)]
 
     def state(self) -> tuple[Tensor, ...]:
-        """What processes exchange: the sum of the statistics, or all logits and targets; nothing without batches."""
+        """What processes exchange: the sum of the statistics, or all logits and targets; empty without batches."""
         if len(self._parts) < 2:
             return self._parts[0] if self._parts else ()
         return tuple(torch.cat(part) for part in zip(*self._parts, strict=True))
 
     def value(self, states: Iterable[tuple[Tensor, ...]] | None = None) -> float:
-        """The number.
+        """The metric of all batches.
 
         Args:
-            states: of all processes that hold a part of the data, in order of rank; default: of this one only.
+            states: The states of all processes, in order of rank (default: the state of this process alone).
         """
         parts: Any = [state for state in ([self.state()] if states is None else states) if state]
         if self.metric.statistics is None:
@@ -93,19 +94,19 @@ class Tally:
 
 
 def accuracy() -> Metric:
-    """Fraction of samples whose largest logit is the target's."""
-    return Metric("accuracy", _ratio, _right_answers)
+    """The fraction of samples whose largest logit is that of the true class."""
+    return Metric("accuracy", _ratio, _correct)
 
 
-def _right_answers(logits: Tensor, target: Tensor) -> Tensor:
-    right = (logits.argmax(1) == target).sum()
-    return torch.stack([right, torch.full_like(right, len(target))])
+def _correct(logits: Tensor, target: Tensor) -> Tensor:
+    correct = (logits.argmax(1) == target).sum()
+    return torch.stack([correct, torch.full_like(correct, len(target))])
 
 
 def mean_average_precision() -> Metric:
-    """Area under the precision-recall curve of every class, averaged over classes; for multi-label targets.
+    """The area under the precision-recall curve of every class, averaged over classes; for multi-label targets.
 
-    Computed by torchmetrics from all logits of the data set. Classes without a positive sample are left out.
+    torchmetrics computes it from all logits of the data set. Classes without a positive sample are left out.
     """
     return Metric("mean_average_precision", _mean_average_precision)
 
@@ -113,7 +114,7 @@ def mean_average_precision() -> Metric:
 def _mean_average_precision(logits: Tensor, target: Tensor) -> Tensor:
     from torchmetrics.functional.classification import multilabel_average_precision
 
-    # Probabilities, because torchmetrics takes logits that happen to lie in [0, 1] for probabilities.
+    # Probabilities, because torchmetrics treats logits that happen to lie in [0, 1] as probabilities.
     probabilities, classes = logits.double().sigmoid(), (target > 0).any(0)
     if not classes.any():
         return torch.zeros(())
@@ -124,12 +125,12 @@ def _mean_average_precision(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def f1(threshold: float = 0.5) -> Metric:
-    """F1 of every class, averaged over classes; for multi-label targets.
+    """The F1 score of every class, averaged over classes; for multi-label targets.
 
-    A class that is neither there nor predicted counts as 0, as in scikit-learn.
+    A class that neither occurs nor is predicted counts as 0, as in scikit-learn.
 
     Args:
-        threshold: probability above which a class is predicted.
+        threshold: The probability above which a class counts as predicted.
     """
     return Metric("f1", _mean_f1, partial(_label_counts, threshold=threshold))
 
@@ -151,23 +152,23 @@ def _mean_f1(counts: Tensor) -> Tensor:
 
 
 def mean_iou(ignore_index: int | None = None) -> Metric:
-    """Intersection over union of every class over all pixels, averaged over classes; for dense targets.
+    """The intersection over union of every class over all pixels, averaged over classes; for dense targets.
 
     Classes that neither occur nor are predicted are left out.
 
     Args:
-        ignore_index: a target that does not count.
+        ignore_index: The target of pixels that do not count; None counts all pixels.
     """
     return Metric("mean_iou", _mean_iou, partial(confusion, ignore_index=ignore_index))
 
 
 def confusion(logits: Tensor, target: Tensor, ignore_index: int | None = None) -> Tensor:
-    """How often each class was taken for each class: (K, K) counts, true class by predicted class.
+    """The confusion matrix: (K, K) counts, true class by predicted class.
 
     Args:
         logits: (N, K, ...).
-        target: (N, ...).
-        ignore_index: a target that does not count.
+        target: (N, ...), class indices.
+        ignore_index: The target of samples or pixels that do not count; None counts all.
     """
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
@@ -185,7 +186,7 @@ def _mean_iou(counts: Tensor) -> Tensor:
 
 
 def mean_squared_error() -> Metric:
-    """Squared difference between outputs and target, averaged over both samples and outputs. Lower is better."""
+    """The squared difference between outputs and target, averaged over samples and outputs. Lower is better."""
     return Metric("mean_squared_error", _ratio, _squared_errors, higher_is_better=False, percent=False)
 
 

@@ -1,4 +1,4 @@
-"""What logits and targets mean: single-label or multi-label classification, dense prediction, regression."""
+"""What logits and targets mean: single-label or multi-label classification, dense prediction, or regression."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,29 +21,30 @@ from mfh.problems.losses import (
 )
 from mfh.problems.metrics import Metric
 
-#: What is wrong with a target, and in which row of the batch (None: in all of them).
+#: A message that says what is wrong with a target, and the row of the batch that is wrong (None: all of them).
 Fault = tuple[str, int | None]
 
 
 def _no_fault(_logits: Tensor, _target: Tensor) -> None:
-    """For problems that check nothing."""
+    """Accept any target."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What logits and targets mean, and hence how networks are trained, taught and measured.
+    """What logits and targets mean, and so how networks are trained, distilled and measured.
 
-    Made by `classification`, `multi_label`, `dense` or `regression`, each of which takes a `label_loss` and a `metric`
-    of your own; or by hand.
+    Make one by `classification`, `multi_label`, `dense` or `regression`, each of which takes a `label_loss` and a
+    `metric` of your own; or make one by hand.
 
     Args:
-        name: for reports and messages.
-        label_loss: (logits, target) -> scalar mean.
-        divergence: (student logits, teacher logits, *, temperature, reduction) -> scalar; the second term of
-            distillation.
-        metric: by which epochs are chosen and students compared.
-        fault: (logits, target) -> what is wrong with them, if anything.
-        categorical: whether a softmax over dim 1 makes logits probabilities.
+        name: The problem's name in reports and messages.
+        label_loss: A function (logits, target) -> scalar, the mean over samples.
+        divergence: A function (student logits, teacher logits, *, temperature, reduction) -> scalar, the teacher's term
+            of the distillation loss.
+        metric: The metric by which epochs are chosen and students compared.
+        fault: A function (logits, target) that returns what is wrong with the target and in which row of the batch, or
+            None if the target is valid.
+        categorical: Whether a softmax over dim 1 turns logits into probabilities.
 
     Example:
         >>> problem = Problem.multi_label()
@@ -64,8 +65,8 @@ class Problem:
         """One class per sample: logits (N, K), target (N,) of class indices.
 
         Args:
-            label_loss: default: cross-entropy.
-            metric: default: `metrics.accuracy()`.
+            label_loss: A function (logits, target) -> scalar (default: cross-entropy).
+            metric: The metric (default: `metrics.accuracy()`).
         """
         metric = metric or metrics.accuracy()
         fault = partial(_index_fault, dense=False, ignore_index=None)
@@ -75,11 +76,12 @@ class Problem:
     def multi_label(*, label_loss: LabelLoss | None = None, metric: Metric | None = None) -> "Problem":
         """Any number of classes per sample: logits (N, K), target (N, K) of zeros and ones.
 
-        The divergence from the teacher is the sum over classes of the divergence between two coins.
+        The divergence from the teacher is `bernoulli_divergence`, which sums over classes.
 
         Args:
-            label_loss: default: binary cross-entropy of the logits, averaged over samples and classes.
-            metric: default: `metrics.mean_average_precision()`; `metrics.f1()` is another.
+            label_loss: A function (logits, target) -> scalar (default: binary cross-entropy of the logits, averaged
+                over samples and classes).
+            metric: The metric (default: `metrics.mean_average_precision()`; `metrics.f1()` is another).
         """
         metric = metric or metrics.mean_average_precision()
         return Problem(
@@ -96,12 +98,13 @@ class Problem:
     ) -> "Problem":
         """One class per pixel (frame, point): logits (N, K, ...), target (N, ...) of class indices.
 
-        The divergence from the teacher is averaged over all pixels, also those without a label.
+        The divergence from the teacher is averaged over all pixels, also over those without a label.
 
         Args:
-            ignore_index: the target of pixels without a label.
-            label_loss: default: cross-entropy averaged over the labelled pixels of the batch.
-            metric: default: `metrics.mean_iou(ignore_index)`.
+            ignore_index: The target of pixels without a label.
+            label_loss: A function (logits, target) -> scalar (default: cross-entropy, averaged over the labelled pixels
+                of the batch).
+            metric: The metric (default: `metrics.mean_iou(ignore_index)`).
         """
         metric = metric or metrics.mean_iou(ignore_index)
         label_loss = label_loss or partial(_pixel_cross_entropy, ignore_index=ignore_index)
@@ -112,30 +115,34 @@ class Problem:
     def regression(*, label_loss: LabelLoss = F.mse_loss, metric: Metric | None = None) -> "Problem":
         """Numbers: outputs and target (N, K), or any other shape that is the same for both.
 
-        The divergence from the teacher is the mean squared difference of outputs; it knows no temperature.
+        The divergence from the teacher is the mean squared difference of outputs; it has no temperature.
 
         Args:
-            label_loss: default: mean squared error.
-            metric: default: `metrics.mean_squared_error()`.
+            label_loss: A function (outputs, target) -> scalar (default: mean squared error).
+            metric: The metric (default: `metrics.mean_squared_error()`).
         """
         return Problem("regression", label_loss, output_distance, metric or metrics.mean_squared_error(), _value_fault)
 
     def complete(self, loss: DistillationLoss | None) -> DistillationLoss:
-        """The distillation loss, with the label loss and the divergence of this problem where it leaves them open."""
+        """The distillation loss, with this problem's label loss and divergence in place of None.
+
+        Args:
+            loss: A loss; None stands for `KDLoss()`. A function of your own is returned as it is.
+        """
         loss = KDLoss() if loss is None else loss
         return loss.completed(self.label_loss, self.divergence) if isinstance(loss, KDLoss) else loss
 
     def check(self, logits: Tensor, target: Tensor, where: str = "", indices: Sequence[int] | None = None) -> None:
-        """Refuse what cannot be a target of these logits.
+        """Refuse a target that does not fit these logits.
 
         Args:
-            logits: (N, ...); only their shape and type are looked at.
-            target: (N, ...).
-            where: what is being read, for the message.
-            indices: of the samples, for the message.
+            logits: (N, ...). Only their shape and type are checked.
+            target: (N, ...), the targets of the same samples.
+            where: The name of the data in the message, for instance "val split".
+            indices: The samples' positions in the data set, for the message.
 
         Raises:
-            InputError: there is something wrong.
+            InputError: The target is not valid.
         """
         fault = self.fault(logits, target)
         if fault is not None:
@@ -149,7 +156,7 @@ def _binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _pixel_cross_entropy(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    # A batch without any label costs nothing; cross_entropy's own mean would be 0 / 0.
+    # A batch without any label has loss 0; the mean of cross_entropy itself would be 0 / 0.
     total = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="sum")
     return total / (target != ignore_index).sum().clamp_min(1)
 
@@ -193,8 +200,8 @@ def _value_fault(logits: Tensor, target: Tensor) -> Fault | None:
 
 def _shapes_differ(logits: Tensor, target: Tensor) -> Fault:
     return (
-        f"the target has shape {tuple(target.shape)} and the network returns {tuple(logits.shape)}; both must be the "
-        "same",
+        f"the target has shape {tuple(target.shape)} and the network returns {tuple(logits.shape)}; both must have the "
+        "same shape",
         None,
     )
 

@@ -1,16 +1,16 @@
-"""How values of a metric read in text, tables and figures. Light: the command line's help imports it."""
+"""How to show a metric's values in text, tables and figures. No torch here: the command line's help imports it."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How values of a metric read.
+    """How to show the values of a metric.
 
     Args:
-        name: as in the column `metric`.
-        higher_is_better: whether a rise is a gain.
-        percent: whether values are fractions, shown times 100; differences are then points.
+        name: The metric's name, as in the column `metric` of a study's table.
+        higher_is_better: Whether a higher value is better.
+        percent: Whether values are fractions that are shown times 100. Their differences are then called points.
     """
 
     name: str = "accuracy"
@@ -24,26 +24,26 @@ class Scale:
 
     @property
     def title(self) -> str:
-        """What stands over a column or beside an axis: "accuracy, %"."""
+        """The title of a column or an axis: "accuracy, %"."""
         return f"{self.words}, %" if self.percent else self.words
 
     @property
     def unit(self) -> str:
-        """Of differences, in the plural: "points", or nothing where values have no unit."""
+        """The unit of differences, in the plural: "points", or an empty string where values have no unit."""
         return "points" if self.percent else ""
 
     @property
     def factor(self) -> float:
-        """From a row's value to the number shown."""
+        """The factor from a row's value to the number shown: 100 for fractions, otherwise 1."""
         return 100.0 if self.percent else 1.0
 
     @property
     def sign(self) -> int:
-        """1 where a rise is a gain, otherwise -1."""
+        """1 if a higher value is better, otherwise -1."""
         return 1 if self.higher_is_better else -1
 
     def show(self, value: float) -> str:
-        """A row's value in text.
+        """A row's value as text.
 
         Example:
             >>> Scale().show(0.7123), Scale("mean_squared_error", higher_is_better=False, percent=False).show(0.01234)
@@ -52,5 +52,5 @@ class Scale:
         return f"{100 * value:.1f} %" if self.percent else f"{value:.3g}"
 
 
-#: How the metric of single-label classification reads.
+#: How to show the metric of single-label classification.
 ACCURACY = Scale()

@@ -505,7 +505,7 @@ def refuse_other_format(holder: str, identity: Mapping[str, Any]) -> None:
 def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a study's results, without groups; only seeds may be added."""
     identity = config.get("identity") or {}
-    return {name: value for name, value in (config | identity).items() if name not in ("identity", "num_seeds")}
+    return {name: value for name, value in {**config, **identity}.items() if name not in ("identity", "num_seeds")}
 
 
 def _stem(key: NetworkKey | HistoryKey) -> str:

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "lightning", "numpy", "scipy", "scikit-learn", "numba", "pandas")
+PACKAGES = ("torch", "torchmetrics", "numpy", "scipy", "scikit-learn", "numba", "pandas")
 
 
 def environment(**more: Any) -> dict[str, Any]:

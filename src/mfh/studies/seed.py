@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mfh import files
 from mfh.data.epochs import PairLoader, reads_the_same
-from mfh.data.pairs import one_modality
+from mfh.data.pairs import only_role
 from mfh.errors import InputError
 from mfh.networks.frozen import Frozen
 from mfh.networks.modes import original_layer
@@ -268,7 +268,7 @@ class Seed:
             raise InputError(
                 f"arm 'tempered' softens a softmax over classes, which {self.task.problem.name} has not; leave it out"
             )
-        dataset = part(one_modality(getattr(self.task, split), "teacher"))
+        dataset = part(only_role(getattr(self.task, split), "teacher"))
         loader = PairLoader(dataset, num_workers=self.recipe.num_workers)
         outputs: dict[Cell, Tensor] = {}
         groups: dict[tuple[str | None, str], list[Cell]] = {}
@@ -374,4 +374,4 @@ def matching_temperature(logits: Tensor, softer: Tensor) -> float:
 
 
 def _targets(dataset: Any) -> Tensor:
-    return torch.cat([batch.target for batch in PairLoader(one_modality(dataset, "teacher"))])
+    return torch.cat([batch.target for batch in PairLoader(only_role(dataset, "teacher"))])

@@ -1,14 +1,14 @@
 """Is a task what it says? Looked at before hours are spent: items, splits, networks, logits, targets, layers."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
-from mfh.data.pairs import PairedBatch, fetch, map_tensors
+from mfh.data.pairs import ItemError, PairedBatch, fetch, map_tensors
 from mfh.errors import InputError
 from mfh.networks.layers import as_logits, find_layer
 from mfh.networks.modes import device_of, evaluating
@@ -63,6 +63,9 @@ def _first_and_last(task: Task, split: str) -> PairedBatch:
     indices = sorted({0, len(dataset) - 1})
     try:
         return fetch(dataset, indices)
+    except ItemError as error:
+        reason = _in_a_line(error.__cause__ or error)
+        raise InputError(f"{split} split: item {indices[0]} or {indices[-1]} cannot be read: {reason}") from error
     except InputError as error:
         raise InputError(f"{split} split: {error}") from None
     except Exception as error:  # the data set is the user's own code
@@ -88,7 +91,7 @@ def _kind(nested: Any) -> str:
     """Structure, types and numbers of dimensions: lengths may differ."""
     if isinstance(nested, Tensor):
         return f"{str(nested.dtype).removeprefix('torch.')} with {nested.ndim} dimensions"
-    if isinstance(nested, dict):
+    if isinstance(nested, Mapping):
         return "{" + ", ".join(f"{key}: {_kind(value)}" for key, value in nested.items()) + "}"
     if isinstance(nested, (tuple, list)):
         return "(" + ", ".join(_kind(value) for value in nested) + ")"

@@ -19,14 +19,14 @@ def prepared(networks: nn.ModuleDict, recipe: Recipe, device: torch.device) -> I
     """Apply `channels_last` and `compile`, and synchronise batch normalisation between GPUs.
 
     Args:
-        networks: to be trained; they keep their parameters, and get their modules back.
-        recipe: what is asked for.
-        device: where they are trained.
+        networks: Networks to train; they keep their parameters, and get their modules back.
+        recipe: Recipe that says what is wanted.
+        device: Device that the networks are trained on.
 
     Raises:
-        InputError: the precision does not exist on this device, or the networks cannot be compiled.
+        InputError: The precision does not exist on this device, or the networks cannot be compiled.
     """
-    if recipe.precision in ("16-mixed", "16-true") and device.type == "cpu":
+    if recipe.precision == "16-mixed" and device.type == "cpu":
         raise InputError(f"precision is {recipe.precision!r}, which needs a GPU; on a CPU choose 32-true or bf16-mixed")
     exchanged = _synchronise(networks) if device.type == "cuda" and world_size() > 1 else []
     if recipe.channels_last:

@@ -1,9 +1,10 @@
 """How a network is trained: everything but the data and the loss."""
 
 import functools
+import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from mfh.errors import InputError
+
+Keep = Literal["best-metric", "best-loss", "last"]
+KEEP = ("best-metric", "best-loss", "last")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+_SHORT_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 def adam(parameters: Iterable[Tensor]) -> Optimizer:
@@ -23,19 +29,27 @@ class Recipe:
     """How to train one network, or the aligned pair.
 
     Args:
-        epochs: passes over the training data, at least 1.
-        batch_size: samples per batch, at least 1; each of several processes has its own batch.
-        optimizer: called with the parameters.
-        scheduler: called with the optimizer; stepped once per epoch. None keeps the learning rate.
-        patience: stop after this many epochs without a better metric on the validation split; None trains all epochs.
-        precision: of Lightning's Trainer: "32-true", "bf16-mixed", "16-mixed" (on a GPU), ...
-        num_workers: processes that read the data; 0 reads in the training process.
-        accumulate: batches per step, at least 1; a step has batch_size * accumulate * processes samples.
-        channels_last: keep weights of convolutions channels-last while training, which GPUs with mixed precision like.
-        compile: compile the networks while training (`torch.compile`), which pays for long runs of one input shape.
+        epochs: Number of passes over the training data, at least 1.
+        batch_size: Number of samples per batch, at least 1; each of several processes has its own batch.
+        optimizer: Function that makes an optimizer of the parameters, for instance
+            `lambda parameters: torch.optim.SGD(parameters, lr=0.1)`.
+        scheduler: Function that makes a learning-rate scheduler of the optimizer; it is stepped once per epoch, and
+            `ReduceLROnPlateau` gets the validation metric (with keep="best-loss" the validation loss). None keeps the
+            learning rate.
+        patience: Number of epochs without a better one after which training stops, where "better" is what `keep`
+            compares; None trains all epochs, and so does keep="last", which ignores the patience.
+        precision: "32-true", "bf16-mixed" or, on a GPU, "16-mixed".
+        num_workers: Number of processes that read the data; 0 reads in the training process.
+        accumulate: Number of batches per step, at least 1; a step has batch_size * accumulate * processes samples.
+        channels_last: Whether weights of convolutions lie channels-last while training, which suits GPUs with mixed
+            precision.
+        compile: Whether to compile the networks while training (`torch.compile`), which pays for long runs of one input
+            shape.
+        keep: Epoch whose weights the result has: "best-metric" and "best-loss" compare epochs on the validation split
+            (ties of the metric go to the lower loss, then to the earlier epoch); "last" takes the last epoch.
 
     Raises:
-        InputError: a number is out of range.
+        InputError: A value has the wrong type or is out of range.
     """
 
     epochs: int = 15
@@ -43,23 +57,66 @@ class Recipe:
     optimizer: Callable[[Iterable[Tensor]], Optimizer] = adam
     scheduler: Callable[[Optimizer], LRScheduler] | None = None
     patience: int | None = None
-    precision: Any = "32-true"
+    precision: str = "32-true"
     num_workers: int = 0
     accumulate: int = 1
     channels_last: bool = False
     compile: bool = False
+    keep: Keep = "best-metric"
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("num_workers", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if self.patience is not None and self.patience < 1:
-            raise InputError(f"patience is {self.patience}; it must be at least 1, or None for no early stopping")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("num_workers", 0), ("patience", 1)):
+            value = getattr(self, name)
+            if name != "patience" or value is not None:
+                object.__setattr__(self, name, _whole_number(name, value, least))
+        for name in ("channels_last", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} is {getattr(self, name)!r}; choose True or False")
+        precision = _SHORT_PRECISIONS.get(str(self.precision), self.precision)
+        if precision not in PRECISIONS:
+            raise InputError(f"precision is {self.precision!r}; choose {_choices(PRECISIONS)}")
+        object.__setattr__(self, "precision", precision)
+        if self.keep not in KEEP:
+            raise InputError(f"keep is {self.keep!r}; choose {_choices(KEEP)}")
+        _check_factory("optimizer", self.optimizer, "lambda parameters: torch.optim.{}(parameters, lr=...)", "Adam")
+        if self.scheduler is not None:
+            example = "lambda optimizer: torch.optim.lr_scheduler.{}(optimizer, ...)"
+            _check_factory("scheduler", self.scheduler, example, "StepLR")
 
     def facts(self) -> dict[str, Any]:
         """What decides the result beyond floating point, as JSON can hold it; functions by their names."""
-        names = ("epochs", "batch_size", "accumulate", "optimizer", "scheduler", "patience", "precision")
+        names = ("epochs", "batch_size", "accumulate", "optimizer", "scheduler", "patience", "precision", "keep")
         return {name: describe(getattr(self, name)) for name in names}
+
+
+def _whole_number(name: str, value: Any, least: int) -> int:
+    way_out = ", or None for no early stopping" if name == "patience" else ""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise InputError(
+            f"{name} is {value!r}, of type {type(value).__name__}; a whole number of at least {least} was "
+            f"expected{way_out}"
+        )
+    if number < least:
+        raise InputError(f"{name} is {number}; it must be at least {least}{way_out}")
+    return number
+
+
+def _check_factory(name: str, value: Any, example: str, usual: str) -> None:
+    made = isinstance(value, (Optimizer, LRScheduler))
+    if made or not callable(value):
+        kind = type(value).__name__
+        shown = f"a {kind} that exists already" if made else repr(value)
+        example = example.format(kind if made else usual)
+        raise InputError(f"{name} is {shown}; a function that makes one was expected: {name}={example}")
+
+
+def _choices(names: Iterable[str]) -> str:
+    *first, last = map(repr, names)
+    return f"{', '.join(first)} or {last}"
 
 
 def describe(value: Any) -> Any:

@@ -14,14 +14,13 @@ def check_tracker(name: str) -> type:
     """The class of a Lightning logger.
 
     Args:
-        name: "tensorboard", "csv", "mlflow", "wandb", ... (a class of `lightning.pytorch.loggers`, without "Logger");
-            or "package.module:Class".
+        name: Name of the logger: "tensorboard", "csv", "mlflow", "wandb", ... (a class of `lightning.pytorch.loggers`,
+            without "Logger"); or "package.module:Class".
 
     Raises:
-        InputError: there is none of this name, or what it needs is not installed.
+        InputError: There is no logger of this name, or what it needs is not installed.
     """
-    from lightning.pytorch import loggers
-
+    loggers = _loggers(name)
     module, _, named = name.partition(":")
     if named:
         try:
@@ -36,6 +35,17 @@ def check_tracker(name: str) -> type:
     if not (isinstance(found, type) and issubclass(found, loggers.Logger)):
         raise InputError(f"logger is {name!r}, which is no Lightning logger")
     return found
+
+
+def _loggers(name: str) -> Any:
+    """Lightning's loggers, which come with the extra `track`."""
+    try:
+        return importlib.import_module("lightning.pytorch.loggers")
+    except ImportError as error:
+        raise InputError(
+            f"logger is {name!r}, and loggers need a package that is not installed ({error}); "
+            "pip install 'lightning>=2.6', or mfh with its extra: pip install 'mfh[track]'"
+        ) from None
 
 
 @contextmanager
@@ -56,16 +66,14 @@ def find_tracker(name: str, folder: str | Path, network: str) -> Any:
     """A Lightning logger for the training of one network.
 
     Args:
-        name: as `check_tracker` takes it.
-        folder: where it may write.
-        network: what is trained.
+        name: Name of the logger, as `check_tracker` takes it.
+        folder: Folder that the logger may write to.
+        network: Name of what is trained.
 
     Raises:
-        InputError: there is none of this name, or what it needs is not installed.
+        InputError: There is no logger of this name, or what it needs is not installed.
     """
-    from lightning.pytorch import loggers
-
-    kind = check_tracker(name)
+    kind, loggers = check_tracker(name), _loggers(name)
     offered: dict[str, Any] = {"save_dir": str(folder), "name": network, "run_name": network}
     if issubclass(kind, loggers.CSVLogger | loggers.TensorBoardLogger):
         offered["version"] = ""  # no folders version_0, version_1, ... below the network's

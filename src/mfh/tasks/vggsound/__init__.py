@@ -28,7 +28,7 @@ def task(
 
     Args:
         data: Folder made by `mfh prepare vggsound`, or an fsspec URL of one.
-        preset: "paper" uses the published protocol: 50 epochs of AdamW with learning rate 1e-3, divided by 10 every 25
+        preset: "paper" uses the published protocol: 50 epochs, of which the last one counts, of AdamW with learning rate 1e-3, divided by 10 every 25
             epochs, weight decay 1e-5, batches of 32; plain magnitudes of the spectrogram; as score the L1 distance of
             networks trained without a joint step; half of the channels become zero; students learn from the teacher
             alone. None uses the same networks on logarithmic magnitudes and at most 50 epochs, which end early if
@@ -75,6 +75,7 @@ def task(
         optimizer=functools.partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-5),
         scheduler=functools.partial(StepLR, step_size=25, gamma=0.1),
         patience=None if published else 10,
+        keep="last" if published else "best-metric",
         num_workers=num_workers,
     )
     protocol = Protocol(loss=KDLoss(label_weight=0), ratio=0.5, fill="zero", distance="l1", joint=False)

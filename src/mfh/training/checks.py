@@ -1,0 +1,194 @@
+"""What can be wrong with networks, splits and functions before a training starts, each said in one line."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from mfh.data.pairs import tensors
+from mfh.errors import InputError, in_a_line
+from mfh.networks.modes import check_one_device, check_weights
+from mfh.parallel.distributed import world_size
+from mfh.problems.problem import Problem
+
+ROLES = ("teacher", "student")
+
+
+def check_training(
+    networks: Mapping[str, Any],
+    splits: Mapping[str, Any],
+    problem: Any = None,
+    *,
+    loss: Any = None,
+    logger: Any = None,
+) -> None:
+    """Refuse what cannot be trained, without reading an item or running a network.
+
+    Args:
+        networks: Networks to train, by role.
+        splits: Data sets, by the name of the split.
+        problem: What logits and targets mean; None is classification.
+        loss: Distillation loss, if there is one.
+        logger: Logger that follows the training, or several.
+
+    Raises:
+        InputError: One of them cannot be used; the message is one line.
+    """
+    if not (problem is None or isinstance(problem, Problem)):
+        raise InputError(_not_a_problem(problem))
+    for role, network in networks.items():
+        check_network(network, role)
+        check_weights(network)
+        check_one_device(network, role)
+        parameters = list(network.parameters())
+        if not any(parameter.requires_grad for parameter in parameters):
+            what = "is frozen (requires_grad=False)" if parameters else "has no parameters"
+            raise InputError(
+                f"the {role}, {type(network).__name__}, {what}, so there is nothing to train; "
+                + (f"unfreeze it: {role}.requires_grad_(True)" if parameters else "give a network with parameters")
+            )
+    for name, split in splits.items():
+        check_split(split, name)
+    if loss is not None:
+        _check_loss(loss)
+    for one in logger if isinstance(logger, (list, tuple)) else [logger]:
+        if one is not None and not callable(getattr(one, "log_metrics", None)):
+            raise InputError(
+                f"logger is of type {type(one).__name__}; an object with log_metrics(metrics, step) was expected, for "
+                "instance lightning.pytorch.loggers.CSVLogger('logs')"
+            )
+
+
+def check_role(role: Any) -> Any:
+    """Refuse what is no role.
+
+    Raises:
+        InputError: It is neither "teacher" nor "student".
+    """
+    if role not in ROLES:
+        raise InputError(f"role is {role!r}; choose 'teacher' or 'student': the input that the network reads")
+    return role
+
+
+def check_network(network: Any, role: str) -> None:
+    """Refuse what is no network.
+
+    Raises:
+        InputError: It is not an instance of `nn.Module`.
+    """
+    if isinstance(network, nn.Module):
+        return
+    name = getattr(network, "__name__", type(network).__name__)
+    call = f": call it, {role}={name}()" if callable(network) else ""
+    raise InputError(f"the {role} is {name}, not a network; an instance of torch.nn.Module was expected{call}")
+
+
+def check_split(split: Any, name: str) -> None:
+    """Refuse what is no map-style data set, and a split with too few samples.
+
+    Raises:
+        InputError: It cannot be read by index, or has fewer samples than there are processes.
+    """
+    if isinstance(split, DataLoader):
+        raise InputError(f"{name} is a DataLoader; a data set was expected: give loader.dataset")
+    if isinstance(split, IterableDataset):
+        raise InputError(
+            f"{name} is a {type(split).__name__}, an IterableDataset; a map-style data set was expected, with len() "
+            "and an item for each index"
+        )
+    if isinstance(split, Mapping) or not (hasattr(split, "__len__") and hasattr(split, "__getitem__")):
+        raise InputError(
+            f"{name} is a {type(split).__name__}; a map-style data set of (teacher_input, student_input, target) was "
+            "expected, with len() and an item for each index"
+        )
+    if not len(split):
+        raise InputError(f"the {name} split is empty; give at least one sample")
+    if len(split) < world_size():
+        raise InputError(f"the {name} split has {len(split)} samples for {world_size()} processes; start fewer")
+
+
+def _not_a_problem(problem: Any) -> str:
+    if callable(problem) and not isinstance(problem, nn.Module):
+        name = getattr(problem, "__name__", type(problem).__name__)
+        return f"problem is the function {name}; a Problem was expected: call it, problem=Problem.{name}()"
+    if isinstance(problem, nn.Module):
+        name = type(problem).__name__
+        return (
+            f"problem is a {name}; a Problem was expected: give the loss to one, "
+            f"problem=Problem.classification(label_loss={name}())"
+        )
+    return (
+        f"problem is {problem!r}; choose Problem.classification(), Problem.multi_label(), Problem.dense() or "
+        "Problem.regression()"
+    )
+
+
+def _check_loss(loss: Any) -> None:
+    wanted = "a function of (student_logits, teacher_logits, target) was expected: give mfh.KDLoss(...) or your own"
+    if not callable(loss):
+        raise InputError(f"loss is of type {type(loss).__name__}; {wanted}")
+    try:
+        signature = inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss)
+    except (TypeError, ValueError):  # some built-in functions have none
+        return
+    try:
+        signature.bind(None, None, None)
+    except TypeError:
+        name = getattr(loss, "__name__", type(loss).__name__)
+        raise InputError(f"loss is {name}, which takes {signature}; {wanted}") from None
+
+
+def unreadable(error: Exception, network: nn.Module, inputs: Any, role: str, split: str) -> Exception:
+    """What to raise where a network fails on the first batch of a split.
+
+    Args:
+        error: Exception that the network raised.
+        network: The network.
+        inputs: What it was called with.
+        role: "teacher" or "student".
+        split: Name of the split.
+
+    Returns:
+        An InputError of one line that says what to do where that is known. What concerns the user in another way (an
+        InputError, a failing compiler) is returned as it is.
+    """
+    if isinstance(error, InputError) or type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return error
+    said = f"the {role} cannot read {role}_input of the {split} split"
+    weights = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+    given = {tensor.dtype for tensor in tensors(inputs) if tensor.is_floating_point()}
+    if torch.float64 in given and weights != torch.float64 and "dtype" in str(error):
+        return InputError(
+            f"{said}: {role}_input is float64 and the network's weights are {_short(weights)}; convert the data: "
+            ".float() for tensors, .astype('float32') for arrays"
+        )
+    if isinstance(inputs, Mapping) and _takes_by_name(network, inputs):
+        keys = ", ".join(map(repr, inputs))
+        return InputError(
+            f"{said}: it is called with one mapping ({keys}), and {type(network).__name__} takes these by name; wrap "
+            f"it in a module with forward(self, inputs): return self.model(**inputs).logits ({in_a_line(error)})"
+        )
+    if isinstance(error, torch.OutOfMemoryError):
+        return InputError(f"{said}: {in_a_line(error)}; choose a smaller batch_size, with accumulate for equal steps")
+    return InputError(f"{said} ({_described(inputs)}): {in_a_line(error)}")
+
+
+def _takes_by_name(network: nn.Module, inputs: Mapping[Any, Any]) -> bool:
+    try:
+        parameters = inspect.signature(network.forward).parameters
+    except (TypeError, ValueError):
+        return False
+    return bool(inputs) and len(parameters) > 1 and any(key in parameters for key in inputs)
+
+
+def _described(inputs: Any) -> str:
+    if isinstance(inputs, Tensor):
+        return f"a {_short(inputs.dtype)} tensor of shape {tuple(inputs.shape)}"
+    return f"a {type(inputs).__name__}"
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

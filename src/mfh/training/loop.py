@@ -1,0 +1,575 @@
+"""The training loop: epochs, validation, the kept epoch, checkpoints; on one device or several processes."""
+
+import copy
+import inspect
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from mfh.data.epochs import EpochBatches, Reading, epoch_seed
+from mfh.data.pairs import PairedBatch
+from mfh.errors import InputError
+from mfh.files import atomic_write
+from mfh.networks.modes import device_of, find_device, unfused_attention
+from mfh.parallel.distributed import average_buffers, check_uniform, exists, gather, part, rank, total, world_size
+from mfh.parallel.torchrun import launched
+from mfh.problems.metrics import Tally
+from mfh.training.acceleration import prepared
+from mfh.training.objectives import Objective
+from mfh.training.recipe import Recipe
+
+History = list[dict[str, float]]
+
+_FORMAT = 2
+_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+# Losses stay on the device, one number each; so many are added up at a time.
+_LOSSES = 1024
+
+
+@dataclass
+class Progress:
+    """How far a training is, and the epoch it keeps; all of it goes into checkpoints.
+
+    Args:
+        epochs: Number of finished epochs.
+        steps: Number of optimizer steps so far.
+        history: One dict per epoch.
+        best_epoch: Epoch that is kept so far; -1 before the first.
+        best: What epochs are compared by, higher is better.
+        weights: State of the watched network in that epoch; empty where the last epoch is kept.
+    """
+
+    epochs: int = 0
+    steps: int = 0
+    history: History = field(default_factory=list)
+    best_epoch: int = -1
+    best: list[float] = field(default_factory=list)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Training:
+    """One training of an objective's networks, which may go on where a checkpoint ended.
+
+    Args:
+        objective: What a step computes, with the networks to train.
+        recipe: How to train.
+        watched: Role of the network whose validation decides which epoch is kept.
+        seed: Seed of the order of the data and of everything else that is random.
+        device: Device to train on, see `training_device`.
+        early_stopping: Whether the recipe's patience holds.
+        progress: Whether to show a progress bar.
+        checkpoint: File that is written after every epoch and resumed from; None writes none.
+        logger: A Lightning logger, or several; None logs nothing.
+
+    Raises:
+        InputError: The checkpoint belongs to another training, or is none.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        recipe: Recipe,
+        *,
+        watched: str,
+        seed: int,
+        device: torch.device,
+        early_stopping: bool = True,
+        progress: bool = False,
+        checkpoint: str | Path | None = None,
+        logger: Any = None,
+    ) -> None:
+        self.objective, self.recipe, self.watched, self.seed, self.device = objective, recipe, watched, seed, device
+        self.patience = recipe.patience if early_stopping and recipe.keep != "last" else None
+        self.shows_progress = progress and rank() == 0
+        self.loggers = [one for one in (logger if isinstance(logger, (list, tuple)) else [logger]) if one is not None]
+        self.made_with = {"seed": seed, **recipe.facts(), "processes": world_size()}
+        self.state = Progress()
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self._resumed: dict[str, Any] = {}
+        if self.checkpoint is not None and exists(self.checkpoint):
+            self._resumed = self._read_checkpoint(self.checkpoint)
+            self.state = Progress(**self._resumed["progress"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is no epoch left to train."""
+        state = self.state
+        out_of_patience = self.patience is not None and state.epochs - 1 - state.best_epoch >= self.patience
+        return state.epochs >= self.recipe.epochs or (state.epochs > 0 and out_of_patience)
+
+    def run(self, train: Any, val: Any) -> Progress:
+        """Train until finished.
+
+        The networks then have the weights of the last epoch; those of the kept one are in the result. Their devices,
+        modes and gradients are as before, and so is all global state.
+
+        Args:
+            train: Map-style data set of (teacher_input, student_input, target); not read if the training is finished.
+            val: The same for validation.
+
+        Raises:
+            InputError: Data, networks, optimizer or scheduler cannot be used, or the training diverged.
+        """
+        objective = self.objective
+        if self.finished:
+            objective.load_state_dict(self._resumed["objective"])
+            return self.state
+        _check_processes()
+        modules = list(objective.children())
+        homes = [device_of(module) for module in modules]
+        modes = [(module, module.training) for module in objective.modules()]
+        try:
+            with (
+                seeded(self.seed, self.device),
+                torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext(),
+                prepared(objective.networks, self.recipe, self.device),
+            ):
+                objective.to(self.device)
+                objective.zero_grad()
+                self._fit(train, val)
+        except RuntimeError as error:
+            if "find_unused_parameters" not in str(error):
+                raise
+            raise InputError(
+                "some parameters take no part in the loss, which several processes cannot train; freeze them "
+                "(requires_grad_(False)), or leave them out"
+            ) from error
+        finally:
+            objective.zero_grad()
+            for module, home in zip(modules, homes, strict=True):
+                module.to(home)
+            for submodule, mode in modes:
+                submodule.training = mode
+        return self.state
+
+    def _fit(self, train: Any, val: Any) -> None:
+        objective, recipe, device = self.objective, self.recipe, self.device
+        optimizer = _made(recipe.optimizer, objective.trained(), "optimizer", Optimizer)
+        scheduler = self._scheduler(optimizer)
+        scaler = torch.amp.GradScaler(device.type) if recipe.precision == "16-mixed" else None
+        if self._resumed:
+            objective.load_state_dict(self._resumed["objective"])
+            for name, stateful in (("optimizer", optimizer), ("scheduler", scheduler), ("scaler", scaler)):
+                if stateful is not None:
+                    stateful.load_state_dict(self._resumed[name])
+            self._resumed = {}
+        batches = EpochBatches(
+            len(train),
+            recipe.batch_size,
+            self.seed,
+            accumulate=recipe.accumulate,
+            processes=world_size(),
+            rank=rank(),
+            least=2 if any(isinstance(module, _BatchNorm) for module in objective.modules()) else 1,
+        )
+        how: dict[str, Any] = {
+            "fields": objective.fields,
+            "index_device": objective.index_device(device),
+            "num_workers": recipe.num_workers,
+            "look": None if device.type == "cpu" else objective.check_targets,
+        }
+        training = Reading(train, "train", device, batches=batches, **how)
+        validation = Reading(part(val), "val", device, least=recipe.batch_size, **how)
+        objective.targets = {r.split: r.targets for r in (training, validation) if r.targets is not None}
+        epoch = _Epoch(objective, recipe, device, batches, optimizer, scaler)
+        with ExitStack() as stack:
+            bar = stack.enter_context(self._bar(len(batches))) if self.shows_progress else None
+            stack.enter_context(self._logging())
+            while not self.finished:
+                self._epoch(epoch, training, validation, scheduler, bar)
+                if self.checkpoint is not None and rank() == 0:
+                    self._write_checkpoint(self.checkpoint, optimizer, scheduler, scaler)
+
+    def _epoch(
+        self, epoch: "_Epoch", training: Reading, validation: Reading, scheduler: Any, bar: "_Bar | None"
+    ) -> None:
+        """One pass over the training data and one over the validation data."""
+        state, number = self.state, self.state.epochs
+        _seed_generators(epoch_seed(self.seed, number, rank()))
+        epoch.batches.sampler.set_epoch(number)
+        loss = epoch.train(training if bar is None else bar.follow(training, number))
+        state.steps += len(epoch.batches) // self.recipe.accumulate
+        average_buffers(self.objective.networks)  # the same network in all processes
+        values = epoch.validate(validation)
+        state.history.append({"epoch": float(number), "steps": float(state.steps), **values, "train_loss": loss})
+        self._keep(number, values)
+        if rank() == 0:
+            for logger in self.loggers:
+                logger.log_metrics({**values, "train_loss": loss, "epoch": number}, step=state.steps - 1)
+                _call(logger, "save")
+        if not math.isfinite(loss):
+            raise InputError(
+                f"training of the {' and the '.join(self.objective.networks)} diverged: the loss is {loss} in epoch "
+                f"{number}; lower the learning rate, or check the inputs"
+            )
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(values[self._compared[0]])
+        elif scheduler is not None:
+            scheduler.step()
+        state.epochs += 1
+
+    # --- the kept epoch -------------------------------------------------------------------------------------------
+
+    @property
+    def _compared(self) -> tuple[str, bool]:
+        """The value in the history that epochs are compared by, and whether higher is better."""
+        metric = self.objective.problem.metric
+        if self.recipe.keep == "best-loss":
+            return f"{self.watched}_val_loss", False
+        return f"{self.watched}_val_{metric.name}", metric.higher_is_better
+
+    def _keep(self, number: int, values: dict[str, float]) -> None:
+        """Note the epoch, with its weights, if it is to be kept."""
+        state = self.state
+        if self.recipe.keep == "last":
+            state.best_epoch = number
+            return
+        name, higher = self._compared
+        found = [values[name] if higher else -values[name], -values[f"{self.watched}_val_loss"]]
+        found = [-math.inf if math.isnan(value) else value for value in found]
+        if state.best_epoch < 0 or found > state.best:
+            state.best, state.best_epoch = found, number
+            network = self.objective.networks[self.watched]
+            state.weights = {key: _copied(value) for key, value in network.state_dict().items()}
+
+    def _scheduler(self, optimizer: Optimizer) -> Any:
+        if self.recipe.scheduler is None:
+            return None
+        scheduler = self.recipe.scheduler(optimizer)
+        if not callable(getattr(scheduler, "step", None)):
+            raise InputError(
+                f"scheduler made a {type(scheduler).__name__}; a scheduler of torch.optim.lr_scheduler was expected"
+            )
+        if isinstance(scheduler, ReduceLROnPlateau):
+            name, higher = self._compared
+            wanted = "max" if higher else "min"
+            if scheduler.mode != wanted:
+                raise InputError(
+                    f"ReduceLROnPlateau has mode {scheduler.mode!r}, but it gets {name}, of which a "
+                    f"{'higher' if higher else 'lower'} value is better; give mode={wanted!r}"
+                )
+        return scheduler
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+
+    def _write_checkpoint(self, path: Path, optimizer: Optimizer, scheduler: Any, scaler: Any) -> None:
+        content = {
+            "mfh": _FORMAT,
+            "made_with": self.made_with,
+            "progress": {name: getattr(self.state, name) for name in Progress.__dataclass_fields__},
+            "objective": self.objective.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scheduler": None if scheduler is None else scheduler.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+        with atomic_write(path, "wb") as file:
+            torch.save(content, file)
+
+    def _read_checkpoint(self, path: Path) -> dict[str, Any]:
+        try:
+            kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            if kept.get("mfh") != _FORMAT:
+                raise ValueError("another version of mfh, or another program, has made it")
+            found = _shapes(kept["objective"])
+            Progress(**kept["progress"])
+        except Exception as error:  # whatever the file is, it is no checkpoint
+            reason = str(error).split("\n")[0]
+            raise InputError(f"{path} cannot be resumed from ({reason}); delete it to start afresh") from None
+        if found != _shapes(self.objective.state_dict()):
+            raise InputError(f"{path} is of other networks than the ones given; delete it to start afresh")
+        for name, now in self.made_with.items():
+            before = kept["made_with"].get(name)
+            if before != now:
+                raise InputError(
+                    f"{path} was made with {name} {before!r}, now it is {now!r}; delete it to start afresh"
+                )
+        return kept
+
+    # --- who follows it -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _logging(self) -> Iterator[None]:
+        """Tell loggers how the training ended, so that their files are complete."""
+        status = "failed"
+        try:
+            yield
+            status = "success"
+        finally:
+            if rank() == 0:
+                for logger in self.loggers:
+                    _call(logger, "finalize", status)
+
+    @contextmanager
+    def _bar(self, batches: int) -> Iterator["_Bar"]:
+        from rich.console import Console
+
+        from mfh.progress import progress_bar
+
+        with progress_bar(Console(stderr=True)) as bar:
+            yield _Bar(bar, " and ".join(self.objective.networks), batches, self.recipe.epochs, self.state.epochs)
+
+
+class _Epoch:
+    """What happens in an epoch, with everything that is the same in all of them found out once."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        recipe: Recipe,
+        device: torch.device,
+        batches: EpochBatches,
+        optimizer: Optimizer,
+        scaler: Any,
+    ) -> None:
+        self.objective, self.device, self.batches, self.optimizer = objective, device, batches, optimizer
+        self.scaler, self.accumulate = scaler, recipe.accumulate
+        self.autocast = _AUTOCAST.get(recipe.precision)
+        self.parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        self.counts = [batches.count(index) for index in range(len(batches))]
+        self.factors = [batches.weight(index) / recipe.accumulate for index in range(len(batches))]
+        self.together: DistributedDataParallel | None = None
+        self.forward: Callable[[PairedBatch, Tensor], Tensor] = objective.loss
+        if world_size() > 1:
+            # Buffers are averaged once per epoch. Sent around at every step they would cost as much as gradients, and
+            # in validation, where processes have different numbers of batches, wait for ever.
+            self.together = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
+            self.forward = self.together
+        step = inspect.signature(optimizer.step).parameters.get("closure")
+        self.asks_again = step is not None and step.default is inspect.Parameter.empty
+        if self.asks_again and (recipe.accumulate > 1 or scaler is not None or world_size() > 1):
+            raise InputError(
+                f"{type(optimizer).__name__} computes the loss several times per step, which works with accumulate=1, "
+                "one process and no 16-mixed precision; choose another optimizer, or these"
+            )
+
+    def train(self, reading: Any) -> float:
+        """Take the steps of an epoch; returns the mean loss of its samples, over all processes."""
+        objective, together, accumulate, scaler = self.objective, self.together, self.accumulate, self.scaler
+        backward, optimizer, parameters, factors = self._backward, self.optimizer, self.parameters, self.factors
+        objective.split = "train"
+        objective.train()
+        losses: list[Tensor] = []
+        mean = _Mean(self.counts)
+        batch = None
+        try:
+            for number, (batch, indices) in enumerate(reading):
+                last = accumulate == 1 or number % accumulate == accumulate - 1
+                if self.asks_again:
+                    losses.append(self._closed_step(batch, indices, factors[number]))
+                    continue
+                if last or together is None:
+                    losses.append(backward(batch, indices, factors[number]))
+                else:
+                    with together.no_sync():
+                        losses.append(backward(batch, indices, factors[number]))
+                if not last:
+                    continue
+                if scaler is None:
+                    optimizer.step()
+                else:
+                    scaler.step(optimizer)
+                    scaler.update()
+                for parameter in parameters:
+                    parameter.grad = None
+                if len(losses) >= _LOSSES:
+                    mean.add(losses)
+        except (IndexError, RuntimeError, ValueError):
+            if batch is not None:  # a target that no loss understands is the user's to hear of
+                objective.check_targets(batch, indices)
+            raise
+        mean.add(losses)
+        return mean.value(self.device)
+
+    def _backward(self, batch: PairedBatch, indices: Tensor, factor: float) -> Tensor:
+        """Compute the loss of a batch and add its gradients; no step of a small network has time for more."""
+        if self.autocast is None:
+            loss = self.forward(batch, indices)
+        else:
+            with torch.autocast(self.device.type, self.autocast):
+                loss = self.forward(batch, indices)
+        counted = loss if factor == 1 else loss * factor
+        (counted if self.scaler is None else self.scaler.scale(counted)).backward()
+        return loss.detach()
+
+    def _closed_step(self, batch: PairedBatch, indices: Tensor, factor: float) -> Tensor:
+        """A step of an optimizer that asks for the loss again and again."""
+        seen: list[Tensor] = []
+
+        def closure() -> Tensor:
+            for parameter in self.parameters:
+                parameter.grad = None
+            seen.append(self._backward(batch, indices, factor))
+            return seen[-1]
+
+        self.optimizer.step(closure)  # type: ignore[arg-type]  # as all optimizers take it
+        return seen[0]
+
+    def validate(self, reading: Reading) -> dict[str, float]:
+        """Metric and loss of every network over the validation data of all processes."""
+        objective, problem = self.objective, self.objective.problem
+        roles = list(objective.networks)
+        tallies = {role: Tally(problem.metric) for role in roles}
+        losses: dict[str, Any] = dict.fromkeys(roles, 0.0)
+        count = 0
+        objective.split = "val"
+        objective.eval()
+        mixed: AbstractContextManager[Any] = nullcontext()
+        if self.autocast is not None:
+            mixed = torch.autocast(self.device.type, self.autocast)
+        batch = None
+        try:
+            with torch.no_grad(), unfused_attention(), mixed:
+                for batch, indices in reading:
+                    target = batch.target
+                    for role in roles:
+                        logits = objective.logits(batch, indices, role).float()
+                        losses[role] = losses[role] + problem.label_loss(logits, target) * len(target)
+                        tallies[role].add(logits, target)
+                    count += len(target)
+        except (IndexError, RuntimeError, ValueError):
+            if batch is not None:
+                objective.check_targets(batch, indices)
+            raise
+        values = {}
+        for role in roles:
+            # Once: processes may have different numbers of batches.
+            sums = torch.tensor([float(losses[role]), count], dtype=torch.float64)
+            loss, samples = (total(sums.to(self.device)) if world_size() > 1 else sums).tolist()
+            values[f"{role}_val_{problem.metric.name}"] = tallies[role].value(gather(tallies[role].state()))
+            values[f"{role}_val_loss"] = loss / samples
+        return values
+
+
+class _Mean:
+    """Adds up losses by the samples of their batches, a block at a time, without asking the device for each."""
+
+    def __init__(self, counts: list[int]) -> None:
+        self.counts, self.done = counts, 0
+        self.sums: list[Tensor] = []
+
+    def add(self, losses: list[Tensor]) -> None:
+        """Add the losses of the next batches, and empty the list."""
+        if losses:
+            counts = torch.tensor(self.counts[self.done : self.done + len(losses)], dtype=torch.float32)
+            stacked = torch.stack(losses).float()
+            self.sums.append(stacked.flatten() @ counts.to(stacked.device, non_blocking=True))
+            self.done += len(losses)
+            losses.clear()
+
+    def value(self, device: torch.device) -> float:
+        """The mean over the samples of all processes."""
+        sums = torch.tensor([sum(float(part) for part in self.sums), sum(self.counts)], dtype=torch.float64)
+        loss, count = (total(sums.to(device)) if world_size() > 1 else sums).tolist()
+        return float(loss / count)
+
+
+class _Bar:
+    """Shows the batches of all epochs, redrawn a few times per second at most."""
+
+    def __init__(self, bar: Any, networks: str, batches: int, epochs: int, done: int) -> None:
+        self.bar, self.networks, self.batches, self.epochs = bar, networks, batches, epochs
+        self.task = bar.add_task(self._words(done), total=batches * epochs, completed=done * batches)
+
+    def _words(self, number: int) -> str:
+        return f"batches, {self.networks}: epoch {number + 1} of {self.epochs},"
+
+    def follow(self, reading: Any, number: int) -> Iterator[Any]:
+        """The batches of an epoch, counted as they are asked for."""
+        self.bar.update(self.task, completed=number * self.batches, description=self._words(number))
+        shown = time.monotonic()
+        for index, item in enumerate(reading):
+            if time.monotonic() - shown > 0.1:
+                shown = time.monotonic()
+                self.bar.update(self.task, completed=number * self.batches + index)
+            yield item
+        self.bar.update(self.task, completed=(number + 1) * self.batches)
+
+
+# --- the surroundings -------------------------------------------------------------------------------------------------
+
+
+def training_device(device: torch.device | str | None) -> torch.device:
+    """Where this process trains: the given device, or a GPU if there is one, its own among several processes.
+
+    Raises:
+        InputError: There is no such device.
+    """
+    found = find_device(device)
+    if found.type == "cuda" and found.index is None and world_size() > 1 and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return found
+
+
+def _check_processes() -> None:
+    if world_size() > 1:
+        check_uniform()
+    elif launched() > 1:
+        raise InputError(
+            f"torchrun started {launched()} processes, but they would train apart; call "
+            "torch.distributed.init_process_group() first"
+        )
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed all global generators, and leave them as they were.
+
+    Args:
+        seed: Seed of all generators.
+        device: Device whose generator is meant, beside the CPU's.
+    """
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            _seed_generators(seed)
+            yield
+        finally:
+            np.random.set_state(numpy_state)  # noqa: NPY002
+            random.setstate(python_state)
+
+
+def _seed_generators(seed: int) -> None:
+    """Seed torch (all devices), NumPy and random, so that a resumed run draws what it would have drawn.
+
+    That holds for what is drawn in this process; reading processes (`num_workers`) have generators of their own.
+    """
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)
+
+
+def _made(factory: Callable[[Any], Any], argument: Any, name: str, kind: type) -> Any:
+    made = factory(argument)
+    if not isinstance(made, kind):
+        raise InputError(f"{name} made a {type(made).__name__}; a torch.optim.{kind.__name__} was expected")
+    return made
+
+
+def _call(thing: Any, name: str, *arguments: Any) -> None:
+    """Call a method that a logger may lack."""
+    method = getattr(thing, name, None)
+    if callable(method):
+        method(*arguments)
+
+
+def _copied(value: Any) -> Any:
+    """A copy of one entry of a network's state, on the CPU."""
+    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else copy.deepcopy(value)
+
+
+def _shapes(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: getattr(value, "shape", None) for name, value in state.items()}

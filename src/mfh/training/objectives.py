@@ -1,0 +1,184 @@
+"""What one step of each kind of training computes: on labels, of an aligned pair, from a teacher's outputs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mfh.data.pairs import PairedBatch, to_device
+from mfh.data.spool import IN_MEMORY_BYTES
+from mfh.networks.layers import as_logits
+from mfh.networks.modes import device_of
+from mfh.networks.precision import at_least_single
+from mfh.problems.losses import DistillationLoss, alignment_loss
+from mfh.problems.problem import Problem
+from mfh.training.checks import unreadable
+
+
+class Objective(nn.Module):
+    """The networks that a training changes, and the loss of a batch.
+
+    The loop calls the objective itself, `objective(batch, indices)`, so that with several processes networks and loss
+    run inside one DistributedDataParallel. A subclass implements `loss`; modules of its own (projectors, heads) that
+    it names in `trained` are optimised with the networks, and all of its parameters and persistent buffers go into
+    checkpoints.
+
+    Args:
+        networks: Networks to train, by role ("teacher", "student").
+        problem: What logits and targets mean.
+    """
+
+    #: Inputs that batches must have.
+    fields: tuple[str, ...]
+
+    def __init__(self, networks: Mapping[str, nn.Module], problem: Problem) -> None:
+        super().__init__()
+        self.networks = nn.ModuleDict(networks)
+        self.problem = problem
+        self.fields = tuple(f"{role}_input" for role in networks)
+        #: The split that is being read, and all of its targets where they are known.
+        self.split = "train"
+        self.targets: dict[str, Tensor] = {}
+        self._shapes: dict[tuple[str, str], torch.Size] = {}
+
+    def forward(self, batch: PairedBatch, indices: Tensor) -> Tensor:
+        """The loss of a batch."""
+        return self.loss(batch, indices)
+
+    def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:
+        """The scalar to minimise.
+
+        Args:
+            batch: A batch on the networks' device.
+            indices: Positions of its samples in the training split.
+        """
+        raise NotImplementedError
+
+    def trained(self) -> list[nn.Parameter]:
+        """Parameters that the optimizer gets."""
+        return list(self.networks.parameters())
+
+    def index_device(self, device: torch.device) -> torch.device:
+        """Device on which `loss` wants the indices of a batch."""
+        return device
+
+    def logits(self, batch: PairedBatch, indices: Tensor, role: str) -> Tensor:
+        """Logits of the network of this role; the first of a split are checked together with their targets."""
+        inputs = batch.student_input if role == "student" else batch.teacher_input
+        if (self.split, role) in self._shapes:
+            return as_logits(self.networks[role](inputs))
+        try:
+            output = self.networks[role](inputs)
+        except Exception as error:  # the network is the user's own code
+            found = unreadable(error, self.networks[role], inputs, role, self.split)
+            if found is error:
+                raise
+            raise found from error
+        logits = as_logits(output)
+        known = self.targets.get(self.split)
+        if known is None:
+            self.problem.check(logits, batch.target, f"{self.split} split", indices.tolist())
+        else:  # all at once: a GPU would end the process where a target is out of range
+            shape = torch.empty((len(known), *logits.shape[1:]), device="meta")
+            self.problem.check(shape, known, f"{self.split} split", range(len(known)))
+        self._shapes[self.split, role] = logits.shape[1:]
+        return logits
+
+    def check_targets(self, batch: PairedBatch, indices: Tensor) -> None:
+        """Refuse a target that does not fit the logits, as far as their shape is known.
+
+        Raises:
+            InputError: A target is wrong; the message names split and sample.
+        """
+        for (split, _), shape in self._shapes.items():
+            if split == self.split:
+                logits = torch.empty((len(batch.target), *shape), device="meta")
+                self.problem.check(logits, batch.target, f"{split} split", indices.tolist())
+
+
+class Supervised(Objective):
+    """Trains one network on labels.
+
+    Args:
+        network: Network to train.
+        role: "teacher" or "student", which says what input it reads.
+        problem: What logits and targets mean.
+    """
+
+    def __init__(self, network: nn.Module, role: str, problem: Problem) -> None:
+        super().__init__({role: network}, problem)
+        self.role = role
+
+    def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:
+        """The label loss."""
+        return self.problem.label_loss(self.logits(batch, indices, self.role), batch.target)
+
+
+class Alignment(Objective):
+    """Trains teacher and student together (Algorithm 1, step 1).
+
+    Args:
+        teacher: Teacher to train.
+        student: Student to train.
+        problem: What logits and targets mean.
+    """
+
+    def __init__(self, teacher: nn.Module, student: nn.Module, problem: Problem) -> None:
+        super().__init__({"teacher": teacher, "student": student}, problem)
+
+    def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:
+        """The label losses of both and the mean squared error between their logits."""
+        teacher_logits, student_logits = (self.logits(batch, indices, role) for role in ("teacher", "student"))
+        return alignment_loss(teacher_logits, student_logits, batch.target, label_loss=self.problem.label_loss)
+
+
+class Distillation(Objective):
+    """Trains a student on labels and on a frozen teacher's outputs, which `teach` sets.
+
+    Args:
+        student: Student to train.
+        problem: What logits and targets mean.
+        loss: Function of (student logits, teacher logits, target); what it leaves open is the problem's.
+    """
+
+    def __init__(self, student: nn.Module, problem: Problem, loss: DistillationLoss | None) -> None:
+        super().__init__({"student": student}, problem)
+        self.distillation_loss = problem.complete(loss)
+        self.register_buffer("teacher_logits", None, persistent=False)
+        # In a list, so that the teacher is not a submodule: it is neither trained, nor moved, nor saved.
+        self._aside: list[Any] = [None, None]
+
+    def teach(self, logits: Tensor | None, teacher: nn.Module | None) -> None:
+        """Set the teacher's outputs, or the teacher.
+
+        Args:
+            logits: (training samples, ...) outputs, looked up by index; None runs `teacher` on every batch.
+            teacher: A frozen network in eval mode; needed only without `logits`.
+        """
+        # Outputs that fill memory (a map of a file) stay where they are, and only the batch's rows travel.
+        large = logits is not None and logits.nbytes > IN_MEMORY_BYTES
+        self.teacher_logits = None if large else logits
+        self._aside = [teacher, logits if large else None]
+        if logits is None:
+            self.fields = ("teacher_input", "student_input")
+
+    def index_device(self, device: torch.device) -> torch.device:
+        """Large outputs are looked up on the CPU."""
+        return torch.device("cpu") if self._aside[1] is not None else device
+
+    def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:
+        """The distillation loss against cached or fresh teacher logits."""
+        logits = self.logits(batch, indices, "student")
+        known: Any = self.teacher_logits
+        taught = self._taught(batch, indices, logits.device) if known is None else known.index_select(0, indices)
+        return self.distillation_loss(logits, at_least_single(taught), batch.target)
+
+    def _taught(self, batch: PairedBatch, indices: Tensor, device: torch.device) -> Tensor:
+        """The teacher's logits of a batch, without a cache on the device."""
+        teacher, kept = self._aside
+        if kept is not None:
+            rows: Tensor = kept[indices]
+            return rows.to(device)
+        with torch.no_grad():
+            return as_logits(teacher(to_device(batch.teacher_input, device_of(teacher)))).to(device)

@@ -1,0 +1,273 @@
+"""Every mistake a user can make with a training is one line that says what to do."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from mfh import InputError, KDLoss, Problem, Recipe, align, distill, evaluate, pretrain
+from networks import randn
+
+COUNT = 40
+X, S, Y = randn(COUNT, 5), randn(COUNT, 4, seed=1), torch.arange(COUNT) % 2
+DATA = TensorDataset(X, S, Y)
+QUICK = Recipe(epochs=1, batch_size=16)
+
+
+def network(inputs=4):
+    return nn.Sequential(nn.Linear(inputs, 6), nn.ReLU(), nn.Linear(6, 2))
+
+
+class Items(Dataset):
+    """Items made by a function of the index."""
+
+    def __init__(self, make, batched=None):
+        self.make = make
+        if batched:
+            self.__getitems__ = lambda indices: batched(indices)
+
+    def __len__(self):
+        return COUNT
+
+    def __getitem__(self, index):
+        return self.make(index)
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        return iter(DATA)
+
+
+class ByName(nn.Module):
+    """A network as Hugging Face makes them."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, input_ids=None, attention_mask=None):
+        if input_ids.ndim != 2:
+            raise ValueError("You have to specify either input_ids or inputs_embeds")
+        return self.inner(input_ids * attention_mask)
+
+
+class Broken(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, x):
+        raise KeyError("no such\nlayer")
+
+
+def broken(index):
+    if index == 7:
+        raise OSError("no file\n7.wav")
+    return DATA[index]
+
+
+def supervised(network=network, train=DATA, val=DATA, **options):
+    made = network() if network is not None and not isinstance(network, nn.Module) else network
+    return pretrain(made, train, val, **{"role": "student", "recipe": QUICK} | options)
+
+
+TOKENS = [({"input_ids": S[i], "attention_mask": S[i]}, {"input_ids": S[i], "attention_mask": S[i]}, int(Y[i])) for i in range(COUNT)]  # fmt: skip  # noqa: E501
+DICTS = [{"image": X[i], "sound": S[i], "label": int(Y[i])} for i in range(COUNT)]
+DOUBLE = [(X[i].numpy(), S[i].numpy().astype(np.float64), int(Y[i])) for i in range(COUNT)]
+WORDS = [(X[i], S[i], "cat") for i in range(COUNT)]
+NOTHING = [(X[i], S[i], [None]) for i in range(COUNT)]
+
+MISTAKES = {
+    "a loader": (lambda: supervised(train=DataLoader(DATA)), "train is a DataLoader; .* give loader.dataset"),
+    "a loader to validate": (lambda: supervised(val=DataLoader(DATA)), "val is a DataLoader"),
+    "a loader to evaluate": (lambda: evaluate(network(), DataLoader(DATA), "student"), "data is a DataLoader"),
+    "an iterable": (lambda: supervised(train=Endless()), "train is a Endless, an IterableDataset; a map-style"),
+    "no data set": (lambda: supervised(train=3), "train is a int; a map-style data set"),
+    "a dictionary of splits": (lambda: supervised(train={"train": DATA}), "train is a dict; a map-style data set"),
+    "items that are dictionaries": (
+        lambda: supervised(train=DICTS),
+        "train split: an item is a dict with the keys 'image', 'sound', 'label'; .* or give the task a collate",
+    ),
+    "val items that are dictionaries": (lambda: supervised(val=DICTS), "val split: an item is a dict with the keys"),
+    "double precision": (
+        lambda: supervised(train=DOUBLE),
+        r"student_input is float64 and the network's weights are float32; .* \.float\(\) .* \.astype\('float32'\)",
+    ),
+    "double precision in tensors": (
+        lambda: supervised(train=TensorDataset(X, S.double(), Y)),
+        "the student cannot read student_input of the train split: student_input is float64",
+    ),
+    "text targets": (lambda: supervised(train=WORDS), "train split: the target is text .'cat'.; class indices"),
+    "targets without numbers": (
+        lambda: supervised(train=Items(lambda i: (X[i], S[i], Y[i]), lambda rows: [(X[i], S[i], "b") for i in rows])),
+        "the target is text",
+    ),
+    "float targets": (lambda: supervised(train=TensorDataset(X, S, Y.float())), "type torch.float32 .* class indices"),
+    "an unknown role": (lambda: supervised(role="pupil"), "role is 'pupil'; choose 'teacher' or 'student'"),
+    "no role": (lambda: pretrain(network(), DATA, DATA), "role is None; choose 'teacher' or 'student'"),
+    "an unknown role to evaluate": (lambda: evaluate(network(), DATA, "pupil"), "role is 'pupil'; choose"),
+    "two roles": (lambda: supervised(modality="student"), "role and modality are both given"),
+    "a network that takes names": (
+        lambda: supervised(ByName, TOKENS),
+        r"'input_ids', 'attention_mask'.*wrap it .*forward\(self, inputs\): return self.model\(\*\*inputs\).logits",
+    ),
+    "a network that fails": (
+        lambda: supervised(Broken),
+        r"the student cannot read student_input of the train split \(a float32 tensor of shape .*KeyError: .*no such",
+    ),
+    "a network of the other input": (
+        lambda: supervised(lambda: network(5)),
+        "the student cannot read student_input of the train split .*RuntimeError: mat1",
+    ),
+    "a network that fails in evaluation": (
+        lambda: evaluate(network(5), DATA, "student"),
+        "the student cannot read student_input of the data split .*RuntimeError: mat1",
+    ),
+    "val inputs of another size": (
+        lambda: supervised(val=TensorDataset(X, X, Y)),
+        "the student cannot read student_input of the val split",
+    ),
+    "a class": (lambda: pretrain(ByName, DATA, DATA, role="student"), "the student is ByName, not a network"),
+    "no network": (lambda: pretrain(None, DATA, DATA, role="student"), "the student is NoneType, not a network"),
+    "a function as teacher": (lambda: distill(network, network(), DATA, DATA), r".*: call it, teacher=network\(\)"),
+    "nothing to train": (
+        lambda: supervised(network().requires_grad_(False)),
+        r"the student, Sequential, is frozen .* unfreeze it: student.requires_grad_\(True\)",
+    ),
+    "no parameters": (lambda: supervised(nn.Flatten), "the student, Flatten, has no parameters"),
+    "a frozen teacher in alignment": (
+        lambda: align(network(5).requires_grad_(False), network(), DATA, DATA),
+        "the teacher, Sequential, is frozen",
+    ),
+    "an item that fails": (
+        lambda: supervised(train=Items(broken)),
+        "train split: item 7 of a Items cannot be read: OSError: no file 7.wav",
+    ),
+    "an item that fails in a reading process": (
+        lambda: supervised(train=Items(broken), recipe=Recipe(epochs=1, num_workers=1)),
+        "^train split: item 7 of a Items cannot be read: OSError: no file 7.wav$",
+    ),
+    "a val item that fails": (lambda: supervised(val=Items(broken)), "val split: item 7 of a Items cannot be read"),
+    "a loss as problem": (
+        lambda: supervised(problem=nn.BCEWithLogitsLoss()),
+        r"problem is a BCEWithLogitsLoss; .*classification\(label_loss=BCEWithLogitsLoss\(\)\)",
+    ),
+    "an uncalled problem": (lambda: supervised(problem=Problem.dense), r"call it, problem=Problem.dense\(\)"),
+    "a problem by name": (lambda: supervised(problem="dense"), "problem is 'dense'; choose Problem.classification"),
+    "a loss of two arguments": (
+        lambda: distill(network(5), network(), DATA, DATA, loss=nn.KLDivLoss()),
+        r"loss is KLDivLoss, which takes .*; a function of \(student_logits, teacher_logits, target\) was expected",
+    ),
+    "a loss by name": (
+        lambda: distill(network(5), network(), DATA, DATA, loss="kl"),
+        "loss is of type str; a function of",
+    ),
+    "an unknown logger": (lambda: supervised(logger="tensorboard"), "logger is of type str; an object"),
+    "an optimizer that is none": (
+        lambda: supervised(recipe=Recipe(optimizer=lambda parameters: None)),
+        "optimizer made a NoneType; a torch.optim.Optimizer was expected",
+    ),
+    "a scheduler that is none": (
+        lambda: supervised(recipe=Recipe(scheduler=lambda optimizer: 3)),
+        "scheduler made a int; a scheduler of torch.optim.lr_scheduler",
+    ),
+    "a plateau of the wrong direction": (
+        lambda: supervised(recipe=Recipe(scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau)),
+        "mode 'min', but it gets student_val_accuracy, of which a higher value is better; give mode='max'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_told_in_one_line(name):
+    call, said = MISTAKES[name]
+    with pytest.raises(InputError, match=said) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+PARAMETERS = [nn.Parameter(torch.zeros(2))]
+ADAM = torch.optim.Adam(PARAMETERS)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"epochs": "3"}, "epochs is '3', of type str; a whole number of at least 1"),
+        ({"epochs": 2.5}, "epochs is 2.5, of type float; a whole number"),
+        ({"epochs": 1e20}, r"epochs is 1e\+20, of type float; a whole number"),
+        ({"epochs": True}, "epochs is True, of type bool; a whole number"),
+        ({"batch_size": None}, "batch_size is None, of type NoneType"),
+        ({"patience": "2"}, "patience is '2', .*or None for no early stopping"),
+        ({"compile": "yes"}, "compile is 'yes'; choose True or False"),
+        ({"precision": "half"}, "precision is 'half'; choose '32-true', 'bf16-mixed' or '16-mixed'"),
+        ({"precision": 64}, "precision is 64; choose"),
+        ({"keep": "best"}, "keep is 'best'; choose 'best-metric', 'best-loss' or 'last'"),
+        ({"optimizer": ADAM}, r"Adam that exists already; .*lambda parameters: torch.optim.Adam\(parameters"),
+        ({"optimizer": "adam"}, "optimizer is 'adam'; a function that makes one"),
+        ({"scheduler": torch.optim.lr_scheduler.StepLR(ADAM, 3)}, "a StepLR that exists already; .*lambda optimizer: "),
+        ({"scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(ADAM)}, "a ReduceLROnPlateau that exists already"),
+    ],
+)  # fmt: skip
+def test_recipes_that_cannot_be(given, said):
+    with pytest.raises(InputError, match=said) as error:
+        Recipe(**given)
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_and_precisions_by_other_names():
+    recipe = Recipe(epochs=np.int64(3), precision="bf16", num_workers=np.int32(0))
+    assert recipe == Recipe(epochs=3, precision="bf16-mixed")
+    assert type(recipe.epochs) is int
+    assert Recipe(precision=32).precision == "32-true"
+    assert Recipe(keep="last").facts()["keep"] == "last"
+
+
+def test_the_cause_of_a_failure_is_kept():
+    with pytest.raises(InputError) as error:
+        supervised(Broken)
+    assert isinstance(error.value.__cause__, KeyError)
+    with pytest.raises(InputError) as error:
+        supervised(train=Items(broken))
+    assert isinstance(error.value.__cause__, OSError)
+
+
+def test_networks_that_convert_their_input_take_any_precision():
+    class Converting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x):
+            return self.inner(x.float())
+
+    assert len(supervised(Converting, train=DOUBLE, val=DOUBLE).history) == 1
+
+
+def test_losses_of_three_arguments_are_taken_in_any_form():
+    class Own(nn.Module):
+        def forward(self, student, teacher, target, weight=1.0):
+            return F.cross_entropy(student, target) + weight * F.mse_loss(student, teacher)
+
+    def plain(*logits_and_target):
+        return F.cross_entropy(logits_and_target[0], logits_and_target[2])
+
+    for loss in (Own(), KDLoss(), plain):
+        assert len(distill(network(5), network(), DATA, DATA, loss=loss, recipe=QUICK).history) == 1
+
+
+def test_mappings_are_inputs_like_others():
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, inputs):
+            assert isinstance(inputs, Mapping)
+            return self.inner(inputs["input_ids"])
+
+    assert len(supervised(Reads, TOKENS, TOKENS).history) == 1
