@@ -28,9 +28,9 @@ def task(data: str | Path | None = None, preset: str | None = None, augment: boo
     Args:
         data: Folder made by `mfh prepare ravdess`.
         preset: "paper" uses the published protocol: SGD with learning rate 0.01 and momentum 0.9, batches of 64, 100
-            epochs; students learn from the teacher alone, by a divergence averaged over classes; three in four
-            channels are removed; the authors' features get their normalisation. None uses Adam with learning rate
-            1e-3, 30 epochs, labels and teacher, and removes half of the channels.
+            epochs, of which the last one counts; students learn from the teacher alone, by a divergence averaged over
+            classes; three in four channels are removed; the authors' features get their normalisation. None uses Adam
+            with learning rate 1e-3, 30 epochs, labels and teacher, and removes half of the channels.
         augment: Draw, mirror and shift the training frames at random.
 
     Returns:

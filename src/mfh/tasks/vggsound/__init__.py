@@ -28,12 +28,12 @@ def task(
 
     Args:
         data: Folder made by `mfh prepare vggsound`, or an fsspec URL of one.
-        preset: "paper" uses the published protocol: 50 epochs of AdamW with learning rate 1e-3, divided by 10 every 25
-            epochs, weight decay 1e-5, batches of 32; plain magnitudes of the spectrogram; as score the L1 distance of
-            networks trained without a joint step; half of the channels become zero; students learn from the teacher
-            alone. None uses the same networks on logarithmic magnitudes and at most 50 epochs, which end early if
-            validation does not improve for 10. It follows mfh's own protocol: joint step, mean squared error, removed
-            channels become their mean, labels and teacher.
+        preset: "paper" uses the published protocol: 50 epochs of AdamW, of which the last one counts, with learning
+            rate 1e-3, divided by 10 every 25 epochs, weight decay 1e-5, batches of 32; plain magnitudes of the
+            spectrogram; as score the L1 distance of networks trained without a joint step; half of the channels become
+            zero; students learn from the teacher alone. None uses the same networks on logarithmic magnitudes and at
+            most 50 epochs, which end early if validation does not improve for 10. It follows mfh's own protocol: joint
+            step, mean squared error, removed channels become their mean, labels and teacher.
         augment: Draw training items from random windows of 8 of the 10 seconds, and mirror half of the videos.
         num_frames: Frames per item, evenly spaced (default: all that were prepared, usually 32). Fewer frames are read
             and trained faster.
