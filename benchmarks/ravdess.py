@@ -142,7 +142,7 @@ def main():
         teacher = fresh(ours.teacher, 0).eval()
         common = {"recipe": recipe, "device": "cpu"}
         small = torch.utils.data.Subset(ours.train, range(1))
-        pretrain(fresh(ours.student, 1), small, small, role="student", **common)  # load Lightning
+        pretrain(fresh(ours.student, 1), small, small, role="student", **common)  # warm up
         once, logits = seconds(lambda: torch.cat([teacher(batch.teacher_input) for batch in PairLoader(ours.train)]))
         logits = logits.detach()
         times = {name: [] for name in ("published", "ours", "alone", "published reading", "our reading", "teacher")}

@@ -1,6 +1,8 @@
 """Which epoch a training keeps, what it tells others on the way, and batches that batch normalisation can take."""
 
+import csv
 import io
+import sys
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from mfh import InputError, Metric, Problem, Recipe, align, distill, evaluate, pretrain
 from mfh.data.epochs import EpochBatches
+from mfh.training.trackers import check_tracker, find_tracker
 from networks import randn, seeded
 
 COUNT = 60
@@ -225,6 +228,30 @@ def test_a_logger_gets_the_history_as_it_grows():
         pretrain(student(), Fragile(70), VAL, role="student", recipe=recipe(epochs=2), logger=logger)
     assert [len(one.calls) for one in logger] == [2, 2]
     assert logger[0].calls[-1] == "failed"
+
+
+def test_training_needs_no_lightning_and_loggers_by_name_say_that_they_do(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lightning"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    assert len(fitted("last", epochs=1).history) == 1
+    with pytest.raises(InputError, match=r"logger is 'csv', .* pip install 'lightning.*mfh\[track\]") as error:
+        check_tracker("csv")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["csv", "tensorboard"])
+def test_files_of_loggers_are_complete(name, tmp_path):
+    pytest.importorskip("tensorboard")
+    logger = find_tracker(name, tmp_path, "student")
+    fit = pretrain(student(), NOISE, VAL, role="student", recipe=recipe(epochs=3), logger=logger)
+    if name == "csv":
+        with (tmp_path / "student" / "metrics.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [float(row["train_loss"]) for row in rows] == [entry["train_loss"] for entry in fit.history]
+        assert [float(row["step"]) for row in rows] == [entry["steps"] - 1 for entry in fit.history]
+    else:
+        assert any(path.stat().st_size > 200 for path in (tmp_path / "student").glob("events*"))
 
 
 def test_progress_shows_what_is_trained(monkeypatch):

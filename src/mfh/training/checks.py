@@ -160,7 +160,7 @@ def unreadable(error: Exception, network: nn.Module, inputs: Any, role: str, spl
     said = f"the {role} cannot read {role}_input of the {split} split"
     weights = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
     given = {tensor.dtype for tensor in tensors(inputs) if tensor.is_floating_point()}
-    if torch.float64 in given and weights != torch.float64 and "dtype" in str(error):
+    if torch.float64 in given and weights != torch.float64 and "type" in str(error):
         return InputError(
             f"{said}: {role}_input is float64 and the network's weights are {_short(weights)}; convert the data: "
             ".float() for tensors, .astype('float32') for arrays"

@@ -77,7 +77,7 @@ class AlignedPair:
         history: One dict per epoch: epoch, steps so far, train_loss, and metric and loss of both on the validation
             split.
         best_epoch: Epoch, counted from 0, that the recipe's `keep` chooses by the student alone.
-        best_weights: State of the student in that epoch, on the CPU.
+        best_weights: State of the student in that epoch.
     """
 
     teacher: nn.Module
