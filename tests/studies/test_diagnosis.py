@@ -231,7 +231,7 @@ def test_validation_pairs_that_do_not_do(val, message):
 
 
 def test_a_task_without_validation_data():
-    with pytest.raises(mfh.InputError, match="val of task 'tiny' is a NoneType"):
+    with pytest.raises(mfh.InputError, match="task 'tiny': val is a NoneType"):
         with_val(None)
 
 

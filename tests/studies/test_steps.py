@@ -124,7 +124,7 @@ def test_two_layers_shade_both_masks_each_at_its_own_ratio(tmp_path):
     kept = {(s.layer, s.score) for s in run.seed(0).saliencies()}
     assert kept == {("0", "distance"), ("1", "distance")}
     for layer, ratio, channels in (("0", "0.25", 9), ("1", "0.5", 6)):
-        shown = f"at layer {layer}, seed 0: high is modality-general. The general mask at ratio {ratio} removes"
+        shown = f"at layer {layer}, seed 0. High scores are modality-general. The general mask at ratio {ratio} removes"
         assert shown in content.replace("\\", "")
         assert f"{channels} channels are kept" in content
     assert isinstance(run.seed(0).saliencies()[0], ChannelSaliency)

@@ -72,8 +72,8 @@ def test_a_layer_must_be_there_and_good_tasks_pass(caplog):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"train": [1] and iter([])}, "train of task 'tiny' is a list_iterator; a map-style data set"),
-        ({"val": []}, "empty val split"),
+        ({"train": [1] and iter([])}, "task 'tiny': train is a list_iterator; a map-style data set"),
+        ({"val": []}, "the val split is empty"),
         ({"teacher": nn.Linear(8, 2)}, r"teacher of task 'tiny' is a Linear; a function that makes a new network"),
         ({"teacher_logits": "nowhere.npy"}, r"teacher_logits of task 'tiny' \(nowhere.npy\): there is no such file"),
     ],
@@ -123,5 +123,5 @@ def test_an_empty_split_in_a_file_names_the_file(tmp_path):
     mine.write_text(
         "import dataclasses, tiny_task\ndef task():\n    return dataclasses.replace(tiny_task.task(), val=[])\n"
     )
-    with pytest.raises(InputError, match=r"mine.py: task 'tiny' has an empty val split"):
+    with pytest.raises(InputError, match=r"mine.py: task 'tiny': the val split is empty"):
         mfh.study(mine, num_seeds=1)

@@ -75,7 +75,7 @@ def test_arguments_the_function_does_not_take_are_refused():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"val": []}, "empty val split"),
+        ({"val": []}, "the val split is empty"),
         ({"teacher": None}, "no teacher"),
         ({"teacher": None, "teacher_logits": torch.zeros(5, 2)}, "5 rows for 120"),
     ],

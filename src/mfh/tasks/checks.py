@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
 from mfh.data.pairs import ItemError, PairedBatch, fetch, map_tensors
-from mfh.errors import InputError
+from mfh.errors import InputError, in_a_line
 from mfh.networks.layers import as_logits, find_layer
 from mfh.networks.modes import device_of, evaluating
 from mfh.tasks.splits import SPLITS
 from mfh.tasks.task import Task
+from mfh.training.checks import unreadable
 
 log = logging.getLogger("mfh")
 
@@ -65,18 +66,14 @@ def _first_and_last(task: Task, split: str) -> PairedBatch:
     try:
         return fetch(dataset, indices)
     except ItemError as error:
-        reason = _in_a_line(error.__cause__ or error)
+        reason = in_a_line(error.__cause__ or error)
         raise InputError(f"{split} split: item {indices[0]} or {indices[-1]} cannot be read: {reason}") from error
     except InputError as error:
         raise InputError(f"{split} split: {error}") from None
     except Exception as error:  # the data set is the user's own code
         raise InputError(
-            f"{split} split: item {indices[0]} or {indices[-1]} cannot be read: {_in_a_line(error)}"
+            f"{split} split: item {indices[0]} or {indices[-1]} cannot be read: {in_a_line(error)}"
         ) from error
-
-
-def _in_a_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _check_alike(train: PairedBatch, other: PairedBatch, split: str) -> None:
@@ -106,7 +103,7 @@ def _made(task: Task, role: str) -> nn.Module:
     except InputError:
         raise
     except Exception as error:  # the factory is the user's own code
-        raise InputError(f"{role}() cannot make a network: {_in_a_line(error)}") from error
+        raise InputError(f"{role}() cannot make a network: {in_a_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"{role}() returned a {type(network).__name__}; a torch.nn.Module was expected")
     return network
@@ -145,7 +142,7 @@ def _run(network: nn.Module, role: str, split: str, batch: PairedBatch) -> Tenso
     except InputError as error:
         raise InputError(f"{role}: {error}") from None
     except Exception as error:  # the network is the user's own code
-        raise InputError(f"the {role} cannot read {role}_input of the {split} split: {_in_a_line(error)}") from error
+        raise unreadable(error, network, inputs, role, split) from error
 
 
 def num_shared(earlier: Any, later: Any) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from mfh.errors import InputError, close_names
+from mfh.errors import InputError, close_names, in_a_line
 
 if TYPE_CHECKING:
     from mfh.tasks.task import Task
@@ -93,7 +93,7 @@ def find_task(task: "str | Path | Task | Callable[..., Task]", arguments: TaskAr
         except InputError as error:
             raise InputError(f"{origin}: {error}" if own else str(error)) from None
         except Exception as error:
-            raise InputError(f"task() of {origin} failed: {type(error).__name__}: {_one_line(error)}") from error
+            raise InputError(f"task() of {origin} failed: {in_a_line(error)}") from error
         if not isinstance(made, Task):
             raise InputError(f"task() of {origin} returned a {type(made).__name__}; an mfh.Task was expected")
         return made
@@ -112,7 +112,7 @@ def _find(spec: str) -> tuple[Callable[..., Any], str]:
         try:
             module = importlib.import_module(module_name)
         except Exception as error:
-            raise InputError(f"task {spec!r}: module {module_name!r} cannot be imported: {_one_line(error)}") from error
+            raise InputError(f"task {spec!r}: module {module_name!r} cannot be imported: {in_a_line(error)}") from error
         finally:
             sys.path.remove("")
         return _function(module, name, spec), spec
@@ -141,7 +141,7 @@ def _load_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise InputError(f"task file {path} cannot be run: {type(error).__name__}: {_one_line(error)}") from error
+        raise InputError(f"task file {path} cannot be run: {in_a_line(error)}") from error
     return module
 
 
@@ -151,7 +151,3 @@ def _function(module: ModuleType, name: str, origin: str) -> Callable[..., Any]:
         known = [n for n, value in vars(module).items() if inspect.isfunction(value) and not n.startswith("_")]
         raise InputError(f"{origin} has no function {name}() that returns an mfh.Task; {close_names(name, known)}")
     return function  # type: ignore[no-any-return]
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

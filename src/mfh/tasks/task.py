@@ -18,6 +18,7 @@ from mfh.saliency.permutation import Distance
 from mfh.saliency.probe import StudentLayer
 from mfh.saliency.scores import Fill
 from mfh.tasks.splits import SPLITS
+from mfh.training.checks import check_split
 from mfh.training.recipe import Recipe
 
 
@@ -97,13 +98,10 @@ class Task:
     def __post_init__(self) -> None:
         for split in SPLITS:
             dataset = getattr(self, split)
-            if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-                raise InputError(
-                    f"{split} of task {self.name!r} is a {type(dataset).__name__}; a map-style data set (with len() "
-                    "and an item for each number) of (teacher_input, student_input, target) was expected"
-                )
-            if not len(dataset):
-                raise InputError(f"task {self.name!r} has an empty {split} split; give at least one sample")
+            try:
+                check_split(dataset, split)
+            except InputError as error:
+                raise InputError(f"task {self.name!r}: {error}") from None
             if self.collate is not None and not isinstance(dataset, Collated):
                 object.__setattr__(self, split, Collated(dataset, self.collate))
         for name in ("teacher", "student"):
