@@ -311,7 +311,8 @@ def test_a_lower_error_is_a_gain():
 
     import fake_study
     from mfh.problems.scale import Scale
-    from mfh.reporting.summary import finding, summarise, summary_table
+    from mfh.reporting.summary import arms_table, finding
+    from mfh.studies.summary import summarise
 
     frame = fake_study.rows(gains={"no-kd": 0.0, "regular": 0.1, "soft": 0.2})
     frame["value"] = frame["value"].where(frame["metric"] == "best_epoch", 0.01 * (1 - frame["value"]))
@@ -320,9 +321,9 @@ def test_a_lower_error_is_a_gain():
     summary = summarise(frame, scale=scale)
     assert summary.chosen().arm == "soft"
     assert summary.chosen().gain.outcome == "gains"
-    assert "soft, the best of 2 by validation, gains 0.00" in finding(frame, scale=scale)
-    assert "of mean squared error" in finding(frame, scale=scale)
-    table = summary_table(frame, scale=scale)
+    assert "soft, the best of 2 by validation, gains 0.00" in finding(summary)
+    assert "of mean squared error" in finding(summary)
+    table = arms_table(summary)
     assert table.columns[1:3] == ["Test mean squared error", "Against no-kd"]
     assert isinstance(frame, pd.DataFrame)
 

@@ -11,17 +11,26 @@ from mfh.errors import InputError
 from mfh.figures.style import new_figure
 from mfh.figures.venn import centre_distance, circle_areas, lens
 from mfh.reporting import report
+from mfh.reporting import summary as sentences
 from mfh.reporting.markdown import write_markdown
 from mfh.reporting.page import Picture, Section, Table, write_page
 from mfh.reporting.pictures import estimated_venn_picture, gains_picture, teachers_picture, venn_picture
 from mfh.reporting.study import _duration, _flatten
-from mfh.reporting.summary import finding, summary_table
 from mfh.studies.criteria import Measure, Shares
 from mfh.studies.folder import MOST_CLASSES, Run
 from mfh.studies.grid import Cell
 from mfh.studies.stats import holm, paired_comparison
 from mfh.studies.summary import interval_in_words, summarise
 from mfh.venn import ModalityVenn
+
+
+def summary_table(frame, **how):
+    return sentences.arms_table(summarise(frame, **how))
+
+
+def finding(frame, **how):
+    return sentences.finding(summarise(frame, **how))
+
 
 VOID = {"meta", "link", "img", "br", "hr"}
 

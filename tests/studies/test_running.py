@@ -9,9 +9,10 @@ import mfh
 import tiny_task
 from mfh import files
 from mfh.errors import InputError
-from mfh.reporting.summary import recommendation, summarise
+from mfh.reporting.summary import recommendation
 from mfh.studies import pool
 from mfh.studies.grid import ARMS, COLUMNS, Cell
+from mfh.studies.summary import summarise
 
 TINY = str(Path(tiny_task.__file__))
 FEW = {"arms": ["no-kd", "regular", "general"], "num_seeds": 2, "processes": 1}

@@ -129,3 +129,15 @@ def test_two_layers_shade_both_masks_each_at_its_own_ratio(tmp_path):
         assert f"{channels} channels are kept" in content
     assert isinstance(run.seed(0).saliencies()[0], ChannelSaliency)
     assert json.loads((run.folder / "config.json").read_text())["layers"] == ["0", "1"]
+
+
+def test_a_study_of_another_version_makes_its_report_but_is_not_continued(tmp_path):
+    run = Run(tmp_path / "run")
+    options = {"arms": ["no-kd", "regular"], "num_seeds": 1, "processes": 1, "epochs": 1, "out": run.folder}
+    mfh.study(TINY, **options)
+    config = json.loads((run.folder / "config.json").read_text())
+    del config["identity"]["format"]
+    (run.folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="made by another version of mfh, which this one cannot continue"):
+        mfh.study(TINY, **options)
+    assert report(run.folder).is_file()

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mfh.reporting.page import Table as PageTable
     from mfh.studies.folder import NetworkKey, Run
     from mfh.studies.networks import Role, Trained
-    from mfh.studies.running import StudyResult
     from mfh.studies.seed import Seed
 
 _DESCRIPTION = """Cross-modal knowledge distillation: what in the teacher can cross, which teacher teaches best, and
@@ -147,18 +146,15 @@ def _study(options: opt.Study) -> None:
 
 def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
     from mfh.reporting import report
-    from mfh.reporting.summary import recommendation
     from mfh.studies.folder import Run
     from mfh.studies.running import study
 
     console = _console()
-    result = study(out=out, progress=not quiet, **arguments)
+    study(out=out, progress=not quiet, **arguments)
     run = Run(out)
     _note_command(run)
     page = report(run)
-    _print_study(console, result)
-    if run.selection is not None:
-        console.print(recommendation(run.selection, result.scale), markup=False)
+    _print_study(console, run)
     console.print(f"\nReport: {page}", markup=False)
 
 
@@ -181,13 +177,13 @@ def _repeat_command(num_seeds: int) -> str:
     return shlex.join(["mfh", *words])
 
 
-def _print_study(console: "Console", result: "StudyResult") -> None:
-    from mfh.reporting.summary import finding, summary_table
+def _print_study(console: "Console", run: "Run") -> None:
+    from mfh.reporting.summary import arms_table, finding, recommendation
 
-    content = summary_table(result.frame, data_redrawn=result.data_redrawn, scale=result.scale)
-    _print_table(console, content)
-    shown = finding(result.frame, data_redrawn=result.data_redrawn, scale=result.scale)
-    console.print(f"\n{shown}", markup=False)
+    _print_table(console, arms_table(run.summary))
+    console.print(f"\n{finding(run.summary)}", markup=False)
+    if run.selection is not None:
+        console.print(recommendation(run.selection, run.scale), markup=False)
 
 
 def _print_table(console: "Console", content: "PageTable") -> None:
@@ -319,20 +315,16 @@ def _gauss(options: opt.Gauss) -> None:
 
 
 def _prepare(options: opt.Prepare) -> None:
-    from dataclasses import asdict
-
-    given = asdict(options.dataset)
+    given = dict(vars(options.dataset))
     if isinstance(options.dataset, opt.PrepareVggsound):
         from mfh.tasks.vggsound import prepare as vggsound
 
-        settings = vggsound.Settings(**{name: given.pop(name) for name in vggsound.Settings.__dataclass_fields__})
-        given["shard"] = _part(options.dataset.shard)
-        _console().print(vggsound.prepare(settings=settings, **given), markup=False)
+        given |= {"settings": given.pop("sizes"), "shard": _part(options.dataset.shard)}
+        _console().print(vggsound.prepare(**given), markup=False)
         return
-    from mfh.tasks.ravdess.prepare import Features, prepare
+    from mfh.tasks.ravdess.prepare import prepare
 
-    features = Features(**{name: given.pop(name) for name in Features.__dataclass_fields__})
-    made = prepare(features=features, **given)
+    made = prepare(**given)
     console = _console()
     counts = ", ".join(f"{count} {split}" for split, count in made.counts.items())
     console.print(

@@ -27,6 +27,7 @@ from mfh.studies.settings import (
     Unset,
 )
 from mfh.tasks.finding import TaskArguments
+from mfh.tasks.sizes import RavdessFeatures, VggsoundSizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,29 +164,14 @@ class PrepareRavdess(Processes, Quiet):
     source: Annotated[Positional[Path], arg(metavar="SOURCE")]
     """Folder with the official zip files, what was in them, or both; or the authors' data folder."""
     out: Annotated[Positional[Path], arg(metavar="OUT")]
-    """Folder to write the prepared data set to."""
+    """Folder to write the prepared RAVDESS to."""
     layout: Literal["archives", "features"] = "archives"
     """Layout of SOURCE: archives (official files) or features (the authors' aud_features, vid_features, data_file)."""
     split: str = "actors"
     """Split: actors (no actor in two splits), random (actors mixed), or a CSV file (id,split or actor,split)."""
     seed: int = 0
     """Random seed of the split random."""
-    num_frames: int = 1
-    """Number of RGB frames per clip, evenly spaced; with more than one, --augment draws among them."""
-    height: int = 256
-    """Frame height in pixels."""
-    width: int = 512
-    """Frame width in pixels."""
-    sample_rate: int = 22_050
-    """Sampling rate that sound is resampled to, in Hz."""
-    num_mfcc: int = 40
-    """Number of mel-frequency cepstral coefficients (MFCC)."""
-    mfcc_frames: int = 256
-    """Number of time steps of the MFCC."""
-    fft_size: int = 2048
-    """Window length of the MFCC's short-time Fourier transform, in samples."""
-    hop: int = 512
-    """Hop length of the MFCC's short-time Fourier transform, in samples."""
+    features: OmitArgPrefixes[RavdessFeatures] = field(default_factory=RavdessFeatures)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +181,7 @@ class PrepareVggsound(Processes, Quiet):
     clips: Annotated[Positional[Path], arg(metavar="CLIPS")]
     """Folder or uncompressed tar file with the clips; or the authors' training folder (or one with Train and Test)."""
     out: Annotated[Positional[Path], arg(metavar="OUT")]
-    """Folder to write the prepared data set to."""
+    """Folder to write the prepared VGGSound to."""
     csv: File = None
     """Official annotations, vggsound.csv; required for the layout clips."""
     also: Annotated[tuple[Path, ...], Unset] = ()
@@ -206,20 +192,11 @@ class PrepareVggsound(Processes, Quiet):
     """Folder with the test clips of the layout strips, where it is separate."""
     classes: Text = None
     """Number of classes to keep, those with the most annotated training clips; or a file of labels (default: all)."""
-    num_frames: int = 32
-    """Number of RGB frames per clip, evenly spaced."""
-    size: int = 256
-    """Width and height in pixels that frames are scaled and centre-cropped to."""
-    quality: int = 90
-    """JPEG quality of the frames, 1 to 95."""
-    seconds: float = 10.0
-    """Length of the sound in seconds, at 16 kHz; longer sound is cut, shorter sound is padded."""
-    clips_per_shard: int = 128
-    """Number of annotated clips in each tar file."""
     shard: Text = None
     """Part to prepare, as i/n with i from 0, so that several machines can share the work (default: everything)."""
     merge: bool = False
     """Verify the parts in OUT and put them together."""
+    sizes: OmitArgPrefixes[VggsoundSizes] = field(default_factory=VggsoundSizes)
 
 
 @dataclass(frozen=True)
@@ -248,7 +225,7 @@ class Report(RunCommand):
     format: Literal["html", "md"] = "html"
     """Page format: html (one self-contained page) or md (Markdown that shows the files in figures/)."""
     figures: tuple[Literal["svg", "png", "pdf"], ...] = ("svg", "png")
-    """File types to write the figures as."""
+    """File types of the figures that stand beside the page."""
     style: Literal["screen", "paper"] = "screen"
     """Figure style: screen, or paper (serif, one or two text columns wide, for LaTeX)."""
 

@@ -17,7 +17,7 @@ from mfh.reporting.pictures import (
 from mfh.reporting.summary import (
     arms_table,
     auroc_table,
-    finding_of,
+    finding,
     questions_table,
     recommendation,
 )
@@ -48,7 +48,7 @@ def study_sections(run: Run) -> tuple[str, str, list[Section]]:
         making_section(run.config, run.environment),
     ]
     title = f"Study: {run.config.get('task', run.folder.name)}"
-    return title, finding_of(summary), [part for part in sections if part.blocks]
+    return title, finding(summary), [part for part in sections if part.blocks]
 
 
 def comparison_table(runs: Mapping[str, Run]) -> Table:

@@ -10,31 +10,14 @@ from mfh.problems.scale import ACCURACY, Scale
 from mfh.reporting.page import Table
 from mfh.studies.grid import UNMASKED, Cell
 from mfh.studies.stats import Comparison, mean_interval, pairs_needed
-from mfh.studies.summary import Summary, Variant, interval_in_words, p_in_words, summarise
+from mfh.studies.summary import Summary, Variant, interval_in_words, p_in_words
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def summary_table(frame: "pd.DataFrame", *, data_redrawn: bool = True, scale: Scale = ACCURACY) -> Table:
-    """The table of arms: metrics of students and teachers, and paired differences with 95 % intervals.
-
-    Args:
-        frame: A study's tidy table.
-        data_redrawn: Whether each seed draws its own data.
-        scale: The metric, and how it reads (default: accuracy).
-
-    Returns:
-        A table of text, whose `.columns` and `.rows` also make a table in a terminal.
-
-    Raises:
-        InputError: The table does not hold the metric.
-    """
-    return arms_table(summarise(frame, data_redrawn=data_redrawn, scale=scale))
-
-
 def arms_table(summary: Summary) -> Table:
-    """The table of arms of what `summarise` returned; see `summary_table`."""
+    """The table of arms: metrics of students and teachers, and paired differences with 95 % intervals."""
     split, scale = {"test": "Test", "val": "Validation"}[summary.split], summary.scale
     rows = [
         [
@@ -64,22 +47,8 @@ def arms_table(summary: Summary) -> Table:
     )
 
 
-def finding(frame: "pd.DataFrame", *, data_redrawn: bool = True, scale: Scale = ACCURACY) -> str:
-    """What the study shows, in one sentence that claims no more than the intervals do.
-
-    Args:
-        frame: A study's tidy table.
-        data_redrawn: Whether each seed draws its own data.
-        scale: The metric, and how it reads (default: accuracy).
-
-    Raises:
-        InputError: The table does not hold the metric.
-    """
-    return finding_of(summarise(frame, data_redrawn=data_redrawn, scale=scale))
-
-
-def finding_of(summary: Summary) -> str:
-    """The finding of what `summarise` returned; see `finding`."""
+def finding(summary: Summary) -> str:
+    """What the study shows, in one sentence that claims no more than the intervals do."""
     best = summary.chosen()
     if best is None or best.gain is None:
         return "This study cannot tell whether distillation helps: it needs no-kd and at least one other arm."

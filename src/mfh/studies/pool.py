@@ -3,9 +3,8 @@
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 
 from mfh.errors import InputError
 from mfh.networks.modes import find_device
-from mfh.parallel.pool import start_workers, stop_workers
+from mfh.parallel.pool import Job, WorkerDiedError, run_jobs, worker_pool
 from mfh.problems.scale import Scale
 from mfh.progress import progress_bar
 from mfh.studies.folder import Row, Run
@@ -130,52 +129,57 @@ class Crew:
         wanted = plan.settings.execution.processes or (1 if on_gpu else (os.cpu_count() or 1))
         self.workers = wanted if _can_travel(plan) else 1
         self.source, self.first, self.reporter = source, first, _Reporter(plan, progress)
-        self.pool: ProcessPoolExecutor | None = None
+        self._stack = ExitStack()
+        self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "Crew":
-        self.reporter.__enter__()
+        self._stack.enter_context(self.reporter)
         return self
 
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        self.reporter.__exit__()
-        if self.pool is not None:
-            stop_workers(self.pool, at_once=kind is not None)
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def run(self, plan: Plan) -> None:
-        """Measure all cells that are missing."""
+        """Measure all cells that are missing.
+
+        Raises:
+            InputError: A worker process ended before its work.
+        """
         todo = [seed for seed in plan.seeds if plan.missing(seed) or plan.unrated(seed)]
         if self.workers == 1 or sum(len(plan.missing(seed)) for seed in todo) < 2:
             for seed in todo:
                 _measure(plan, seed, plan.missing(seed), self._seed(plan, seed), self.reporter.tick)
                 self.reporter.finished(seed)
             return
-        self.pool = self.pool or start_workers(self.workers)
+        # With more processes than seeds, what a seed's cells share is made first, and then the cells are shared out.
         parts = max(1, self.workers // len(todo))
-        jobs: dict[Future[None], tuple[int, bool]] = {}
-        for seed in todo:
-            jobs[self.pool.submit(_measure, plan, seed, None if parts > 1 else plan.missing(seed))] = (seed, parts > 1)
-        left = dict.fromkeys(todo, 0 if parts > 1 else 1)
-        while jobs:
-            for future in wait(jobs, timeout=0.5, return_when=FIRST_COMPLETED).done:
-                seed, prepared = jobs.pop(future)
-                try:
-                    future.result()
-                except BrokenProcessPool:
-                    raise InputError(
-                        "a worker process ended before its work: out of memory, or the script that calls study() does "
-                        'not guard it with `if __name__ == "__main__":`; what was finished is kept, and processes=1 '
-                        "needs no workers"
-                    ) from None
-                if prepared:
-                    cells_left = plan.missing(seed)
-                    for chunk in (cells_left[i::parts] for i in range(min(parts, max(1, len(cells_left))))):
-                        jobs[self.pool.submit(_measure, plan, seed, chunk)] = (seed, False)
-                        left[seed] += 1
-                    continue
-                left[seed] -= 1
-                if not left[seed]:
-                    self.reporter.finished(seed)
-            self.reporter.tick()
+        left = dict.fromkeys(todo, 1)
+
+        def job(seed: int, chunk: Sequence[Cell] | None) -> Job[int]:
+            return Job(seed, _measure, (plan, seed, chunk))
+
+        def finished(done: Job[int], _: None) -> list[Job[int]]:
+            seed, chunk = done.key, done.arguments[2]
+            more: list[Job[int]] = []
+            if chunk is None:
+                cells = plan.missing(seed)
+                more = [job(seed, cells[start::parts]) for start in range(min(parts, max(1, len(cells))))]
+            left[seed] += len(more) - 1
+            if not left[seed]:
+                self.reporter.finished(seed)
+            return more
+
+        if self._pool is None:
+            self._pool = self._stack.enter_context(worker_pool(self.workers))
+        try:
+            jobs = [job(seed, None if parts > 1 else plan.missing(seed)) for seed in todo]
+            run_jobs(self._pool, jobs, finished, self.reporter.tick)
+        except WorkerDiedError:
+            raise InputError(
+                "a worker process ended before its work: out of memory, or the script that calls study() does not "
+                'guard it with `if __name__ == "__main__":`; what was finished is kept, and processes=1 needs no '
+                "workers"
+            ) from None
 
     def _seed(self, plan: Plan, seed: int) -> Seed:
         if seed == self.first.seed:

@@ -23,54 +23,12 @@ from mfh.tasks.media import MediaError, MediaFile, cover, read_audio, read_frame
 from mfh.tasks.ravdess import names, splits
 from mfh.tasks.ravdess.authors import find_features
 from mfh.tasks.ravdess.clips import FACTS, Clip, find_clips, skip
+from mfh.tasks.sizes import RavdessFeatures as Features
 from mfh.tasks.splits import SPLITS
 
 KIND = "ravdess"
 MANIFEST = (*FACTS, "split")
 SKIPPED = ("file", "reason")
-
-
-@dataclass(frozen=True)
-class Features:
-    """Sizes of the features that are computed from a clip.
-
-    Args:
-        num_frames: Number F of RGB frames, evenly spaced. A single frame is the middle one.
-        height: Frame height in pixels. Pictures are scaled until they cover the frame, and cropped evenly.
-        width: Frame width in pixels.
-        sample_rate: Sample rate in Hz to which the sound is resampled.
-        num_mfcc: Number of mel-frequency cepstral coefficients.
-        mfcc_frames: Number of time steps. Shorter sounds end in silence, longer ones are cut.
-        fft_size: Window of the short-time Fourier transform in samples.
-        hop: Hop of the short-time Fourier transform in samples.
-
-    Raises:
-        InputError: A number is out of range.
-    """
-
-    num_frames: int = 1
-    height: int = 256
-    width: int = 512
-    sample_rate: int = 22_050
-    num_mfcc: int = 40
-    mfcc_frames: int = 256
-    fft_size: int = 2048
-    hop: int = 512
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value < 1:
-                raise InputError(f"{name} is {value}; it must be at least 1")
-        if self.num_mfcc > 128:
-            raise InputError(f"num_mfcc is {self.num_mfcc}; choose 1 to 128, the number of mel bands")
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of one clip's arrays: MFCC (num_mfcc, mfcc_frames) and frames (F, H, W, 3)."""
-        return {
-            "mfcc": (self.num_mfcc, self.mfcc_frames),
-            "frames": (self.num_frames, self.height, self.width, 3),
-        }
 
 
 _TYPES: dict[str, Any] = {"mfcc": np.float32, "frames": np.uint8}

@@ -40,6 +40,9 @@ from mfh.tasks.preparing import (
     read_meta,
     refuse_foreign,
 )
+from mfh.tasks.sizes import VGGSOUND_LEAST as LEAST_SAMPLES
+from mfh.tasks.sizes import VGGSOUND_RATE as SAMPLE_RATE
+from mfh.tasks.sizes import VggsoundSizes as Settings
 from mfh.tasks.splits import SPLITS
 from mfh.tasks.vggsound.annotations import Clip, choose_classes, find_clips, in_mixed_order, read_annotations
 from mfh.tasks.vggsound.strips import Strip, find_strips, read_sound, read_strip
@@ -49,10 +52,6 @@ log = logging.getLogger("mfh")
 
 Source = MediaFile | Strip
 
-SAMPLE_RATE = 16_000  # Hz
-
-#: Sounds with fewer samples are too short: they do not fill one window of the spectrogram.
-LEAST_SAMPLES = 1024
 
 #: The peak of a sound after normalisation is 1 / HEADROOM.
 HEADROOM = 1.1
@@ -63,44 +62,6 @@ SKIPPED = ("id", "start", "label", "split", "file", "reason")
 
 #: A clip is skipped after this many worker processes crashed while they decoded it.
 MOST_DEATHS = 2
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings that decide the content of a prepared clip and of a shard.
-
-    Args:
-        num_frames: Number of frames, evenly spaced over the clip.
-        size: Frame height and width in pixels. Frames are scaled and cropped evenly.
-        quality: Quality of the JPEGs, 1 to 95.
-        seconds: Seconds of sound. Longer sounds are cut, shorter ones are padded with zeros.
-        clips_per_shard: Number of annotated clips per shard, usable or not.
-
-    Raises:
-        InputError: A number is out of range.
-    """
-
-    num_frames: int = 32
-    size: int = 256
-    quality: int = 90
-    seconds: float = 10.0
-    clips_per_shard: int = 128
-
-    def __post_init__(self) -> None:
-        for name, least, most in (
-            ("num_frames", 1, 100),
-            ("size", 8, 4096),
-            ("quality", 1, 95),
-            ("seconds", LEAST_SAMPLES / SAMPLE_RATE, 600),
-            ("clips_per_shard", 1, 100_000),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise InputError(f"{name} is {getattr(self, name)}; {least} to {most} was expected")
-
-    @property
-    def samples(self) -> int:
-        """Number of sound samples."""
-        return int(self.seconds * SAMPLE_RATE)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,86 @@
+"""Sizes of prepared samples: options of `mfh prepare` and arguments of the library, written once. Imports no torch."""
+
+from dataclasses import asdict, dataclass
+
+from mfh.errors import InputError
+
+#: Sampling rate of VGGSound's prepared sound in Hz, and the fewest samples that fill a window of
+#: the spectrogram.
+VGGSOUND_RATE, VGGSOUND_LEAST = 16_000, 1024
+
+
+@dataclass(frozen=True)
+class RavdessFeatures:
+    """Sizes of the features that are computed from a RAVDESS clip.
+
+    Raises:
+        InputError: A number is out of range.
+    """
+
+    num_frames: int = 1
+    """Number of RGB frames per clip, evenly spaced; with more than one, --augment draws among them."""
+    height: int = 256
+    """Frame height in pixels; pictures are scaled until they cover the frame, and cropped evenly."""
+    width: int = 512
+    """Frame width in pixels."""
+    sample_rate: int = 22_050
+    """Sampling rate that sound is resampled to, in Hz."""
+    num_mfcc: int = 40
+    """Number of mel-frequency cepstral coefficients (MFCC)."""
+    mfcc_frames: int = 256
+    """Number of time steps of the MFCC; shorter sound ends in silence, longer sound is cut."""
+    fft_size: int = 2048
+    """Window length of the MFCC's short-time Fourier transform, in samples."""
+    hop: int = 512
+    """Hop length of the MFCC's short-time Fourier transform, in samples."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 1:
+                raise InputError(f"{name} is {value}; it must be at least 1")
+        if self.num_mfcc > 128:
+            raise InputError(f"num_mfcc is {self.num_mfcc}; choose 1 to 128, the number of mel bands")
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of one clip's arrays: MFCC (num_mfcc, mfcc_frames) and frames (F, H, W, 3)."""
+        return {
+            "mfcc": (self.num_mfcc, self.mfcc_frames),
+            "frames": (self.num_frames, self.height, self.width, 3),
+        }
+
+
+@dataclass(frozen=True)
+class VggsoundSizes:
+    """Sizes of a prepared VGGSound clip, and of a shard.
+
+    Raises:
+        InputError: A number is out of range.
+    """
+
+    num_frames: int = 32
+    """Number of RGB frames per clip, evenly spaced over the clip."""
+    size: int = 256
+    """Width and height in pixels that frames are scaled and centre-cropped to."""
+    quality: int = 90
+    """JPEG quality of the frames, 1 to 95."""
+    seconds: float = 10.0
+    """Length of the sound in seconds, at 16 kHz; longer sound is cut, shorter sound is padded."""
+    clips_per_shard: int = 128
+    """Number of annotated clips in each tar file, usable or not."""
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("num_frames", 1, 100),
+            ("size", 8, 4096),
+            ("quality", 1, 95),
+            ("seconds", VGGSOUND_LEAST / VGGSOUND_RATE, 600),
+            ("clips_per_shard", 1, 100_000),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise InputError(f"{name} is {getattr(self, name)}; {least} to {most} was expected")
+
+    @property
+    def samples(self) -> int:
+        """Number of sound samples."""
+        return int(self.seconds * VGGSOUND_RATE)
