@@ -8,7 +8,7 @@ import csv
 import re
 import shlex
 import shutil
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,8 +102,14 @@ def smaller(given: Any) -> Any:
     """The same options, for less work of the same kind."""
     if isinstance(given, options.Prepare):
         return replace(given, dataset=smaller(given.dataset))
-    changes = SMALL.get(type(given), SMALL_TRAINING)
-    return replace(given, **{field.name: changes[field.name] for field in fields(given) if field.name in changes})
+    return _changed(given, SMALL.get(type(given), SMALL_TRAINING))
+
+
+def _changed(given: Any, changes: dict[str, Any]) -> Any:
+    """A copy of options and of their groups with some values changed."""
+    values = {field.name: getattr(given, field.name) for field in fields(given)}
+    groups = {name: _changed(value, changes) for name, value in values.items() if is_dataclass(value)}
+    return replace(given, **groups, **{name: value for name, value in changes.items() if name in values})
 
 
 def shrink_tasks(monkeypatch: Any) -> None:
