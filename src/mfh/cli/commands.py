@@ -319,12 +319,13 @@ def _prepare(options: opt.Prepare) -> None:
     if isinstance(options.dataset, opt.PrepareVggsound):
         from mfh.tasks.vggsound import prepare as vggsound
 
-        given |= {"settings": given.pop("sizes"), "shard": _part(options.dataset.shard)}
+        settings = vggsound.Settings(**vars(given.pop("sizes")))
+        given |= {"settings": settings, "shard": _part(options.dataset.shard)}
         _console().print(vggsound.prepare(**given), markup=False)
         return
-    from mfh.tasks.ravdess.prepare import prepare
+    from mfh.tasks.ravdess.prepare import Features, prepare
 
-    made = prepare(**given)
+    made = prepare(**given | {"features": Features(**vars(given["features"]))})
     console = _console()
     counts = ", ".join(f"{count} {split}" for split, count in made.counts.items())
     console.print(

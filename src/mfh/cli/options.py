@@ -27,7 +27,7 @@ from mfh.studies.settings import (
     Unset,
 )
 from mfh.tasks.finding import TaskArguments
-from mfh.tasks.sizes import RavdessFeatures, VggsoundSizes
+from mfh.tasks.sizes import RavdessOptions, VggsoundOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +171,7 @@ class PrepareRavdess(Processes, Quiet):
     """Split: actors (no actor in two splits), random (actors mixed), or a CSV file (id,split or actor,split)."""
     seed: int = 0
     """Random seed of the split random."""
-    features: OmitArgPrefixes[RavdessFeatures] = field(default_factory=RavdessFeatures)
+    features: OmitArgPrefixes[RavdessOptions] = field(default_factory=RavdessOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +196,7 @@ class PrepareVggsound(Processes, Quiet):
     """Part to prepare, as i/n with i from 0, so that several machines can share the work (default: everything)."""
     merge: bool = False
     """Verify the parts in OUT and put them together."""
-    sizes: OmitArgPrefixes[VggsoundSizes] = field(default_factory=VggsoundSizes)
+    sizes: OmitArgPrefixes[VggsoundOptions] = field(default_factory=VggsoundOptions)
 
 
 @dataclass(frozen=True)

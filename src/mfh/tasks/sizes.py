@@ -10,12 +10,8 @@ VGGSOUND_RATE, VGGSOUND_LEAST = 16_000, 1024
 
 
 @dataclass(frozen=True)
-class RavdessFeatures:
-    """Sizes of the features that are computed from a RAVDESS clip.
-
-    Raises:
-        InputError: A number is out of range.
-    """
+class RavdessOptions:
+    """Options of `mfh prepare ravdess`: sizes of the features that are computed from a clip."""
 
     num_frames: int = 1
     """Number of RGB frames per clip, evenly spaced; with more than one, --augment draws among them."""
@@ -34,6 +30,15 @@ class RavdessFeatures:
     hop: int = 512
     """Hop length of the MFCC's short-time Fourier transform, in samples."""
 
+
+@dataclass(frozen=True)
+class RavdessFeatures(RavdessOptions):
+    """Sizes of the features that are computed from a RAVDESS clip.
+
+    Raises:
+        InputError: A number is out of range.
+    """
+
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if value < 1:
@@ -51,12 +56,8 @@ class RavdessFeatures:
 
 
 @dataclass(frozen=True)
-class VggsoundSizes:
-    """Sizes of a prepared VGGSound clip, and of a shard.
-
-    Raises:
-        InputError: A number is out of range.
-    """
+class VggsoundOptions:
+    """Options of `mfh prepare vggsound`: sizes of a prepared clip, and of a shard."""
 
     num_frames: int = 32
     """Number of RGB frames per clip, evenly spaced over the clip."""
@@ -68,6 +69,15 @@ class VggsoundSizes:
     """Length of the sound in seconds, at 16 kHz; longer sound is cut, shorter sound is padded."""
     clips_per_shard: int = 128
     """Number of annotated clips in each tar file, usable or not."""
+
+
+@dataclass(frozen=True)
+class VggsoundSizes(VggsoundOptions):
+    """Sizes of a prepared VGGSound clip, and of a shard.
+
+    Raises:
+        InputError: A number is out of range.
+    """
 
     def __post_init__(self) -> None:
         for name, least, most in (

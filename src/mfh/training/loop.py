@@ -346,7 +346,10 @@ class _Epoch:
         if world_size() > 1:
             # Buffers are averaged once per epoch. Sent around at every step they would cost as much as gradients, and
             # in validation, where processes have different numbers of batches, wait for ever.
-            self.together = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
+            # PyTorch 2.13 has a new name for the option.
+            known = inspect.signature(DistributedDataParallel).parameters
+            unsent = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+            self.together = DistributedDataParallel(objective, gradient_as_bucket_view=True, **{unsent: False})
             self.forward = self.together
         step = inspect.signature(optimizer.step).parameters.get("closure")
         self.asks_again = step is not None and step.default is inspect.Parameter.empty
