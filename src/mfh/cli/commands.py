@@ -16,6 +16,7 @@ import mfh
 from mfh.cli import options as opt
 from mfh.errors import InputError
 from mfh.parallel.torchrun import is_first, launched
+from mfh.tasks.sizes import RavdessFeatures, VggsoundSizes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -319,13 +320,13 @@ def _prepare(options: opt.Prepare) -> None:
     if isinstance(options.dataset, opt.PrepareVggsound):
         from mfh.tasks.vggsound import prepare as vggsound
 
-        settings = vggsound.Settings(**vars(given.pop("sizes")))
+        settings = VggsoundSizes(**vars(given.pop("sizes")))
         given |= {"settings": settings, "shard": _part(options.dataset.shard)}
         _console().print(vggsound.prepare(**given), markup=False)
         return
-    from mfh.tasks.ravdess.prepare import Features, prepare
+    from mfh.tasks.ravdess.prepare import prepare
 
-    made = prepare(**given | {"features": Features(**vars(given["features"]))})
+    made = prepare(**given | {"features": RavdessFeatures(**vars(given["features"]))})
     console = _console()
     counts = ", ".join(f"{count} {split}" for split, count in made.counts.items())
     console.print(

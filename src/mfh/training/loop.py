@@ -349,7 +349,8 @@ class _Epoch:
             # PyTorch 2.13 has a new name for the option.
             known = inspect.signature(DistributedDataParallel).parameters
             unsent = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-            self.together = DistributedDataParallel(objective, gradient_as_bucket_view=True, **{unsent: False})
+            options: dict[str, Any] = {"gradient_as_bucket_view": True, unsent: False}
+            self.together = DistributedDataParallel(objective, **options)
             self.forward = self.together
         step = inspect.signature(optimizer.step).parameters.get("closure")
         self.asks_again = step is not None and step.default is inspect.Parameter.empty
