@@ -74,7 +74,7 @@ _MODULES = {
     "masking": "mfh.saliency.masks",
     "metrics": "mfh.problems.metrics",
     "outputs": "mfh.data.teacher_outputs",
-    "pairs": "mfh.data.pairs",
+    "pairs": "mfh.data",
     "stats": "mfh.studies.stats",
     "task": "mfh.tasks.task",
 }
@@ -90,7 +90,9 @@ def __getattr__(name: str) -> Any:
     else:
         try:  # a wing, whatever was imported before
             value = import_module(f"mfh.{name}")
-        except ModuleNotFoundError:
+        except ModuleNotFoundError as error:
+            if error.name != f"mfh.{name}":  # something that the wing needs is missing
+                raise
             raise AttributeError(f"module 'mfh' has no attribute {name!r}") from None
     globals()[name] = value
     return value

@@ -75,11 +75,12 @@ def test_measurements_come_back_without_their_checksum(seed):
     assert float(kept[0]["value"]) == 0.1 + 0.2
 
 
-def test_measurements_of_version_0_1_have_no_checksum(seed):
+def test_measurements_without_a_checksum_are_refused(seed):
     path = seed.rows_file(NONE, ("val",))
     path.parent.mkdir()
     path.write_text(",".join(COLUMNS) + "\nno-kd,,,,0,val,accuracy,0.5\n")
-    assert seed.read_rows(NONE, ("val",), COLUMNS)[0]["value"] == "0.5"
+    with pytest.raises(InputError, match="its checksum differs"):
+        seed.read_rows(NONE, ("val",), COLUMNS)
 
 
 def test_damaged_or_exchanged_measurements_are_refused(seed):

@@ -79,6 +79,11 @@ def test_settings_by_name_and_in_groups_are_one():
     assert Settings.of(epochs=3).changed(epochs=None, device="cpu") == Settings.of(epochs=3, device="cpu")
     assert Settings.of(loss={"label_weight": 0.5}) == Settings.of(label_weight=0.5)
     assert Settings.of(epochs=0).training.changes() == {"epochs": 0}  # refused by the recipe, not taken for unset
+    assert Settings.of(loss={"reduction": "mean"}).loss.changes() == {"reduction": "mean"}
+    assert Settings.of(channels_last=False).training.changes() == {"channels_last": False}
+    assert Settings.of(channels_last=False).changed(channels_last=True).training.changes() == {"channels_last": True}
+    with pytest.raises(InputError, match="loss has no field 'epochs'"):
+        Settings.of(loss={"epochs": 3})
     with pytest.raises(InputError, match="no setting 'epoch'; close names: 'epochs'"):
         Settings.of(epoch=3)
     with pytest.raises(InputError, match="processes is 0"):
@@ -141,3 +146,23 @@ def test_a_study_of_another_version_makes_its_report_but_is_not_continued(tmp_pa
     with pytest.raises(InputError, match="made by another version of mfh, which this one cannot continue"):
         mfh.study(TINY, **options)
     assert report(run.folder).is_file()
+
+
+def test_a_folder_that_another_process_changed_meanwhile_is_looked_at_again(tmp_path):
+    options = {"arms": ["no-kd"], "processes": 1, "epochs": 1, "out": tmp_path / "run"}
+    stale = Run(tmp_path / "run")
+    assert stale.config == {}
+    mfh.study(TINY, num_seeds=1, **options)
+    with pytest.raises(InputError, match="was made with arms"):
+        stale.claim(Run(stale.folder).config | {"arms": ["regular"]})
+
+
+def test_names_of_the_first_version_are_found():
+    from mfh.arms import Scale
+    from mfh.pairs import PairLoader
+
+    from mfh.studies import StudyResult, study
+
+    assert (study, StudyResult) == (mfh.study, mfh.StudyResult)
+    assert PairLoader is mfh.PairLoader
+    assert Scale().name == "accuracy"

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,22 +70,22 @@ def run(
     run_folder = Run(out)
     if _same_configuration(run_folder, config) and run_folder.holds_results:
         return read_frames(run_folder)
-    try:
-        with run_folder.locked():
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(run_folder.locked())
             run_folder.write_config(config)
             run_folder.write_environment(environment(device=device))
-            frames, started = {}, time.monotonic()
-            for name, chosen in config["experiments"].items():
-                frames[name] = _experiment(name, chosen, num_seeds, device, progress)
-            _write_tables(frames, run_folder.folder)
-            rows: list[Any] = [row for frame in frames.values() for row in frame.to_dict("records")]
-            run_folder.write_results(gaussian_experiments.COLUMNS, rows)  # last: it says that the run is finished
-            seconds = round(time.monotonic() - started, 1)
-            run_folder.write_environment(environment(device=device, seconds=seconds))
-    except OSError as error:
-        raise InputError(
-            f"out is {str(out)!r}, where nothing can be written ({error.strerror}); give a folder that can be made"
-        ) from None
+        except OSError as error:
+            raise InputError(
+                f"out is {str(out)!r}, where nothing can be written ({error.strerror}); give a folder that can be made"
+            ) from None
+        frames, started = {}, time.monotonic()
+        for name, chosen in config["experiments"].items():
+            frames[name] = _experiment(name, chosen, num_seeds, device, progress)
+        _write_tables(frames, run_folder.folder)
+        rows: list[Any] = [row for frame in frames.values() for row in frame.to_dict("records")]
+        run_folder.write_results(gaussian_experiments.COLUMNS, rows)  # last: it says that the run is finished
+        run_folder.write_environment(environment(device=device, seconds=round(time.monotonic() - started, 1)))
     return frames
 
 
@@ -165,6 +166,8 @@ def _same_configuration(run: Run, config: dict[str, Any]) -> bool:
             return False
     except OSError as error:
         raise InputError(f"out is {str(out)!r}, which cannot be read ({error.strerror}); give another folder") from None
+    if run.command != "gauss":
+        raise InputError(f"{run.described} holds no Gaussian experiments; give another --out")
     held, way_out = run.config, "give another --out or the same options"
     names = [list(settings.get("experiments", {})) for settings in (held, config)]
     refuse_difference(run.described, {"experiments": names[0]}, {"experiments": names[1]}, way_out)

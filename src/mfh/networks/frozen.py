@@ -13,8 +13,8 @@ from mfh.networks.modes import devices_of, evaluating, fingerprint, original
 class Frozen:
     """A network whose weights no longer change, together with what was found out about it.
 
-    Every function that scores, masks or runs a network also takes a `Frozen` in its place. A caller who passes the same
-    `Frozen` to several of them has the network hashed and cut only once.
+    The functions of `mfh.saliency`, which score and mask networks, also take a `Frozen` in a network's place. A caller
+    who passes the same `Frozen` to several of them has the network hashed and cut only once.
 
     Args:
         network: The network. Its weights must not change from now on; its mode and its device may. Of a network that

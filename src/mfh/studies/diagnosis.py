@@ -187,6 +187,9 @@ def diagnose(
         InputError: Something is not as described, the teacher is known only by its outputs, or the validation split
             has too few pairs or one class only.
     """
+    for name in ("processes", "threads"):
+        if changes.get(name) is not None:
+            raise InputError(f"{name} is {changes[name]}, but a diagnosis runs in this process; leave it out")
     settings = (settings or Settings()).changed(**changes)
     refuse_torchrun("a diagnosis")
     with open_seed(task, seed=seed, out=out, settings=settings, layers=layers, progress=progress) as made:

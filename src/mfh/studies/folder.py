@@ -81,6 +81,11 @@ class Run:
             )
         return found
 
+    def refresh(self) -> None:
+        """Forget what was read, because another process may have written since."""
+        for name in ("config", "environment", "results", "summary", "diagnosis"):
+            self.__dict__.pop(name, None)
+
     def __fspath__(self) -> str:
         return str(self.folder)
 
@@ -88,7 +93,7 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for this process. Every command that writes to a run folder does.
+        """Hold the folder for this process. Every command that adds results to a run folder does.
 
         Raises:
             InputError: Another process holds it.
@@ -138,6 +143,7 @@ class Run:
         Raises:
             InputError: The folder holds results of another configuration.
         """
+        self.refresh()  # what was read before the folder was locked may be out of date
         if self.holds_config and self.num_cells:
             refuse_other_format(self.described, self.config.get("identity") or {})
             refuse_difference(
@@ -395,10 +401,10 @@ class SeedFolder:
         rows: list[Row] = [{**row} for row in files.read_table(path, None, _MEASURE_AGAIN)]
         if not rows:
             return []
-        checksums = {row.pop(_CHECKSUM, None) for row in rows}  # mfh 0.1 wrote none
+        checksums = {row.pop(_CHECKSUM, None) for row in rows}
         if tuple(rows[0]) != tuple(columns):
             raise InputError(f"{path} has columns {','.join(rows[0])}, not {','.join(columns)}; {_MEASURE_AGAIN}")
-        if checksums not in ({None}, {_checksum(columns, rows)}):
+        if checksums != {_checksum(columns, rows)}:
             raise InputError(f"{path} was changed after it was written (its checksum differs); {_MEASURE_AGAIN}")
         for row in rows:
             if row["seed"] != str(self.seed) or (cell is not None and _cell_of(row, path) != cell):

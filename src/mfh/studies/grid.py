@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mfh.errors import InputError, close_names
+from mfh.problems.scale import ACCURACY as ACCURACY
+from mfh.problems.scale import Scale as Scale
 
 #: Arms that a study runs by default, in the order of tables and figures.
 ARMS = ("no-kd", "regular", "aligned", "aligned-student", "random", "specific", "general", "soft")

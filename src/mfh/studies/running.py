@@ -105,14 +105,22 @@ def study(
     """
     settings = (settings or Settings()).changed(**changes)
     refuse_torchrun("a study starts its own processes (processes=...) and")
-    design = _Design(tuple(arms), tuple(ratios), tuple(scores), tuple(layers), tuple(weights), select)
+    design = _Design(
+        tuple(arms),
+        tuple(ratios),
+        tuple(scores),
+        tuple(layers),
+        tuple(weights),
+        select,
+        first_seed,
+        num_seeds,
+        add_seeds,
+    )
     if out is None:
         with tempfile.TemporaryDirectory(prefix="mfh-study-") as temporary:
             run = Run(Path(temporary) / "run")
-            result = _study(task, design, run, _seeds(run, first_seed, num_seeds, add_seeds), settings, progress)
-            return replace(result, folder=None)
-    run = Run(out)
-    return _study(task, design, run, _seeds(run, first_seed, num_seeds, add_seeds), settings, progress)
+            return replace(_study(task, design, run, settings, progress), folder=None)
+    return _study(task, design, Run(out), settings, progress)
 
 
 @dataclass(frozen=True)
@@ -125,9 +133,14 @@ class _Design:
     layers: tuple[str, ...]
     weights: tuple[tuple[float, float], ...]
     select: bool
+    first_seed: int
+    num_seeds: int
+    add_seeds: int
 
 
-def _seeds(run: Run, first_seed: int, num_seeds: int, add_seeds: int) -> range:
+def _seeds(run: Run, design: _Design) -> range:
+    """The seeds of a study, as the run folder is now."""
+    first_seed, num_seeds, add_seeds = design.first_seed, design.num_seeds, design.add_seeds
     if add_seeds < 0:
         raise InputError(f"add_seeds is {add_seeds}; it must be at least 0")
     if add_seeds:
@@ -142,7 +155,8 @@ def _seeds(run: Run, first_seed: int, num_seeds: int, add_seeds: int) -> range:
     return range(first_seed, first_seed + num_seeds)
 
 
-def _study(task: Any, design: _Design, run: Run, seeds: range, settings: Settings, progress: bool) -> StudyResult:
+def _study(task: Any, design: _Design, run: Run, settings: Settings, progress: bool) -> StudyResult:
+    seeds = _seeds(run, design)
     settings = with_earlier_arguments(settings, task, run)
     source = find_task(task, settings.task)
     first = source.make(seeds.start)
@@ -159,6 +173,9 @@ def _study(task: Any, design: _Design, run: Run, seeds: range, settings: Setting
     config = _config(plan, made, source, sorted(set(ratios)), design)
     run.refuse_foreign()
     with run.locked():
+        run.refresh()
+        if _seeds(run, design) != seeds:
+            raise InputError(f"{run.folder} was changed by another process meanwhile; give the command again")
         run.claim(config)
         return _measured(plan, run, source, made, progress)
 

@@ -52,11 +52,15 @@ class Training:
     logger: Text = None
     """Lightning logger to follow training with: tensorboard, csv, mlflow, wandb, ... or package.module:Class."""
 
+    off: Annotated[frozenset[str], Suppress] = frozenset()
+    """Python only: names of options that are switched off although the task switches them on."""
+
     def changes(self) -> dict[str, Any]:
         """Fields of a `Recipe` that differ from the task's: name -> value."""
-        names = [field.name for field in dataclasses.fields(self) if field.name != "logger"]
+        names = [field.name for field in dataclasses.fields(self) if field.name not in ("logger", "off")]
         values = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in values.items() if value is not None and value is not False}
+        given = {name: value for name, value in values.items() if value is not None and value is not False}
+        return given | dict.fromkeys(self.off, False)
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,16 @@ class Loss:
     function: Annotated[Callable[..., Any] | None, Suppress] = None
     """Python only: a `KDLoss`, or a function of student logits, teacher logits and target, instead of the task's."""
 
-    def changes(self) -> dict[str, float]:
+    reduction: Annotated[str | None, Suppress] = None
+    """Python only: the reduction of the divergence, see `KDLoss`."""
+    label_loss: Annotated[Callable[..., Any] | None, Suppress] = None
+    """Python only: the label loss, see `KDLoss`."""
+    divergence: Annotated[Callable[..., Any] | None, Suppress] = None
+    """Python only: the divergence from the teacher, see `KDLoss`."""
+
+    def changes(self) -> dict[str, Any]:
         """Fields of a `KDLoss` that differ from the task's: name -> value."""
-        names = ("temperature", "label_weight", "teacher_weight")
+        names = [field.name for field in dataclasses.fields(self) if field.name != "function"]
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
@@ -181,18 +192,25 @@ class Settings:
 
     def changed(self, **settings: Any) -> "Settings":
         """A copy with some settings changed, by name as in `of`; None leaves a setting as it is."""
-        loss = settings.pop("loss", None)
+        loss, homes = settings.pop("loss", None), self._homes()
         if isinstance(loss, Mapping):
+            known = [name for name, group in homes.items() if group == "loss" and name != "function"]
+            for name in loss:
+                if name not in known:
+                    raise InputError(f"loss has no field {name!r}; {close_names(str(name), known)}")
             settings = {**loss, **settings}
         elif loss is not None:
             settings["function"] = loss
-        homes = self._homes()
         changes: dict[str, dict[str, Any]] = {}
         for name, value in settings.items():
             if name not in homes:
                 raise InputError(f"there is no setting {name!r}; {close_names(name, [*homes, 'loss'])}")
             if value is not None:
                 changes.setdefault(homes[name], {})[name] = value
+        if "training" in changes:
+            switched = {name: value for name, value in changes["training"].items() if isinstance(value, bool)}
+            off = {name for name, value in switched.items() if not value}
+            changes["training"]["off"] = (self.training.off - set(switched)) | off
         groups = {group: dataclasses.replace(getattr(self, group), **values) for group, values in changes.items()}
         return dataclasses.replace(self, **groups)
 

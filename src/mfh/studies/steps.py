@@ -53,6 +53,7 @@ def open_seed(
         yield Seed(made, seed, settings, progress=progress)
         return
     with run.locked() if rank() == 0 else nullcontext():
+        run.refresh()
         if run.config.get("task", made.name) != made.name:
             refuse_difference(run.described, {"task": run.config["task"]}, {"task": made.name}, "choose another --out")
         if rank() == 0 and not run.holds_config:

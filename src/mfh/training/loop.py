@@ -114,8 +114,8 @@ class Training:
     def run(self, train: Any, val: Any) -> Progress:
         """Train until finished.
 
-        The networks then have the weights of the last epoch; those of the kept one are in the result. Their devices,
-        modes and gradients are as before, and so is all global state.
+        The networks then have the weights of the last epoch; those of the kept one are in the result. Their devices
+        and modes are as before, and so is all global state; gradients are cleared.
 
         Args:
             train: Map-style data set of (teacher_input, student_input, target); not read if the training is finished.
@@ -129,7 +129,8 @@ class Training:
             objective.load_state_dict(self._resumed["objective"])
             return self.state
         _check_processes()
-        modules = list(objective.children())
+        others = [module for module in objective.children() if module is not objective.networks]
+        modules = [*objective.networks.values(), *others]  # each goes back to its own device
         homes = [device_of(module) for module in modules]
         modes = [(module, module.training) for module in objective.modules()]
         try:
