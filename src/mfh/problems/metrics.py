@@ -170,13 +170,11 @@ def confusion(logits: Tensor, target: Tensor, ignore_index: int | None = None) -
         target: (N, ...), class indices.
         ignore_index: The target of samples or pixels that do not count; None counts all.
     """
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
-
-    predicted, width = logits.argmax(1), logits.shape[1]
-    counts: Tensor = multiclass_confusion_matrix(
-        predicted, target, width, ignore_index=ignore_index, validate_args=False
-    )
-    return counts
+    # Counted here: importing torchmetrics takes two seconds, and every classification task comes by.
+    width = logits.shape[1]
+    places = target * width + logits.argmax(1)
+    counted = places.flatten() if ignore_index is None else places[target != ignore_index]
+    return torch.bincount(counted, minlength=width * width).reshape(width, width)
 
 
 def _mean_iou(counts: Tensor) -> Tensor:
