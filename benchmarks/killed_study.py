@@ -37,7 +37,7 @@ def kill_and_resume(kills: int, seed: int = 0) -> None:
             process = subprocess.Popen(
                 command(broken), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
             )
-            moment = chance.uniform(0.25, 0.45) * duration
+            moment = chance.uniform(0.2, 0.45) * duration
             try:
                 process.wait(moment)
                 how = "had finished"
