@@ -86,9 +86,6 @@ class Run:
         for name in ("config", "environment", "results", "summary", "diagnosis"):
             self.__dict__.pop(name, None)
 
-    def __fspath__(self) -> str:
-        return str(self.folder)
-
     # --- one writer at a time ---------------------------------------------------------------------------------------
 
     @contextmanager

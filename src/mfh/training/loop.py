@@ -200,7 +200,7 @@ class Training:
     ) -> None:
         """One pass over the training data and one over the validation data."""
         state, number = self.state, self.state.epochs
-        _seed_generators(epoch_seed(self.seed, number, rank()))
+        _seed_generators(epoch_seed(self.seed, number, rank()), self.device)
         epoch.batches.sampler.set_epoch(number)
         loss = epoch.train(training if bar is None else bar.follow(training, number))
         state.steps += len(epoch.batches) // self.recipe.accumulate
@@ -540,19 +540,22 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
-            _seed_generators(seed)
+            _seed_generators(seed, device)
             yield
         finally:
             np.random.set_state(numpy_state)  # noqa: NPY002
             random.setstate(python_state)
 
 
-def _seed_generators(seed: int) -> None:
-    """Seed torch (all devices), NumPy and random, so that a resumed run draws what it would have drawn.
+def _seed_generators(seed: int, device: torch.device) -> None:
+    """Seed torch (CPU and device), NumPy and random, so that a resumed run draws what it would have drawn.
 
     That holds for what is drawn in this process; reading processes (`num_workers`) have generators of their own.
     """
-    torch.manual_seed(seed)
+    # torch.manual_seed writes down the call stack for every kind of GPU that is not in use, in each epoch.
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     random.seed(seed)
 
