@@ -199,7 +199,7 @@ def test_batches_of_several_processes(num_samples, batch_size, accumulate, proce
         batches.sampler.set_epoch(epoch)
         found = list(batches)
         assert len(found) == len(batches)
-        return [(batch[: batches.count(i)], batches.weight(i), len(batch)) for i, batch in enumerate(found)]
+        return [(batch[: batches.count(i)], batches.weights(i)[1], len(batch)) for i, batch in enumerate(found)]
 
     shuffle, parts = EpochShuffle(num_samples, 5), accumulate * processes
     shuffle.set_epoch(epoch)

@@ -570,6 +570,14 @@ def test_bad_layers():
     refused(r"no layer 'nowhere'", score="probe", student_layer="nowhere")
 
 
+@pytest.mark.parametrize("score", ["distance", "agreement", "probe"])
+def test_labels_are_not_needed(score):
+    teacher, trained, (x, s, y) = setting("(N, C)")
+    with_labels = channel_saliency(teacher, trained, batches((x, s, y), 16), layer="1", score=score)
+    without = channel_saliency(teacher, trained, batches((x, s), 16), layer="1", score=score)
+    assert np.array_equal(with_labels.scores, without.scores)
+
+
 def test_bad_pairs():
     x, s, y = setting("(N, C)")[2]
     for count, match in ((0, "pairs has no samples"), (1, "pairs has 1 sample; give at least 2")):
@@ -580,7 +588,7 @@ def test_bad_pairs():
     refused(r"generator, which can be read only once", pairs=((x, s, y) for _ in range(2)))
     refused(r"pairs is a data set \(TensorDataset\).*DataLoader", pairs=TensorDataset(x, s, y))
     refused(r"pairs is a int", pairs=3)
-    refused(r"a batch of pairs is a tuple of length 2", pairs=[(x, s)])
+    refused(r"a batch of pairs is a tuple of length 1", pairs=[(x,)])
     refused(r"a batch has 40 teacher inputs, 39 student inputs and 40 targets", pairs=[(x, s[1:], y)])
 
     class Once:

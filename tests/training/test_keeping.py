@@ -296,11 +296,11 @@ def test_a_small_rest_joins_the_step_before(parts):
         for step in range(len(folded) // parts):
             turns = range(step * parts, (step + 1) * parts)
             size = sum(folded.count(turn) for turn in turns)
-            assert all(folded.weight(turn) * size == pytest.approx(folded.count(turn) * parts) for turn in turns)
+            assert all(folded.weights(turn)[1] * size == pytest.approx(folded.count(turn) * parts) for turn in turns)
         if samples >= 4 * parts:  # otherwise there is no step before
             assert min(map(len, rows)) >= 2
         if len(folded) == len(plain):
-            assert [folded.weight(i) for i in range(len(rows))] == [plain.weight(i) for i in range(len(rows))]
+            assert [folded.weights(i) for i in range(len(rows))] == [plain.weights(i) for i in range(len(rows))]
 
 
 def test_user_defined_data_and_tensors_train_alike():

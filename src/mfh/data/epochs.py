@@ -4,11 +4,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset, TensorDataset
 
-from mfh.data.pairs import Collated, Nested, PairedBatch, as_batch, fetch, map_tensors, tensors, to_device
+from mfh.data.pairs import (
+    AllPairs,
+    Collated,
+    Nested,
+    PairedBatch,
+    as_batch,
+    fetch,
+    map_tensors,
+    only_role,
+    tensors,
+    to_device,
+)
 from mfh.errors import InputError
 from mfh.parallel.distributed import gather
 
@@ -137,13 +149,18 @@ class EpochBatches(Sampler[list[int]]):
         start, stop = self._range(index)
         return stop - start
 
-    def weight(self, index: int) -> float:
-        """Factor of a batch's mean loss, 1 unless the step has uneven parts.
+    def labelled(self, index: int) -> int:
+        """Labelled samples in a batch that count."""
+        return self.count(index)
 
-        Gradients are averaged over processes and accumulated batches; with it that is the mean over samples.
+    def weights(self, index: int) -> tuple[float, float]:
+        """Factors of a batch's mean label loss and of its mean loss over all pairs, 1 unless a step has uneven parts.
+
+        Gradients are averaged over processes and accumulated batches; with them that is the mean over samples.
         """
         _, size = self._step(index // self.accumulate)
-        return self.count(index) * self._parts / size
+        weight = self.count(index) * self._parts / size
+        return weight, weight
 
     def _step(self, step: int) -> tuple[int, int]:
         """Position of a step's first sample in the epoch's order, and the number of its samples."""
@@ -156,6 +173,100 @@ class EpochBatches(Sampler[list[int]]):
         first, size = self._step(step)
         place = turn * self.processes + self.rank
         return first + size * place // self._parts, first + size * (place + 1) // self._parts
+
+
+class MixedBatches(EpochBatches):
+    """Batches of `AllPairs`, each with labelled pairs first and then unlabelled ones.
+
+    An epoch has as many steps as it takes to see every pair once, whatever the shares, and all of them are equally
+    large but for rounding. By default labelled and unlabelled pairs are dealt out evenly, so that an epoch is one pass
+    over all pairs. With `labelled_share` every step has that share of labelled pairs. They then come around several
+    times, and unlabelled pairs may not all have their turn in an epoch; each epoch shuffles both anew.
+
+    Args:
+        labelled: Number of labelled pairs, at least 1.
+        unlabelled: Number of unlabelled pairs. They decide the number of steps even where `labelled_share` is 1 and
+            none of them is in a batch.
+        batch_size: Number of samples in a batch; the largest, where they are dealt out evenly.
+        seed: Seed of the shuffles.
+        labelled_share: Share of labelled pairs in each batch, above 0 and at most 1; None is their share of all pairs.
+        accumulate: Number of batches of one process per step.
+        processes: Number of processes that share the epoch.
+        rank: Number of this process among them.
+    """
+
+    def __init__(
+        self,
+        labelled: int,
+        unlabelled: int,
+        batch_size: int,
+        seed: int,
+        *,
+        labelled_share: float | None = None,
+        accumulate: int = 1,
+        processes: int = 1,
+        rank: int = 0,
+    ) -> None:
+        super().__init__(labelled + unlabelled, batch_size, seed, accumulate=accumulate, processes=processes, rank=rank)
+        self.num_labelled, self.num_unlabelled = labelled, unlabelled
+        self._each: tuple[int, int] | None = None  # labelled and unlabelled pairs of every step
+        if labelled_share is not None:
+            size = self._step_size
+            only_labelled = labelled_share == 1 or not unlabelled
+            with_label = size if only_labelled else min(max(round(labelled_share * size), 1), size - 1)
+            self._each = with_label, size - with_label
+
+    def rows(self) -> list[Tensor]:
+        """The epoch's batches as tensors of indices, those of labelled pairs first."""
+        generator = torch.Generator().manual_seed(epoch_seed(self.sampler.seed, self.sampler.epoch))
+        known = self._stream(self.num_labelled, 0, generator)
+        unknown = self._stream(self.num_unlabelled, 1, generator) + self.num_labelled
+        found = []
+        for index in range(len(self)):
+            (a, b), (c, d) = self._place(index, 0), self._place(index, 1)
+            if a == b and c == d:  # a pair that does not count, where this process has none left
+                a, b = (a - 1, a) if a else (0, 1)
+            found.append(torch.cat([known[a:b], unknown[c:d]]))
+        return found
+
+    def count(self, index: int) -> int:
+        """Samples in a batch that count."""
+        return self.labelled(index) + self._size(index, 1)
+
+    def labelled(self, index: int) -> int:
+        """Labelled samples in a batch that count."""
+        return self._size(index, 0)
+
+    def weights(self, index: int) -> tuple[float, float]:
+        """Factors of a batch's mean label loss and of its mean loss over all pairs."""
+        step = index // self.accumulate
+        sizes = [stop - start for start, stop in (self._of_step(step, kind) for kind in (0, 1))]
+        label = self.labelled(index) * self._parts / sizes[0] if sizes[0] else 0.0
+        return label, self.count(index) * self._parts / sum(sizes)
+
+    def _stream(self, pairs: int, kind: int, generator: torch.Generator) -> Tensor:
+        """As many shuffled positions of labelled (0) or unlabelled (1) pairs as the epoch needs."""
+        _, needed = self._of_step(self._steps - 1, kind)
+        shuffles = [torch.randperm(pairs, generator=generator) for _ in range(-(-needed // pairs) if pairs else 0)]
+        return torch.cat(shuffles) if shuffles else torch.empty(0, dtype=torch.long)
+
+    def _of_step(self, step: int, kind: int) -> tuple[int, int]:
+        """Where the labelled (0) or unlabelled (1) pairs of a step lie in their stream."""
+        if self._each is not None:
+            return step * self._each[kind], (step + 1) * self._each[kind]
+        pairs = self.num_unlabelled if kind else self.num_labelled
+        return pairs * step // self._steps, pairs * (step + 1) // self._steps
+
+    def _place(self, index: int, kind: int) -> tuple[int, int]:
+        """Where the labelled (0) or unlabelled (1) pairs of a batch lie in their stream."""
+        step, turn = divmod(index, self.accumulate)
+        first, stop = self._of_step(step, kind)
+        place, size = turn * self.processes + self.rank, stop - first
+        return first + size * place // self._parts, first + size * (place + 1) // self._parts
+
+    def _size(self, index: int, kind: int) -> int:
+        start, stop = self._place(index, kind)
+        return stop - start
 
 
 def indexed_loader(
@@ -261,16 +372,23 @@ class Reading:
         order = torch.cat(rows)
         places = order.to(self.device)
         indices = torch.split(places if self.index_device == self.device else order, sizes)
+        assert self.targets is not None
+        labelled = len(self.targets)
+        labels = (places, sizes)
+        if labelled < len(self.dataset):  # the first samples of a batch
+            labels = places[order < labelled], [int((row < labelled).sum()) for row in rows]
+        chosen = [(places, sizes), (places, sizes), labels]
         if self._shuffled:
             moved = [
-                _split(tensor.index_select(0, places) if len(tensor) else tensor, sizes, len(rows))
-                for tensor in self._held
+                _split(tensor.index_select(0, found) if len(tensor) else tensor, cut, len(rows))
+                for tensor, (found, cut) in zip(self._held, chosen, strict=True)
             ]
             yield from zip(map(PairedBatch, *moved), indices, strict=True)
             return
-        for chosen, found in zip(torch.split(places, sizes), indices, strict=True):
-            parts = [tensor.index_select(0, chosen) if len(tensor) else tensor for tensor in self._held]
-            yield PairedBatch(*parts), found
+        parts = zip(*(torch.split(found, cut) for found, cut in chosen), strict=True)
+        for found, number in zip(parts, indices, strict=True):
+            cut = [t.index_select(0, row) if len(t) else t for t, row in zip(self._held, found, strict=True)]
+            yield PairedBatch(*cut), number
 
     def _read(self) -> Iterator[tuple[PairedBatch, Tensor]]:
         with _named(self.split):
@@ -319,7 +437,53 @@ def _whole(dataset: Any) -> PairedBatch | None:
             return None
         rows = torch.as_tensor(list(dataset.indices), dtype=torch.long)
         return PairedBatch(*(tensor[rows] for tensor in whole))
+    if type(dataset) is AllPairs:
+        whole, more = _whole(dataset.labelled), _whole_inputs(dataset.unlabelled)
+        if whole is None or more is None:
+            return None
+        inputs = [torch.cat(both) for both in zip(whole[:2], more, strict=True)]
+        return PairedBatch(*inputs, whole.target)
     return None
+
+
+def _whole_inputs(dataset: Any) -> list[Tensor] | None:
+    """All inputs of unlabelled pairs at once, if they are tensors."""
+    if type(dataset) is TensorDataset:
+        return list(dataset.tensors[:2])
+    if type(dataset) is Subset:
+        whole = _whole_inputs(dataset.dataset)
+        if whole is None or sum(t[:1].nbytes for t in whole) * len(dataset) > _HELD_BYTES:
+            return None
+        rows = torch.as_tensor(list(dataset.indices), dtype=torch.long)
+        return [tensor[rows] for tensor in whole]
+    if type(dataset) is ConcatDataset:
+        parts = [_whole_inputs(part) for part in dataset.datasets]
+        known = [part for part in parts if part is not None]
+        return [torch.cat(tensors) for tensors in zip(*known, strict=True)] if len(known) == len(parts) else None
+    return None
+
+
+def all_targets(dataset: Any) -> Tensor:
+    """(N, ...), the targets of all samples in data-set order.
+
+    Tensors are taken as they are, and so is an attribute `targets`, as the data sets of torchvision have it. Otherwise
+    every item is read once.
+
+    Args:
+        dataset: A map-style data set of (teacher_input, student_input, target).
+
+    Raises:
+        InputError: An item cannot be read.
+    """
+    if type(dataset) is Subset:
+        rows = torch.as_tensor(list(dataset.indices), dtype=torch.long)
+        return all_targets(dataset.dataset)[rows] if len(rows) else torch.empty(0)
+    if type(dataset) is TensorDataset:
+        return dataset.tensors[2]
+    known = getattr(dataset, "targets", None)
+    if isinstance(known, (Tensor, np.ndarray, list, tuple)) and len(known) == len(dataset):
+        return torch.as_tensor(known)
+    return torch.cat([batch.target for batch in PairLoader(only_role(dataset, "student"))])
 
 
 @contextmanager
@@ -343,10 +507,19 @@ def reads_the_same(dataset: Any, probes: int = 32) -> bool:
     """
     if type(dataset) is Subset:
         return reads_the_same(dataset.dataset, probes)
-    if type(dataset) is TensorDataset:
+    if _in_memory(dataset):
         return True
     positions = sorted({int(position) for position in torch.linspace(0, len(dataset) - 1, probes)})
     return all(gather(all(_reads_the_same(dataset, position) for position in positions)))
+
+
+def _in_memory(dataset: Any) -> bool:
+    """Whether all inputs are tensors that never change."""
+    if type(dataset) is AllPairs:
+        return _in_memory(dataset.labelled) and _in_memory(dataset.unlabelled)
+    if type(dataset) is ConcatDataset:
+        return all(map(_in_memory, dataset.datasets))
+    return _in_memory(dataset.dataset) if type(dataset) is Subset else type(dataset) is TensorDataset
 
 
 def _reads_the_same(dataset: Any, position: int) -> bool:
@@ -355,7 +528,7 @@ def _reads_the_same(dataset: Any, position: int) -> bool:
 
 
 def _teacher_input(dataset: Any, index: int) -> Nested:
-    return fetch(dataset, [index]).teacher_input if type(dataset) is Collated else dataset[index][0]
+    return fetch(dataset, [index]).teacher_input if type(dataset) in (AllPairs, Collated) else dataset[index][0]
 
 
 def _identity(batch: Any) -> Any:

@@ -3,12 +3,13 @@
 An input is a tensor, or nested tuples, lists and mappings of tensors, all with samples along dim 0.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 from torch.utils.data._utils.collate import default_collate
 
 from mfh.errors import InputError, in_a_line
@@ -27,7 +28,8 @@ class PairedBatch(NamedTuple):
     Args:
         teacher_input: The teacher's input, samples along dim 0: a tensor, or nested tuples, lists and dicts of tensors.
         student_input: The student's input, likewise.
-        target: (N, ...), the labels.
+        target: (N, ...), the labels. In a batch of `AllPairs` it has fewer rows than the inputs: the first len(target)
+            samples are labelled, the others are not.
     """
 
     teacher_input: Nested
@@ -97,11 +99,15 @@ def to_device(nested: Nested, device: torch.device | str | None) -> Nested:
     return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), nested)
 
 
-def as_batch(item: Any) -> PairedBatch:
-    """Read a batch from a tuple or list of three parts.
+def as_batch(item: Any, *, labelled: bool = True) -> PairedBatch:
+    """Read a batch from a tuple or list of its parts.
+
+    Args:
+        item: (teacher_input, student_input, target).
+        labelled: Whether there must be a target. Without one, (teacher_input, student_input) is a batch too.
 
     Raises:
-        InputError: There are not exactly three parts, their numbers of samples differ, or the target is no tensor.
+        InputError: There are not as many parts, their numbers of samples differ, or the target is no tensor.
     """
     if isinstance(item, Mapping):
         keys = ", ".join(repr(key) for key in item)
@@ -109,6 +115,8 @@ def as_batch(item: Any) -> PairedBatch:
             f"an item is a {type(item).__name__} with the keys {keys}; (teacher_input, student_input, target) was "
             "expected: return such a tuple from __getitem__, or give the task a collate function"
         )
+    if not labelled and isinstance(item, (tuple, list)) and len(item) == 2:
+        item = PairedBatch(*item, torch.empty(0))
     if not isinstance(item, (tuple, list)) or len(item) != 3:
         length = f" of length {len(item)}" if isinstance(item, (tuple, list)) else ""
         raise InputError(
@@ -118,7 +126,8 @@ def as_batch(item: Any) -> PairedBatch:
     if next(tensors(batch.target), None) is None:
         raise InputError(_no_target(batch.target))
     counts = [num_samples(part) for part in batch]
-    if len(set(counts)) != 1:
+    fewer_labels = isinstance(item, PairedBatch) and counts[2] < counts[0]  # of all pairs, only some are labelled
+    if len(set(counts[:2] if fewer_labels else counts)) != 1:
         raise InputError(
             f"a batch has {counts[0]} teacher inputs, {counts[1]} student inputs and {counts[2]} targets; "
             "give the same number of each"
@@ -177,21 +186,89 @@ class Collated:
         return self.dataset[index]
 
 
+_UNKNOWN = object()
+
+
+class AllPairs:
+    """Labelled pairs and then unlabelled pairs, as one data set.
+
+    Its batches hold the labelled pairs first, and their target has one row for each of these only.
+
+    Args:
+        labelled: A map-style data set of (teacher_input, student_input, target).
+        unlabelled: A map-style data set of (teacher_input, student_input); a third part of an item is not read.
+    """
+
+    def __init__(self, labelled: Any, unlabelled: Any) -> None:
+        self.labelled, self.unlabelled = labelled, unlabelled
+        self._filler: Any = _UNKNOWN  # stands in the place of a target, so that items are collated together
+
+    def __len__(self) -> int:
+        return len(self.labelled) + len(self.unlabelled)
+
+    def __getitem__(self, index: int) -> Any:
+        """An item; the target of an unlabelled pair is that of the first labelled pair, which only fills its place."""
+        (item,) = self.items([index])
+        return item
+
+    def items(self, indices: Sequence[int]) -> list[Any]:
+        """The items at `indices`, each of three parts."""
+        count = len(self.labelled)
+        found = _items(self.labelled, [index for index in indices if index < count])
+        others = _items(self.unlabelled, [index - count for index in indices if index >= count])
+        if others and self._filler is _UNKNOWN:
+            first = _items(self.labelled, [0])[0]
+            self._filler = first[2] if isinstance(first, (tuple, list)) and len(first) == 3 else None
+        collate = _collate_of(self.labelled)
+        for item in others:
+            pair = isinstance(item, (tuple, list)) and len(item) in (2, 3)
+            if pair and (len(item) == 2 or collate is None):
+                found.append((item[0], item[1], self._filler))
+            elif collate is not None:
+                found.append(item)
+            else:
+                length = f" of length {len(item)}" if isinstance(item, (tuple, list)) else ""
+                raise InputError(
+                    f"an unlabelled item is a {type(item).__name__}{length}; (teacher_input, student_input) was "
+                    "expected"
+                )
+        return found
+
+    def only(self, role: str) -> "AllPairs":
+        """The same pairs for one network alone."""
+        return AllPairs(only_role(self.labelled, role), only_role(self.unlabelled, role))
+
+
 def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
     """The samples at `indices` as one batch; tensor data sets are indexed at once, others item by item.
 
     Args:
-        dataset: A map-style data set of (teacher_input, student_input, target).
-        indices: The samples' positions in the data set.
+        dataset: A map-style data set of (teacher_input, student_input, target), or `AllPairs`.
+        indices: The samples' positions in the data set; of `AllPairs`, those of labelled pairs first.
 
     Raises:
         InputError: An item is not a pair, or the items do not fit into one batch.
         ItemError: The data set's or the collate function's own code raised an exception.
     """
-    if type(dataset) is Collated:
-        items = _items(dataset.dataset, indices)
+    # Subclasses may change what an item is, so only the plain classes take the short way.
+    if type(dataset) is Subset:
+        return fetch(dataset.dataset, [dataset.indices[index] for index in indices])
+    if type(dataset) is TensorDataset:
+        rows = torch.as_tensor(indices)
+        return as_batch([tensor[rows] for tensor in dataset.tensors])
+    if type(dataset) is AllPairs:
+        labelled = sum(index < len(dataset.labelled) for index in indices)
+        batch = _collated(dataset.labelled, dataset.items(indices), indices)
+        return batch._replace(target=batch.target[:labelled])
+    return _collated(dataset, _items(dataset, indices), indices)
+
+
+def _collated(dataset: Any, items: list[Any], indices: Sequence[int]) -> PairedBatch:
+    """Items as one batch, by the data set's collate function or PyTorch's."""
+    collate = _collate_of(dataset)
+    if collate is not None:
         try:
-            batch = dataset.collate(items)
+            batch = collate(items)
         except InputError:
             raise
         except Exception as error:  # the function is the user's own code
@@ -199,23 +276,6 @@ def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
                 f"the collate function cannot make a batch of items {_listed(indices)}: {in_a_line(error)}"
             ) from error
         return as_batch(batch)
-    # Subclasses may change what an item is, so only the plain classes take the short way.
-    if type(dataset) is Subset:
-        return fetch(dataset.dataset, [dataset.indices[index] for index in indices])
-    if type(dataset) is TensorDataset:
-        rows = torch.as_tensor(indices)
-        return as_batch([tensor[rows] for tensor in dataset.tensors])
-    if hasattr(dataset, "__getitems__"):
-        try:
-            items = dataset.__getitems__(list(indices))
-        except InputError:
-            raise
-        except Exception as error:  # the data set is the user's own code
-            raise ItemError(
-                f"items {_listed(indices)} of a {type(dataset).__name__} cannot be read: {in_a_line(error)}"
-            ) from error
-    else:
-        items = _items(dataset, indices)
     for item in items:
         if not isinstance(item, (tuple, list)) or len(item) != 3:
             as_batch(item)
@@ -229,7 +289,34 @@ def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
         ) from None
 
 
+def _collate_of(dataset: Any) -> Callable[[list[Any]], Any] | None:
+    while type(dataset) is Subset:
+        dataset = dataset.dataset
+    return dataset.collate if type(dataset) is Collated else None
+
+
 def _items(dataset: Any, indices: Sequence[int]) -> list[Any]:
+    """Items as the data set holds them, not yet collated."""
+    if type(dataset) is Subset:
+        return _items(dataset.dataset, [dataset.indices[index] for index in indices])
+    if type(dataset) is Collated:
+        return _items(dataset.dataset, indices)
+    if type(dataset) is ConcatDataset:
+        starts = [0, *dataset.cumulative_sizes]
+        places = [bisect_right(starts, index) - 1 for index in indices]
+        return [
+            _items(dataset.datasets[place], [index - starts[place]])[0]
+            for place, index in zip(places, indices, strict=True)
+        ]
+    if hasattr(dataset, "__getitems__"):
+        try:
+            return list(dataset.__getitems__(list(indices)))
+        except InputError:
+            raise
+        except Exception as error:  # the data set is the user's own code
+            raise ItemError(
+                f"items {_listed(indices)} of a {type(dataset).__name__} cannot be read: {in_a_line(error)}"
+            ) from error
     items, index = [], -1
     try:
         for index in indices:
@@ -255,4 +342,6 @@ def only_role(dataset: Any, role: str) -> Any:
     """
     if type(dataset) is Subset:
         return Subset(only_role(dataset.dataset, role), dataset.indices)
+    if type(dataset) is ConcatDataset:
+        return ConcatDataset([only_role(part, role) for part in dataset.datasets])
     return dataset.only(role) if hasattr(dataset, "only") else dataset

@@ -85,15 +85,32 @@ class KDLoss:
             teacher_logits: (N, K).
             target: (N,), class indices.
         """
-        terms = []
+        label, teacher = self.terms(student_logits, teacher_logits, target)
+        return teacher if label is None else label if teacher is None else label + teacher
+
+    def terms(
+        self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The weighted label loss and the weighted divergence of one batch; None for a term of weight 0.
+
+        Args:
+            student_logits: (N, K).
+            teacher_logits: (N, K).
+            target: (L,) class indices of the first L <= N samples; the others are unlabelled and count in the
+                divergence alone.
+        """
+        label = teacher = None
         if self.label_weight:
-            terms.append(_weighted(self.label_weight, (self.label_loss or F.cross_entropy)(student_logits, target)))
+            logits = student_logits if len(target) == len(student_logits) else student_logits[: len(target)]
+            # The mean over no samples would be NaN.
+            loss = (self.label_loss or F.cross_entropy)(logits, target) if len(target) else logits.sum()
+            label = _weighted(self.label_weight, loss)
         if self.teacher_weight:
             divergence = (self.divergence or kl_divergence)(
                 student_logits, teacher_logits, temperature=self.temperature, reduction=self.reduction
             )
-            terms.append(_weighted(self.teacher_weight, divergence))
-        return terms[0] if len(terms) == 1 else terms[0] + terms[1]
+            teacher = _weighted(self.teacher_weight, divergence)
+        return label, teacher
 
     def completed(self, label_loss: LabelLoss, divergence: Divergence) -> "KDLoss":
         """The same loss, with the given label loss and divergence where it has None."""
@@ -228,9 +245,44 @@ def alignment_loss(
     Raises:
         InputError: The logits of student and teacher differ in shape.
     """
-    _check_same_classes(student_logits, teacher_logits)
-    distance = F.mse_loss(teacher_logits, student_logits)
+    distance = logit_distance(teacher_logits, student_logits)
     return label_loss(teacher_logits, target) + label_loss(student_logits, target) + distance
+
+
+def logit_distance(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """The mean squared error between the logits of teacher and student, the distance term of Algorithm 1.
+
+    Args:
+        teacher_logits: (N, K).
+        student_logits: (N, K).
+
+    Raises:
+        InputError: The logits of student and teacher differ in shape.
+    """
+    _check_same_classes(student_logits, teacher_logits)
+    return F.mse_loss(teacher_logits, student_logits)
+
+
+def smoothed_loss(label_loss: LabelLoss, amount: float, *, categorical: bool = True) -> LabelLoss:
+    """A label loss with smoothed labels: (1 - amount) * label loss + amount * loss against equal probabilities.
+
+    For cross-entropy that is label smoothing as in Szegedy et al. 2016, section 7.
+
+    Args:
+        label_loss: A function (logits, target) -> scalar.
+        amount: How much of the label is spread over all classes, in [0, 1].
+        categorical: Whether there is one class per sample (or pixel); otherwise every class has a yes and a no of its
+            own.
+    """
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        if categorical:
+            spread = -F.log_softmax(logits, dim=1).mean()
+        else:
+            spread = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, 0.5))
+        return (1 - amount) * label_loss(logits, target) + amount * spread
+
+    return loss
 
 
 def hint_loss(student_features: Tensor, teacher_features: Tensor, projector: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,5 +1,6 @@
 """What logits and targets mean: single-label or multi-label classification, dense prediction, or regression."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +46,8 @@ class Problem:
         fault: A function (logits, target) that returns what is wrong with the target and in which row of the batch, or
             None if the target is valid.
         categorical: Whether a softmax over dim 1 turns logits into probabilities.
+        missing: Number that stands for "no label" in the targets of training data, for instance -1 or NaN; None where
+            every target must be a label. A sample all of whose entries are missing is an unlabelled pair.
 
     Example:
         >>> problem = Problem.multi_label()
@@ -59,6 +62,7 @@ class Problem:
     metric: Metric
     fault: Callable[[Tensor, Tensor], Fault | None] = _no_fault
     categorical: bool = False
+    missing: float | None = None
 
     @staticmethod
     def classification(*, label_loss: LabelLoss = F.cross_entropy, metric: Metric | None = None) -> "Problem":
@@ -130,9 +134,37 @@ class Problem:
             loss: A loss; None stands for `KDLoss()`. A function of your own is returned as it is.
         """
         loss = KDLoss() if loss is None else loss
-        return loss.completed(self.label_loss, self.divergence) if isinstance(loss, KDLoss) else loss
+        label_loss = self.label_loss if self.missing is None else self.known_loss
+        return loss.completed(label_loss, self.divergence) if isinstance(loss, KDLoss) else loss
 
-    def check(self, logits: Tensor, target: Tensor, where: str = "", indices: Sequence[int] | None = None) -> None:
+    def without_label(self, target: Tensor) -> Tensor:
+        """(N,) whether a sample has no label at all: all entries of its target are `missing`."""
+        if self.missing is None:
+            return torch.zeros(len(target), dtype=torch.bool)
+        return self._absent(target).reshape(len(target), -1).all(1)
+
+    def known_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The label loss over the entries of the target that are not `missing`; 0 without any."""
+        if self.missing is not None and target.ndim > 1:
+            known = ~self._absent(target)
+            scores = logits if logits.shape == target.shape else logits.movedim(1, -1)
+            logits, target = scores[known], target[known]
+        return self.label_loss(logits, target) if len(target) else logits.sum() * 0
+
+    def _absent(self, target: Tensor) -> Tensor:
+        """Entries without a label."""
+        assert self.missing is not None
+        return target.isnan() if math.isnan(self.missing) else target == self.missing
+
+    def check(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        where: str = "",
+        indices: Sequence[int] | None = None,
+        *,
+        training: bool = False,
+    ) -> None:
         """Refuse a target that does not fit these logits.
 
         Args:
@@ -140,10 +172,13 @@ class Problem:
             target: (N, ...), the targets of the same samples.
             where: The name of the data in the message, for instance "val split".
             indices: The samples' positions in the data set, for the message.
+            training: Whether these are training data, where entries may be `missing`.
 
         Raises:
             InputError: The target is not valid.
         """
+        if training and self.missing is not None:
+            target = torch.where(self._absent(target), torch.zeros_like(target), target)
         fault = self.fault(logits, target)
         if fault is not None:
             message, row = fault

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mfh import files
-from mfh.data.pairs import as_batch, to_device
+from mfh.data.pairs import as_batch, num_samples, to_device
 from mfh.data.spool import Rows
 from mfh.errors import InputError
 from mfh.networks.cut import Split
@@ -194,9 +194,9 @@ def masked_logits(
             None if mask is None else (_float32(mask.weights, home), _float32(mask.means, home)) for mask in masks
         ]
         for item in pairs:
-            batch = as_batch(item)
+            batch = as_batch(item, labelled=False)
             inputs = to_device(batch.teacher_input, home)
-            samples += len(batch.target)
+            samples += num_samples(batch.teacher_input)
             if not given:
                 logits = as_logits(teacher.network(inputs)).cpu()
                 for result in results:

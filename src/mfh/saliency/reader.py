@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mfh.data.pairs import Nested, PairedBatch, as_batch, to_device
+from mfh.data.pairs import Nested, PairedBatch, as_batch, num_samples, to_device
 from mfh.errors import InputError
 from mfh.networks.cut import Passed, Split
 from mfh.networks.frozen import Frozen
@@ -105,8 +105,8 @@ class Reader:
         finite: dict[str, Tensor] = {}
         samples = 0
         for item in self.pairs:
-            batch = as_batch(item)
-            if not len(batch.target):
+            batch = as_batch(item, labelled=False)
+            if not num_samples(batch.teacher_input):
                 continue
             read = self._read(batch)
             for role, logits in (("teacher", read.teacher_logits), ("student", read.student_logits)):

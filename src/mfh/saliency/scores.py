@@ -291,7 +291,9 @@ class ChannelSaliency:
         with placed(device, teacher.network), evaluating(teacher.network):
             home = device_of(teacher.network)
             for item in pairs:
-                activation, _ = capture(teacher.network, layer, to_device(as_batch(item).teacher_input, home))
+                activation, _ = capture(
+                    teacher.network, layer, to_device(as_batch(item, labelled=False).teacher_input, home)
+                )
                 channel_dim = check_channel_dim(activation, channel_dim, layer)
                 sums = activation.movedim(channel_dim, 1).double().sum(0).cpu()
                 total = sums if not samples else total + sums

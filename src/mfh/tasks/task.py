@@ -1,17 +1,24 @@
 """A task: everything a study must know about two networks and their paired data."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data import ConcatDataset, Subset
 
-from mfh.data.pairs import Collated
+from mfh.data.embeddings import embedded
+from mfh.data.pairs import AllPairs, Collated, fetch
 from mfh.data.teacher_outputs import teacher_outputs
 from mfh.errors import InputError
+from mfh.networks.layers import as_logits
+from mfh.networks.modes import evaluating
 from mfh.problems.losses import DistillationLoss, KDLoss
 from mfh.problems.problem import Problem
 from mfh.saliency.permutation import Distance
@@ -19,6 +26,8 @@ from mfh.saliency.probe import StudentLayer
 from mfh.saliency.scores import Fill
 from mfh.tasks.splits import SPLITS
 from mfh.training.checks import check_split
+from mfh.training.heads import EmbeddingHead
+from mfh.training.labels import separated
 from mfh.training.recipe import Recipe
 
 
@@ -57,6 +66,11 @@ class Task:
             nested tuples and dicts of tensors. A multimodal teacher has both inputs in `teacher_input`.
         val: Validation split, of the same form. Epochs, and everything else that is chosen, are chosen on it.
         test: Test split, of the same form. It is read once, at the end.
+        unlabelled: Further training pairs without labels: a map-style data set of (teacher_input, student_input). After
+            the task is made it also holds the pairs of `train` without a label; see `missing_target`.
+        missing_target: Number that stands for "no label" in the targets of `train`, for instance -1 for classes or
+            NaN for numbers. In targets of several entries, some of them may be missing. None where every pair of
+            `train` has its label.
         student_layer: Name of the student's layer whose output feeds the probe, or several names; "input" is the
             student's input (default: the input of its last leaf module with parameters).
         channel_dim: Dimension of the layer's output that counts channels.
@@ -64,8 +78,14 @@ class Task:
         protocol: How channels are scored and masked, and how students are distilled.
         teacher_checkpoint: File with the weights of a pretrained teacher (default: the teacher is trained, once per
             seed).
-        teacher_logits: Outputs of a teacher of which only these are known, (len(train), K), in data-set order: a
-            tensor, or a .npy or .safetensors file, which is mapped into memory.
+        teacher_logits: Outputs of a teacher of which only these are known, (len(train) + len(unlabelled), K), in
+            data-set order: a tensor, or a .npy or .safetensors file, which is mapped into memory.
+        teacher_train: What the teacher learns from instead of `train`: a map-style data set of (teacher_input,
+            target), which needs no partner in the student's modality.
+        teacher_embeddings: Outputs of a frozen model that stand in the place of the teacher's inputs, by split
+            ("train", "val", "test", and "unlabelled" where there are such pairs): (samples, D) tensors, arrays, or
+            .npy or .safetensors files. The teacher is then a linear head, which is fitted in closed form or by
+            logistic regression, with the layer "embedding"; leave `teacher` None.
         problem: What logits and targets mean, and the metric (default: one class per sample, accuracy).
         collate: Function that makes the batch (teacher_input, student_input, target) from a list of items, for items
             that PyTorch's default cannot put into a batch.
@@ -84,19 +104,25 @@ class Task:
     train: Any
     val: Any
     test: Any
+    unlabelled: Any = None
+    missing_target: float | None = None
     student_layer: StudentLayer = None
     channel_dim: int = 1
     recipe: Recipe = field(default_factory=Recipe)
     protocol: Protocol = field(default_factory=Protocol)
     teacher_checkpoint: str | Path | None = None
     teacher_logits: Tensor | str | Path | None = None
+    teacher_train: Any = None
+    teacher_embeddings: Mapping[str, Any] | None = None
     problem: Problem = field(default_factory=Problem.classification)
     collate: Callable[[list[Any]], Any] | None = None
     truth: NDArray[np.bool_] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for split in SPLITS:
+        self._check_factories()
+        given = ("unlabelled",) if self.unlabelled is not None and len(self.unlabelled) else ()
+        for split in (*SPLITS, *given, *(("teacher_train",) if self.teacher_train is not None else ())):
             dataset = getattr(self, split)
             try:
                 check_split(dataset, split)
@@ -104,6 +130,50 @@ class Task:
                 raise InputError(f"task {self.name!r}: {error}") from None
             if self.collate is not None and not isinstance(dataset, Collated):
                 object.__setattr__(self, split, Collated(dataset, self.collate))
+        if self.missing_target is not None:
+            object.__setattr__(self, "problem", replace(self.problem, missing=float(self.missing_target)))
+        if self.teacher_embeddings is not None:
+            self._embed(self.teacher_embeddings, given)
+        if self.teacher is None and self.teacher_logits is None:
+            raise InputError(f"task {self.name!r} has no teacher; give teacher= or teacher_logits=")
+        try:
+            parts = separated(self.train, self.unlabelled, self.problem)
+        except InputError as error:
+            raise InputError(f"task {self.name!r}: {error}") from None
+        object.__setattr__(self, "train", parts.labelled)
+        object.__setattr__(self, "unlabelled", parts.unlabelled)
+        if self.teacher_logits is not None:
+            name = f"teacher_logits of task {self.name!r}"
+            outputs = teacher_outputs(self.teacher_logits, len(parts.pairs), name)
+            object.__setattr__(self, "teacher_logits", outputs if parts.order is None else outputs[parts.order])
+
+    @property
+    def pairs(self) -> Any:
+        """All training pairs, labelled ones first: `train`, or `AllPairs` where there are unlabelled ones."""
+        return self.train if self.unlabelled is None else AllPairs(self.train, self.unlabelled)
+
+    def with_labels(self, rows: Sequence[int]) -> "Task":
+        """The same task with fewer labels: the other pairs of `train` join the unlabelled ones.
+
+        Args:
+            rows: Positions in `train` of the pairs that keep their labels.
+        """
+        kept, count = sorted(rows), len(self.train)
+        others = sorted(set(range(count)) - set(kept))
+        if not others:
+            return self
+        rest = Subset(self.train, others)
+        unlabelled = rest if self.unlabelled is None else ConcatDataset([rest, self.unlabelled])
+        changed = {"train": Subset(self.train, kept), "unlabelled": unlabelled}
+        if isinstance(self.teacher_logits, Tensor):
+            order = [*kept, *others, *range(count, len(self.teacher_logits))]
+            changed["teacher_logits"] = self.teacher_logits[order]
+        task = copy.copy(self)
+        for name, value in changed.items():
+            object.__setattr__(task, name, value)
+        return task
+
+    def _check_factories(self) -> None:
         for name in ("teacher", "student"):
             factory = getattr(self, name)
             if isinstance(factory, nn.Module) or not (factory is None or callable(factory)):
@@ -111,9 +181,36 @@ class Task:
                     f"{name} of task {self.name!r} is a {type(factory).__name__}; a function that makes a new network "
                     f"was expected: {name}=lambda: MyNetwork(), and weights that exist in a checkpoint"
                 )
-        if self.teacher is None and self.teacher_logits is None:
-            raise InputError(f"task {self.name!r} has no teacher; give teacher= or teacher_logits=")
-        if self.teacher_logits is not None:
-            name = f"teacher_logits of task {self.name!r}"
-            outputs = teacher_outputs(self.teacher_logits, len(self.train), name)
-            object.__setattr__(self, "teacher_logits", outputs)
+
+    def _embed(self, embeddings: Mapping[str, Any], given: tuple[str, ...]) -> None:
+        """Put embeddings in the place of the teacher's inputs, and a linear head in that of the teacher."""
+        if self.teacher is not None:
+            raise InputError(
+                f"task {self.name!r} has teacher= and teacher_embeddings=; the head on the embeddings is the teacher, "
+                "so leave teacher None"
+            )
+        splits = (*SPLITS, *given)
+        if set(embeddings) != set(splits):
+            raise InputError(
+                f"teacher_embeddings of task {self.name!r} are for {', '.join(map(str, embeddings))}; an entry for "
+                f"each of {', '.join(splits)} was expected"
+            )
+        widths = set()
+        for split in splits:
+            rows = teacher_outputs(embeddings[split], len(getattr(self, split)), f"teacher_embeddings[{split!r}]")
+            widths.add(tuple(rows.shape[1:]))
+            object.__setattr__(self, split, embedded(getattr(self, split), rows))
+        if len(widths) != 1 or len(next(iter(widths))) != 1:
+            raise InputError(
+                f"teacher_embeddings of task {self.name!r} have rows of shape {', '.join(map(str, sorted(widths)))}; "
+                "vectors of one length were expected in all splits"
+            )
+        object.__setattr__(self, "teacher", partial(EmbeddingHead, widths.pop()[0], self._outputs()))
+
+    def _outputs(self) -> int:
+        """How many numbers the student returns for a sample."""
+        item = fetch(self.train, [0])
+        with torch.random.fork_rng(devices=[]):
+            network = self.student()
+        with evaluating(network), torch.no_grad():
+            return int(as_logits(network(item.student_input)).shape[1])

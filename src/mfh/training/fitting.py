@@ -25,11 +25,12 @@ from mfh.data.teacher_outputs import check_finite, teacher_outputs
 from mfh.errors import InputError
 from mfh.networks.modes import check_weights, device_of, evaluating, placed
 from mfh.parallel.distributed import gather, part
-from mfh.problems.losses import DistillationLoss
+from mfh.problems.losses import DistillationLoss, LabelLoss
 from mfh.problems.metrics import Tally
 from mfh.problems.problem import Problem
 from mfh.saliency.masks import masked_logits
 from mfh.training.checks import check_network, check_role, check_split, check_training
+from mfh.training.labels import check_terms, separated
 from mfh.training.loop import History, Progress, Training, seeded, training_device
 from mfh.training.objectives import Alignment, Distillation, Objective, Supervised
 from mfh.training.recipe import Recipe
@@ -107,6 +108,8 @@ def pretrain(
     progress: bool = False,
     checkpoint: str | Path | None = None,
     logger: Any = None,
+    loss: LabelLoss | None = None,
+    epoch_size: int | None = None,
     modality: Role | None = None,
 ) -> Fit:
     """Train one network on labels.
@@ -125,16 +128,25 @@ def pretrain(
             finished, its result is returned. It stays until you remove it, which is best done once the network is
             saved.
         logger: A Lightning logger, which gets the history as it grows.
+        loss: Function of (logits, target) to minimise instead of the problem's label loss, which still judges
+            validation data.
+        epoch_size: Number of samples that an epoch's steps are counted by (default: len(train)). With more than there
+            are, samples come around several times in an epoch; so a network takes as many steps as one that is
+            distilled on labelled and unlabelled pairs.
         modality: Deprecated name of `role`.
 
     Raises:
         InputError: Data or network cannot be used.
     """
     role = _role(role, modality)
+    problem = problem or Problem.classification()
     check_training({role: network}, {"train": train, "val": val}, problem, logger=logger)
+    train = separated(train, None, problem).labelled
+    if epoch_size is not None and epoch_size < len(train):
+        raise InputError(f"epoch_size is {epoch_size}; choose at least the number of training samples, {len(train)}")
     train, val = only_role(train, role), only_role(val, role)
-    objective = Supervised(network, role, problem or Problem.classification())
-    training = _training(objective, recipe, role, seed, device, progress, checkpoint, logger)
+    objective = Supervised(network, role, problem, loss)
+    training = _training(objective, recipe, role, seed, device, progress, checkpoint, logger, epoch_size=epoch_size)
     return _fit(network, role, training.run(train, val))
 
 
@@ -144,6 +156,7 @@ def align(
     train: Any,
     val: Any,
     *,
+    unlabelled: Any = None,
     problem: Problem | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
@@ -162,6 +175,8 @@ def align(
         student: Network that returns logits (N, K); it is trained in place.
         train: Map-style data set of (teacher_input, student_input, target).
         val: The same for validation, which chooses the epoch of the best student.
+        unlabelled: Map-style data set of further pairs, (teacher_input, student_input), which count in the distance
+            between the logits alone.
         problem: What logits and targets mean; default: `Problem.classification()`.
         recipe: Epochs, batch size, optimizer, which epoch is kept, ...; default: `Recipe()`.
         seed: Seed of the order of the data and of dropout.
@@ -176,8 +191,10 @@ def align(
         InputError: Data or networks cannot be used.
     """
     networks = {"teacher": teacher, "student": student}
-    check_training(networks, {"train": train, "val": val}, problem, logger=logger)
-    objective = Alignment(teacher, student, problem or Problem.classification())
+    problem = problem or Problem.classification()
+    check_training(networks, {"train": train, "val": val, **_given(unlabelled)}, problem, logger=logger)
+    train = separated(train, unlabelled, problem).pairs
+    objective = Alignment(teacher, student, problem)
     training = _training(objective, recipe, "student", seed, device, progress, checkpoint, logger, early_stopping=False)
     kept = training.run(train, val)
     last = {name: copy.deepcopy(value) for name, value in student.state_dict().items()} if not kept.weights else {}
@@ -190,6 +207,7 @@ def distill(
     train: Any,
     val: Any,
     *,
+    unlabelled: Any = None,
     loss: DistillationLoss | None = None,
     teacher_logits: Tensor | str | Path | None = None,
     problem: Problem | None = None,
@@ -206,16 +224,23 @@ def distill(
     Where teacher inputs differ when read twice (augmentation), that would be wrong: then it is run on every batch,
     and the log says so.
 
+    Pairs without labels are as good as labelled ones for the teacher's term. With `unlabelled`, or with targets that
+    are the problem's `missing`, the label loss is the mean over the labelled pairs of a batch and the divergence the
+    mean over all its pairs. An epoch is one pass over all pairs, in which every batch has its share of labelled ones;
+    see `Recipe.labelled_share`.
+
     Args:
         teacher: Network that returns logits (N, K), for instance a focused teacher from `mask_channels`; it is left as
             it is. None if `teacher_logits` is given.
         student: Network that returns logits (N, K); it is trained in place.
         train: Map-style data set of (teacher_input, student_input, target).
         val: The same for validation, which chooses the epoch.
+        unlabelled: Map-style data set of further pairs, (teacher_input, student_input), for the teacher's term alone.
         loss: A `KDLoss`, or a function (student logits, teacher logits, target) -> scalar; default: `KDLoss()`, the
-            problem's label loss + its divergence from the teacher at temperature 1.
-        teacher_logits: Tensor (len(train), K) of the teacher's logits in data-set order, if they are known already; or
-            a file of them (see `teacher_outputs`).
+            problem's label loss + its divergence from the teacher at temperature 1. Unlabelled pairs need a `KDLoss`,
+            because a function of all three has no term without labels.
+        teacher_logits: Tensor (len(train) + len(unlabelled), K) of the teacher's logits in data-set order, those of
+            `train` first, if they are known already; or a file of them (see `teacher_outputs`).
         problem: What logits and targets mean; default: `Problem.classification()`.
         recipe: Epochs, batch size, optimizer, which epoch is kept, ...; default: `Recipe()`.
         seed: Seed of the order of the data and of dropout.
@@ -242,10 +267,17 @@ def distill(
     if teacher is not None:
         check_network(teacher, "teacher")
         check_weights(teacher)
-    check_training({"student": student}, {"train": train, "val": val}, problem, loss=loss, logger=logger)
+    splits = {"train": train, "val": val, **_given(unlabelled)}
+    check_training({"student": student}, splits, problem, loss=loss, logger=logger)
+    problem = problem or Problem.classification()
+    parts = separated(train, unlabelled, problem)
+    train = parts.pairs
+    if parts.unlabelled is not None:
+        check_terms(loss)
     if teacher_logits is not None:
         teacher_logits = teacher_outputs(teacher_logits, len(train))
-    objective = Distillation(student, problem or Problem.classification(), loss)
+        teacher_logits = teacher_logits if parts.order is None else teacher_logits[parts.order]
+    objective = Distillation(student, problem, loss)
     training = _training(objective, recipe, "student", seed, device, progress, checkpoint, logger)
     if training.finished:
         return _fit(student, "student", training.run(train, val))
@@ -339,6 +371,7 @@ def _training(
     logger: Any,
     *,
     early_stopping: bool = True,
+    epoch_size: int | None = None,
 ) -> Training:
     return Training(
         objective,
@@ -347,10 +380,16 @@ def _training(
         seed=seed,
         device=training_device(device),
         early_stopping=early_stopping,
+        epoch_size=epoch_size,
         progress=progress,
         checkpoint=checkpoint,
         logger=logger,
     )
+
+
+def _given(unlabelled: Any) -> dict[str, Any]:
+    """The unlabelled pairs by name, if there are any."""
+    return {} if unlabelled is None else {"unlabelled": unlabelled}
 
 
 def _fit(network: nn.Module, role: Role, kept: Progress) -> Fit:

@@ -20,8 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from mfh.data.epochs import EpochBatches, Reading, epoch_seed
-from mfh.data.pairs import PairedBatch
+from mfh.data.epochs import EpochBatches, MixedBatches, Reading, epoch_seed
+from mfh.data.pairs import AllPairs, PairedBatch
 from mfh.errors import InputError
 from mfh.files import atomic_write
 from mfh.networks.modes import device_of, find_device, unfused_attention
@@ -74,6 +74,8 @@ class Training:
         progress: Whether to show a progress bar.
         checkpoint: File that is written after every epoch and resumed from; None writes none.
         logger: A Lightning logger, or several; None logs nothing.
+        epoch_size: Number of samples that an epoch's steps are counted by; the training samples come around several
+            times, if there are fewer. None is their number.
 
     Raises:
         InputError: The checkpoint belongs to another training, or is none.
@@ -91,7 +93,9 @@ class Training:
         progress: bool = False,
         checkpoint: str | Path | None = None,
         logger: Any = None,
+        epoch_size: int | None = None,
     ) -> None:
+        self.epoch_size = epoch_size
         self.objective, self.recipe, self.watched, self.seed, self.device = objective, recipe, watched, seed, device
         self.patience = recipe.patience if early_stopping and recipe.keep != "last" else None
         self.shows_progress = progress and rank() == 0
@@ -168,15 +172,7 @@ class Training:
                 if stateful is not None:
                     stateful.load_state_dict(self._resumed[name])
             self._resumed = {}
-        batches = EpochBatches(
-            len(train),
-            recipe.batch_size,
-            self.seed,
-            accumulate=recipe.accumulate,
-            processes=world_size(),
-            rank=rank(),
-            least=2 if any(isinstance(module, _BatchNorm) for module in objective.modules()) else 1,
-        )
+        batches = self._batches(train)
         how: dict[str, Any] = {
             "fields": objective.fields,
             "index_device": objective.index_device(device),
@@ -194,6 +190,19 @@ class Training:
                 self._epoch(epoch, training, validation, scheduler, bar)
                 if self.checkpoint is not None and rank() == 0:
                     self._write_checkpoint(self.checkpoint, optimizer, scheduler, scaler)
+
+    def _batches(self, train: Any) -> EpochBatches:
+        """The batches of an epoch, for this process."""
+        recipe = self.recipe
+        how: dict[str, Any] = {"accumulate": recipe.accumulate, "processes": world_size(), "rank": rank()}
+        if type(train) is AllPairs:
+            counts = len(train.labelled), len(train.unlabelled)
+            return MixedBatches(*counts, recipe.batch_size, self.seed, labelled_share=recipe.labelled_share, **how)
+        if self.epoch_size is not None and self.epoch_size != len(train):
+            more = self.epoch_size - len(train)
+            return MixedBatches(len(train), more, recipe.batch_size, self.seed, labelled_share=1.0, **how)
+        least = 2 if any(isinstance(module, _BatchNorm) for module in self.objective.modules()) else 1
+        return EpochBatches(len(train), recipe.batch_size, self.seed, least=least, **how)
 
     def _epoch(
         self, epoch: "_Epoch", training: Reading, validation: Reading, scheduler: Any, bar: "_Bar | None"
@@ -341,9 +350,12 @@ class _Epoch:
         self.autocast = _AUTOCAST.get(recipe.precision)
         self.parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         self.counts = [batches.count(index) for index in range(len(batches))]
-        self.factors = [batches.weight(index) / recipe.accumulate for index in range(len(batches))]
+        weights = [batches.weights(index) for index in range(len(batches))]
+        self.factors = [everything / recipe.accumulate for _, everything in weights]
+        #: How much more a batch's labelled pairs count than its pairs; they are seldom shared out differently.
+        self.label_shares = [label / everything if everything else 1.0 for label, everything in weights]
         self.together: DistributedDataParallel | None = None
-        self.forward: Callable[[PairedBatch, Tensor], Tensor] = objective.loss
+        self.forward: Callable[..., Tensor] = objective.loss
         if world_size() > 1:
             # Buffers are averaged once per epoch. Sent around at every step they would cost as much as gradients, and
             # in validation, where processes have different numbers of batches, wait for ever.
@@ -364,7 +376,7 @@ class _Epoch:
     def train(self, reading: Any) -> float:
         """Take the steps of an epoch; returns the mean loss of its samples, over all processes."""
         objective, together, accumulate, scaler = self.objective, self.together, self.accumulate, self.scaler
-        backward, optimizer, parameters, factors = self._backward, self.optimizer, self.parameters, self.factors
+        backward, optimizer, parameters = self._backward, self.optimizer, self.parameters
         objective.split = "train"
         objective.train()
         losses: list[Tensor] = []
@@ -374,13 +386,13 @@ class _Epoch:
             for number, (batch, indices) in enumerate(reading):
                 last = accumulate == 1 or number % accumulate == accumulate - 1
                 if self.asks_again:
-                    losses.append(self._closed_step(batch, indices, factors[number]))
+                    losses.append(self._closed_step(batch, indices, number))
                     continue
                 if last or together is None:
-                    losses.append(backward(batch, indices, factors[number]))
+                    losses.append(backward(batch, indices, number))
                 else:
                     with together.no_sync():
-                        losses.append(backward(batch, indices, factors[number]))
+                        losses.append(backward(batch, indices, number))
                 if not last:
                     continue
                 if scaler is None:
@@ -399,25 +411,26 @@ class _Epoch:
         mean.add(losses)
         return mean.value(self.device)
 
-    def _backward(self, batch: PairedBatch, indices: Tensor, factor: float) -> Tensor:
+    def _backward(self, batch: PairedBatch, indices: Tensor, number: int) -> Tensor:
         """Compute the loss of a batch and add its gradients; no step of a small network has time for more."""
+        factor, label_share = self.factors[number], self.label_shares[number]
         if self.autocast is None:
-            loss = self.forward(batch, indices)
+            loss = self.forward(batch, indices, label_share)
         else:
             with torch.autocast(self.device.type, self.autocast):
-                loss = self.forward(batch, indices)
+                loss = self.forward(batch, indices, label_share)
         counted = loss if factor == 1 else loss * factor
         (counted if self.scaler is None else self.scaler.scale(counted)).backward()
         return loss.detach()
 
-    def _closed_step(self, batch: PairedBatch, indices: Tensor, factor: float) -> Tensor:
+    def _closed_step(self, batch: PairedBatch, indices: Tensor, number: int) -> Tensor:
         """A step of an optimizer that asks for the loss again and again."""
         seen: list[Tensor] = []
 
         def closure() -> Tensor:
             for parameter in self.parameters:
                 parameter.grad = None
-            seen.append(self._backward(batch, indices, factor))
+            seen.append(self._backward(batch, indices, number))
             return seen[-1]
 
         self.optimizer.step(closure)  # type: ignore[arg-type]  # as all optimizers take it

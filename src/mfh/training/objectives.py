@@ -1,6 +1,6 @@
 """What one step of each kind of training computes: on labels, of an aligned pair, from a teacher's outputs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from mfh.data.spool import IN_MEMORY_BYTES
 from mfh.networks.layers import as_logits
 from mfh.networks.modes import device_of
 from mfh.networks.precision import at_least_single
-from mfh.problems.losses import DistillationLoss, alignment_loss
+from mfh.problems.losses import DistillationLoss, KDLoss, LabelLoss, alignment_loss, logit_distance
 from mfh.problems.problem import Problem
 from mfh.training.checks import unreadable
 
@@ -42,16 +42,18 @@ class Objective(nn.Module):
         self.targets: dict[str, Tensor] = {}
         self._shapes: dict[tuple[str, str], torch.Size] = {}
 
-    def forward(self, batch: PairedBatch, indices: Tensor) -> Tensor:
+    def forward(self, batch: PairedBatch, indices: Tensor, label_share: float = 1.0) -> Tensor:
         """The loss of a batch."""
-        return self.loss(batch, indices)
+        return self.loss(batch, indices, label_share)
 
-    def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:
+    def loss(self, batch: PairedBatch, indices: Tensor, label_share: float = 1.0) -> Tensor:
         """The scalar to minimise.
 
         Args:
-            batch: A batch on the networks' device.
+            batch: A batch on the networks' device. Its first len(target) samples are labelled.
             indices: Positions of its samples in the training split.
+            label_share: Factor of the mean label loss, where the labelled pairs of a step are not shared out between
+                its batches like the others.
         """
         raise NotImplementedError
 
@@ -78,10 +80,9 @@ class Objective(nn.Module):
         logits = as_logits(output)
         known = self.targets.get(self.split)
         if known is None:
-            self.problem.check(logits, batch.target, f"{self.split} split", indices.tolist())
+            self._check(logits.shape[1:], batch.target, indices.tolist())
         else:  # all at once: a GPU would end the process where a target is out of range
-            shape = torch.empty((len(known), *logits.shape[1:]), device="meta")
-            self.problem.check(shape, known, f"{self.split} split", range(len(known)))
+            self._check(logits.shape[1:], known, range(len(known)))
         self._shapes[self.split, role] = logits.shape[1:]
         return logits
 
@@ -93,8 +94,11 @@ class Objective(nn.Module):
         """
         for (split, _), shape in self._shapes.items():
             if split == self.split:
-                logits = torch.empty((len(batch.target), *shape), device="meta")
-                self.problem.check(logits, batch.target, f"{split} split", indices.tolist())
+                self._check(shape, batch.target, indices.tolist())
+
+    def _check(self, shape: torch.Size, target: Tensor, indices: Sequence[int]) -> None:
+        logits = torch.empty((len(target), *shape), device="meta")
+        self.problem.check(logits, target, f"{self.split} split", indices, training=self.split == "train")
 
 
 class Supervised(Objective):
@@ -104,15 +108,16 @@ class Supervised(Objective):
         network: Network to train.
         role: "teacher" or "student", which says what input it reads.
         problem: What logits and targets mean.
+        loss: Function of (logits, target) to minimise instead of the problem's label loss; validation keeps to that.
     """
 
-    def __init__(self, network: nn.Module, role: str, problem: Problem) -> None:
+    def __init__(self, network: nn.Module, role: str, problem: Problem, loss: LabelLoss | None = None) -> None:
         super().__init__({role: network}, problem)
-        self.role = role
+        self.role, self.label_loss = role, loss or problem.known_loss
 
-    def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:
+    def loss(self, batch: PairedBatch, indices: Tensor, label_share: float = 1.0) -> Tensor:  # noqa: ARG002
         """The label loss."""
-        return self.problem.label_loss(self.logits(batch, indices, self.role), batch.target)
+        return self.label_loss(self.logits(batch, indices, self.role), batch.target)
 
 
 class Alignment(Objective):
@@ -127,10 +132,14 @@ class Alignment(Objective):
     def __init__(self, teacher: nn.Module, student: nn.Module, problem: Problem) -> None:
         super().__init__({"teacher": teacher, "student": student}, problem)
 
-    def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:
-        """The label losses of both and the mean squared error between their logits."""
+    def loss(self, batch: PairedBatch, indices: Tensor, label_share: float = 1.0) -> Tensor:
+        """The label losses of both, on labelled pairs, and the mean squared error between their logits, on all."""
         teacher_logits, student_logits = (self.logits(batch, indices, role) for role in ("teacher", "student"))
-        return alignment_loss(teacher_logits, student_logits, batch.target, label_loss=self.problem.label_loss)
+        target, label_loss = batch.target, self.problem.known_loss
+        if len(target) == len(student_logits) and label_share == 1:
+            return alignment_loss(teacher_logits, student_logits, target, label_loss=label_loss)
+        labels = sum(label_loss(logits[: len(target)], target) for logits in (teacher_logits, student_logits))
+        return label_share * labels + logit_distance(teacher_logits, student_logits)
 
 
 class Distillation(Objective):
@@ -167,12 +176,18 @@ class Distillation(Objective):
         """Large outputs are looked up on the CPU."""
         return torch.device("cpu") if self._aside[1] is not None else device
 
-    def loss(self, batch: PairedBatch, indices: Tensor) -> Tensor:
-        """The distillation loss against cached or fresh teacher logits."""
+    def loss(self, batch: PairedBatch, indices: Tensor, label_share: float = 1.0) -> Tensor:
+        """The distillation loss against cached or fresh teacher logits: labels count where they are known."""
         logits = self.logits(batch, indices, "student")
         known: Any = self.teacher_logits
         taught = self._taught(batch, indices, logits.device) if known is None else known.index_select(0, indices)
-        return self.distillation_loss(logits, at_least_single(taught), batch.target)
+        taught, target = at_least_single(taught), batch.target
+        if len(target) == len(logits) and label_share == 1:
+            return self.distillation_loss(logits, taught, target)
+        assert isinstance(self.distillation_loss, KDLoss)
+        label, divergence = self.distillation_loss.terms(logits, taught, target)
+        label = None if label is None else label * label_share
+        return divergence if label is None else label if divergence is None else label + divergence  # type: ignore[return-value]
 
     def _taught(self, batch: PairedBatch, indices: Tensor, device: torch.device) -> Tensor:
         """The teacher's logits of a batch, without a cache on the device."""

@@ -47,6 +47,9 @@ class Recipe:
             shape.
         keep: Epoch whose weights the result has: "best-metric" and "best-loss" compare epochs on the validation split
             (ties of the metric go to the lower loss, then to the earlier epoch); "last" takes the last epoch.
+        labelled_share: Share of labelled pairs in every batch where there are unlabelled pairs too, above 0 and at most
+            1. None deals both out evenly: an epoch is then one pass over all pairs. With a share, labelled pairs come
+            around several times in an epoch, which has as many steps as without.
 
     Raises:
         InputError: A value has the wrong type or is out of range.
@@ -63,6 +66,7 @@ class Recipe:
     channels_last: bool = False
     compile: bool = False
     keep: Keep = "best-metric"
+    labelled_share: float | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("num_workers", 0), ("patience", 1)):
@@ -78,6 +82,9 @@ class Recipe:
         object.__setattr__(self, "precision", precision)
         if self.keep not in KEEP:
             raise InputError(f"keep is {self.keep!r}; choose {_choices(KEEP)}")
+        share = self.labelled_share
+        if share is not None and not (isinstance(share, (int, float)) and 0 < share <= 1):
+            raise InputError(f"labelled_share is {share!r}; choose a share of each batch, above 0 and at most 1")
         _check_factory("optimizer", self.optimizer, "lambda parameters: torch.optim.{}(parameters, lr=...)", "Adam")
         if self.scheduler is not None:
             example = "lambda optimizer: torch.optim.lr_scheduler.{}(optimizer, ...)"
@@ -86,7 +93,8 @@ class Recipe:
     def facts(self) -> dict[str, Any]:
         """What decides the result beyond floating point, as JSON can hold it; functions by their names."""
         names = ("epochs", "batch_size", "accumulate", "optimizer", "scheduler", "patience", "precision", "keep")
-        return {name: describe(getattr(self, name)) for name in names}
+        facts = {name: describe(getattr(self, name)) for name in names}
+        return facts if self.labelled_share is None else {**facts, "labelled_share": self.labelled_share}
 
 
 def _whole_number(name: str, value: Any, least: int) -> int:
