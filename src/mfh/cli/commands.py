@@ -16,6 +16,7 @@ import mfh
 from mfh.cli import options as opt
 from mfh.errors import InputError
 from mfh.parallel.torchrun import is_first, launched
+from mfh.tasks.finding import ARRAY_FILES
 from mfh.tasks.sizes import RavdessFeatures, VggsoundSizes
 
 if TYPE_CHECKING:
@@ -377,7 +378,8 @@ def _shows_progress(options: opt.Quiet) -> bool:
 def _out(options: opt.TaskCommand) -> Path:
     """The run folder: as given, or runs/ and the task's name."""
     task = options.task
-    return options.out or Path("runs") / (Path(task).stem if task.endswith(".py") else task.replace(":", "."))
+    is_file = Path(task).suffix in (".py", *ARRAY_FILES)
+    return options.out or Path("runs") / (Path(task).stem if is_file else task.replace(":", "."))
 
 
 _COMMANDS: dict[type, Any] = {

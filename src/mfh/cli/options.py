@@ -51,7 +51,8 @@ class TaskCommand(RunCommand):
     """Options of every command that works on a task."""
 
     task: Annotated[Positional[str], arg(metavar="TASK")]
-    """Task: digits, ravdess, vggsound, path/to/file.py with a function task(), or package.module:function."""
+    """Task: a shipped one (digits, htad, numerals, smartwatch, ravdess, vggsound), path/to/file.py with a function
+    task(), package.module:function, or paired arrays in a file (.npz, .parquet or .csv)."""
     seed: int = 0
     """Random seed of data, initial weights, order of data and permutations; a study's first seed."""
     dataset: OmitArgPrefixes[TaskArguments] = field(default_factory=TaskArguments)

@@ -6,19 +6,36 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import arg
+from tyro.conf import UseAppendAction, arg
 
 from mfh.errors import InputError, close_names, in_a_line
+from mfh.tasks.keywords import keywords, settings_of
 
 if TYPE_CHECKING:
     from mfh.tasks.task import Task
 
+    Pairs = tuple[str, ...]
+else:  # the command line collects a group of texts for each --set; __post_init__ puts them together
+    _SHOWN = arg(metavar="KEY=VALUE ...", help_behavior_hint="")
+    Pairs = Annotated[tuple[tuple[str, ...], ...], UseAppendAction, _SHOWN]
+
 #: Shipped tasks: name -> module with a function `task`.
-SHIPPED = {"digits": "mfh.tasks.digits", "ravdess": "mfh.tasks.ravdess", "vggsound": "mfh.tasks.vggsound"}
+SHIPPED = {
+    "digits": "mfh.tasks.digits",
+    "htad": "mfh.tasks.htad",
+    "numerals": "mfh.tasks.numerals",
+    "smartwatch": "mfh.tasks.smartwatch",
+    "ravdess": "mfh.tasks.ravdess",
+    "vggsound": "mfh.tasks.vggsound",
+}
+
+#: Endings of files with paired arrays, each of which is a task.
+ARRAY_FILES = (".npz", ".parquet", ".csv")
 
 
 @dataclass(frozen=True)
@@ -46,22 +63,49 @@ class TaskArguments:
     """Use the task's published protocol."""
     augment: bool = False
     """Vary the training inputs at random, as the task defines it."""
+    set: Pairs = ()
+    """Keyword arguments for the task's function, for instance teacher=audio labels=50 (in Python also a mapping)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "set", settings_of(self.set))
 
     def or_else(self, before: Mapping[str, Any]) -> "TaskArguments":
         """These arguments; unset ones are taken from `before`, for instance from a run's configuration."""
         return TaskArguments(**{name: value or before.get(name, value) for name, value in vars(self).items()})
 
     def facts(self) -> dict[str, Any]:
-        """The arguments in a form that JSON can hold."""
-        return {**vars(self), "data": None if self.data is None else str(self.data)}
+        """The arguments in a form that JSON can hold; "set" only where something is set."""
+        pairs = dict(text.split("=", 1) for text in self.set)
+        given = {**vars(self), "data": None if self.data is None else str(self.data), "set": pairs}
+        return given if pairs else {name: value for name, value in given.items() if name != "set"}
+
+    def for_function(self, function: Callable[..., Any], origin: str) -> dict[str, Any]:
+        """The arguments as keywords for a task's function.
+
+        Args:
+            function: The task's function.
+            origin: Name of the task, for messages.
+
+        Raises:
+            InputError: The function does not take one of them, or a value has the wrong type.
+        """
+        given = {name: value for name, value in vars(self).items() if value and name != "set"}
+        parameters = inspect.signature(function).parameters
+        for name in given:
+            if name not in parameters:
+                raise InputError(
+                    f"task() of {origin} has no parameter {name!r}; leave --{name} out, or add the parameter"
+                )
+        return given | keywords(function, self.set, origin, taken=given)
 
 
 def find_task(task: "str | Path | Task | Callable[..., Task]", arguments: TaskArguments | None = None) -> TaskSource:
     """Find a task by its name, file or module.
 
     Args:
-        task: Name of a shipped task, "path/to/file.py" with a function `task()`, "package.module:function", such a
-            function itself, or a `Task`, whose data then stay the same for all seeds.
+        task: Name of a shipped task, "path/to/file.py" with a function `task()`, "package.module:function", a file of
+            paired arrays (.npz, .parquet or .csv), such a function itself, or a `Task`. The data of a `Task` stay the
+            same for all seeds, unless it has `resplit`.
         arguments: Optional arguments for the task's function (default: none).
 
     Raises:
@@ -73,18 +117,15 @@ def find_task(task: "str | Path | Task | Callable[..., Task]", arguments: TaskAr
     if isinstance(task, Task):
         if arguments is not None and arguments != TaskArguments():
             raise InputError(
-                "data, preset and augment need a task's function, but a Task was given; give the function instead"
+                "data, preset, augment and set need a task's function, but a Task was given; give the function instead"
             )
-        return TaskSource(lambda _seed: task, redrawn=False)
+        return TaskSource(task.resplit or (lambda _seed: task), redrawn=task.resplit is not None)
     function, origin = (task, getattr(task, "__name__", repr(task))) if callable(task) else _find(str(task))
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError) as error:
         raise InputError(f"task() of {origin} cannot be called ({error})") from None
-    given = {name: value for name, value in vars(arguments or TaskArguments()).items() if value}
-    for name in given:
-        if name not in parameters:
-            raise InputError(f"task() of {origin} has no parameter {name!r}; leave --{name} out, or add the parameter")
+    given = (arguments or TaskArguments()).for_function(function, origin)
     takes_seed, own = "seed" in parameters, isinstance(task, (str, Path)) and str(task) not in SHIPPED
 
     def make(seed: int) -> Task:
@@ -106,6 +147,10 @@ def _find(spec: str) -> tuple[Callable[..., Any], str]:
         return importlib.import_module(SHIPPED[spec]).task, spec
     if spec.endswith(".py"):
         return _function(_load_file(Path(spec)), "task", spec), spec
+    if Path(spec).suffix in ARRAY_FILES:
+        from mfh.tasks.tables import task
+
+        return partial(task, spec), spec
     module_name, colon, name = spec.partition(":")
     if colon:
         sys.path.insert(0, "")  # modules in the working directory, as `python -m` finds them
@@ -118,7 +163,7 @@ def _find(spec: str) -> tuple[Callable[..., Any], str]:
         return _function(module, name, spec), spec
     raise InputError(
         f"there is no task {spec!r}; {close_names(spec, list(SHIPPED))}; "
-        "or give path/to/file.py with a function task(), or package.module:function"
+        "or give path/to/file.py with a function task(), package.module:function, or pairs.npz, .parquet or .csv"
     )
 
 

@@ -90,6 +90,8 @@ class Task:
         collate: Function that makes the batch (teacher_input, student_input, target) from a list of items, for items
             that PyTorch's default cannot put into a batch.
         truth: Whether each channel of `layer` is modality-general, (C,) booleans; None where that is not known.
+        resplit: Function from a random seed to this task with another split of the same data, so that each seed of a
+            study has a split of its own (default: all seeds share the splits).
         facts: Further facts for the report: "description", "classes" (names in order), counts of decisive features,
             best accuracies.
 
@@ -117,7 +119,55 @@ class Task:
     problem: Problem = field(default_factory=Problem.classification)
     collate: Callable[[list[Any]], Any] | None = None
     truth: NDArray[np.bool_] | None = None
+    resplit: "Callable[[int], Task] | None" = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        *,
+        teacher: Any,
+        student: Any,
+        target: Any,
+        groups: Any = None,
+        split: Any = None,
+        problem: Problem | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> "Task":
+        """A task from paired arrays: splits by seed, and small networks that standardise their inputs themselves.
+
+        Rows whose target is -1, NaN, None or an empty text are pairs without a label. They serve training only.
+
+        Args:
+            teacher: The teacher's inputs: vectors (N, features), series (N, channels, time) or images (N, channels,
+                height, width); an array, a tensor or nested lists of finite numbers.
+            student: The student's inputs, likewise; row i belongs to row i of `teacher`.
+            target: Whole numbers or text (N,) are classes. Floating point numbers (N,) or (N, K) are regression. Zeros
+                and ones (N, K) are multi-label.
+            groups: Group of each pair (N,), for instance its person or recording, as numbers or text. No group is then
+                in two splits.
+            split: Split of each pair (N,): "train", "val" or "test" (default: drawn by seed, stratified by class or by
+                group).
+            problem: What the targets mean (default: as above, with the usual loss and metric).
+            seed: Seed of the split. A study takes each of its own seeds instead (`Task.resplit`).
+            **options: Fields of `mfh.tasks.arrays.ArrayOptions`: `name`, `labels` (number of labelled training pairs),
+                `val` and `test` (shares or numbers, 0.2 each), `teacher_network`, `student_network`, `layer`, `recipe`,
+                `facts`.
+
+        Raises:
+            InputError: The arrays cannot be used; the message names the array and the first row that is wrong.
+
+        Example:
+            >>> generator = np.random.default_rng(0)
+            >>> sound, movement = generator.normal(size=(60, 12)), generator.normal(size=(60, 3, 50))
+            >>> task = Task.from_arrays(teacher=sound, student=movement, target=["still", "walk", "run"] * 20)
+            >>> len(task.train), len(task.val), len(task.test), task.facts["classes"]
+            (36, 12, 12, ['run', 'still', 'walk'])
+        """
+        from mfh.tasks.arrays import from_arrays
+
+        return from_arrays(teacher, student, target, groups, split, problem=problem, seed=seed, **options)
 
     def __post_init__(self) -> None:
         self._check_factories()

@@ -1,0 +1,165 @@
+"""Small networks for vectors, series and images, which standardise their inputs themselves.
+
+A network that standardises inside takes raw inputs wherever it is deployed. The layer `hidden` (vectors) or `features`
+(series and images) is the one to score and mask: one affine layer follows it, and each of its channels is one hidden
+unit, or the mean response of one filter.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mfh.errors import InputError
+from mfh.training.recipe import Recipe
+
+WIDTH = 64
+
+
+class Standardise(nn.Module):
+    """Subtract the mean and divide by the standard deviation of every feature or channel.
+
+    Args:
+        mean: Mean of each feature or channel, (C,).
+        std: Standard deviation of each, (C,). Zero counts as 1, so a constant feature becomes 0.
+        ndim: Number of dimensions of an input with its batch dimension, at least 2.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor, ndim: int = 2) -> None:
+        super().__init__()
+        shape = (-1, *(1,) * (ndim - 2))
+        self.register_buffer("mean", mean.reshape(shape).clone())
+        self.register_buffer("std", torch.where(std > 0, std, 1.0).reshape(shape))
+
+    @classmethod
+    def of(cls, inputs: Tensor) -> "Standardise":
+        """Standardise as these inputs (N, C, ...) need it."""
+        return cls(*moments(inputs), inputs.ndim)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Standardised inputs, of the same shape (N, C, ...)."""
+        return (inputs - self.mean) / self.std
+
+
+def moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every feature or channel of inputs (N, C, ...), each (C,)."""
+    rows = inputs.double().transpose(0, 1).flatten(1)
+    return rows.mean(1).float(), rows.std(1, correction=0).float()
+
+
+def vector_network(mean: Tensor, std: Tensor, num_outputs: int) -> nn.Sequential:
+    """A new network (N, C) -> (N, K): three fully connected layers of width 64.
+
+    Args:
+        mean: Mean of each feature, (C,).
+        std: Standard deviation of each feature, (C,).
+        num_outputs: Number K of outputs.
+    """
+    return nn.Sequential(
+        OrderedDict(
+            standardise=Standardise(mean, std),
+            linear1=nn.Linear(len(mean), WIDTH),
+            relu1=nn.ReLU(),
+            linear2=nn.Linear(WIDTH, WIDTH),
+            hidden=nn.ReLU(),
+            logits=nn.Linear(WIDTH, num_outputs),
+        )
+    )
+
+
+def series_network(mean: Tensor, std: Tensor, num_outputs: int) -> nn.Sequential:
+    """A new network (N, C, T) -> (N, K): three convolutions over time, the mean over time, a fully connected layer.
+
+    Args:
+        mean: Mean of each channel, (C,).
+        std: Standard deviation of each channel, (C,).
+        num_outputs: Number K of outputs.
+    """
+    return nn.Sequential(
+        OrderedDict(
+            standardise=Standardise(mean, std, ndim=3),
+            conv1=nn.Conv1d(len(mean), 32, 9, stride=2, padding=4),
+            relu1=nn.ReLU(),
+            conv2=nn.Conv1d(32, WIDTH, 5, stride=2, padding=2),
+            relu2=nn.ReLU(),
+            conv3=nn.Conv1d(WIDTH, WIDTH, 5, stride=2, padding=2),
+            relu3=nn.ReLU(),
+            features=nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Flatten()),
+            logits=nn.Linear(WIDTH, num_outputs),
+        )
+    )
+
+
+def image_network(mean: Tensor, std: Tensor, num_outputs: int) -> nn.Sequential:
+    """A new network (N, C, H, W) -> (N, K): three convolutions, the mean over places, a fully connected layer.
+
+    Args:
+        mean: Mean of each channel, (C,).
+        std: Standard deviation of each channel, (C,).
+        num_outputs: Number K of outputs.
+    """
+    return nn.Sequential(
+        OrderedDict(
+            standardise=Standardise(mean, std, ndim=4),
+            conv1=nn.Conv2d(len(mean), 16, 3, padding=1),
+            relu1=nn.ReLU(),
+            conv2=nn.Conv2d(16, 32, 3, stride=2, padding=1),
+            relu2=nn.ReLU(),
+            conv3=nn.Conv2d(32, WIDTH, 3, stride=2, padding=1),
+            relu3=nn.ReLU(),
+            features=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            logits=nn.Linear(WIDTH, num_outputs),
+        )
+    )
+
+
+class Default(NamedTuple):
+    """What one kind of input gets unless the user says otherwise.
+
+    Attributes:
+        network: Function from mean (C,), standard deviation (C,) and number of outputs to a new network.
+        layer: Layer to score and mask.
+        recipe: How the network is trained.
+    """
+
+    network: Callable[[Tensor, Tensor, int], nn.Module]
+    layer: str
+    recipe: Recipe
+
+
+def _recipe(epochs: int, batch_size: int, lr: float, weight_decay: float) -> Recipe:
+    # The last epoch counts: choosing one by a hundred validation pairs adds more noise than it removes.
+    optimizer = partial(torch.optim.AdamW, lr=lr, weight_decay=weight_decay)
+    return Recipe(epochs=epochs, batch_size=batch_size, optimizer=optimizer, keep="last")
+
+
+#: Number of dimensions of the inputs, with the batch dimension -> what they get.
+DEFAULTS = {
+    2: Default(vector_network, "hidden", _recipe(epochs=60, batch_size=32, lr=1e-3, weight_decay=0.01)),
+    3: Default(series_network, "features", _recipe(epochs=60, batch_size=32, lr=1e-3, weight_decay=0.01)),
+    4: Default(image_network, "features", _recipe(epochs=60, batch_size=32, lr=1e-3, weight_decay=0.01)),
+}
+
+
+def default_for(ndim: int, name: str) -> Default:
+    """The default network, layer and recipe for inputs of a number of dimensions.
+
+    Args:
+        ndim: Number of dimensions with the batch dimension.
+        name: Name of the inputs, for the message.
+
+    Raises:
+        InputError: There is no default network for such inputs.
+    """
+    if ndim not in DEFAULTS:
+        raise InputError(
+            f"{name} has {ndim} dimensions; vectors (N, features), series (N, channels, time) or images (N, channels, "
+            "height, width) were expected"
+        )
+    return DEFAULTS[ndim]
