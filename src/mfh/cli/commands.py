@@ -138,6 +138,7 @@ def _study(options: opt.Study) -> None:
         scores=options.scores,
         layers=options.layers,
         weights=options.weights,
+        label_fractions=options.label_fractions,
         num_seeds=options.num_seeds,
         first_seed=options.seed,
         add_seeds=options.add_seeds,

@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
-from mfh.studies.grid import ARMS
 from mfh.studies.settings import (
     Count,
     Device,
@@ -125,8 +124,8 @@ class Distill(TaskCommand):
 class Study(TaskCommand):
     """Compare all ways to make a student, paired by seed, with statistics and a report."""
 
-    arms: tuple[str, ...] = ARMS
-    """Training variants to compare."""
+    arms: Annotated[tuple[str, ...], Unset] = ()
+    """Training variants to compare (default: all, and the controls longer and self-training with unlabelled pairs)."""
     ratios: Annotated[tuple[float, ...], Unset] = ()
     """Fractions of channels to remove, for random, specific and general (default: the task's, usually 0.5)."""
     sweep: bool = False
@@ -137,6 +136,8 @@ class Study(TaskCommand):
     """Layers of the teacher to mask (default: the task's)."""
     weights: Annotated[tuple[tuple[float, float], ...], Unset] = ()
     """Pairs of label weight and teacher weight to compare, for instance 1 1 0 1 1 3 (default: the loss's own pair)."""
+    label_fractions: Annotated[tuple[float, ...], Unset] = ()
+    """Shares of the training labels to compare, for instance 0.05 0.2 1 (default: all labels)."""
     num_seeds: int = 5
     """Number of random seeds, from --seed on."""
     add_seeds: int = 0

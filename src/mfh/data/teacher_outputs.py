@@ -1,9 +1,11 @@
 """A teacher given by its outputs: a tensor, or a file that is mapped into memory."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mfh.errors import InputError
@@ -12,14 +14,14 @@ from mfh.errors import InputError
 _BLOCK = 4096
 
 
-def teacher_outputs(source: Tensor | str | Path, samples: int, name: str = "teacher_logits") -> Tensor:
-    """A teacher's logits for a training split.
+def teacher_outputs(source: Tensor | NDArray[Any] | str | Path, samples: int, name: str = "teacher_logits") -> Tensor:
+    """A teacher's logits, or other outputs, for the samples of a data set.
 
     Args:
         source: (samples, ...), the logits in data-set order; or the path of a file that holds them, .npy or
             .safetensors (with one tensor, or with one called "logits"). A file is mapped into memory: only the rows
             that are used are read.
-        samples: The number of samples in the split.
+        samples: The number of samples.
         name: The name of the outputs in messages.
 
     Raises:
@@ -27,14 +29,16 @@ def teacher_outputs(source: Tensor | str | Path, samples: int, name: str = "teac
     """
     if isinstance(source, Tensor):
         logits = source
+    elif isinstance(source, np.ndarray):
+        logits = torch.from_numpy(source) if source.dtype.kind == "f" else torch.empty(0)
     else:
         name = f"{name} ({source})"
         logits = _read(Path(source), name)
     if logits.ndim < 2 or len(logits) != samples or not logits.is_floating_point():
+        given = source if isinstance(source, np.ndarray) else logits
         raise InputError(
-            f"{name} has {len(logits) if logits.ndim else 0} rows for {samples} training samples (shape "
-            f"{tuple(logits.shape)}, {logits.dtype}); one row of floating point logits per sample, in data-set order, "
-            "was expected"
+            f"{name} has {len(given) if given.ndim else 0} rows for {samples} samples (shape {tuple(given.shape)}, "
+            f"{given.dtype}); one row of floating point numbers per sample, in data-set order, was expected"
         )
     return logits
 

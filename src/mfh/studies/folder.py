@@ -268,20 +268,32 @@ class Run:
 
     # --- seeds ------------------------------------------------------------------------------------------------------
 
-    def seed(self, seed: int) -> "SeedFolder":
-        """What one seed keeps."""
-        return SeedFolder(self.folder / f"seed-{seed}", seed)
+    def seed(self, seed: int, fraction: float | None = None) -> "SeedFolder":
+        """What one seed keeps.
+
+        Args:
+            seed: The random seed.
+            fraction: Share of the labels that it was trained on, in a study of several.
+        """
+        folder = self.folder / f"seed-{seed}"
+        return SeedFolder(folder if fraction is None else folder / f"labels-{fraction:g}", seed)
+
+    @property
+    def fractions(self) -> list[float]:
+        """Shares of the labels that a study compares, in ascending order; empty where it compares none."""
+        return [float(fraction) for fraction in self.config.get("label_fractions") or []]
 
     @property
     def seeds(self) -> "list[SeedFolder]":
-        """What every seed keeps, in order of the seeds."""
+        """What every seed keeps, in order of the seeds; of several label fractions, the largest."""
         found = [re.fullmatch(r"seed-(\d+)", path.name) for path in self.folder.glob("seed-*")]
-        return [self.seed(seed) for seed in sorted(int(match[1]) for match in found if match)]
+        largest = max(self.fractions, default=None)
+        return [self.seed(seed, largest) for seed in sorted(int(match[1]) for match in found if match)]
 
     @property
     def num_cells(self) -> int:
         """How many tables of measurements all seeds have."""
-        return len(list(self.folder.glob("seed-*/cells/*.csv")))
+        return len([*self.folder.glob("seed-*/cells/*.csv"), *self.folder.glob("seed-*/labels-*/cells/*.csv")])
 
 
 class SeedFolder:

@@ -10,8 +10,17 @@ from mfh.problems.scale import Scale as Scale
 
 #: Arms that a study runs by default, in the order of tables and figures.
 ARMS = ("no-kd", "regular", "aligned", "aligned-student", "random", "specific", "general", "soft")
-#: Controls: arms that exist to refute the gain of another arm. They run on request.
-CONTROLS = ("soft-shuffled", "tempered")
+#: Controls that refute the gain of any teacher: more steps, softer labels, the student's own predictions, and a
+#: teacher that says nothing of the sample.
+PLAIN_CONTROLS = ("longer", "label-smoothing", "self-training", "teacher-shuffled")
+#: All controls: arms that exist to refute the gain of another arm. The last two refute that of a mask.
+CONTROLS = (*PLAIN_CONTROLS, "soft-shuffled", "tempered")
+#: Controls that run by default where there are unlabelled pairs. Without any, `longer` is `no-kd`.
+WITH_UNLABELLED = ("longer", "self-training")
+#: Arms that can do with a teacher's outputs, without its network.
+TAUGHT_BY_OUTPUTS = ("regular", "self-training", "teacher-shuffled")
+#: Arms without a teacher.
+TAUGHT_BY_LABELS = ("no-kd", "aligned-student", "longer", "label-smoothing")
 #: Arms that need the fraction of channels to remove.
 MASKED_BY_RATIO = ("random", "specific", "general")
 #: Masked arm -> the arm with the same teacher unmasked. A mask is judged by its gain over that arm only.
@@ -25,6 +34,8 @@ UNMASKED = {
 }
 #: Columns of a study's results.csv, which has one row for each measurement.
 COLUMNS = ("arm", "score", "layer", "ratio", "seed", "split", "metric", "value")
+#: Further column of results.csv where a study compares label budgets.
+FRACTION = "label_fraction"
 #: Further columns of results.csv where a study compares weights of the loss.
 WEIGHTS = ("label_weight", "teacher_weight")
 #: Scores that the masks of the arms specific and general can be made from.
@@ -71,9 +82,11 @@ class Cell:
 
     @property
     def teacher(self) -> str | None:
-        """Teacher that the arm starts from: "pretrained" or "aligned"; None for an arm without a teacher."""
-        if self.arm in ("no-kd", "aligned-student"):
+        """Teacher that the arm starts from: "pretrained", "aligned" or "student"; None for an arm without a teacher."""
+        if self.arm in TAUGHT_BY_LABELS:
             return None
+        if self.arm == "self-training":
+            return "student"
         return "aligned" if self.arm == "aligned" or UNMASKED.get(self.arm) == "aligned" else "pretrained"
 
     @property
@@ -93,6 +106,15 @@ class Cell:
     def unmasked(self) -> "Cell | None":
         """The cell with the same teacher unmasked, at the same weights; None for an arm without a mask."""
         return Cell(UNMASKED[self.arm], weights=self.weights) if self.arm in UNMASKED else None
+
+
+def default_arms(unlabelled: bool) -> tuple[str, ...]:
+    """Arms of a study that names none.
+
+    Args:
+        unlabelled: Whether there are pairs without labels.
+    """
+    return (*ARMS, *WITH_UNLABELLED) if unlabelled else ARMS
 
 
 def cells(

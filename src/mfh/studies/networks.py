@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from mfh import files
+from mfh.data.embeddings import alone
 from mfh.data.pairs import fetch, tensors
 from mfh.errors import InputError, refuse_difference
 from mfh.networks.frozen import Frozen
 from mfh.networks.modes import find_device
 from mfh.parallel.distributed import exists, gather, rank, world_size
-from mfh.problems.losses import DistillationLoss, KDLoss
+from mfh.problems.losses import DistillationLoss, KDLoss, LabelLoss
 from mfh.problems.problem import Problem
 from mfh.saliency.scores import distance_name
 from mfh.studies.folder import FORMAT, HistoryKey, NetworkKey, SeedFolder, refuse_other_format
@@ -28,6 +29,7 @@ from mfh.studies.settings import Settings
 from mfh.tasks.splits import SPLITS
 from mfh.tasks.task import Protocol, Task
 from mfh.training.fitting import align, distill, pretrain
+from mfh.training.heads import EmbeddingHead, fit_head
 from mfh.training.recipe import Recipe, describe
 from mfh.training.trackers import check_tracker, tracked
 
@@ -104,7 +106,7 @@ class Networks:
             "task": self.task.name,
             "problem": _problem_facts(self.task.problem),
             **self.recipe.facts(),
-            "data": {split: _data_digest(getattr(self.task, split)) for split in SPLITS},
+            "data": {name: _data_digest(data) for name, data in self._data().items()},
             "teacher_logits": None if self.task.teacher_logits is None else _digest([self.task.teacher_logits]),
             "networks": {role: Frozen(self.new(role)).fingerprint for role in roles},
             **{name: None if path is None else _given_digest(path) for name, path in given.items()},
@@ -118,6 +120,14 @@ class Networks:
                     "all processes need the same: let its function draw from generators with a fixed seed"
                 )
         return identity
+
+    def _data(self) -> dict[str, Any]:
+        """All data sets that decide networks, by name; those that a task need not have only where it has them."""
+        more = {name: getattr(self.task, name) for name in ("unlabelled", "teacher_train")}
+        if more["unlabelled"] is not None:
+            more["unlabelled"] = self.task.pairs
+        data = {**{split: getattr(self.task, split) for split in SPLITS}, **more}
+        return {name: dataset for name, dataset in data.items() if dataset is not None}
 
     def loss(self, cell: Cell) -> DistillationLoss:
         """What an arm's student minimises: the protocol's loss, with the cell's weights if it has any."""
@@ -157,11 +167,22 @@ class Networks:
             return self._once(f"given {role}", lambda: Trained(Frozen(load_weights(self.new(role), checkpoint))))
 
         def train(resume: Path | None) -> _Training:
+            if role == "teacher" and self.task.teacher_embeddings is not None:
+                return _Training({role: self._fitted_head()}, None, [])
             with self._options(role) as options:
+                if role == "teacher" and self.task.teacher_train is not None:
+                    options["train"] = alone(self.task.teacher_train)
                 fit = pretrain(self.new(role), role=role, checkpoint=resume, **options)
             return _Training({role: fit.network}, fit.best_epoch, fit.history)
 
         return self._kept_or_made([role], role, train)[role]
+
+    def _fitted_head(self) -> nn.Module:
+        """The teacher of given embeddings: a head that is fitted at once."""
+        head = self.new("teacher")
+        assert isinstance(head, EmbeddingHead)
+        fit_head(head, self.task.train, self.task.val, self.task.problem)
+        return head
 
     def aligned(self, role: Role) -> Trained:
         """The network of this role from the joint training (Algorithm 1, step 1), or what stands for it.
@@ -192,7 +213,13 @@ class Networks:
     def _pair(self) -> dict[NetworkKey, Trained]:
         def train(resume: Path | None) -> _Training:
             with self._options("aligned") as options:
-                pair = align(self.new("teacher"), self.new("student"), checkpoint=resume, **options)
+                pair = align(
+                    self.new("teacher"),
+                    self.new("student"),
+                    unlabelled=self.task.unlabelled,
+                    checkpoint=resume,
+                    **options,
+                )
             networks: dict[NetworkKey, nn.Module] = {
                 "aligned-teacher": pair.teacher,
                 "aligned-student": pair.student,
@@ -222,6 +249,7 @@ class Networks:
                 fit = distill(
                     teacher,
                     self.new("student"),
+                    unlabelled=self.task.unlabelled,
                     loss=self.loss(cell),
                     teacher_logits=logits,
                     checkpoint=resume,
@@ -229,6 +257,35 @@ class Networks:
                 )
             return _Training({cell: fit.network}, fit.best_epoch, fit.history)
 
+        return self._of_arm(cell, train, decided_by)
+
+    def taught_by_labels(
+        self, cell: Cell, decided_by: Mapping[str, Any] | None, loss: LabelLoss | None = None
+    ) -> Trained:
+        """The student of a control without a teacher, which takes as many steps as the distilled ones.
+
+        Args:
+            cell: The arm.
+            decided_by: As in `distilled`.
+            loss: The label loss (default: the problem's).
+        """
+
+        def train(resume: Path | None) -> _Training:
+            with self._options(cell) as options:
+                size = len(self.task.pairs)
+                fit = pretrain(
+                    self.new("student"), role="student", loss=loss, epoch_size=size, checkpoint=resume, **options
+                )
+            return _Training({cell: fit.network}, fit.best_epoch, fit.history)
+
+        return self._of_arm(cell, train, decided_by)
+
+    def _of_arm(
+        self,
+        cell: Cell,
+        train: "Callable[[Path | None], _Training]",
+        decided_by: Mapping[str, Any] | None,
+    ) -> Trained:
         if decided_by is None:
             made = train(None)
             self._write_history(cell, made.history)
@@ -238,6 +295,13 @@ class Networks:
     def holds_distilled(self, cell: Cell) -> bool:
         """Whether the student of an arm is kept."""
         return self.folder is not None and exists(self.folder.network_file(cell))
+
+    @cached_property
+    def _training_problem(self) -> Problem:
+        """The task's problem. Its training pairs all have a label, at least in part, so none need be looked for."""
+        problem = self.task.problem
+        whole = problem.missing is not None and fetch(self.task.train, [0]).target.ndim == 1
+        return dataclasses.replace(problem, missing=None) if whole else problem
 
     @contextmanager
     def _options(self, key: HistoryKey) -> Iterator[dict[str, Any]]:
@@ -249,7 +313,7 @@ class Networks:
                 "logger": logger,
                 "train": self.task.train,
                 "val": self.task.val,
-                "problem": self.task.problem,
+                "problem": self._training_problem,
                 "recipe": self.recipe,
                 "seed": self.seed,
                 "device": self.device,
@@ -337,7 +401,7 @@ class _Training:
     """What a training made."""
 
     networks: Mapping[NetworkKey, nn.Module]
-    best_epoch: int
+    best_epoch: int | None
     history: History
 
 
@@ -403,7 +467,8 @@ def _loss_facts(loss: DistillationLoss) -> Any:
 
 def _problem_facts(problem: Problem) -> dict[str, Any]:
     functions = {name: describe(getattr(problem, name)) for name in ("label_loss", "divergence")}
-    return {"name": problem.name, **functions, "metric": dataclasses.asdict(problem.metric.scale)}
+    missing = {} if problem.missing is None else {"missing": str(problem.missing)}
+    return {"name": problem.name, **functions, **missing, "metric": dataclasses.asdict(problem.metric.scale)}
 
 
 def _digest(parts: Iterable[Any]) -> str:

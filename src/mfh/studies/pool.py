@@ -16,11 +16,16 @@ from mfh.networks.modes import find_device
 from mfh.parallel.pool import Job, WorkerDiedError, run_jobs, worker_pool
 from mfh.problems.scale import Scale
 from mfh.progress import progress_bar
-from mfh.studies.folder import Row, Run
-from mfh.studies.grid import COLUMNS, WEIGHTS, Cell
+from mfh.studies.folder import Row, Run, SeedFolder
+from mfh.studies.grid import COLUMNS, FRACTION, WEIGHTS, Cell
+from mfh.studies.labels import with_label_fraction
 from mfh.studies.seed import Seed
 from mfh.studies.settings import Settings
 from mfh.tasks.finding import TaskSource, find_task
+from mfh.tasks.task import Task
+
+#: A seed and the share of the labels that it has; None for all of them in a study that compares none.
+Unit = tuple[int, float | None]
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Plan:
         seeds: The random seeds.
         scale: How the task's metric reads.
         keep_students: Whether students are kept, because they are measured on another split later.
+        fractions: The shares of the labels to compare; empty for all labels alone.
     """
 
     task: Any
@@ -46,35 +52,57 @@ class Plan:
     seeds: range
     scale: Scale
     keep_students: bool
+    fractions: tuple[float, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the table of measurements."""
-        return (*COLUMNS, *WEIGHTS) if any(cell.weights for cell in self.grid) else COLUMNS
+        weights = WEIGHTS if any(cell.weights for cell in self.grid) else ()
+        return (*COLUMNS, *((FRACTION,) if self.fractions else ()), *weights)
 
-    def missing(self, seed: int) -> list[Cell]:
-        """Cells of a seed that are not measured yet."""
-        kept = Run(self.folder).seed(seed)
+    @property
+    def units(self) -> list[Unit]:
+        """What is made on its own: every seed at every label fraction."""
+        return [(seed, fraction) for seed in self.seeds for fraction in (self.fractions or (None,))]
+
+    def kept(self, unit: Unit) -> SeedFolder:
+        """What a unit keeps in the run folder."""
+        return Run(self.folder).seed(*unit)
+
+    def seed(self, task: Task, unit: Unit) -> Seed:
+        """A unit, ready to work on."""
+        seed, fraction = unit
+        return Seed(
+            with_label_fraction(task, fraction, seed),
+            seed,
+            self.settings,
+            self.kept(unit),
+            keep_students=self.keep_students,
+            fraction=fraction,
+        )
+
+    def missing(self, unit: Unit) -> list[Cell]:
+        """Cells of a unit that are not measured yet."""
+        kept = self.kept(unit)
         return [cell for cell in self.grid if not kept.holds_rows(cell, self.splits)]
 
-    def unrated(self, seed: int) -> bool:
-        """Whether a seed's AUROCs are still to be written; testing what was chosen writes none."""
-        return self.splits != ("test",) and not Run(self.folder).seed(seed).holds_rows(None, self.splits)
+    def unrated(self, unit: Unit) -> bool:
+        """Whether a unit's AUROCs are still to be written; testing what was chosen writes none."""
+        return self.splits != ("test",) and not self.kept(unit).holds_rows(None, self.splits)
 
-    def collect(self, seeds: Sequence[int]) -> list[Row]:
-        """All measurements so far, by seed and in the order of the grid."""
-        run = Run(self.folder)
+    def collect(self, units: Sequence[Unit]) -> list[Row]:
+        """All measurements so far, by unit and in the order of the grid."""
         return [
             row
-            for seed in seeds
+            for unit in units
             for cell in (*self.grid, None)
-            for row in run.seed(seed).read_rows(cell, self.splits, self.columns)
+            for row in self.kept(unit).read_rows(cell, self.splits, self.columns)
         ]
 
-    def validation(self, seeds: Sequence[int]) -> dict[Cell, list[float]]:
+    def validation(self, units: Sequence[Unit]) -> dict[Cell, list[float]]:
         """The students' metric on the validation split, as far as it is measured."""
         values: dict[Cell, list[float]] = {}
-        for row in self.collect(seeds):
+        for row in self.collect(units):
             if (row["split"], row["metric"]) == ("val", self.scale.name):
                 values.setdefault(Cell.of(row), []).append(float(row["value"]))
         return values
@@ -82,25 +110,24 @@ class Plan:
 
 def _measure(
     plan: Plan,
-    seed: int,
+    unit: Unit,
     chunk: Sequence[Cell] | None,
     made: Seed | None = None,
     tick: Callable[[], None] | None = None,
 ) -> None:
-    """Measure some cells of one seed; with None make only what they share. `tick` is called after each."""
-    kept = Run(plan.folder).seed(seed)
+    """Measure some cells of one unit; with None make only what they share. `tick` is called after each."""
+    kept = plan.kept(unit)
     if made is None:
-        task = find_task(plan.task, plan.settings.task).make(seed)
-        made = Seed(task, seed, plan.settings, kept, keep_students=plan.keep_students)
+        made = plan.seed(find_task(plan.task, plan.settings.task).make(unit[0]), unit)
     with _threads(plan.settings.execution.threads):
         if chunk is None:
-            made.prepare(plan.missing(seed))
+            made.prepare(plan.missing(unit))
             return
         for cell, rows in zip(chunk, made.measure(chunk, splits=plan.splits), strict=True):
             kept.write_rows(cell, plan.splits, plan.columns, rows)
             if tick is not None:
                 tick()
-        if plan.unrated(seed) and not plan.missing(seed):
+        if plan.unrated(unit) and not plan.missing(unit):
             kept.write_rows(None, plan.splits, plan.columns, made.score_rows(plan.grid))
 
 
@@ -145,34 +172,34 @@ class Crew:
         Raises:
             InputError: A worker process ended before its work.
         """
-        todo = [seed for seed in plan.seeds if plan.missing(seed) or plan.unrated(seed)]
-        if self.workers == 1 or sum(len(plan.missing(seed)) for seed in todo) < 2:
-            for seed in todo:
-                _measure(plan, seed, plan.missing(seed), self._seed(plan, seed), self.reporter.tick)
-                self.reporter.finished(seed)
+        todo = [unit for unit in plan.units if plan.missing(unit) or plan.unrated(unit)]
+        if self.workers == 1 or sum(len(plan.missing(unit)) for unit in todo) < 2:
+            for unit in todo:
+                _measure(plan, unit, plan.missing(unit), self._seed(plan, unit), self.reporter.tick)
+                self.reporter.finished(unit)
             return
-        # With more processes than seeds, what a seed's cells share is made first, and then the cells are shared out.
+        # With more processes than units, what a unit's cells share is made first, and then the cells are shared out.
         parts = max(1, self.workers // len(todo))
         left = dict.fromkeys(todo, 1)
 
-        def job(seed: int, chunk: Sequence[Cell] | None) -> Job[int]:
-            return Job(seed, _measure, (plan, seed, chunk))
+        def job(unit: Unit, chunk: Sequence[Cell] | None) -> Job[Unit]:
+            return Job(unit, _measure, (plan, unit, chunk))
 
-        def finished(done: Job[int], _: None) -> list[Job[int]]:
-            seed, chunk = done.key, done.arguments[2]
-            more: list[Job[int]] = []
+        def finished(done: Job[Unit], _: None) -> list[Job[Unit]]:
+            unit, chunk = done.key, done.arguments[2]
+            more: list[Job[Unit]] = []
             if chunk is None:
-                cells = plan.missing(seed)
-                more = [job(seed, cells[start::parts]) for start in range(min(parts, max(1, len(cells))))]
-            left[seed] += len(more) - 1
-            if not left[seed]:
-                self.reporter.finished(seed)
+                cells = plan.missing(unit)
+                more = [job(unit, cells[start::parts]) for start in range(min(parts, max(1, len(cells))))]
+            left[unit] += len(more) - 1
+            if not left[unit]:
+                self.reporter.finished(unit)
             return more
 
         if self._pool is None:
             self._pool = self._stack.enter_context(worker_pool(self.workers))
         try:
-            jobs = [job(seed, None if parts > 1 else plan.missing(seed)) for seed in todo]
+            jobs = [job(unit, None if parts > 1 else plan.missing(unit)) for unit in todo]
             run_jobs(self._pool, jobs, finished, self.reporter.tick)
         except WorkerDiedError:
             raise InputError(
@@ -181,11 +208,10 @@ class Crew:
                 "workers"
             ) from None
 
-    def _seed(self, plan: Plan, seed: int) -> Seed:
-        if seed == self.first.seed:
+    def _seed(self, plan: Plan, unit: Unit) -> Seed:
+        if unit == (self.first.seed, self.first.fraction):
             return self.first
-        kept = Run(plan.folder).seed(seed)
-        return Seed(self.source.make(seed), seed, plan.settings, kept, keep_students=plan.keep_students)
+        return plan.seed(self.source.make(unit[0]), unit)
 
 
 def _can_travel(plan: Plan) -> bool:
@@ -203,7 +229,7 @@ class _Reporter:
     def __init__(self, plan: Plan, progress: bool) -> None:
         self.plan, self.progress = plan, progress
         self.live: Any = None
-        self.told: set[int] = set()
+        self.told: set[Unit] = set()
 
     def __enter__(self) -> "_Reporter":
         if self.progress:
@@ -214,7 +240,7 @@ class _Reporter:
             if self.console.is_terminal:
                 self.bar = progress_bar()
                 self.line = self.bar.add_task(
-                    "cells", total=len(self.plan.seeds) * len(self.plan.grid), completed=self.done()
+                    "cells", total=len(self.plan.units) * len(self.plan.grid), completed=self.done()
                 )
                 self.live = Live(self.table(), console=self.console, transient=True, auto_refresh=False)
                 self.live.start()
@@ -227,7 +253,7 @@ class _Reporter:
 
     def done(self) -> int:
         """Finished cells."""
-        return sum(len(self.plan.grid) - len(self.plan.missing(seed)) for seed in self.plan.seeds)
+        return sum(len(self.plan.grid) - len(self.plan.missing(unit)) for unit in self.plan.units)
 
     def table(self) -> Any:
         """Mean of the metric on the validation split for every variant so far, and the bar."""
@@ -235,11 +261,13 @@ class _Reporter:
         from rich.markup import escape
         from rich.table import Table
 
-        scale = self.plan.scale
-        table = Table("Variant", "Seeds done", f"Mean validation {escape(scale.words)}")
-        for cell, values in self.plan.validation(self.plan.seeds).items():
+        scale, units = self.plan.scale, self.plan.units
+        table = Table(
+            "Variant", "Runs done" if self.plan.fractions else "Seeds done", f"Mean validation {escape(scale.words)}"
+        )
+        for cell, values in self.plan.validation(units).items():
             mean = scale.show(sum(values) / len(values))
-            table.add_row(escape(cell.name), f"{len(values)} of {len(self.plan.seeds)}", mean)
+            table.add_row(escape(cell.name), f"{len(values)} of {len(units)}", mean)
         return Group(table, self.bar)
 
     def tick(self) -> None:
@@ -248,13 +276,17 @@ class _Reporter:
             self.bar.update(self.line, completed=self.done())
             self.live.update(self.table(), refresh=True)
 
-    def finished(self, seed: int) -> None:
-        """A seed is complete."""
+    def finished(self, unit: Unit) -> None:
+        """A unit is complete."""
         self.tick()
-        if self.progress and self.live is None and seed not in self.told:
-            self.told.add(seed)
-            scale, values = self.plan.scale, self.plan.validation([seed])
+        if self.progress and self.live is None and unit not in self.told:
+            self.told.add(unit)
+            seed, fraction = unit
+            share = "" if fraction is None else f" with {100 * fraction:g} % of the labels"
+            scale, values = self.plan.scale, self.plan.validation([unit])
             shown = ", ".join(
                 f"{cell.name} {scale.show(value[0]).removesuffix(' %')}" for cell, value in values.items()
             )
-            self.console.print(f"seed {seed} done, validation: {shown}", highlight=False, soft_wrap=True, markup=False)
+            self.console.print(
+                f"seed {seed}{share} done, validation: {shown}", highlight=False, soft_wrap=True, markup=False
+            )

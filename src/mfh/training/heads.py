@@ -1,6 +1,5 @@
 """A linear head on a frozen model's embeddings: a teacher that is fitted without training steps."""
 
-import logging
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,8 @@ from torch import Tensor, nn
 from mfh.data.epochs import PairLoader
 from mfh.data.pairs import only_role
 from mfh.errors import InputError
+from mfh.networks.standardise import Standardise
 from mfh.problems.problem import Problem
-
-log = logging.getLogger("mfh")
 
 #: Strengths of regularisation that are tried, relative to 1 / number of samples.
 STRENGTHS = tuple(float(10.0**power) for power in range(-4, 5))
@@ -30,7 +28,7 @@ class EmbeddingHead(nn.Module):
 
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
-        self.embedding = nn.BatchNorm1d(width, affine=False)
+        self.embedding = Standardise(torch.zeros(width), torch.ones(width))
         self.head = nn.Linear(width, outputs)
 
     def forward(self, embeddings: Tensor) -> Tensor:
@@ -58,11 +56,11 @@ def fit_head(head: EmbeddingHead, train: Any, val: Any, problem: Problem) -> flo
         InputError: The problem has no linear head, or an embedding is not finite.
     """
     (x, y), (x_val, y_val) = _arrays(train, "train"), _arrays(val, "val")
-    mean, spread = x.mean(0), x.std(0)
-    spread[spread < 1e-12] = 1.0
-    head.embedding.running_mean = torch.from_numpy(mean).float()
-    head.embedding.running_var = torch.from_numpy(spread**2 - head.embedding.eps).float().clamp_min(1e-12)
-    z, z_val = (x - mean) / spread, (x_val - mean) / spread
+    standard = Standardise.of(torch.from_numpy(x))
+    with torch.no_grad():
+        head.embedding.mean.copy_(standard.mean)
+        head.embedding.std.copy_(standard.std)
+    z, z_val = (standard(torch.from_numpy(part)).numpy() for part in (x, x_val))
     best: tuple[float, float, np.ndarray, np.ndarray] | None = None
     for strength in STRENGTHS:
         weight, bias = _solve(z, y, strength, problem, head.head.out_features)

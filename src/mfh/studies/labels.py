@@ -1,0 +1,95 @@
+"""Label budgets: a task whose training pairs have lost some of their labels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Subset
+
+from mfh.data.epochs import all_targets
+from mfh.errors import InputError
+from mfh.tasks.task import Task
+
+
+def check_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
+    """Label fractions in ascending order, each once.
+
+    Raises:
+        InputError: One of them is no number above 0 and at most 1.
+    """
+    for fraction in fractions:
+        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
+            raise InputError(f"label fraction is {fraction!r}; choose a share of the labels, above 0 and at most 1")
+    return tuple(sorted(set(map(float, fractions))))
+
+
+def with_label_fraction(task: Task, fraction: float | None, seed: int) -> Task:
+    """The same task with a share of its labels; the other training pairs become unlabelled ones.
+
+    Where the training split has `groups` (people, recordings), whole groups keep their labels. Otherwise every class
+    keeps the same share, as nearly as whole pairs allow. Smaller shares lie within larger ones of the same seed.
+
+    Args:
+        task: The task.
+        fraction: Share of the labelled training pairs (or groups) that keep their labels, above 0 and at most 1; None
+            keeps all.
+        seed: Random seed of the choice.
+
+    Raises:
+        InputError: A class would have no label.
+    """
+    if fraction is None or fraction == 1:
+        return task
+    count = len(task.train)
+    generator = np.random.default_rng([seed % 2**63, count])
+    targets = all_targets(task.train)
+    classes = np.asarray(targets) if targets.ndim == 1 and not targets.is_floating_point() else np.zeros(count, int)
+    groups = groups_of(task.train)
+    if groups is None:
+        rows = _by_class(classes, fraction, generator, task)
+    else:
+        rows = _by_group(groups, fraction, generator)
+        lost = np.setdiff1d(classes, classes[rows])
+        if len(lost):
+            raise InputError(
+                f"label fraction {fraction:g} of the {len(np.unique(groups))} groups leaves {_named(lost[0], task)} "
+                "without a labelled pair; choose a larger one"
+            )
+    return task.with_labels(rows.tolist())
+
+
+def groups_of(dataset: Any) -> NDArray[Any] | None:
+    """(N,) the group of each sample, from the data set's attribute `groups`; None where it has none."""
+    if type(dataset) is Subset:
+        groups = groups_of(dataset.dataset)
+        return None if groups is None else groups[np.asarray(list(dataset.indices), dtype=int)]
+    groups = getattr(dataset, "groups", None)
+    return None if groups is None else np.asarray(groups)
+
+
+def _by_class(classes: NDArray[Any], fraction: float, generator: np.random.Generator, task: Task) -> NDArray[np.int64]:
+    kept = []
+    for one in np.unique(classes):
+        rows = generator.permutation(np.flatnonzero(classes == one))
+        number = int(fraction * len(rows) + 0.5)
+        if not number:
+            raise InputError(
+                f"label fraction {fraction:g} leaves {_named(one, task)} (of {len(rows)} training pairs) without a "
+                f"labelled pair; choose at least {0.5 / len(rows):.2g}"
+            )
+        kept.append(rows[:number])
+    return np.sort(np.concatenate(kept))
+
+
+def _by_group(groups: NDArray[Any], fraction: float, generator: np.random.Generator) -> NDArray[np.int64]:
+    order = generator.permutation(np.unique(groups))
+    number = max(1, int(fraction * len(order) + 0.5))
+    return np.flatnonzero(np.isin(groups, order[:number]))
+
+
+def _named(index: Any, task: Task) -> str:
+    """A class by number and name."""
+    names = task.facts.get("classes")
+    known = isinstance(names, (list, tuple)) and int(index) < len(names)
+    return f"class {int(index)}" + (f" ({names[int(index)]})" if known and names is not None else "")
