@@ -187,7 +187,7 @@ class MixedBatches(EpochBatches):
         labelled: Number of labelled pairs, at least 1.
         unlabelled: Number of unlabelled pairs. They decide the number of steps even where `labelled_share` is 1 and
             none of them is in a batch.
-        batch_size: Number of samples in a batch; the largest, where they are dealt out evenly.
+        batch_size: Number of samples in a batch; by rounding a batch may have one more.
         seed: Seed of the shuffles.
         labelled_share: Share of labelled pairs in each batch, above 0 and at most 1; None is their share of all pairs.
         accumulate: Number of batches of one process per step.

@@ -65,19 +65,24 @@ class Problem:
     missing: float | None = None
 
     @staticmethod
-    def classification(*, label_loss: LabelLoss = F.cross_entropy, metric: Metric | None = None) -> "Problem":
+    def classification(
+        *, label_loss: LabelLoss = F.cross_entropy, metric: Metric | None = None, missing: float | None = None
+    ) -> "Problem":
         """One class per sample: logits (N, K), target (N,) of class indices.
 
         Args:
             label_loss: A function (logits, target) -> scalar (default: cross-entropy).
             metric: The metric (default: `metrics.accuracy()`).
+            missing: The target of training samples without a label, for instance -1.
         """
         metric = metric or metrics.accuracy()
         fault = partial(_index_fault, dense=False, ignore_index=None)
-        return Problem("classification", label_loss, kl_divergence, metric, fault, categorical=True)
+        return Problem("classification", label_loss, kl_divergence, metric, fault, categorical=True, missing=missing)
 
     @staticmethod
-    def multi_label(*, label_loss: LabelLoss | None = None, metric: Metric | None = None) -> "Problem":
+    def multi_label(
+        *, label_loss: LabelLoss | None = None, metric: Metric | None = None, missing: float | None = None
+    ) -> "Problem":
         """Any number of classes per sample: logits (N, K), target (N, K) of zeros and ones.
 
         The divergence from the teacher is `bernoulli_divergence`, which sums over classes.
@@ -86,6 +91,7 @@ class Problem:
             label_loss: A function (logits, target) -> scalar (default: binary cross-entropy of the logits, averaged
                 over samples and classes).
             metric: The metric (default: `metrics.mean_average_precision()`; `metrics.f1()` is another).
+            missing: The entry of training targets where it is not known whether a class is there, for instance -1.
         """
         metric = metric or metrics.mean_average_precision()
         return Problem(
@@ -94,11 +100,16 @@ class Problem:
             bernoulli_divergence,
             metric,
             _label_fault,
+            missing=missing,
         )
 
     @staticmethod
     def dense(
-        *, ignore_index: int = -100, label_loss: LabelLoss | None = None, metric: Metric | None = None
+        *,
+        ignore_index: int = -100,
+        label_loss: LabelLoss | None = None,
+        metric: Metric | None = None,
+        missing: float | None = None,
     ) -> "Problem":
         """One class per pixel (frame, point): logits (N, K, ...), target (N, ...) of class indices.
 
@@ -109,14 +120,18 @@ class Problem:
             label_loss: A function (logits, target) -> scalar (default: cross-entropy, averaged over the labelled pixels
                 of the batch).
             metric: The metric (default: `metrics.mean_iou(ignore_index)`).
+            missing: The target of pixels that nobody has labelled yet, another number than `ignore_index`, which marks
+                pixels that have no class. A sample of such pixels alone is an unlabelled pair.
         """
         metric = metric or metrics.mean_iou(ignore_index)
         label_loss = label_loss or partial(_pixel_cross_entropy, ignore_index=ignore_index)
         fault = partial(_index_fault, dense=True, ignore_index=ignore_index)
-        return Problem("dense prediction", label_loss, kl_divergence, metric, fault, categorical=True)
+        return Problem("dense prediction", label_loss, kl_divergence, metric, fault, categorical=True, missing=missing)
 
     @staticmethod
-    def regression(*, label_loss: LabelLoss = F.mse_loss, metric: Metric | None = None) -> "Problem":
+    def regression(
+        *, label_loss: LabelLoss = F.mse_loss, metric: Metric | None = None, missing: float | None = None
+    ) -> "Problem":
         """Numbers: outputs and target (N, K), or any other shape that is the same for both.
 
         The divergence from the teacher is the mean squared difference of outputs; it has no temperature.
@@ -124,8 +139,10 @@ class Problem:
         Args:
             label_loss: A function (outputs, target) -> scalar (default: mean squared error).
             metric: The metric (default: `metrics.mean_squared_error()`).
+            missing: The entry of training targets that is not known, for instance NaN.
         """
-        return Problem("regression", label_loss, output_distance, metric or metrics.mean_squared_error(), _value_fault)
+        metric = metric or metrics.mean_squared_error()
+        return Problem("regression", label_loss, output_distance, metric, _value_fault, missing=missing)
 
     def complete(self, loss: DistillationLoss | None) -> DistillationLoss:
         """The distillation loss, with this problem's label loss and divergence in place of None.

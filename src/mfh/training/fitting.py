@@ -389,7 +389,8 @@ def _training(
 
 def _given(unlabelled: Any) -> dict[str, Any]:
     """The unlabelled pairs by name, if there are any."""
-    return {} if unlabelled is None else {"unlabelled": unlabelled}
+    none = unlabelled is None or (hasattr(unlabelled, "__len__") and not len(unlabelled))
+    return {} if none else {"unlabelled": unlabelled}
 
 
 def _fit(network: nn.Module, role: Role, kept: Progress) -> Fit:
