@@ -79,7 +79,7 @@ def test_outputs_too_large_for_the_device_are_looked_up_where_they_are(monkeypat
         ("nowhere.npy", None, "there is no such file"),
         ("text.npy", b"nothing of that kind", "cannot be read"),
         ("text.safetensors", b"nothing of that kind", "cannot be read"),
-        ("short.npy", LOGITS[:50], r"has 50 rows for 120 training samples \(shape \(50, 2\)"),
+        ("short.npy", LOGITS[:50], r"has 50 rows for 120 samples \(shape \(50, 2\)"),
         ("whole.npy", torch.zeros(120, 2).long(), "int64"),
         ("flat.npy", torch.zeros(120), r"shape \(120,\)"),
     ],

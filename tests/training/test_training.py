@@ -453,7 +453,7 @@ def test_bad_input():
             train(kind, val=empty)
     with pytest.raises(InputError, match="there is no teacher; give a network, or teacher_logits"):
         distill(None, student(), TRAIN, VAL)
-    with pytest.raises(InputError, match="teacher_logits has 59 rows for 60 training samples"):
+    with pytest.raises(InputError, match="teacher_logits has 59 rows for 60 samples"):
         distill(None, student(), TRAIN, VAL, teacher_logits=torch.zeros(59, 2))
     with pytest.raises(InputError, match="the teacher's logits are NaN or infinite"):
         distill(None, student(), TRAIN, VAL, teacher_logits=torch.full((60, 2), torch.nan))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mfh.reporting.budgets import budgets_section
 from mfh.reporting.classes import classes_section
 from mfh.reporting.curves import training_section
 from mfh.reporting.diagnosis import estimated_venn, kept_diagnosis
@@ -38,7 +39,8 @@ def study_sections(run: Run) -> tuple[str, str, list[Section]]:
     facts: Mapping[str, Any] = run.config.get("facts") or {}
     summary = run.summary
     sections = [
-        _results(summary, run.selection),
+        _results(summary, run),
+        budgets_section(run),
         _teachers(summary),
         _world(run, facts, summary),
         *kept_diagnosis(run),
@@ -78,8 +80,9 @@ def comparison_table(runs: Mapping[str, Run]) -> Table:
     return Table(columns, rows, caption)
 
 
-def _results(summary: Summary, choice: Mapping[str, Any] | None) -> Section:
-    section = Section("Results")
+def _results(summary: Summary, run: Run) -> Section:
+    section, choice = Section("Results"), run.selection
+    section.blocks.extend(_pairs_in_words(run))
     if choice is not None:
         section.blocks.append(recommendation(choice, summary.scale))
     picture = gains_picture(summary)
@@ -113,6 +116,32 @@ def _results(summary: Summary, choice: Mapping[str, Any] | None) -> Section:
     if sweep is not None:
         section.blocks.append(sweep)
     return section
+
+
+def _pairs_in_words(run: Run) -> list[str]:
+    """How many pairs there are of each kind and how they were used, where some of them have no label."""
+    counts = (run.config.get("pairs") or [{}])[-1]
+    if not counts.get("unlabelled"):
+        return []
+    labelled, unlabelled = counts["labelled"], counts["unlabelled"]
+    budget = " (the largest label budget)" if run.fractions else ""
+    identity = run.config.get("identity") or {}
+    size = int(identity.get("batch_size", 1)) * int(identity.get("accumulate", 1))
+    epochs = int(identity.get("epochs", 1))
+    steps = [epochs * -(-number // size) for number in (labelled, labelled + unlabelled)]
+    share = identity.get("labelled_share")
+    composed = (
+        "labelled and unlabelled pairs are dealt out evenly over the batches, so it is one pass over all pairs"
+        if share is None
+        else f"{100 * float(share):g} % of every batch are labelled, and it has as many steps as one pass over all pairs"
+    )
+    return [
+        f"Training has {labelled:,} labelled and {unlabelled:,} unlabelled pairs{budget}; validation has "
+        f"{counts['val']:,} labelled pairs and the test {counts['test']:,}. no-kd takes about {steps[0]:,} optimizer "
+        "steps on the labelled pairs. Distillation, joint training and the controls take about "
+        f"{steps[1]:,} on all pairs: in each of their {epochs} epochs {composed}. The label loss counts on labelled "
+        "pairs, the teacher's term on all."
+    ]
 
 
 def _teachers(summary: Summary) -> Section:

@@ -65,6 +65,7 @@ def finding(summary: Summary) -> str:
         sentence = sentence[0].upper() + sentence[1:] + _after_correction(best, num_compared)
     else:
         sentence = f"Distillation is not shown to help here: {sentence}"
+    sentence += _against_control(summary, best)
     for arm in ("general", "soft"):
         variant = summary.chosen(arm)
         if variant is not None and variant.masking is not None:
@@ -75,6 +76,16 @@ def finding(summary: Summary) -> str:
     if summary.split != "test":
         sentence += "; all numbers are of the validation split"
     return sentence + "."
+
+
+def _against_control(summary: Summary, best: Variant) -> str:
+    """What the best arm gains over the best control, and whether the control gains as much; empty without controls."""
+    control, over = summary.control, summary.over_control(best)
+    if control is None or over is None:
+        return ""
+    text = f"; against {control.label}, the best control by validation, {summary.says(best.label, over)}"
+    gains = best.gain is not None and best.gain.outcome == "gains"
+    return text + (", so the control explains the gain" if gains and over.outcome != "gains" else "")
 
 
 def recommendation(choice: Mapping[str, Any], scale: Scale = ACCURACY) -> str:

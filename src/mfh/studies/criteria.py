@@ -100,6 +100,97 @@ class Views:
         return torch.nn.functional.one_hot(self.target, self.teacher_logits.shape[1]).double()
 
 
+@dataclass(frozen=True)
+class TrainingViews:
+    """What a student has to learn from: features and outputs on the training pairs, labelled ones first.
+
+    Args:
+        target: Class indices of the labelled pairs, (L,).
+        teacher_logits: Logits of the teacher on all pairs, (N, K), N at least L.
+        student_features: Features of the student on all pairs, (N, F').
+    """
+
+    target: Tensor
+    teacher_logits: Tensor
+    student_features: Tensor
+
+
+def training_trial(views: Views, training: TrainingViews, *, loss: KDLoss | None = None, seed: int = 0) -> Measure:
+    """Trial of heads on the pairs that distillation will have: with what the teacher says of these very pairs.
+
+    One ridge head on the student's features is fitted to the labels of the labelled training pairs. Another minimises
+    what the distillation loss weighs: w times the mean squared error to the labels, over labelled pairs, plus v times
+    the mean squared error to the teacher's softened predictions, over all pairs. So a teacher that has memorised its
+    training pairs adds nothing there, and unlabelled pairs count as they will. Both heads are judged on validation
+    pairs by the correlation of `head_trial`. Each has the penalty that is best on one half of the validation pairs and
+    is judged on the other half, both ways, for three random halvings.
+
+    Args:
+        views: Outputs and features of both networks on the validation pairs.
+        training: The same for the training pairs.
+        loss: Distillation loss (default: `KDLoss()`).
+        seed: Random seed of the halvings.
+
+    Returns:
+        Correlation with the teacher minus the correlation without it, and its 90 % interval over the validation pairs
+        (bootstrap, without fitting the heads again).
+    """
+    loss = loss or KDLoss()
+    classes = views.teacher_logits.shape[1]
+    labels = torch.nn.functional.one_hot(training.target, classes).double()
+    soft = (training.teacher_logits.double() / loss.temperature).softmax(1)
+    features, known = training.student_features.double(), len(labels)
+    weight = loss.teacher_weight / (classes if loss.reduction == "mean" else 1)
+    alone = _ridge_path(features[:known], labels, torch.ones(known).double(), views.student_features)
+    both = _ridge_path(
+        torch.cat([features[:known], features]),
+        torch.cat([labels, soft]),
+        torch.cat(
+            [torch.full((known,), loss.label_weight / known), torch.full((len(soft),), weight / len(soft))]
+        ).double(),
+        views.student_features,
+    )
+    wanted, count = views.labels, len(views.target)
+    whole = torch.ones(1, count, dtype=torch.float64)
+    rounds = []
+    for repeat in range(_REPEATS):
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed + repeat))
+        half = torch.zeros(1, count, dtype=torch.float64)
+        half[0, order[: count // 2]] = 1.0
+        heads = []
+        for path in (alone, both):
+            judged = torch.zeros_like(wanted)
+            for choosing in (half, whole - half):
+                best = max(
+                    path, key=lambda predicted, choosing=choosing: float(_correlation(choosing, predicted, wanted))
+                )
+                others = choosing[0] == 0
+                judged[others] = best[others]
+            heads.append(judged)
+        rounds.append(heads)
+    weights = _resamples(count, seed)
+    gains = torch.stack(
+        [_correlation(weights, both, wanted) - _correlation(weights, alone, wanted) for alone, both in rounds]
+    ).mean(0)
+    return _interval(gains)
+
+
+#: Penalties of the trial on training pairs, relative to the mean square of the features' singular values.
+_PENALTIES = tuple(10.0**power for power in range(-6, 4))
+
+
+def _ridge_path(features: Tensor, targets: Tensor, weights: Tensor, new_features: Tensor) -> list[Tensor]:
+    """Predictions (N', K) of weighted ridge regressions for new features, one for each penalty."""
+    weights = (weights / weights.sum())[:, None]
+    middle, level = (weights * features).sum(0), (weights * targets).sum(0)
+    root = weights.sqrt()
+    u, singular, v = torch.linalg.svd((features - middle) * root, full_matrices=False)
+    projected, basis = u.T @ ((targets - level) * root), (new_features.double() - middle) @ v.T
+    power = singular.square()
+    scale = power.mean().clamp_min(1e-300)
+    return [basis @ ((singular / (power + penalty * scale))[:, None] * projected) + level for penalty in _PENALTIES]
+
+
 def head_trial(
     views: Views, teacher_logits: Tensor, *, num_train: int, loss: KDLoss | None = None, seed: int = 0
 ) -> Measure:
@@ -130,16 +221,25 @@ def head_trial(
     mixed = (loss.label_weight * labels + weight * soft) / (loss.label_weight + weight)
     targets = torch.stack([labels, mixed], dim=1)
     rounds = [_held_out(views.student_features, targets, num_train, seed + repeat) for repeat in range(_REPEATS)]
-    generator = torch.Generator().manual_seed(seed)
-    count = len(labels)
-    drawn = torch.randint(count, (_RESAMPLES, count), generator=generator)
+    weights = _resamples(len(labels), seed)
+    gains = torch.stack(
+        [_correlation(weights, heads[:, 1], labels) - _correlation(weights, heads[:, 0], labels) for heads in rounds]
+    ).mean(0)
+    return _interval(gains)
+
+
+def _resamples(count: int, seed: int) -> Tensor:
+    """(R + 1, count) how often each pair is in a bootstrap sample; the last row has each once."""
+    drawn = torch.randint(count, (_RESAMPLES, count), generator=torch.Generator().manual_seed(seed))
     weights = torch.zeros(_RESAMPLES + 1, count, dtype=torch.float64).scatter_add_(
         1, drawn, torch.ones(_RESAMPLES, count, dtype=torch.float64)
     )
     weights[-1] = 1.0
-    gains = torch.stack(
-        [_correlation(weights, heads[:, 1], labels) - _correlation(weights, heads[:, 0], labels) for heads in rounds]
-    ).mean(0)
+    return weights
+
+
+def _interval(gains: Tensor) -> Measure:
+    """The estimate, which is the last of the gains, and its 90 % interval from the resampled ones before it."""
     value, half_width = float(gains[-1]), _HALF_WIDTH * float(gains[:-1].std())
     return Measure(value, value - half_width, value + half_width)
 

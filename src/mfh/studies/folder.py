@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mfh import files
 from mfh.errors import InputError, refuse_difference
 from mfh.problems.scale import ACCURACY, Scale
-from mfh.studies.grid import COLUMNS, Cell
+from mfh.studies.grid import COLUMNS, FRACTION, Cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -225,10 +225,23 @@ class Run:
 
     @cached_property
     def summary(self) -> "Summary":
-        """Every arm of a study against no-kd and against the same teacher unmasked, computed once."""
+        """Every arm of a study against no-kd and against the same teacher unmasked, computed once.
+
+        Of a study of several label fractions, this is the largest.
+        """
+        return self.summary_at(max(self.measured_fractions, default=None))
+
+    def summary_at(self, fraction: float | None) -> "Summary":
+        """The summary at one label fraction of a study that compares several; None for a study of all labels."""
         from mfh.studies.summary import summarise
 
-        return summarise(self.results, data_redrawn=self.data_redrawn, scale=self.scale)
+        rows = self.results if fraction is None else self.results[self.results[FRACTION] == fraction]
+        return summarise(rows, data_redrawn=self.data_redrawn, scale=self.scale)
+
+    @property
+    def measured_fractions(self) -> list[float]:
+        """Label fractions in the table of all measurements, in ascending order; empty where it compares none."""
+        return sorted(self.results[FRACTION].dropna().unique()) if FRACTION in self.results else []
 
     @property
     def selection(self) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mfh.errors import InputError
 from mfh.problems.scale import ACCURACY, Scale
-from mfh.studies.grid import ARMS, CONTROLS, WEIGHTS, Cell
+from mfh.studies.grid import ARMS, CONTROLS, PLAIN_CONTROLS, WEIGHTS, Cell
 from mfh.studies.stats import Comparison, Coverage, holm, paired_comparison
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ class Summary:
         variants: The variants, in the order of `mfh.studies.grid.ARMS`, then the controls.
         split: Split of the measurements: "test", or "val" for a study that has not read the test split.
         covers: What the intervals cover.
-        num_candidates: Number of variants other than no-kd that were measured on the validation split. These are more
-            than were tested, if the study read the test split only for the chosen one.
+        num_candidates: Number of variants other than no-kd and the controls that were measured on the validation split.
+            These are more than were tested, if the study read the test split only for the chosen one.
         scale: How the task's metric reads.
     """
 
@@ -77,7 +77,7 @@ class Summary:
         """The variant that is best on the validation split. The test split plays no part in the choice.
 
         Args:
-            arm: Arm whose variants to choose among; None for all arms but no-kd.
+            arm: Arm whose variants to choose among; None for all arms but no-kd and the controls.
             score: Score of the masks to choose among; None for all.
             layer: Layer of the masks to choose among; None for all.
 
@@ -87,7 +87,7 @@ class Summary:
         candidates = [
             variant
             for variant in self.variants
-            if (variant.arm == arm if arm else variant.arm != "no-kd")
+            if (variant.arm == arm if arm else variant.arm not in ("no-kd", *CONTROLS))
             and score in (None, variant.cell.score)
             and layer in (None, variant.cell.layer.removeprefix("_orig_mod."))
         ]
@@ -99,6 +99,16 @@ class Summary:
             return -math.inf if variant.validation is None else self.scale.sign * variant.validation
 
         return max(candidates, key=rank)
+
+    @cached_property
+    def control(self) -> Variant | None:
+        """The control without the teacher's knowledge that is best on the validation split; None without any."""
+        found = [variant for arm in PLAIN_CONTROLS if (variant := self.chosen(arm)) is not None]
+        return max(found, key=lambda variant: self.scale.sign * (variant.validation or -math.inf), default=None)
+
+    def over_control(self, variant: Variant) -> Comparison | None:
+        """A variant against the best control; None without a control."""
+        return None if self.control is None else self.compare(variant.student, self.control.student)
 
     @cached_property
     def digits(self) -> int:
@@ -203,7 +213,8 @@ def summarise(frame: "pd.DataFrame", *, data_redrawn: bool = True, scale: Scale 
             )
         )
     covers: Coverage = "data draws" if data_redrawn else "training randomness only"
-    return Summary(variants, split, covers, sum(cell != none for cell in validation), scale)
+    num_candidates = sum(cell.arm not in ("no-kd", *CONTROLS) for cell in validation)
+    return Summary(variants, split, covers, num_candidates, scale)
 
 
 def representatives(summary: Summary, variants: list[Variant], most: int = 14) -> list[Variant]:
