@@ -17,7 +17,7 @@ from mfh.problems.problem import Problem
 from mfh.saliency.permutation import Distance
 from mfh.saliency.probe import StudentLayer
 from mfh.saliency.scores import Fill
-from mfh.tasks.splits import SPLITS
+from mfh.tasks.splits import SEEDS, SPLITS, Seeds
 from mfh.training.checks import check_split
 from mfh.training.recipe import Recipe
 
@@ -71,7 +71,10 @@ class Task:
             that PyTorch's default cannot put into a batch.
         truth: Whether each channel of `layer` is modality-general, (C,) booleans; None where that is not known.
         facts: Further facts for the report: "description", "classes" (names in order), counts of decisive features,
-            best accuracies.
+            best accuracies. Where splits are made of whole groups, "groups" counts them, for instance
+            {"unit": "people", "train": 6, "val": 2, "test": 2}.
+        seeds: What another seed of the task's function changes: "redrawn" (the data), "resplit" (which pairs of one data
+            set are in which split) or "fixed" (neither). Intervals are made accordingly, see `mfh.studies.stats.Repeats`.
 
     Raises:
         InputError: A split is empty or not a data set, or there is neither a teacher nor its outputs.
@@ -94,6 +97,7 @@ class Task:
     collate: Callable[[list[Any]], Any] | None = None
     truth: NDArray[np.bool_] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    seeds: Seeds = "redrawn"
 
     def __post_init__(self) -> None:
         for split in SPLITS:
@@ -111,6 +115,8 @@ class Task:
                     f"{name} of task {self.name!r} is a {type(factory).__name__}; a function that makes a new network "
                     f"was expected: {name}=lambda: MyNetwork(), and weights that exist in a checkpoint"
                 )
+        if self.seeds not in SEEDS:
+            raise InputError(f"seeds of task {self.name!r} is {self.seeds!r}; choose 'redrawn', 'resplit' or 'fixed'")
         if self.teacher is None and self.teacher_logits is None:
             raise InputError(f"task {self.name!r} has no teacher; give teacher= or teacher_logits=")
         if self.teacher_logits is not None:
