@@ -20,7 +20,7 @@ from mfh.studies.criteria import Measure, Shares
 from mfh.studies.folder import MOST_CLASSES, Run
 from mfh.studies.grid import Cell
 from mfh.studies.stats import Repeats, corrected_p_values, paired_comparison
-from mfh.studies.summary import interval_in_words, summarise
+from mfh.studies.summary import interval_in_words, p_in_words, summarise
 from mfh.venn import ModalityVenn
 
 

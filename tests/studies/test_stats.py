@@ -124,7 +124,7 @@ def test_rotations_are_those_of_a_slow_loop(num_seeds, share):
     slow = slow_p_values(differences, rotations, share)
     alone = [paired_comparison(one, 0 * one, test_to_train=share, resamples=100).p_value for one in differences.T]
     found = corrected_p_values(differences, test_to_train=share)
-    assert slow.min() < 0.2 < slow.max()
+    assert slow.min() < 0.3 < slow.max()
     assert found == pytest.approx(np.maximum(slow, alone), abs=0.03)
 
 

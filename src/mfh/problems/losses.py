@@ -4,7 +4,8 @@ All of them take the student's values first, return a scalar and keep no state, 
 training loop.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -102,6 +103,42 @@ class KDLoss:
 
 def _weighted(weight: float, loss: Tensor) -> Tensor:
     return loss if weight == 1 else weight * loss
+
+
+class WeightedCrossEntropy:
+    """Cross-entropy times the weight of the true class, averaged over samples.
+
+    Args:
+        weights: A weight for each class.
+
+    Raises:
+        InputError: There are fewer than two weights, one is negative or not finite, or none is positive.
+
+    Example:
+        >>> loss = WeightedCrossEntropy([0.5, 2.0])
+        >>> logits, target = torch.zeros(2, 2), torch.tensor([0, 1])
+        >>> round(float(loss(logits, target) / F.cross_entropy(logits, target)), 3)
+        1.25
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self.weights = torch.as_tensor(weights, dtype=torch.float32)
+        if len(weights) < 2 or not (self.weights >= 0).all() or not 0 < float(self.weights.sum()) < math.inf:
+            raise InputError(
+                f"class weights are {list(weights)}; a number of at least 0 was expected for each class, and one above 0"
+            )
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of one batch, a scalar.
+
+        Args:
+            logits: (N, K).
+            target: (N,), class indices.
+        """
+        if self.weights.device != logits.device:
+            self.weights = self.weights.to(logits.device)
+        total = F.cross_entropy(logits, target, weight=self.weights.to(logits.dtype), reduction="sum")
+        return total / max(1, len(target))
 
 
 def kl_divergence(

@@ -1,7 +1,7 @@
 """What logits and targets mean: single-label or multi-label classification, dense prediction, or regression."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -15,6 +15,7 @@ from mfh.problems.losses import (
     Divergence,
     KDLoss,
     LabelLoss,
+    WeightedCrossEntropy,
     bernoulli_divergence,
     kl_divergence,
     output_distance,
@@ -66,7 +67,8 @@ class Problem:
 
         Args:
             label_loss: A function (logits, target) -> scalar (default: cross-entropy).
-            metric: The metric (default: `metrics.accuracy()`).
+            metric: The metric (default: `metrics.accuracy()`). Where classes differ much in size,
+                `metrics.balanced_accuracy()` or `metrics.macro_f1()` count them equally.
         """
         metric = metric or metrics.accuracy()
         fault = partial(_index_fault, dense=False, ignore_index=None)
@@ -131,6 +133,26 @@ class Problem:
         """
         loss = KDLoss() if loss is None else loss
         return loss.completed(self.label_loss, self.divergence) if isinstance(loss, KDLoss) else loss
+
+    def weighted(self, weights: Sequence[float]) -> "Problem":
+        """The same problem, with the cross-entropy of each sample times the weight of its class.
+
+        The loss is averaged over samples, not divided by the weights of the batch, so every sample counts the same in
+        whatever batch it is. It has the scale of the plain loss where the weights average 1 over the training samples.
+
+        Args:
+            weights: A weight for each class.
+
+        Raises:
+            InputError: The problem is not single-label classification, or has a label loss of its own.
+        """
+        if self.name != "classification" or self.label_loss is not F.cross_entropy:
+            what = "another label loss" if self.name == "classification" else f"the problem {self.name}"
+            raise InputError(
+                f"class_weights were given for {what}; they weight the cross-entropy of Problem.classification(): leave "
+                "them out, or weight your own loss"
+            )
+        return replace(self, label_loss=WeightedCrossEntropy(weights))
 
     def check(self, logits: Tensor, target: Tensor, where: str = "", indices: Sequence[int] | None = None) -> None:
         """Refuse a target that does not fit these logits.

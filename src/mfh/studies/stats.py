@@ -79,10 +79,11 @@ class Repeats:
             pool = len(task.train) + len(getattr(task, "unlabelled", None) or ())
             return cls("resplit", pool, len(task.val), len(task.test))
         try:
-            return cls("resplit", *(int(groups[split]) for split in SPLITS), unit=str(groups.get("unit", "groups")))
+            num_train, num_val, num_test = (int(groups[split]) for split in SPLITS)
+            return cls("resplit", num_train, num_val, num_test, str(groups.get("unit", "groups")))
         except (AttributeError, KeyError, TypeError, ValueError):
             raise InputError(
-                f"facts['groups'] of task {task.name!r} is {groups!r}; the number of groups in each split was expected: "
+                f"facts['groups'] of task {task.name!r} is {groups!r}; groups in each split were expected: "
                 "{'unit': 'people', 'train': 6, 'val': 2, 'test': 2}"
             ) from None
 

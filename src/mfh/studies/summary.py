@@ -273,10 +273,10 @@ def label_of(cell: Cell, cells: Iterable[Cell]) -> str:
 
 
 def _corrected(differences: Mapping[Cell, "pd.Series[float]"], test_to_train: float) -> dict[Cell, float]:
-    """Corrected p-values of one family of comparisons, over the seeds that all of them have; empty below two such seeds.
+    """Corrected p-values of one family of comparisons, over the seeds that all of them have.
 
     Args:
-        differences: Differences by seed, for each comparison of the family.
+        differences: Differences by seed, for each comparison of the family. Without two common seeds the result is empty.
         test_to_train: As in `paired_comparison`.
     """
     import pandas as pd

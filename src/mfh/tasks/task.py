@@ -73,8 +73,8 @@ class Task:
         facts: Further facts for the report: "description", "classes" (names in order), counts of decisive features,
             best accuracies. Where splits are made of whole groups, "groups" counts them, for instance
             {"unit": "people", "train": 6, "val": 2, "test": 2}.
-        seeds: What another seed of the task's function changes: "redrawn" (the data), "resplit" (which pairs of one data
-            set are in which split) or "fixed" (neither). Intervals are made accordingly, see `mfh.studies.stats.Repeats`.
+        seeds: What another seed of the task's function changes: "redrawn" (the data), "resplit" (which pairs of one
+            data set are in which split) or "fixed" (neither). Intervals follow it, see `mfh.studies.stats.Repeats`.
 
     Raises:
         InputError: A split is empty or not a data set, or there is neither a teacher nor its outputs.

@@ -1,6 +1,7 @@
 """How a network is trained: everything but the data and the loss."""
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -47,6 +48,10 @@ class Recipe:
             shape.
         keep: Epoch whose weights the result has: "best-metric" and "best-loss" compare epochs on the validation split
             (ties of the metric go to the lower loss, then to the earlier epoch); "last" takes the last epoch.
+        class_weights: Weights of the classes in the cross-entropy of single-label classification: "balanced" for
+            N / (K n_k) with n_k of N training samples in class k of K, or a number for each class, which is scaled so
+            that the mean over training samples is 1. None weights all samples equally. The divergence from a teacher is
+            not weighted.
 
     Raises:
         InputError: A value has the wrong type or is out of range.
@@ -63,6 +68,7 @@ class Recipe:
     channels_last: bool = False
     compile: bool = False
     keep: Keep = "best-metric"
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("num_workers", 0), ("patience", 1)):
@@ -78,6 +84,8 @@ class Recipe:
         object.__setattr__(self, "precision", precision)
         if self.keep not in KEEP:
             raise InputError(f"keep is {self.keep!r}; choose {_choices(KEEP)}")
+        if self.class_weights not in (None, "balanced"):
+            object.__setattr__(self, "class_weights", _weights(self.class_weights))
         _check_factory("optimizer", self.optimizer, "lambda parameters: torch.optim.{}(parameters, lr=...)", "Adam")
         if self.scheduler is not None:
             example = "lambda optimizer: torch.optim.lr_scheduler.{}(optimizer, ...)"
@@ -86,7 +94,9 @@ class Recipe:
     def facts(self) -> dict[str, Any]:
         """What decides the result beyond floating point, as JSON can hold it; functions by their names."""
         names = ("epochs", "batch_size", "accumulate", "optimizer", "scheduler", "patience", "precision", "keep")
-        return {name: describe(getattr(self, name)) for name in names}
+        facts = {name: describe(getattr(self, name)) for name in names}
+        # Only where they are given: a run of an earlier version has no such entry.
+        return facts if self.class_weights is None else {**facts, "class_weights": self.class_weights}
 
 
 def _whole_number(name: str, value: Any, least: int) -> int:
@@ -103,6 +113,19 @@ def _whole_number(name: str, value: Any, least: int) -> int:
     if number < least:
         raise InputError(f"{name} is {number}; it must be at least {least}{way_out}")
     return number
+
+
+def _weights(value: Any) -> tuple[float, ...]:
+    try:
+        weights = () if isinstance(value, str) else tuple(float(weight) for weight in value)
+    except (TypeError, ValueError):
+        weights = ()
+    if len(weights) < 2 or not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+        raise InputError(
+            f"class_weights is {value!r}; choose 'balanced', None, or a number of at least 0 for each class, one of them "
+            "above 0"
+        )
+    return weights
 
 
 def _check_factory(name: str, value: Any, example: str, usual: str) -> None:
