@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset, TensorDataset
 
-from mfh.data.pairs import Collated, Nested, PairedBatch, as_batch, fetch, map_tensors, tensors, to_device
+from mfh.data.pairs import Collated, Nested, PairedBatch, as_batch, fetch, map_tensors, only_role, tensors, to_device
 from mfh.errors import InputError
 from mfh.parallel.distributed import gather
 
@@ -320,6 +321,29 @@ def _whole(dataset: Any) -> PairedBatch | None:
         rows = torch.as_tensor(list(dataset.indices), dtype=torch.long)
         return PairedBatch(*(tensor[rows] for tensor in whole))
     return None
+
+
+def all_targets(dataset: Any) -> Tensor:
+    """(N, ...), the targets of all samples in data-set order.
+
+    Tensors are taken as they are, and so is an attribute `targets`, as the data sets of torchvision have it. Otherwise
+    every item is read once.
+
+    Args:
+        dataset: A map-style data set of (teacher_input, student_input, target).
+
+    Raises:
+        InputError: An item cannot be read.
+    """
+    if type(dataset) is Subset:
+        rows = torch.as_tensor(list(dataset.indices), dtype=torch.long)
+        return all_targets(dataset.dataset)[rows] if len(rows) else torch.empty(0)
+    if type(dataset) is TensorDataset:
+        return dataset.tensors[2]
+    known = getattr(dataset, "targets", None)
+    if isinstance(known, (Tensor, np.ndarray, list, tuple)) and len(known) == len(dataset):
+        return torch.as_tensor(known)
+    return torch.cat([batch.target for batch in PairLoader(only_role(dataset, "student"))])
 
 
 @contextmanager

@@ -110,9 +110,10 @@ class WeightedCrossEntropy:
 
     Args:
         weights: A weight for each class.
+        others: Weight of classes beyond these; None refuses logits of more classes.
 
     Raises:
-        InputError: There are fewer than two weights, one is negative or not finite, or none is positive.
+        InputError: There are no weights, one is negative or not finite, or none is positive.
 
     Example:
         >>> loss = WeightedCrossEntropy([0.5, 2.0])
@@ -121,11 +122,11 @@ class WeightedCrossEntropy:
         1.25
     """
 
-    def __init__(self, weights: Sequence[float]) -> None:
-        self.weights = torch.as_tensor(weights, dtype=torch.float32)
-        if len(weights) < 2 or not (self.weights >= 0).all() or not 0 < float(self.weights.sum()) < math.inf:
+    def __init__(self, weights: Sequence[float], others: float | None = None) -> None:
+        self.weights, self.others = torch.as_tensor(weights, dtype=torch.float32), others
+        if not len(weights) or not (self.weights >= 0).all() or not 0 < float(self.weights.sum()) < math.inf:
             raise InputError(
-                f"class weights are {list(weights)}; a number of at least 0 was expected for each class, and one above 0"
+                f"class weights are {list(weights)}; a number of at least 0 for each class was expected, one above 0"
             )
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -134,11 +135,19 @@ class WeightedCrossEntropy:
         Args:
             logits: (N, K).
             target: (N,), class indices.
+
+        Raises:
+            InputError: There are not K weights.
         """
-        if self.weights.device != logits.device:
-            self.weights = self.weights.to(logits.device)
-        total = F.cross_entropy(logits, target, weight=self.weights.to(logits.dtype), reduction="sum")
-        return total / max(1, len(target))
+        more = logits.shape[1] - len(self.weights)
+        if more and (more < 0 or self.others is None):
+            raise InputError(
+                f"there are {len(self.weights)} class weights for {logits.shape[1]} classes; give one for each class"
+            )
+        if more or self.weights.device != logits.device:
+            self.weights = F.pad(self.weights, (0, more), value=self.others or 0.0).to(logits.device)
+        # A weighted mean would be divided by the weights of the batch.
+        return (self.weights[target] * F.cross_entropy(logits, target, reduction="none")).mean()
 
 
 def kl_divergence(

@@ -134,7 +134,7 @@ class Problem:
         loss = KDLoss() if loss is None else loss
         return loss.completed(self.label_loss, self.divergence) if isinstance(loss, KDLoss) else loss
 
-    def weighted(self, weights: Sequence[float]) -> "Problem":
+    def weighted(self, weights: Sequence[float], others: float | None = None) -> "Problem":
         """The same problem, with the cross-entropy of each sample times the weight of its class.
 
         The loss is averaged over samples, not divided by the weights of the batch, so every sample counts the same in
@@ -142,6 +142,7 @@ class Problem:
 
         Args:
             weights: A weight for each class.
+            others: Weight of classes beyond these; None refuses logits of more classes.
 
         Raises:
             InputError: The problem is not single-label classification, or has a label loss of its own.
@@ -149,10 +150,10 @@ class Problem:
         if self.name != "classification" or self.label_loss is not F.cross_entropy:
             what = "another label loss" if self.name == "classification" else f"the problem {self.name}"
             raise InputError(
-                f"class_weights were given for {what}; they weight the cross-entropy of Problem.classification(): leave "
-                "them out, or weight your own loss"
+                f"class_weights were given for {what}; they weight the cross-entropy of Problem.classification(): "
+                "leave them out, or weight your own loss"
             )
-        return replace(self, label_loss=WeightedCrossEntropy(weights))
+        return replace(self, label_loss=WeightedCrossEntropy(weights, others))
 
     def check(self, logits: Tensor, target: Tensor, where: str = "", indices: Sequence[int] | None = None) -> None:
         """Refuse a target that does not fit these logits.

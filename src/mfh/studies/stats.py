@@ -72,8 +72,10 @@ class Repeats:
         Raises:
             InputError: The task's facts count groups, but not those of all splits.
         """
-        if not redrawn or task.seeds != "resplit":
-            return cls(task.seeds if redrawn else "fixed")
+        # A task may also carry the function that splits it anew.
+        seeds: Seeds = "resplit" if getattr(task, "resplit", None) is not None else task.seeds
+        if not redrawn or seeds != "resplit":
+            return cls(seeds if redrawn else "fixed")
         groups: Any = task.facts.get("groups")
         if groups is None:
             pool = len(task.train) + len(getattr(task, "unlabelled", None) or ())

@@ -276,7 +276,8 @@ def _corrected(differences: Mapping[Cell, "pd.Series[float]"], test_to_train: fl
     """Corrected p-values of one family of comparisons, over the seeds that all of them have.
 
     Args:
-        differences: Differences by seed, for each comparison of the family. Without two common seeds the result is empty.
+        differences: Differences by seed, for each comparison of the family. Without two common seeds there is no
+            result.
         test_to_train: As in `paired_comparison`.
     """
     import pandas as pd

@@ -19,13 +19,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mfh.data.epochs import PairLoader, Reading, reads_the_same
+from mfh.data.epochs import PairLoader, Reading, all_targets, reads_the_same
 from mfh.data.pairs import only_role
 from mfh.data.teacher_outputs import check_finite, teacher_outputs
 from mfh.errors import InputError
 from mfh.networks.modes import check_weights, device_of, evaluating, placed
 from mfh.parallel.distributed import gather, part
-from mfh.problems.losses import DistillationLoss
+from mfh.problems.losses import DistillationLoss, KDLoss
 from mfh.problems.metrics import Tally
 from mfh.problems.problem import Problem
 from mfh.saliency.masks import masked_logits
@@ -132,8 +132,9 @@ def pretrain(
     """
     role = _role(role, modality)
     check_training({role: network}, {"train": train, "val": val}, problem, logger=logger)
+    problem = _weighted(problem, recipe, train)
     train, val = only_role(train, role), only_role(val, role)
-    objective = Supervised(network, role, problem or Problem.classification())
+    objective = Supervised(network, role, problem)
     training = _training(objective, recipe, role, seed, device, progress, checkpoint, logger)
     return _fit(network, role, training.run(train, val))
 
@@ -177,7 +178,7 @@ def align(
     """
     networks = {"teacher": teacher, "student": student}
     check_training(networks, {"train": train, "val": val}, problem, logger=logger)
-    objective = Alignment(teacher, student, problem or Problem.classification())
+    objective = Alignment(teacher, student, _weighted(problem, recipe, train))
     training = _training(objective, recipe, "student", seed, device, progress, checkpoint, logger, early_stopping=False)
     kept = training.run(train, val)
     last = {name: copy.deepcopy(value) for name, value in student.state_dict().items()} if not kept.weights else {}
@@ -245,7 +246,7 @@ def distill(
     check_training({"student": student}, {"train": train, "val": val}, problem, loss=loss, logger=logger)
     if teacher_logits is not None:
         teacher_logits = teacher_outputs(teacher_logits, len(train))
-    objective = Distillation(student, problem or Problem.classification(), loss)
+    objective = Distillation(student, _weighted(problem, recipe, train, loss), loss)
     training = _training(objective, recipe, "student", seed, device, progress, checkpoint, logger)
     if training.finished:
         return _fit(student, "student", training.run(train, val))
@@ -315,6 +316,31 @@ def evaluate(
             if watch is not None:
                 watch(logits, target)
     return tally.value(gather(tally.state()))
+
+
+def _weighted(
+    problem: Problem | None, recipe: Recipe | None, train: Any, loss: DistillationLoss | None = None
+) -> Problem:
+    """The problem with the recipe's class weights, which average 1 over the training samples."""
+    problem = problem or Problem.classification()
+    weights = None if recipe is None else recipe.class_weights
+    if weights is None:
+        return problem
+    if not (loss is None or (isinstance(loss, KDLoss) and loss.label_loss is None)):
+        raise InputError("class_weights were given, and a loss with its own label loss; leave one of them out")
+    problem.weighted([1.0])  # refuses other problems before targets are read
+    targets = all_targets(train).long().flatten()
+    counts = torch.bincount(targets[targets >= 0]).double()  # a wrong target is refused later, with its place
+    if weights == "balanced":
+        occurs = counts > 0
+        balanced = counts.sum() / (occurs.sum() * counts.clamp_min(1))
+        return problem.weighted(torch.where(occurs, balanced, 1.0).tolist(), others=1.0)
+    given = torch.tensor(weights, dtype=torch.float64)
+    shared = min(len(given), len(counts))
+    mean = float(given[:shared] @ counts[:shared] / counts.sum())
+    if not mean > 0:
+        raise InputError(f"class_weights is {weights}; the classes with a weight above 0 have no training samples")
+    return problem.weighted((given / mean).tolist())
 
 
 def _role(role: Any, modality: Any) -> Role:

@@ -122,8 +122,8 @@ def _weights(value: Any) -> tuple[float, ...]:
         weights = ()
     if len(weights) < 2 or not all(0 <= weight < math.inf for weight in weights) or not any(weights):
         raise InputError(
-            f"class_weights is {value!r}; choose 'balanced', None, or a number of at least 0 for each class, one of them "
-            "above 0"
+            f"class_weights is {value!r}; choose 'balanced', None, or a number of at least 0 for each class, one of "
+            "them above 0"
         )
     return weights
 
