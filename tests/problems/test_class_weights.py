@@ -52,7 +52,7 @@ def test_balanced_weights_are_scikit_learns_and_the_loss_is_torchs():
     logits, target = imbalanced()
     data = TensorDataset(logits, logits, target)
     problem = _weighted(None, Recipe(class_weights="balanced"), data)
-    weights = torch.tensor(compute_class_weight("balanced", classes=np.arange(3), y=target.numpy()), dtype=torch.float32)
+    weights = torch.tensor(compute_class_weight("balanced", classes=np.arange(3), y=target.numpy())).float()
     assert problem.label_loss(logits[:, :3], target) == pytest.approx(
         float(F.cross_entropy(logits[:, :3], target, weight=weights))
     )
