@@ -1,11 +1,11 @@
-"""Shows the dated reports of benchmarks/ and research/worlds/ on the site, where links to them work as on GitHub."""
+"""Shows the dated reports of benchmarks/ and research/ on the site, where links to them work as on GitHub."""
 
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-FOLDERS = ("benchmarks/reports", "research/worlds/reports")
+FOLDERS = ("benchmarks/reports", "research/worlds/reports", "research/statistics/reports")
 
 
 def on_files(files: Files, *, config: Any) -> Files:

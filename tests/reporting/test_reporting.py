@@ -19,8 +19,8 @@ from mfh.reporting.study import _duration, _flatten
 from mfh.studies.criteria import Measure, Shares
 from mfh.studies.folder import MOST_CLASSES, Run
 from mfh.studies.grid import Cell
-from mfh.studies.stats import holm, paired_comparison
-from mfh.studies.summary import interval_in_words, summarise
+from mfh.studies.stats import Repeats, corrected_p_values, paired_comparison
+from mfh.studies.summary import interval_in_words, p_in_words, summarise
 from mfh.venn import ModalityVenn
 
 
@@ -279,9 +279,9 @@ def test_table_and_finding_are_the_paired_comparisons(run):
     masking = paired_comparison(wide["general"], wide["aligned"])
     assert by_arm["general"][4].startswith(f"+{masking.mean_difference:.1f} (")
     assert by_arm["regular"][4] == ""
-    p_values = [paired_comparison(wide[arm], wide["no-kd"]).p_value for arm in list(by_arm)[1:]]
-    corrected = dict(zip(list(by_arm)[1:], holm(p_values), strict=True))
-    assert [v.corrected_p for v in summarise(frame).variants if v.arm == "soft"] == [corrected["soft"]]
+    gains = wide[list(by_arm)[1:]].sub(wide["no-kd"], axis=0)
+    corrected = dict(zip(gains.columns, corrected_p_values(gains.to_numpy()), strict=True))
+    assert [v.corrected_p for v in summarise(frame).variants if v.arm == "soft"] == [pytest.approx(corrected["soft"])]
     sentence = finding(frame)
     assert f"soft gains {paired_comparison(wide['soft'], wide['regular']).mean_difference:.1f} points" in sentence
     assert "against regular, the same teacher unmasked" in sentence
@@ -310,10 +310,16 @@ def test_best_arm_is_chosen_by_validation_not_by_test():
 
 def test_corrections_are_named():
     gains = {"no-kd": 0.0, "regular": 0.03, "soft": 0.06}
-    assert "5 seeds are too few to correct for 2" in finding(fake_study.rows(5, gains))
-    assert "p 0.004 after Holm's correction for 2 comparisons" in finding(fake_study.rows(10, gains))
+    for num_seeds in (5, 10):
+        frame = fake_study.rows(num_seeds, gains)
+        [soft] = [variant for variant in summarise(frame).variants if variant.arm == "soft"]
+        assert soft.corrected_p < 0.05
+        assert f"p {p_in_words(soft.corrected_p)} after correction for 2 comparisons" in finding(frame)
     one = {"no-kd": 0.0, "regular": 0.06}
-    assert "Holm" not in finding(fake_study.rows(5, one))
+    assert "correct" not in finding(fake_study.rows(5, one))
+    unclear = fake_study.rows(3, gains={"no-kd": 0.0, **{arm: 0.04 for arm in fake_study.GAINS if arm != "no-kd"}})
+    assert summarise(unclear).chosen().gain.outcome == "gains"
+    assert "taken alone (p 0." in finding(unclear)
 
 
 def test_one_seed_proves_nothing():
@@ -323,9 +329,32 @@ def test_one_seed_proves_nothing():
 
 
 def test_training_randomness_is_named():
-    assert "training randomness only" in finding(fake_study.rows(5), data_redrawn=False)
-    assert "training randomness only" in summary_table(fake_study.rows(5), data_redrawn=False).caption
+    assert "training randomness only" in finding(fake_study.rows(5), repeats=Repeats("fixed"))
+    assert "training randomness only" in summary_table(fake_study.rows(5), repeats=Repeats("fixed")).caption
     assert "training randomness" not in finding(fake_study.rows(5))
+
+
+def test_re_split_data_are_named_and_intervals_widened(tmp_path):
+    frame, sizes = fake_study.rows(8), {"num_train": 600, "num_val": 100, "num_test": 500, "unit": "pairs"}
+    run = fake_study.write(tmp_path / "run", frame, data_redrawn=False, resplit=sizes)
+    summary = Run(run).summary
+    assert summary.repeats == Repeats("resplit", **sizes)
+    for variant, plain in zip(summary.variants, summarise(frame).variants, strict=True):
+        for one, other in ((variant.gain, plain.gain), (variant.masking, plain.masking)):
+            if one is not None:
+                assert one.standard_error == pytest.approx(other.standard_error * math.sqrt(1 + 8 * 500 / 600))
+        if variant.gain is not None:
+            assert variant.corrected_p >= variant.gain.p_value > plain.gain.p_value
+    assert summary.compare(summary.variants[1].student, summary.variants[0].student) == summary.variants[1].gain
+    words = "every seed splits one data set anew, and the intervals are corrected for the samples that splits share"
+    assert words in sentences.finding(summary)
+    assert words in sentences.arms_table(summary).caption
+    page = check_page(report(run))
+    assert "with 600 training and 500 test pairs" in page.text
+    assert "cover new data" not in page.text
+    # A study that has not read the test split is corrected for the validation split.
+    unread = frame[frame["split"] != "test"]
+    assert summarise(unread, repeats=summary.repeats).test_to_train == 100 / 600
 
 
 def test_unfinished_studies_use_the_seeds_both_sides_have():
@@ -334,6 +363,11 @@ def test_unfinished_studies_use_the_seeds_both_sides_have():
     summary = summarise(frame)
     [soft] = [variant for variant in summary.variants if variant.arm == "soft"]
     assert soft.gain.num_pairs == 3
+    assert summary.num_shared == 3
+    gains = [variant.corrected_p for variant in summary.variants[1:]]
+    assert all(0 < p_value <= 1 for p_value in gains)
+    early = frame[~((frame["arm"] == "soft") & (frame["seed"] > 0))]
+    assert {variant.corrected_p for variant in summarise(early).variants} == {None}
     assert "3 to 6 seeds" in summary_table(frame).caption
 
 

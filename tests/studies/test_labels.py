@@ -217,7 +217,8 @@ def test_bad_fractions(tmp_path, changes, said):
 
 @pytest.fixture(scope="module")
 def made():
-    return Seed(with_unlabelled(), 0)
+    task = with_unlabelled()
+    return Seed(replace(task, recipe=replace(task.recipe, keep="last")), 0)
 
 
 def test_controls_are_what_they_say(made):
@@ -228,9 +229,9 @@ def test_controls_are_what_they_say(made):
     assert torch.equal(weights(made.student(Cell("longer")).network), weights(longer.network))
     assert made.student(Cell("longer")).history[-1]["steps"] == made.student(Cell("regular")).history[-1]["steps"] == 4
 
-    smoothing = nn.CrossEntropyLoss(label_smoothing=0.1)
+    smoothing = mfh.Problem.classification(label_loss=nn.CrossEntropyLoss(label_smoothing=0.1))
     slow = mfh.pretrain(
-        fresh["label-smoothing"], task.train, task.val, role="student", epoch_size=120, loss=smoothing, **given
+        fresh["label-smoothing"], task.train, task.val, role="student", epoch_size=120, problem=smoothing, **given
     )
     torch.testing.assert_close(weights(made.student(Cell("label-smoothing")).network), weights(slow.network))
 
@@ -273,7 +274,7 @@ def test_smoothing_needs_classes():
         for s in ("train", "val", "test")
     ]
     task = replace(tiny, train=numbers[0], val=numbers[1], test=numbers[2], problem=mfh.Problem.regression())
-    with pytest.raises(InputError, match="arm 'label-smoothing' smooths classes, which regression has not"):
+    with pytest.raises(InputError, match="label smoothing needs classes, which regression has not"):
         Seed(task, 0).student(Cell("label-smoothing"))
 
 

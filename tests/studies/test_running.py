@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,9 @@ from mfh import files
 from mfh.errors import InputError
 from mfh.reporting.summary import recommendation
 from mfh.studies import pool
+from mfh.studies.folder import Run
 from mfh.studies.grid import ARMS, COLUMNS, Cell
+from mfh.studies.stats import Repeats
 from mfh.studies.summary import summarise
 
 TINY = str(Path(tiny_task.__file__))
@@ -131,6 +134,28 @@ def test_a_task_that_cannot_travel_runs_here():
     result = mfh.study(lambda: task, arms=["no-kd", "soft"], num_seeds=2, processes=2)
     assert not result.data_redrawn
     assert set(result.frame["arm"]) == {"no-kd", "soft"}
+
+
+def test_a_study_that_re_splits_its_data_says_so(tmp_path):
+    def task(seed):
+        return replace(tiny_task.task(seed), seeds="resplit")
+
+    options = {"arms": ["no-kd", "regular"], "num_seeds": 3, "processes": 1, "epochs": 1}
+    result = mfh.study(task, out=tmp_path, **options)
+    assert not result.data_redrawn
+    assert Run(tmp_path).repeats == Repeats("resplit", num_train=120, num_val=60, num_test=60)
+    gain = Run(tmp_path).summary.chosen("regular").gain
+    plain = summarise(result.frame).chosen("regular").gain
+    assert gain.standard_error == pytest.approx(plain.standard_error * (1 + 3 * 60 / 120) ** 0.5)
+    assert mfh.study(task, out=tmp_path, **options).frame.equals(result.frame)
+    with pytest.raises(InputError, match="made with data_redrawn false, now it is true"):
+        mfh.study(tiny_task.task, out=tmp_path, **options)
+    # A task without a parameter seed is fixed, whatever it says.
+    fixed = task(0)
+    mfh.study(lambda: fixed, out=tmp_path / "fixed", **options)
+    assert Run(tmp_path / "fixed").repeats == Repeats("fixed")
+    with pytest.raises(InputError, match="seeds of task 'tiny' is 'split'; choose 'redrawn', 'resplit' or 'fixed'"):
+        replace(fixed, seeds="split")
 
 
 def test_all_arms_are_run_unless_chosen():

@@ -4,7 +4,8 @@ All of them take the student's values first, return a scalar and keep no state, 
 training loop.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -119,6 +120,51 @@ class KDLoss:
 
 def _weighted(weight: float, loss: Tensor) -> Tensor:
     return loss if weight == 1 else weight * loss
+
+
+class WeightedCrossEntropy:
+    """Cross-entropy times the weight of the true class, averaged over samples.
+
+    Args:
+        weights: A weight for each class.
+        others: Weight of classes beyond these; None refuses logits of more classes.
+
+    Raises:
+        InputError: There are no weights, one is negative or not finite, or none is positive.
+
+    Example:
+        >>> loss = WeightedCrossEntropy([0.5, 2.0])
+        >>> logits, target = torch.zeros(2, 2), torch.tensor([0, 1])
+        >>> round(float(loss(logits, target) / F.cross_entropy(logits, target)), 3)
+        1.25
+    """
+
+    def __init__(self, weights: Sequence[float], others: float | None = None) -> None:
+        self.weights, self.others = torch.as_tensor(weights, dtype=torch.float32), others
+        if not len(weights) or not (self.weights >= 0).all() or not 0 < float(self.weights.sum()) < math.inf:
+            raise InputError(
+                f"class weights are {list(weights)}; a number of at least 0 for each class was expected, one above 0"
+            )
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of one batch, a scalar.
+
+        Args:
+            logits: (N, K).
+            target: (N,), class indices.
+
+        Raises:
+            InputError: There are not K weights.
+        """
+        more = logits.shape[1] - len(self.weights)
+        if more and (more < 0 or self.others is None):
+            raise InputError(
+                f"there are {len(self.weights)} class weights for {logits.shape[1]} classes; give one for each class"
+            )
+        if more or self.weights.device != logits.device:
+            self.weights = F.pad(self.weights, (0, more), value=self.others or 0.0).to(logits.device)
+        # A weighted mean would be divided by the weights of the batch.
+        return (self.weights[target] * F.cross_entropy(logits, target, reduction="none")).mean()
 
 
 def kl_divergence(
@@ -261,28 +307,6 @@ def logit_distance(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     """
     _check_same_classes(student_logits, teacher_logits)
     return F.mse_loss(teacher_logits, student_logits)
-
-
-def smoothed_loss(label_loss: LabelLoss, amount: float, *, categorical: bool = True) -> LabelLoss:
-    """A label loss with smoothed labels: (1 - amount) * label loss + amount * loss against equal probabilities.
-
-    For cross-entropy that is label smoothing as in Szegedy et al. 2016, section 7.
-
-    Args:
-        label_loss: A function (logits, target) -> scalar.
-        amount: How much of the label is spread over all classes, in [0, 1].
-        categorical: Whether there is one class per sample (or pixel); otherwise every class has a yes and a no of its
-            own.
-    """
-
-    def loss(logits: Tensor, target: Tensor) -> Tensor:
-        if categorical:
-            spread = -F.log_softmax(logits, dim=1).mean()
-        else:
-            spread = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, 0.5))
-        return (1 - amount) * label_loss(logits, target) + amount * spread
-
-    return loss
 
 
 def hint_loss(student_features: Tensor, teacher_features: Tensor, projector: Callable[[Tensor], Tensor]) -> Tensor:

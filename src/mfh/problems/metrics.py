@@ -103,6 +103,27 @@ def _correct(logits: Tensor, target: Tensor) -> Tensor:
     return torch.stack([correct, torch.full_like(correct, len(target))])
 
 
+def balanced_accuracy() -> Metric:
+    """The fraction of correct predictions of every class, averaged over the classes that occur; for single labels."""
+    return Metric("balanced_accuracy", _mean_recall, confusion)
+
+
+def _mean_recall(counts: Tensor) -> Tensor:
+    samples = counts.sum(1)
+    occurs = samples > 0
+    return (counts.diagonal()[occurs].double() / samples[occurs]).mean()
+
+
+def macro_f1() -> Metric:
+    """The F1 score of every class, averaged over the classes that occur or are predicted; for single labels."""
+    return Metric("macro_f1", _mean_class_f1, confusion)
+
+
+def _mean_class_f1(counts: Tensor) -> Tensor:
+    both, either = 2 * counts.diagonal().double(), counts.sum(0) + counts.sum(1)
+    return (both[either > 0] / either[either > 0]).mean()
+
+
 def mean_average_precision() -> Metric:
     """The area under the precision-recall curve of every class, averaged over classes; for multi-label targets.
 

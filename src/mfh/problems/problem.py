@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -16,6 +16,7 @@ from mfh.problems.losses import (
     Divergence,
     KDLoss,
     LabelLoss,
+    WeightedCrossEntropy,
     bernoulli_divergence,
     kl_divergence,
     output_distance,
@@ -72,7 +73,8 @@ class Problem:
 
         Args:
             label_loss: A function (logits, target) -> scalar (default: cross-entropy).
-            metric: The metric (default: `metrics.accuracy()`).
+            metric: The metric (default: `metrics.accuracy()`). Where classes differ much in size,
+                `metrics.balanced_accuracy()` or `metrics.macro_f1()` count them equally.
             missing: The target of training samples without a label, for instance -1.
         """
         metric = metric or metrics.accuracy()
@@ -154,6 +156,27 @@ class Problem:
         label_loss = self.label_loss if self.missing is None else self.known_loss
         return loss.completed(label_loss, self.divergence) if isinstance(loss, KDLoss) else loss
 
+    def weighted(self, weights: Sequence[float], others: float | None = None) -> "Problem":
+        """The same problem, with the cross-entropy of each sample times the weight of its class.
+
+        The loss is averaged over samples, not divided by the weights of the batch, so every sample counts the same in
+        whatever batch it is. It has the scale of the plain loss where the weights average 1 over the training samples.
+
+        Args:
+            weights: A weight for each class.
+            others: Weight of classes beyond these; None refuses logits of more classes.
+
+        Raises:
+            InputError: The problem is not single-label classification, or has a label loss of its own.
+        """
+        if self.name != "classification" or self.label_loss is not F.cross_entropy:
+            what = "another label loss" if self.name == "classification" else f"the problem {self.name}"
+            raise InputError(
+                f"class_weights were given for {what}; they weight the cross-entropy of Problem.classification(): "
+                "leave them out, or weight your own loss"
+            )
+        return replace(self, label_loss=WeightedCrossEntropy(weights, others))
+
     def without_label(self, target: Tensor) -> Tensor:
         """(N,) whether a sample has no label at all: all entries of its target are `missing`."""
         if self.missing is None:
@@ -167,6 +190,31 @@ class Problem:
             scores = logits if logits.shape == target.shape else logits.movedim(1, -1)
             logits, target = scores[known], target[known]
         return self.label_loss(logits, target) if len(target) else logits.sum() * 0
+
+    def smoothed(self, amount: float) -> LabelLoss:
+        """The label loss with smoothed labels: (1 - amount) * label loss + amount * loss against equal probabilities.
+
+        For cross-entropy that is label smoothing as in Szegedy et al. 2016, section 7.
+
+        Args:
+            amount: How much of the label is spread over all classes, in [0, 1].
+
+        Raises:
+            InputError: There are no classes, or the amount is out of range.
+        """
+        if not 0 <= amount <= 1:
+            raise InputError(f"label smoothing is {amount}; choose a share of the label from 0 to 1")
+        if not (self.categorical or self.name == "multi-label classification"):
+            raise InputError(f"label smoothing needs classes, which {self.name} has not; leave it out")
+
+        def loss(logits: Tensor, target: Tensor) -> Tensor:
+            if self.categorical:
+                spread = -F.log_softmax(logits, dim=1).mean()
+            else:
+                spread = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, 0.5))
+            return (1 - amount) * self.known_loss(logits, target) + amount * spread
+
+        return loss
 
     def _absent(self, target: Tensor) -> Tensor:
         """Entries without a label."""

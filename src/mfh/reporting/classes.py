@@ -54,7 +54,7 @@ def classes_section(folders: Sequence[SeedFolder], summary: Summary, facts: Mapp
     names = _names(facts, num_classes)
     if num_columns == num_classes <= _MOST_SQUARES:
         section.blocks.append(_matrices_picture(pairs, best, names, summary))
-    gains = _gains(pairs, names)
+    gains = _gains(pairs, names, summary.test_to_train)
     if gains:
         section.blocks.append(_gains_picture(gains, best, summary))
     return section
@@ -107,14 +107,17 @@ def _matrices_picture(
     )
 
 
-def _gains(pairs: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], names: list[str]) -> list[_Gain]:
+def _gains(
+    pairs: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], names: list[str], test_to_train: float
+) -> list[_Gain]:
     before, after = (100 * np.array([recalls(pair[side]) for pair in pairs]) for side in (0, 1))
     gains = []
     for number, name in enumerate(names):
         known = ~np.isnan(before[:, number] + after[:, number])
         if known.any():
-            comparison = paired_comparison(after[known, number], before[known, number])
-            gains.append(_Gain(name, (after - before)[known, number], comparison, float(before[known, number].mean())))
+            alone, taught = before[known, number], after[known, number]
+            comparison = paired_comparison(taught, alone, test_to_train=test_to_train)
+            gains.append(_Gain(name, taught - alone, comparison, float(alone.mean())))
     return gains
 
 

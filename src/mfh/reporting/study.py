@@ -94,18 +94,11 @@ def _results(summary: Summary, run: Run) -> Section:
         "Judge a mask by its gain over the same teacher without it: general, specific and random against aligned, "
         "soft against regular. "
     )
-    if summary.covers == "data draws":
-        notes += "Every seed draws its own data, so the intervals cover new data as well. "
-    else:
-        notes += "All seeds share one data set, so the intervals cover training randomness only. "
-    if 1 < most <= 20:
-        least = 2.0 ** (1 - most)
-        notes += (
-            f"p-values come from the exact sign-flip test and are corrected for all arms by Holm's method. With {most} "
-            f"seeds, none can be below {least:.2g} before that correction."
-        )
-    elif most > 20:
-        notes += "p-values come from the sign-flip test and are corrected for all arms by Holm's method."
+    notes += f"{summary.repeats.sentence} "
+    if most > 1:
+        notes += summary.repeats.p_values_in_words(summary.num_shared, summary.split)
+        if 1 < summary.num_shared < most:
+            notes += f" They use the {summary.num_shared} seeds that all arms have."
     else:
         notes += "One seed has no interval: run more seeds before you draw conclusions."
     section.blocks.append(notes)
@@ -133,7 +126,7 @@ def _pairs_in_words(run: Run) -> list[str]:
     composed = (
         "labelled and unlabelled pairs are dealt out evenly over the batches, so it is one pass over all pairs"
         if share is None
-        else f"{100 * float(share):g} % of every batch are labelled, and it has as many steps as one pass over all pairs"
+        else f"{100 * float(share):g} % of every batch is labelled, and it has the steps of one pass over all pairs"
     )
     return [
         f"Training has {labelled:,} labelled and {unlabelled:,} unlabelled pairs{budget}; validation has "

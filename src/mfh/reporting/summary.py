@@ -32,13 +32,13 @@ def arms_table(summary: Summary) -> Table:
     ]
     unit = f", {scale.unit}" if scale.unit else ""
     direction = "" if scale.higher_is_better else f" Lower {scale.words} is better: a positive gain is a decrease."
-    caveat = "" if summary.covers == "data draws" else "; intervals cover training randomness only"
+    caveat = f"; {summary.repeats.caveat}" if summary.repeats.caveat else ""
     return Table(
         [
             "Arm",
             f"{split} {scale.title}",
             f"Against no-kd{unit}",
-            "p (Holm)",
+            "p (corrected)",
             f"Against the same teacher unmasked{unit}",
             f"Teacher {scale.title}",
         ],
@@ -71,8 +71,8 @@ def finding(summary: Summary) -> str:
         if variant is not None and variant.masking is not None:
             shown = summary.says(variant.label, variant.masking)
             sentence += f"; against {UNMASKED[arm]}, the same teacher unmasked, {shown}"
-    if summary.covers != "data draws":
-        sentence += "; all seeds share one data set, so the intervals cover training randomness only"
+    if summary.repeats.caveat:
+        sentence += f"; {summary.repeats.caveat}"
     if summary.split != "test":
         sentence += "; all numbers are of the validation split"
     return sentence + "."
@@ -150,9 +150,7 @@ def _after_correction(best: Variant, num_compared: int) -> str:
     """What remains of the best arm's gain after correcting for the number of arms; empty for a single comparison."""
     if best.gain is None or best.corrected_p is None or num_compared < 2:
         return ""
-    if num_compared * 2.0 ** (1 - best.gain.num_pairs) > 0.05:
-        return f", taken alone ({best.gain.num_pairs} seeds are too few to correct for {num_compared} comparisons)"
-    p_value = f"p {p_in_words(best.corrected_p)} after Holm's correction for {num_compared} comparisons"
+    p_value = f"p {p_in_words(best.corrected_p)} after correction for {num_compared} comparisons"
     return f", {p_value}" if best.corrected_p <= 0.05 else f", taken alone ({p_value})"
 
 
@@ -163,5 +161,5 @@ def _still_needed(comparison: Comparison) -> str:
     if needed == 0:
         return "settled"
     if needed is None:
-        return "no reasonable number of seeds"
+        return "more data" if comparison.test_to_train else "no reasonable number of seeds"
     return "1 more seed" if needed == 1 else f"about {needed} more seeds"

@@ -20,6 +20,7 @@ from mfh import files
 from mfh.errors import InputError, refuse_difference
 from mfh.problems.scale import ACCURACY, Scale
 from mfh.studies.grid import COLUMNS, FRACTION, Cell
+from mfh.studies.stats import Repeats
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,9 +174,11 @@ class Run:
         return Scale(**self.config["metric"]) if "metric" in self.config else ACCURACY
 
     @property
-    def data_redrawn(self) -> bool:
-        """Whether each seed draws its own data."""
-        return bool(self.config.get("data_redrawn", True))
+    def repeats(self) -> Repeats:
+        """What differs between the seeds of a study."""
+        if "resplit" in self.config:
+            return Repeats("resplit", **self.config["resplit"])
+        return Repeats("redrawn" if self.config.get("data_redrawn", True) else "fixed")
 
     # --- how it was made --------------------------------------------------------------------------------------------
 
@@ -236,7 +239,7 @@ class Run:
         from mfh.studies.summary import summarise
 
         rows = self.results if fraction is None else self.results[self.results[FRACTION] == fraction]
-        return summarise(rows, data_redrawn=self.data_redrawn, scale=self.scale)
+        return summarise(rows, repeats=self.repeats, scale=self.scale)
 
     @property
     def measured_fractions(self) -> list[float]:

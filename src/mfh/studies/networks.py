@@ -20,7 +20,7 @@ from mfh.errors import InputError, refuse_difference
 from mfh.networks.frozen import Frozen
 from mfh.networks.modes import find_device
 from mfh.parallel.distributed import exists, gather, rank, world_size
-from mfh.problems.losses import DistillationLoss, KDLoss, LabelLoss
+from mfh.problems.losses import DistillationLoss, KDLoss
 from mfh.problems.problem import Problem
 from mfh.saliency.scores import distance_name
 from mfh.studies.folder import FORMAT, HistoryKey, NetworkKey, SeedFolder, refuse_other_format
@@ -260,21 +260,26 @@ class Networks:
         return self._of_arm(cell, train, decided_by)
 
     def taught_by_labels(
-        self, cell: Cell, decided_by: Mapping[str, Any] | None, loss: LabelLoss | None = None
+        self, cell: Cell, decided_by: Mapping[str, Any] | None, label_smoothing: float = 0.0
     ) -> Trained:
         """The student of a control without a teacher, which takes as many steps as the distilled ones.
 
         Args:
             cell: The arm.
             decided_by: As in `distilled`.
-            loss: The label loss (default: the problem's).
+            label_smoothing: How much of every label is spread over all classes.
         """
 
         def train(resume: Path | None) -> _Training:
             with self._options(cell) as options:
                 size = len(self.task.pairs)
                 fit = pretrain(
-                    self.new("student"), role="student", loss=loss, epoch_size=size, checkpoint=resume, **options
+                    self.new("student"),
+                    role="student",
+                    label_smoothing=label_smoothing,
+                    epoch_size=size,
+                    checkpoint=resume,
+                    **options,
                 )
             return _Training({cell: fit.network}, fit.best_epoch, fit.history)
 

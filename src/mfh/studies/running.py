@@ -18,6 +18,7 @@ from mfh.studies.pool import Crew, Plan
 from mfh.studies.provenance import environment
 from mfh.studies.seed import Seed
 from mfh.studies.settings import Settings
+from mfh.studies.stats import Repeats
 from mfh.studies.steps import refuse_torchrun, with_earlier_arguments
 from mfh.tasks.checks import check_task
 from mfh.tasks.finding import TaskSource, find_task
@@ -36,7 +37,7 @@ class StudyResult:
     Args:
         frame: One row for each measurement; columns arm, score, layer, ratio, seed, split, metric, value, and
             label_fraction, label_weight, teacher_weight where these were compared. Accuracies are fractions.
-        data_redrawn: Whether data were redrawn for each seed; otherwise intervals cover training randomness only.
+        data_redrawn: Whether each seed drew its own data. Otherwise it split one data set anew, or all seeds share one.
         folder: The run folder, if there is one.
         scale: How the task's metric reads.
     """
@@ -240,13 +241,20 @@ def _config(
         **asdict(plan.settings.files),
         **made.networks.protocol_facts(),
         "threads": plan.settings.execution.threads,
-        "data_redrawn": source.redrawn,
+        **_repeats(made.task, source),
         "metric": asdict(plan.scale),
         "facts": dict(made.task.facts),
         "identity": made.networks.identity,
         "first_seed": plan.seeds.start,
         "num_seeds": len(plan.seeds),
     }
+
+
+def _repeats(task: Task, source: TaskSource) -> dict[str, Any]:
+    """What differs between seeds, as `Run.repeats` reads it."""
+    repeats = Repeats.of(task, source.redrawn)
+    sizes = {name: value for name, value in vars(repeats).items() if name != "seeds"}
+    return {"data_redrawn": repeats.seeds == "redrawn"} | ({"resplit": sizes} if repeats.seeds == "resplit" else {})
 
 
 def _measured(plan: Plan, run: Run, source: TaskSource, first: Seed, progress: bool) -> StudyResult:
@@ -263,7 +271,8 @@ def _measured(plan: Plan, run: Run, source: TaskSource, first: Seed, progress: b
         # More seeds, or the rest after an interruption, add to the time.
         seconds = time.monotonic() - started + float(run.environment.get("seconds", 0))
         run.write_environment(environment(seconds=round(seconds, 1)))
-    return StudyResult(_frame(rows, plan.columns), source.redrawn, run.folder, plan.scale)
+    redrawn = run.repeats.seeds == "redrawn"
+    return StudyResult(_frame(rows, plan.columns), redrawn, run.folder, plan.scale)
 
 
 def _frame(rows: list[Row], columns: Sequence[str]) -> "pd.DataFrame":

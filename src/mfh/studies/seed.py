@@ -22,7 +22,6 @@ from mfh.networks.frozen import Frozen
 from mfh.networks.layers import as_logits
 from mfh.networks.modes import device_of, evaluating, original_layer, placed
 from mfh.parallel.distributed import exists, gather, part, rank, share_rows
-from mfh.problems.losses import LabelLoss, smoothed_loss
 from mfh.problems.metrics import confusion
 from mfh.saliency.masks import ChannelMask, check_fingerprint, mask_channels, masked_logits
 from mfh.saliency.permutation import AUTO_PERMUTATIONS
@@ -244,7 +243,7 @@ class Seed:
         if self.keep_students:
             decided_by = {**networks.protocol_facts(cell), "permutations": self.settings.scoring.permutations}
         if cell.teacher is None:
-            return networks.taught_by_labels(cell, decided_by, self._smoothed() if cell.arm != "longer" else None)
+            return networks.taught_by_labels(cell, decided_by, 0.0 if cell.arm == "longer" else LABEL_SMOOTHING)
 
         def teaches() -> tuple[nn.Module | None, Tensor | None]:
             if not self._cacheable and cell.teacher != "student":
@@ -252,12 +251,6 @@ class Seed:
             return None, self._outputs([cell], "train")[cell] if teacher_logits is None else teacher_logits
 
         return networks.distilled(cell, teaches, decided_by)
-
-    def _smoothed(self) -> LabelLoss:
-        problem = self.task.problem
-        if not (problem.categorical or problem.name == "multi-label classification"):
-            raise InputError(f"arm 'label-smoothing' smooths classes, which {problem.name} has not; leave it out")
-        return smoothed_loss(problem.known_loss, LABEL_SMOOTHING, categorical=problem.categorical)
 
     @cached_property
     def _cacheable(self) -> bool:

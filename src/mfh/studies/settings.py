@@ -45,6 +45,8 @@ class Training:
     """Share of labelled pairs in each batch where there are unlabelled pairs (default: their share of all pairs)."""
     precision: Annotated[Literal["32-true", "bf16-mixed", "16-mixed"] | None, Unset] = None
     """Floating point precision of training; 16-mixed needs a GPU (default: the task's, usually 32-true)."""
+    class_weights: Annotated[Literal["balanced"] | None, Unset] = None
+    """Weight classes in the label loss by the inverse of their size: balanced (default: the task's, usually equal)."""
     num_workers: Count = None
     """Number of processes that load data for each training process (default: the task's, usually 0)."""
     channels_last: bool = False

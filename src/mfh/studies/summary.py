@@ -1,7 +1,7 @@
 """Summary of a study's tidy table: every arm against no-kd and against the same teacher unmasked."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mfh.errors import InputError
 from mfh.problems.scale import ACCURACY, Scale
 from mfh.studies.grid import ARMS, CONTROLS, PLAIN_CONTROLS, WEIGHTS, Cell
-from mfh.studies.stats import Comparison, Coverage, holm, paired_comparison
+from mfh.studies.stats import Comparison, Repeats, corrected_p_values, paired_comparison
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,8 @@ class Variant:
         gain: Comparison with no-kd, paired by seed, positive where the student is better; None for no-kd itself, or
             in a study without no-kd.
         masking: Comparison with the same teacher unmasked; None for an arm without a mask.
-        corrected_p: p-value of `gain`, corrected for the number of variants by Holm's method.
+        corrected_p: p-value of `gain`, corrected for the number of variants, see `corrected_p_values`; None without a
+            gain, or where the variants share no two seeds.
     """
 
     cell: Cell
@@ -61,7 +62,7 @@ class Summary:
     Args:
         variants: The variants, in the order of `mfh.studies.grid.ARMS`, then the controls.
         split: Split of the measurements: "test", or "val" for a study that has not read the test split.
-        covers: What the intervals cover.
+        repeats: What differs between seeds, and so what the intervals cover.
         num_candidates: Number of variants other than no-kd and the controls that were measured on the validation split.
             These are more than were tested, if the study read the test split only for the chosen one.
         scale: How the task's metric reads.
@@ -69,7 +70,7 @@ class Summary:
 
     variants: list[Variant]
     split: str
-    covers: Coverage
+    repeats: Repeats
     num_candidates: int
     scale: Scale = ACCURACY
 
@@ -142,13 +143,23 @@ class Summary:
 
     def compare(self, treatment: "pd.Series[float]", baseline: "pd.Series[float]") -> Comparison | None:
         """Treatment against baseline over their common seeds, positive where treatment is better; None without any."""
-        return _compare(treatment, baseline, self.scale)
+        return _compare(treatment, baseline, self.scale, self.test_to_train)
+
+    @property
+    def test_to_train(self) -> float:
+        """The correction of `paired_comparison` for re-split data; 0 where seeds are independent."""
+        return self.repeats.test_to_train(self.split)
 
     @cached_property
     def num_seeds(self) -> tuple[int, int]:
         """Smallest and largest number of seeds of a variant; they differ while a study is unfinished."""
         counts = [len(variant.student) for variant in self.variants]
         return min(counts), max(counts)
+
+    @cached_property
+    def num_shared(self) -> int:
+        """Number of seeds that all variants have; p-values are corrected over these."""
+        return len(set.intersection(*(set(variant.student.index) for variant in self.variants)))
 
     @cached_property
     def seeds_in_words(self) -> str:
@@ -159,13 +170,13 @@ class Summary:
         return f"{most} seed" + ("s" if most != 1 else "")
 
 
-def summarise(frame: "pd.DataFrame", *, data_redrawn: bool = True, scale: Scale = ACCURACY) -> Summary:
+def summarise(frame: "pd.DataFrame", *, repeats: Repeats | None = None, scale: Scale = ACCURACY) -> Summary:
     """Compare every arm of a study, seed by seed, with no-kd and with the same teacher unmasked.
 
     Args:
         frame: A study's tidy table with `mfh.studies.grid.COLUMNS`. Rows whose value is missing are left out, and
             comparisons use the seeds that both sides have.
-        data_redrawn: Whether each seed draws its own data; otherwise intervals cover training randomness only.
+        repeats: What differs between seeds (default: each seed draws its own data).
         scale: The metric, and how it reads (default: accuracy).
 
     Raises:
@@ -190,13 +201,14 @@ def summarise(frame: "pd.DataFrame", *, data_redrawn: bool = True, scale: Scale 
     by_cell, validation, teacher = (_by_cell(rows, scale) for rows in (measured, validations, teachers))
     every_cell = _by_cell(students, scale)
     none = Cell("no-kd")
+    repeats = repeats or Repeats()
+    test_to_train = repeats.test_to_train(split)
     gains = {
-        cell: _compare(values, by_cell[none], scale) if cell != none and none in by_cell else None
+        cell: _compare(values, by_cell[none], scale, test_to_train) if cell != none and none in by_cell else None
         for cell, values in by_cell.items()
     }
     compared = [cell for cell in by_cell if gains[cell] is not None]
-    p_values = [gain.p_value for gain in gains.values() if gain is not None]
-    corrected = dict(zip(compared, holm(p_values).tolist(), strict=True))
+    corrected = _corrected({cell: by_cell[cell] - by_cell[none] for cell in compared}, test_to_train)
     variants = []
     for cell in sorted(by_cell, key=_order):
         base = cell.unmasked
@@ -208,13 +220,12 @@ def summarise(frame: "pd.DataFrame", *, data_redrawn: bool = True, scale: Scale 
                 validation=float(validation[cell].mean()) if cell in validation else None,
                 teacher=teacher.get(cell, by_cell[cell].iloc[:0]),
                 gain=gains[cell],
-                masking=_compare(by_cell[cell], by_cell[base], scale) if base in by_cell else None,
+                masking=_compare(by_cell[cell], by_cell[base], scale, test_to_train) if base in by_cell else None,
                 corrected_p=corrected.get(cell),
             )
         )
-    covers: Coverage = "data draws" if data_redrawn else "training randomness only"
     num_candidates = sum(cell.arm not in ("no-kd", *CONTROLS) for cell in validation)
-    return Summary(variants, split, covers, num_candidates, scale)
+    return Summary(variants, split, repeats, num_candidates, scale)
 
 
 def representatives(summary: Summary, variants: list[Variant], most: int = 14) -> list[Variant]:
@@ -272,9 +283,31 @@ def label_of(cell: Cell, cells: Iterable[Cell]) -> str:
     return cell.arm + (f" ({', '.join(parts)})" if parts else "")
 
 
-def _compare(treatment: "pd.Series[float]", baseline: "pd.Series[float]", scale: Scale) -> Comparison | None:
+def _corrected(differences: Mapping[Cell, "pd.Series[float]"], test_to_train: float) -> dict[Cell, float]:
+    """Corrected p-values of one family of comparisons, over the seeds that all of them have.
+
+    Args:
+        differences: Differences by seed, for each comparison of the family. Without two common seeds there is no
+            result.
+        test_to_train: As in `paired_comparison`.
+    """
+    import pandas as pd
+
+    if not differences:
+        return {}
+    shared = pd.concat(list(differences.values()), axis=1).dropna()
+    if len(shared) < 2:
+        return {}
+    p_values = corrected_p_values(shared.to_numpy(), test_to_train=test_to_train)
+    return dict(zip(differences, p_values.tolist(), strict=True))
+
+
+def _compare(
+    treatment: "pd.Series[float]", baseline: "pd.Series[float]", scale: Scale, test_to_train: float
+) -> Comparison | None:
     seeds = treatment.index.intersection(baseline.index).sort_values()
     if not len(seeds):
         return None
     ours, theirs = treatment.loc[seeds].to_numpy(), baseline.loc[seeds].to_numpy()
-    return paired_comparison(ours, theirs) if scale.higher_is_better else paired_comparison(theirs, ours)
+    better, worse = (ours, theirs) if scale.higher_is_better else (theirs, ours)
+    return paired_comparison(better, worse, test_to_train=test_to_train)

@@ -24,7 +24,7 @@ from mfh.problems.problem import Problem
 from mfh.saliency.permutation import Distance
 from mfh.saliency.probe import StudentLayer
 from mfh.saliency.scores import Fill
-from mfh.tasks.splits import SPLITS
+from mfh.tasks.splits import SEEDS, SPLITS, Seeds
 from mfh.training.checks import check_split
 from mfh.training.heads import EmbeddingHead
 from mfh.training.labels import separated
@@ -93,7 +93,10 @@ class Task:
         resplit: Function from a random seed to this task with another split of the same data, so that each seed of a
             study has a split of its own (default: all seeds share the splits).
         facts: Further facts for the report: "description", "classes" (names in order), counts of decisive features,
-            best accuracies.
+            best accuracies. Where splits are made of whole groups, "groups" counts them, for instance
+            {"unit": "people", "train": 6, "val": 2, "test": 2}.
+        seeds: What another seed of the task's function changes: "redrawn" (the data), "resplit" (which pairs of one
+            data set are in which split) or "fixed" (neither). Intervals follow it, see `mfh.studies.stats.Repeats`.
 
     Raises:
         InputError: A split is empty or not a data set, or there is neither a teacher nor its outputs.
@@ -121,6 +124,7 @@ class Task:
     truth: NDArray[np.bool_] | None = None
     resplit: "Callable[[int], Task] | None" = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    seeds: Seeds = "redrawn"
 
     @classmethod
     def from_arrays(
@@ -184,6 +188,8 @@ class Task:
             object.__setattr__(self, "problem", replace(self.problem, missing=float(self.missing_target)))
         if self.teacher_embeddings is not None:
             self._embed(self.teacher_embeddings, given)
+        if self.seeds not in SEEDS:
+            raise InputError(f"seeds of task {self.name!r} is {self.seeds!r}; choose 'redrawn', 'resplit' or 'fixed'")
         if self.teacher is None and self.teacher_logits is None:
             raise InputError(f"task {self.name!r} has no teacher; give teacher= or teacher_logits=")
         try:

@@ -19,13 +19,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mfh.data.epochs import PairLoader, Reading, reads_the_same
+from mfh.data.epochs import PairLoader, Reading, all_targets, reads_the_same
 from mfh.data.pairs import only_role
 from mfh.data.teacher_outputs import check_finite, teacher_outputs
 from mfh.errors import InputError
 from mfh.networks.modes import check_weights, device_of, evaluating, placed
 from mfh.parallel.distributed import gather, part
-from mfh.problems.losses import DistillationLoss, LabelLoss
+from mfh.problems.losses import DistillationLoss, KDLoss
 from mfh.problems.metrics import Tally
 from mfh.problems.problem import Problem
 from mfh.saliency.masks import masked_logits
@@ -108,7 +108,7 @@ def pretrain(
     progress: bool = False,
     checkpoint: str | Path | None = None,
     logger: Any = None,
-    loss: LabelLoss | None = None,
+    label_smoothing: float = 0.0,
     epoch_size: int | None = None,
     modality: Role | None = None,
 ) -> Fit:
@@ -128,8 +128,8 @@ def pretrain(
             finished, its result is returned. It stays until you remove it, which is best done once the network is
             saved.
         logger: A Lightning logger, which gets the history as it grows.
-        loss: Function of (logits, target) to minimise instead of the problem's label loss, which still judges
-            validation data.
+        label_smoothing: How much of every label is spread over all classes, from 0 to 1 (Szegedy et al. 2016, section
+            7). Validation data are judged by the plain label loss.
         epoch_size: Number of samples that an epoch's steps are counted by (default: len(train)). With more than there
             are, samples come around several times in an epoch; so a network takes as many steps as one that is
             distilled on labelled and unlabelled pairs.
@@ -144,7 +144,9 @@ def pretrain(
     train = separated(train, None, problem).labelled
     if epoch_size is not None and epoch_size < len(train):
         raise InputError(f"epoch_size is {epoch_size}; choose at least the number of training samples, {len(train)}")
+    problem = _weighted(problem, recipe, train)
     train, val = only_role(train, role), only_role(val, role)
+    loss = problem.smoothed(label_smoothing) if label_smoothing else None
     objective = Supervised(network, role, problem, loss)
     training = _training(objective, recipe, role, seed, device, progress, checkpoint, logger, epoch_size=epoch_size)
     return _fit(network, role, training.run(train, val))
@@ -193,8 +195,9 @@ def align(
     networks = {"teacher": teacher, "student": student}
     problem = problem or Problem.classification()
     check_training(networks, {"train": train, "val": val, **_given(unlabelled)}, problem, logger=logger)
-    train = separated(train, unlabelled, problem).pairs
-    objective = Alignment(teacher, student, problem)
+    parts = separated(train, unlabelled, problem)
+    train = parts.pairs
+    objective = Alignment(teacher, student, _weighted(problem, recipe, parts.labelled))
     training = _training(objective, recipe, "student", seed, device, progress, checkpoint, logger, early_stopping=False)
     kept = training.run(train, val)
     last = {name: copy.deepcopy(value) for name, value in student.state_dict().items()} if not kept.weights else {}
@@ -277,7 +280,7 @@ def distill(
     if teacher_logits is not None:
         teacher_logits = teacher_outputs(teacher_logits, len(train))
         teacher_logits = teacher_logits if parts.order is None else teacher_logits[parts.order]
-    objective = Distillation(student, problem, loss)
+    objective = Distillation(student, _weighted(problem, recipe, parts.labelled, loss), loss)
     training = _training(objective, recipe, "student", seed, device, progress, checkpoint, logger)
     if training.finished:
         return _fit(student, "student", training.run(train, val))
@@ -347,6 +350,28 @@ def evaluate(
             if watch is not None:
                 watch(logits, target)
     return tally.value(gather(tally.state()))
+
+
+def _weighted(problem: Problem, recipe: Recipe | None, train: Any, loss: DistillationLoss | None = None) -> Problem:
+    """The problem with the recipe's class weights, which average 1 over the training samples."""
+    weights = None if recipe is None else recipe.class_weights
+    if weights is None:
+        return problem
+    if not (loss is None or (isinstance(loss, KDLoss) and loss.label_loss is None)):
+        raise InputError("class_weights were given, and a loss with its own label loss; leave one of them out")
+    problem.weighted([1.0])  # refuses other problems before targets are read
+    targets = all_targets(train).long().flatten()
+    counts = torch.bincount(targets[targets >= 0]).double()  # a wrong target is refused later, with its place
+    if weights == "balanced":
+        occurs = counts > 0
+        balanced = counts.sum() / (occurs.sum() * counts.clamp_min(1))
+        return problem.weighted(torch.where(occurs, balanced, 1.0).tolist(), others=1.0)
+    given = torch.tensor(weights, dtype=torch.float64)
+    shared = min(len(given), len(counts))
+    mean = float(given[:shared] @ counts[:shared] / counts.sum())
+    if not mean > 0:
+        raise InputError(f"class_weights is {weights}; the classes with a weight above 0 have no training samples")
+    return problem.weighted((given / mean).tolist())
 
 
 def _role(role: Any, modality: Any) -> Role:

@@ -1,6 +1,7 @@
 """How a network is trained: everything but the data and the loss."""
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -50,6 +51,10 @@ class Recipe:
         labelled_share: Share of labelled pairs in every batch where there are unlabelled pairs too, above 0 and at most
             1. None deals both out evenly: an epoch is then one pass over all pairs. With a share, labelled pairs come
             around several times in an epoch, which has as many steps as without.
+        class_weights: Weights of the classes in the cross-entropy of single-label classification: "balanced" for
+            N / (K n_k) with n_k of N training samples in class k of K, or a number for each class, which is scaled so
+            that the mean over training samples is 1. None weights all samples equally. The divergence from a teacher is
+            not weighted.
 
     Raises:
         InputError: A value has the wrong type or is out of range.
@@ -67,6 +72,7 @@ class Recipe:
     compile: bool = False
     keep: Keep = "best-metric"
     labelled_share: float | None = None
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("num_workers", 0), ("patience", 1)):
@@ -85,6 +91,8 @@ class Recipe:
         share = self.labelled_share
         if share is not None and not (isinstance(share, (int, float)) and 0 < share <= 1):
             raise InputError(f"labelled_share is {share!r}; choose a share of each batch, above 0 and at most 1")
+        if self.class_weights not in (None, "balanced"):
+            object.__setattr__(self, "class_weights", _weights(self.class_weights))
         _check_factory("optimizer", self.optimizer, "lambda parameters: torch.optim.{}(parameters, lr=...)", "Adam")
         if self.scheduler is not None:
             example = "lambda optimizer: torch.optim.lr_scheduler.{}(optimizer, ...)"
@@ -94,7 +102,9 @@ class Recipe:
         """What decides the result beyond floating point, as JSON can hold it; functions by their names."""
         names = ("epochs", "batch_size", "accumulate", "optimizer", "scheduler", "patience", "precision", "keep")
         facts = {name: describe(getattr(self, name)) for name in names}
-        return facts if self.labelled_share is None else {**facts, "labelled_share": self.labelled_share}
+        # Only where they are given: a run of an earlier version has no such entry.
+        more = {name: getattr(self, name) for name in ("labelled_share", "class_weights")}
+        return facts | {name: value for name, value in more.items() if value is not None}
 
 
 def _whole_number(name: str, value: Any, least: int) -> int:
@@ -111,6 +121,19 @@ def _whole_number(name: str, value: Any, least: int) -> int:
     if number < least:
         raise InputError(f"{name} is {number}; it must be at least {least}{way_out}")
     return number
+
+
+def _weights(value: Any) -> tuple[float, ...]:
+    try:
+        weights = () if isinstance(value, str) else tuple(float(weight) for weight in value)
+    except (TypeError, ValueError):
+        weights = ()
+    if len(weights) < 2 or not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+        raise InputError(
+            f"class_weights is {value!r}; choose 'balanced', None, or a number of at least 0 for each class, one of "
+            "them above 0"
+        )
+    return weights
 
 
 def _check_factory(name: str, value: Any, example: str, usual: str) -> None:
