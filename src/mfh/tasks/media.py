@@ -279,14 +279,16 @@ def read_picture(file: BinaryIO, fit: "Callable[[Image], Image]") -> NDArray[np.
         The picture in RGB, (H, W, 3).
 
     Raises:
-        MediaError: The file is unreadable.
+        MediaError: The file is unreadable or too large.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(file) as picture:
-            return np.asarray(fit(picture.convert("RGB")))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+            return np.asarray(fit(ImageOps.exif_transpose(picture).convert("RGB")))
+    except Image.DecompressionBombError:
+        raise MediaError("too large") from None
+    except Exception:  # damaged files make Pillow raise all kinds of errors
         raise MediaError("unreadable") from None
 
 

@@ -1,4 +1,4 @@
-"""One stretch of time of a media file: which streams to read, when they begin and end, and whether any of it is missing.
+"""One stretch of time of a media file: which streams to read, when they begin and end, and whether any is cut short.
 
 Containers count time in several ways. Here every moment is a number of seconds on the file's own clock, and the picture
 and the sound of a clip are read over one window of it. This module needs the extra `media`.
@@ -122,10 +122,11 @@ class Track:
 
     def decoded(self) -> Iterator[tuple[float, Any]]:
         """Time and frame, in the order of presentation."""
-        clock, previous = _Clock(), self.start
+        clock, previous, base = _Clock(), self.start, float(self.stream.time_base)
         for packet in (*self.packets, None):
             for frame in self.stream.decode(packet):
-                time = previous if frame.time is None else clock.read(frame.time)
+                # The time base of the frame itself is another one for the last frames of a decoder.
+                time = previous if frame.pts is None else clock.read(frame.pts * base)
                 yield time, frame
                 length = frame.samples / frame.sample_rate if hasattr(frame, "samples") else self.step
                 previous = time + length
