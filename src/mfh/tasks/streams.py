@@ -191,7 +191,7 @@ def _recording(container: Any, seconds: float) -> Recording:
     tracks = {stream.index: Track(stream) for stream in container.streams}
     kept, broken = 0, False
     for packet in container.demux():
-        track = tracks.get(packet.stream_index)
+        track = tracks.get(packet.stream.index)
         if track is not None and packet.size:
             kept += track.add(packet, seconds)
             broken = packet.is_corrupt
@@ -203,6 +203,8 @@ def _recording(container: Any, seconds: float) -> Recording:
         raise MediaError("truncated")
     for track in pictures:
         context = track.stream.codec_context
+        if context is None:  # there is no decoder; another track may have one
+            continue
         context.thread_count = 1  # several files at the same time use the cores better
         context.options = {"max_pixels": str(MOST_PIXELS)}
         if context.width * context.height > MOST_PIXELS:
