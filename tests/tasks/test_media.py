@@ -83,6 +83,17 @@ def test_pictures_are_scaled_to_cover_and_cropped_evenly():
     assert abs(int(decoded.mean()) - 90) <= 1
 
 
+def test_pictures_are_turned_as_their_camera_says():
+    left, buffer = np.zeros((64, 64, 3), np.uint8), io.BytesIO()
+    left[:, :32] = 200
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned clockwise
+    Image.fromarray(left).save(buffer, "JPEG", exif=exif)
+    above = read_picture(buffer, cover(64, 64))
+    assert above[:28].min() > 150
+    assert above[36:].max() < 50
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what librosa.load imports
 def test_sound_is_what_librosa_reads(folder):
     for name in ("sound.wav", "stereo.wav"):
@@ -149,6 +160,8 @@ def test_members_of_archives_are_read_in_place(folder, tmp_path):
     assert (file.name, str(file)) == ("sound.wav", f"{path}/Actor_01/sound.wav")
     with file.open() as packed:
         assert packed.read() == (folder / "sound.wav").read_bytes()
+    with pytest.raises(MediaError, match="unreadable"), MediaFile(tmp_path / "gone.wav").open():
+        pass
     damaged = bytearray(path.read_bytes())
     damaged[200:260] = bytes(60)
     path.write_bytes(damaged)

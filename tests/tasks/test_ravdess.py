@@ -15,6 +15,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import av
 import librosa
 import numpy as np
 import pytest
@@ -31,11 +32,13 @@ from mfh.saliency.masks import ChannelMask
 from mfh.studies.networks import load_weights
 from mfh.tasks import ravdess
 from mfh.tasks.finding import find_task
+from mfh.tasks.media import MediaFile
 from mfh.tasks.ravdess import names, splits
 from mfh.tasks.ravdess import prepare as preparation
+from mfh.tasks.ravdess.clips import Clip
 from mfh.tasks.ravdess.data import load_splits
 from mfh.tasks.ravdess.networks import LAYER, WIDE_LAYER, audio_network, image_network
-from mfh.tasks.ravdess.prepare import Features, mfcc
+from mfh.tasks.ravdess.prepare import Features, Work, mfcc
 from ravdess_clips import frames_of, sound_of, write_clips, write_features, zip_folder
 
 # In this process unless processes matter: starting one costs more than a few small clips.
@@ -274,6 +277,26 @@ def spoil(folder: Path) -> dict[str, str]:
     shutil.copy(copied, folder / "copies" / copied.name)
     (folder / "broken.zip").write_bytes(b"PK\x03\x04 no archive")
     return {name: reason for name, (reason, _) in made.items()} | {"broken.zip": "unreadable"}
+
+
+def test_frames_and_voice_of_a_clip_are_of_one_stretch_and_errors_are_its_own(tmp_path, monkeypatch):
+    shades = np.linspace(20, 220, 40).astype(np.uint8)  # 4 s, of which the coefficients describe 0.74 s
+    voice = sound_of(1, 1, 4.0, np.random.default_rng(0))
+    write_mp4(tmp_path / "long.mp4", np.stack([np.full((36, 64, 3), s) for s in shades]), voice, frame_rate=10)
+    file = MediaFile.of(tmp_path / "long.mp4")
+    Work(SMALL)(Clip({"id": "long"}, (file,), (file,)), tmp_path / "good.npz")
+    frames = np.load(tmp_path / "good.npz")["frames"]
+    assert abs(frames.mean() - shades[3]) < 3
+    for error in (OSError(22, "Invalid argument"), MemoryError(), IndexError("list")):
+
+        def fail(*_arguments, error=error, **_options):
+            raise error
+
+        monkeypatch.setattr(av, "open", fail)
+        Work(SMALL)(Clip({"id": "bad"}, (file,), (file,)), tmp_path / "bad.npz")
+        piece = np.load(tmp_path / "bad.npz")
+        assert "frames" not in piece
+        assert json.loads(bytes(piece["tried"])) == [[str(file), "unreadable"]] * 2
 
 
 def test_what_cannot_be_used_is_listed_with_the_reason(raw, prepared, tmp_path):

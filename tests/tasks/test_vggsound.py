@@ -110,6 +110,25 @@ def test_augmented_items(prepared):
         Clips(opened, "train", crop=0)
 
 
+def test_windows_of_short_clips_are_the_same_in_both(tmp_path):
+    """Clips of 1 s, prepared for 2 s: four frames cover the first half, the other half of the sound is silent."""
+    clips, table = write_vggsound(tmp_path, train=1, val=1, test=1, faults=False)
+    settings = Settings(num_frames=4, size=32, seconds=2.0, clips_per_shard=20)
+    prepare(clips, tmp_path / "out", csv=table, settings=settings, processes=0, quiet=True)
+    opened = open_prepared(tmp_path / "out")
+    sound, video, _ = Clips(opened, "train")[0]
+    varied = Clips(opened, "train", augment=True, crop=0.5)
+    torch.manual_seed(0)
+    starts = []
+    for _ in range(20):
+        heard, seen, _ = varied[0]
+        starts.append(int((sound.unfold(0, 16_000, 1)[:, :50] == heard[:50]).all(1).nonzero()[0]))
+        times = (starts[-1] + (np.arange(4) + 0.5) * 4000) / 16_000
+        expected = video[(times * 4).astype(int).clip(0, 3)]
+        assert torch.equal(seen, expected) or torch.equal(seen, expected.flip(2))
+    assert max(starts) - min(starts) > 8000
+
+
 def test_reading_processes_give_the_same(prepared):
     clips = Clips(open_prepared(prepared), "train")
     _ = clips[0]  # a shard is open already when the processes start

@@ -47,6 +47,11 @@ class RavdessFeatures(RavdessOptions):
             raise InputError(f"num_mfcc is {self.num_mfcc}; choose 1 to 128, the number of mel bands")
 
     @property
+    def seconds(self) -> float:
+        """Length of the stretch of a clip that the features describe, rounded up to a whole hop."""
+        return self.mfcc_frames * self.hop / self.sample_rate
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of one clip's arrays: MFCC (num_mfcc, mfcc_frames) and frames (F, H, W, 3)."""
         return {

@@ -163,13 +163,13 @@ class Work:
         with file.open() as content:
             if not file.name.lower().endswith(".mp4"):
                 return read_picture(content, fit)[None]
-            return read_frames(content, self.features.num_frames, fit)
+            return read_frames(content, self.features.num_frames, fit, self.features.seconds)
 
     def _mfcc(self, file: MediaFile) -> NDArray[np.float32]:
         if file.name.endswith(".npy"):
             return self._read_array(file.path)
         with file.open() as content:
-            return mfcc(read_audio(content, self.features.sample_rate), self.features)
+            return mfcc(read_audio(content, self.features.sample_rate, self.features.seconds), self.features)
 
     def _read_array(self, path: Path) -> NDArray[np.float32]:
         shape = self.features.shapes["mfcc"]

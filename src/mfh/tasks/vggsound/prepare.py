@@ -20,7 +20,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from mfh import files
 from mfh.errors import InputError
 from mfh.progress import bars
-from mfh.tasks.media import MediaError, MediaFile, cover, read_audio, read_frames, require_media
+from mfh.tasks.media import Decoded, MediaError, MediaFile, cover, read_clip, require_media
 from mfh.tasks.preparing import (
     check_options,
     digest,
@@ -252,9 +252,10 @@ def _make_shard(job: _Job, piece: Path) -> None:
                     raise _SkippedError("missing")
                 if not deaths.begin(clip.key):
                     raise _SkippedError("crashes the decoder")
-                frames, sound = decode(source, job.settings)
-                pictures = [jpeg(frame, job.settings.quality) for frame in frames]
-                writer.add(clip, job.indices[clip.label], pictures, wav(sound, SAMPLE_RATE))
+                decoded = decode(source, job.settings)
+                pictures = [jpeg(frame, job.settings.quality) for frame in decoded.frames]
+                seconds = min(decoded.seconds, job.settings.seconds)
+                writer.add(clip, job.indices[clip.label], pictures, wav(decoded.sound, SAMPLE_RATE), seconds)
             except (_SkippedError, MediaError) as error:
                 skipped.append({**asdict(clip), "file": "" if source is None else str(source), "reason": str(error)})
         writer.close()
@@ -271,8 +272,8 @@ class _SkippedError(Exception):
     """A clip is left out."""
 
 
-def decode(source: Source, settings: Settings) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Frames (F, size, size, 3) and normalised sound (T,) of one clip.
+def decode(source: Source, settings: Settings) -> Decoded:
+    """Frames (F, size, size, 3) and normalised sound (T,) of one clip, and how many seconds both cover.
 
     Args:
         source: The clip's media file or strip.
@@ -283,15 +284,12 @@ def decode(source: Source, settings: Settings) -> tuple[NDArray[np.uint8], NDArr
     """
     if isinstance(source, Strip):
         sound = read_sound(source.audio, SAMPLE_RATE, settings.seconds)
-        return read_strip(source.video, settings.num_frames, settings.size), normalised(sound, settings.samples)
-    try:
+        clip = Decoded(read_strip(source.video, settings.num_frames, settings.size), sound, len(sound) / SAMPLE_RATE)
+    else:
         with source.open() as file:
-            # Sound first: it decodes faster, so a useless clip is found sooner.
-            sound = normalised(read_audio(file, SAMPLE_RATE, settings.seconds), settings.samples)
-            file.seek(0)
-            return read_frames(file, settings.num_frames, cover(settings.size, settings.size)), sound
-    except OSError:
-        raise MediaError("unreadable") from None
+            fit = cover(settings.size, settings.size)
+            clip = read_clip(file, settings.num_frames, fit, SAMPLE_RATE, settings.seconds)
+    return replace(clip, sound=normalised(clip.sound, settings.samples))
 
 
 def normalised(sound: NDArray[np.float32], samples: int) -> NDArray[np.float32]:

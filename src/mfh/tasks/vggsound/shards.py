@@ -7,6 +7,7 @@ members' names against it. Nothing is ever unpickled.
 import copy
 import hashlib
 import io
+import json
 import os
 import re
 import tempfile
@@ -25,6 +26,7 @@ from torch.utils.data import Dataset
 from mfh.errors import InputError
 from mfh.files import file_digest, locked, read_table
 from mfh.tasks.preparing import read_meta
+from mfh.tasks.sizes import VGGSOUND_RATE
 from mfh.tasks.vggsound.writing import INDEX, KIND
 
 _SHARD_NAME = re.compile(r"shard-(train|val|test)-\d{5}\.tar")
@@ -181,6 +183,7 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
         if not 0 < crop <= 1:
             raise InputError(f"crop is {crop}; a share of the clip, above 0 and at most 1, was expected")
         self.samples, self.augment, self.crop, self.modality = int(options["samples"]), augment, crop, modality
+        self.seconds = self.samples / VGGSOUND_RATE
         rows = [row for row in prepared.rows if row["split"] == split]
         self.shards = sorted({row["shard"] for row in rows})
         place = {name: number for number, name in enumerate(self.shards)}
@@ -220,7 +223,9 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
             sound = sound[int(start * self.samples) :][: int(crop * self.samples)]
         if self.modality != "teacher":
             share = (np.arange(self.num_frames) + 0.5) / self.num_frames
-            chosen = ((start + crop * share) * self.stored_frames).astype(int).clip(0, self.stored_frames - 1)
+            if self.augment:  # as a share of the clip, which may be shorter than the sound with its silence
+                share = (start + crop * share) * self._stretch(members)
+            chosen = (share * self.stored_frames).astype(int).clip(0, self.stored_frames - 1)
             video = self._video(members, chosen, index)
             video = video.flip(2) if mirrored else video
         return sound, video, int(self.targets[index])
@@ -231,6 +236,14 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
         if len(samples) != self.samples:
             raise self._foreign(index, f"{len(samples)} sound samples, {self.samples} were expected")
         return torch.from_numpy(samples.astype(np.float32) / 32767)
+
+    def _stretch(self, members: Mapping[str, bytes]) -> float:
+        """Length of the prepared sound, as a multiple of the length that the frames cover."""
+        try:
+            seconds = float(json.loads(members.get("json", b"{}")).get("seconds", self.seconds))
+        except (ValueError, TypeError, AttributeError):
+            seconds = self.seconds
+        return self.seconds / seconds if 0 < seconds <= self.seconds else 1.0
 
     def _video(self, members: Mapping[str, bytes], chosen: NDArray[np.int64], index: int) -> Tensor:
         from PIL import Image

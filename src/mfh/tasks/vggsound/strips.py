@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mfh import files
 from mfh.errors import InputError
-from mfh.tasks.media import SILENCE, MediaError, cover, read_audio
+from mfh.tasks.media import SILENCE, MediaError, MediaFile, cover, read_audio
 from mfh.tasks.vggsound.annotations import Clip, is_validation, read_labels
 
 #: Number of frames in a strip.
@@ -109,10 +109,14 @@ def read_strip(path: Path, num_frames: int, size: int) -> NDArray[np.uint8]:
     try:
         with Image.open(path, formats=["JPEG"]) as picture:
             width, height = picture.size
-            if height % STRIP_FRAMES or width * height > _MOST_PIXELS:
+            if width * height > _MOST_PIXELS:
+                raise MediaError("too large")
+            if height % STRIP_FRAMES:
                 raise MediaError("unreadable")
             strip = picture.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except MediaError:
+        raise
+    except Exception:  # damaged files make Pillow raise all kinds of errors
         raise MediaError("unreadable") from None
     each, fit = height // STRIP_FRAMES, cover(size, size)
     chosen = [int((i + 0.5) * STRIP_FRAMES / num_frames) for i in range(num_frames)]
@@ -133,7 +137,7 @@ def read_sound(path: Path, sample_rate: int, seconds: float) -> NDArray[np.float
     if not path.is_file():
         raise MediaError("no sound")
     if path.suffix != ".npy":
-        with path.open("rb") as file:
+        with MediaFile(path).open() as file:
             return read_audio(file, sample_rate, seconds)
     try:
         sound = files.load_array(path)

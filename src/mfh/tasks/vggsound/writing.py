@@ -36,7 +36,7 @@ class ShardWriter:
         self._tar = tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  closed by close
         self.rows: list[dict[str, Any]] = []
 
-    def add(self, clip: Clip, label_index: int, frames: Iterable[bytes], sound: bytes) -> None:
+    def add(self, clip: Clip, label_index: int, frames: Iterable[bytes], sound: bytes, seconds: float) -> None:
         """Append a clip.
 
         Args:
@@ -44,13 +44,14 @@ class ShardWriter:
             label_index: Index of its label.
             frames: Frames as JPEGs, in order.
             sound: Sound as a WAV.
+            seconds: Stretch of time that the frames cover. The sound may go on in silence.
         """
         facts = {**asdict(clip), "class": label_index}
         first = self._tar.offset
         for number, frame in enumerate(frames):
             self._member(f"{clip.key}.{number:02d}.jpg", frame)
         self._member(f"{clip.key}.wav", sound)
-        self._member(f"{clip.key}.json", json.dumps(facts).encode())
+        self._member(f"{clip.key}.json", json.dumps({**facts, "seconds": round(seconds, 3)}).encode())
         self.rows.append({"key": clip.key, **facts, "offset": first, "size": self._tar.offset - first})
 
     def _member(self, name: str, content: bytes) -> None:
