@@ -15,6 +15,7 @@ import tyro
 import mfh
 from mfh.cli import options as opt
 from mfh.errors import InputError
+from mfh.files import OwnFileError
 from mfh.parallel.torchrun import is_first, launched
 from mfh.tasks.sizes import RavdessFeatures, VggsoundSizes
 
@@ -63,7 +64,9 @@ def _tell(error: BaseException) -> int:
         message, code = str(error), 2
     elif isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
-        message = f"{error.strerror or error}{where}; what was finished is kept, and the same command resumes"
+        message = f"{error.strerror or error}{where}"
+        if isinstance(error, OwnFileError):
+            message += "; what was finished is kept, and the same command resumes"
         code = 2
     elif isinstance(error, KeyboardInterrupt):
         message, code = "interrupted; the same command resumes", 130

@@ -221,7 +221,7 @@ def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
             as_batch(item)
     try:
         return as_batch(default_collate(items))  # type: ignore[no-untyped-call]
-    except (RuntimeError, TypeError, KeyError) as error:
+    except Exception as error:  # types of the user's own take part
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"items {_listed(indices)} of a {type(dataset).__name__} do not fit into one batch ({reason}); give "

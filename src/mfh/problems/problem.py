@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mfh.errors import InputError
+from mfh.errors import InputError, foreign
 from mfh.problems import metrics
 from mfh.problems.losses import (
     DistillationLoss,
@@ -132,6 +132,19 @@ class Problem:
         loss = KDLoss() if loss is None else loss
         return loss.completed(self.label_loss, self.divergence) if isinstance(loss, KDLoss) else loss
 
+    def target_fault(self, logits: Tensor, target: Tensor) -> Fault | None:
+        """What is wrong with these targets; the one place that decides whether a target is valid.
+
+        Args:
+            logits: (N, ...). Only their shape and type are used.
+            target: (N, ...), the targets of the same samples.
+
+        Returns:
+            The reason, and the row of the first bad sample (None: all are bad); None if all targets are valid.
+        """
+        with foreign(f"the fault function of the problem {self.name!r} failed"):
+            return self.fault(logits, target)
+
     def check(self, logits: Tensor, target: Tensor, where: str = "", indices: Sequence[int] | None = None) -> None:
         """Refuse a target that does not fit these logits.
 
@@ -144,7 +157,7 @@ class Problem:
         Raises:
             InputError: The target is not valid.
         """
-        fault = self.fault(logits, target)
+        fault = self.target_fault(logits, target)
         if fault is not None:
             message, row = fault
             place = "" if row is None or indices is None else f", sample {int(indices[row])}"
@@ -187,7 +200,7 @@ def _index_fault(logits: Tensor, target: Tensor, dense: bool, ignore_index: int 
 def _label_fault(logits: Tensor, target: Tensor) -> Fault | None:
     if target.shape != logits.shape:
         return _shapes_differ(logits, target)
-    return _first_wrong(~((target >= 0) & (target <= 1)), target, "0 or 1 for each class was expected")
+    return _first_wrong((target != 0) & (target != 1), target, "0 or 1 for each class was expected")
 
 
 def _value_fault(logits: Tensor, target: Tensor) -> Fault | None:
