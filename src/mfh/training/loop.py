@@ -231,8 +231,8 @@ class Training:
                 f"{number}; lower the learning rate, or check the inputs"
             )
         with foreign(
-            f"the scheduler, {type(scheduler).__name__}, failed in epoch {number} of {self.recipe.epochs} (it steps once "
-            "per epoch)"
+            f"the scheduler, {type(scheduler).__name__}, failed in epoch {number} of {self.recipe.epochs} (it steps "
+            "once per epoch)"
         ):
             if isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step(values[self._compared[0]])

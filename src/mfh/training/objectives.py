@@ -119,13 +119,8 @@ class Objective(nn.Module):
         if known is None:
             self.problem.check(logits, batch.target, f"{self.split} split", indices.tolist())
         else:  # all at once: a GPU would end the process where a target is out of range
-            shape = torch.empty((len(known), *logits.shape[1:]), device="meta")
-            self.problem.check(
-                shape,
-                known,
-                f"{self.split} split",
-                range(self.firsts[self.split], self.firsts[self.split] + len(known)),
-            )
+            first, shape = self.firsts[self.split], torch.empty((len(known), *logits.shape[1:]), device="meta")
+            self.problem.check(shape, known, f"{self.split} split", range(first, first + len(known)))
         self._shapes[self.split, role] = logits.shape[1:]
         return logits
 
@@ -153,7 +148,7 @@ class Objective(nn.Module):
         """
         self.check_targets(batch, indices)
         if fresh:
-            check_finite_inputs(batch, self.fields, self.split, indices)
+            check_finite_inputs(batch, self.fields, self.split, indices.tolist())
 
     def check_targets(self, batch: PairedBatch, indices: Tensor) -> None:
         """Refuse a target that does not fit the logits, as far as their shape is known.
