@@ -114,11 +114,11 @@ def _working_together(options: Any) -> AbstractContextManager[None]:
 # --- the commands -----------------------------------------------------------------------------------------------------
 
 
-def _console() -> "Console":
+def _console(width: int = 160) -> "Console":
+    """The terminal; without one, tables are so many columns wide."""
     from rich.console import Console
 
-    # Where there is no terminal to fit into, tables keep their lines whole.
-    width = None if sys.stdout.isatty() else 160
+    width = None if sys.stdout.isatty() else width  # type: ignore[assignment]
     return Console(highlight=False, soft_wrap=True, width=width, quiet=not is_first())
 
 
@@ -277,6 +277,30 @@ def _diagnose(options: opt.Diagnose) -> None:
     console.print(f"\nReport: {report(out)}", markup=False)
 
 
+def _check(options: opt.Check) -> None:
+    from mfh.files import write_table
+    from mfh.reporting.items import class_table, item_table, totals
+    from mfh.tasks.finding import find_task
+    from mfh.tasks.items import find
+
+    task = find_task(options.task, options.dataset).make(options.seed)
+    found = find(task, seed=options.seed, num_workers=options.workers, progress=not options.quiet)
+    rows = [{"split": split, "index": index, "reason": reason} for (split, index), reason in found.bad.items()]
+    if options.out is not None:
+        write_table(options.out, ("split", "index", "reason"), rows)
+    console = _console(width=80)
+    for content in (item_table(found), class_table(found, task.facts.get("classes", ()))):
+        if content is not None:
+            _print_table(console, content)
+    for sentence in found.odd:
+        console.print(f"odd: {sentence}", markup=False)
+    console.print(totals(found), markup=False)
+    if options.out is not None:
+        console.print(f"Table: {options.out}", markup=False)
+    if found.bad:
+        sys.exit(1)
+
+
 def _gauss(options: opt.Gauss) -> None:
     from dataclasses import asdict
 
@@ -391,6 +415,7 @@ _COMMANDS: dict[type, Any] = {
     opt.Distill: _distill,
     opt.Study: _study,
     opt.Diagnose: _diagnose,
+    opt.Check: _check,
     opt.Gauss: _gauss,
     opt.Prepare: _prepare,
     opt.Report: _report,

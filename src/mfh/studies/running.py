@@ -162,7 +162,8 @@ def _study(task: Any, design: _Design, run: Run, settings: Settings, progress: b
     first = source.make(seeds.start)
     ratios = design.ratios or (first.protocol.ratio,)
     grid = cells(design.arms, ratios, design.scores, design.layers or [first.layer], design.weights)
-    check_task(first, dict.fromkeys(cell.layer for cell in grid if cell.layer), source.origin)
+    layers = dict.fromkeys(cell.layer for cell in grid if cell.layer)
+    check_task(first, layers, source.origin, whole=["test"])
     _check(design, grid, first, settings)
     made = Seed(first, seeds.start, settings, run.seed(seeds.start), keep_students=design.select)
     for cell in grid:

@@ -212,7 +212,7 @@ class Training:
     ) -> None:
         """One pass over the training data and one over the validation data."""
         state, number = self.state, self.state.epochs
-        _seed_generators(epoch_seed(self.seed, number, rank()), self.device)
+        seed_generators(epoch_seed(self.seed, number, rank()), self.device)
         epoch.batches.sampler.set_epoch(number)
         loss = epoch.train(training if bar is None else bar.follow(training, number))
         state.steps += len(epoch.batches) // self.recipe.accumulate
@@ -594,14 +594,14 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
-            _seed_generators(seed, device)
+            seed_generators(seed, device)
             yield
         finally:
             np.random.set_state(numpy_state)  # noqa: NPY002
             random.setstate(python_state)
 
 
-def _seed_generators(seed: int, device: torch.device) -> None:
+def seed_generators(seed: int, device: torch.device) -> None:
     """Seed torch (CPU and device), NumPy and random, so that a resumed run draws what it would have drawn.
 
     That holds for what is drawn in this process; reading processes (`num_workers`) have generators of their own.
