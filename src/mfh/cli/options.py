@@ -167,7 +167,7 @@ class Check(Quiet):
     """Random seed that the task's function gets."""
     out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """CSV file for all bad items: split, index and reason (default: none is written)."""
-    workers: Annotated[int | None, arg(aliases=("--num-workers",), help_behavior_hint="")] = None
+    workers: Annotated[int | None, arg(metavar="N", aliases=("--num-workers",), help_behavior_hint="")] = None
     """Number of processes that read items; 0 reads in the command's own process (default: the task's, usually 0)."""
     dataset: OmitArgPrefixes[TaskArguments] = field(default_factory=TaskArguments)
 

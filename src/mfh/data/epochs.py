@@ -332,7 +332,7 @@ def delivered(loader: Iterable[T]) -> Iterator[T]:
     try:
         yield from loader
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not str(error).startswith("DataLoader worker"):  # what it raised itself
             raise
         raise InputError(
             f"a process that reads data has ended ({in_a_line(error)}); it ran out of memory, or was killed: choose "

@@ -221,6 +221,8 @@ def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
             as_batch(item)
     try:
         return as_batch(default_collate(items))  # type: ignore[no-untyped-call]
+    except InputError:
+        raise
     except Exception as error:  # types of the user's own take part
         reason = " ".join(str(error).split())[:200]
         raise InputError(
