@@ -175,7 +175,7 @@ def test_collated_items_may_differ_in_length():
         return torch.stack([x.mean(0) for x in sound]), torch.stack(other), torch.tensor(target)
 
     assert mfh.check(changed(train=items, val=items[:3], test=items[3:5], collate=collate)).empty
-    items.append((randn(2, 5), randn(7), 0))
+    items.append((randn(2, 8, 3), randn(7), 0))
     frame = mfh.check(changed(train=items, collate=collate, val=items[:3], test=items[3:5]))
     assert frame[["split", "index"]].to_numpy().tolist() == [["train", 8]]
 
@@ -251,7 +251,7 @@ class Drawn(Dataset):
 
 def test_what_items_draw_does_not_depend_on_the_processes_and_leaves_no_trace():
     task, before = changed(train=Drawn()), torch.get_rng_state()
-    alone, together, other = (mfh.check(task, num_workers=n, seed=seed) for n, seed in ((0, 0), (3, 0), (0, 1)))
+    alone, together, other = (mfh.check(task, num_workers=n, seed=seed) for n, seed in ((0, 0), (2, 0), (0, 1)))
     assert 0 < len(alone) < 60
     assert alone.equals(together)
     assert not alone.equals(other)
@@ -286,7 +286,6 @@ def test_the_command_prints_a_table_of_80_columns_and_ends_in_1(tmp_path, capsys
     out = tmp_path / "found/bad.csv"
     assert run(tmp_path, "5: unreadable, 119: no_number", "--out", str(out), "--workers", "1") == 1
     shown = capsys.readouterr().out
-    assert max(map(len, shown.splitlines())) <= 80 or str(out) in shown
     assert max(len(line) for line in shown.splitlines() if str(out) not in line) <= 80
     assert "240 items read (120 train, 60 val, 60 test): 2 bad" in shown
     with out.open(newline="") as file:
