@@ -288,7 +288,7 @@ def test_no_batch_of_one_reaches_batch_normalisation(samples, accumulate):
 
 
 @pytest.mark.parametrize(("samples", "accumulate"), [(129, 1), (129, 2), (65, 4), (5, 4), (3, 2), (2, 4)])
-def test_no_batch_of_one_reaches_batch_normalisation(samples, accumulate):
+def test_no_batch_of_one_is_dealt_however_few_samples_there_are(samples, accumulate):
     data = TensorDataset(randn(samples, 4), randn(samples, 4, seed=1), torch.arange(samples) % 2)
     network = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
     sizes = []
