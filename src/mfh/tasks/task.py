@@ -56,7 +56,7 @@ class Task:
         train: Training split: a map-style data set of (teacher_input, student_input, target). Inputs are tensors, or
             nested tuples and dicts of tensors. A multimodal teacher has both inputs in `teacher_input`.
         val: Validation split, of the same form. Epochs, and everything else that is chosen, are chosen on it.
-        test: Test split, of the same form. It is read once, at the end.
+        test: Test split, of the same form. It is measured once, at the end; a study only checks its items before.
         student_layer: Name of the student's layer whose output feeds the probe, or several names; "input" is the
             student's input (default: the input of its last leaf module with parameters).
         channel_dim: Dimension of the layer's output that counts channels.
