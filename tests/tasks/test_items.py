@@ -309,5 +309,23 @@ def test_many_bad_items_are_shown_in_part(tmp_path, capsys):
 
 
 def test_a_number_of_workers_that_cannot_be():
-    with pytest.raises(InputError, match="num_workers is -1; choose 0"):
-        mfh.check(TASK, num_workers=-1)
+    for count in (-1, 10**20):
+        with pytest.raises(InputError, match=f"num_workers is {count}; choose 0 .* to 256"):
+            mfh.check(TASK, num_workers=count)
+
+
+def test_an_interrupted_check_does_not_promise_to_resume(tmp_path, capsys, monkeypatch):
+    def interrupted(*_given, **_more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mfh.tasks.items.find", interrupted)
+    assert run(tmp_path, "") == 130
+    assert capsys.readouterr().err == "mfh: interrupted\n"
+
+
+def test_the_table_is_printed_before_the_file_fails(tmp_path, capsys):
+    assert run(tmp_path, "5: unreadable", "--out", str(tmp_path)) == 2
+    shown = capsys.readouterr()
+    assert "cannot be read: OSError" in shown.out
+    assert shown.err.count("\n") == 1
+    assert "resumes" not in shown.err

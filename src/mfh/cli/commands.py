@@ -50,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> None:
         with _working_together(options):
             run_command(options)
     except (InputError, OSError, KeyboardInterrupt) as error:
-        sys.exit(_tell(error))
+        sys.exit(_tell(error, resumes=not isinstance(options, opt.Check)))
 
 
 def run_command(options: Any) -> None:
@@ -58,18 +58,23 @@ def run_command(options: Any) -> None:
     _COMMANDS[type(options)](options)
 
 
-def _tell(error: BaseException) -> int:
-    """Say what went wrong, and return the exit code; what is no user's fault keeps its traceback."""
+def _tell(error: BaseException, resumes: bool = True) -> int:
+    """Say what went wrong, and return the exit code; what is no user's fault keeps its traceback.
+
+    Args:
+        error: What ended the command.
+        resumes: Whether the command keeps what it has finished, so that it can go on later.
+    """
     if isinstance(error, InputError):
         message, code = str(error), 2
     elif isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
         message = f"{error.strerror or error}{where}"
-        if isinstance(error, OwnFileError):
+        if resumes and isinstance(error, OwnFileError):
             message += "; what was finished is kept, and the same command resumes"
         code = 2
     elif isinstance(error, KeyboardInterrupt):
-        message, code = "interrupted; the same command resumes", 130
+        message, code = "interrupted" + "; the same command resumes" * resumes, 130
     else:
         traceback.print_exception(error)
         return 1
@@ -285,9 +290,6 @@ def _check(options: opt.Check) -> None:
 
     task = find_task(options.task, options.dataset).make(options.seed)
     found = find(task, seed=options.seed, num_workers=options.workers, progress=not options.quiet)
-    rows = [{"split": split, "index": index, "reason": reason} for (split, index), reason in found.bad.items()]
-    if options.out is not None:
-        write_table(options.out, ("split", "index", "reason"), rows)
     console = _console(width=80)
     for content in (item_table(found), class_table(found, task.facts.get("classes", ()))):
         if content is not None:
@@ -296,6 +298,8 @@ def _check(options: opt.Check) -> None:
         console.print(f"odd: {sentence}", markup=False)
     console.print(totals(found), markup=False)
     if options.out is not None:
+        rows = [{"split": split, "index": index, "reason": reason} for (split, index), reason in found.bad.items()]
+        write_table(options.out, ("split", "index", "reason"), rows)
         console.print(f"Table: {options.out}", markup=False)
     if found.bad:
         sys.exit(1)

@@ -50,8 +50,8 @@ def check_task(task: Task, layers: Iterable[str] = (), origin: str = "", whole: 
             for split in SPLITS[1:]:
                 _check_alike(batches["train"], batches[split], split)
             shapes = logits_shapes(task, networks, "train", batches["train"])
-            for split in whole:
-                _check_whole(task, split, batches[split], shapes)
+            for name in whole:
+                _check_whole(task, name, batches[name], shapes)
     except InputError as error:
         raise InputError(f"{origin}: {error}" if origin else str(error)) from None
     for earlier, later in (("train", "val"), ("train", "test"), ("val", "test")):

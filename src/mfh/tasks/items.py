@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _INPUTS = ("teacher_input", "student_input")
 # Items that a reading process reads at a time, and targets that are checked at a time.
 _READ, _CHECKED = 64, 256
+_MOST_WORKERS = 256
 # Classes that a sentence names.
 _NAMED = 5
 
@@ -129,9 +130,9 @@ def find(task: Task, *, seed: int = 0, num_workers: int | None = None, progress:
         InputError: The task cannot make its networks, or a reading process died.
     """
     workers = task.recipe.num_workers if num_workers is None else num_workers
-    if workers < 0:
-        raise InputError(f"num_workers is {workers}; choose 0 (read in this process) or more")
-    splits = {name: getattr(task, name) for name in SPLITS}
+    if not 0 <= workers <= _MOST_WORKERS:
+        raise InputError(f"num_workers is {workers}; choose 0 (read in this process) to {_MOST_WORKERS}")
+    splits: dict[str, Any] = {name: getattr(task, name) for name in SPLITS}
     with seeded(seed, torch.device("cpu")), bars(progress, lines=True) as show:
         networks = made_networks(task)
         read = {name: list(_read(dataset, name, seed, workers, show)) for name, dataset in splits.items()}
@@ -146,7 +147,8 @@ def find(task: Task, *, seed: int = 0, num_workers: int | None = None, progress:
         bad |= {(name, index): faults[index] for index in sorted(faults)}
     for place, reason in [*_unlike_train(read), *failed]:
         bad.setdefault(place, []).append(reason)
-    order = sorted(bad, key=lambda place: (SPLITS.index(place[0]), place[1]))  # type: ignore[arg-type]
+    names = list(splits)
+    order = sorted(bad, key=lambda place: (names.index(place[0]), place[1]))
     reasons = {place: "; ".join(bad[place]) for place in order}
     classes = _classes(task, read, reasons, shapes)
     odd = [*_missing_classes(task, classes), *_constant(read), *_in_two_splits(read), *_shared_groups(task)]
@@ -368,7 +370,9 @@ def _shared_groups(task: Task) -> Iterator[str]:
     groups = getattr(task, "groups", None)
     if not isinstance(groups, Mapping):
         return
-    members = {split: set(np.asarray(groups[split]).ravel().tolist()) for split in SPLITS if split in groups}
+    members: dict[str, set[Any]] = {
+        split: set(np.asarray(groups[split]).ravel().tolist()) for split in SPLITS if split in groups
+    }
     for earlier, later in _pairs(list(members)):
         shared = sorted(members[earlier] & members[later], key=str)
         if shared:
