@@ -107,8 +107,8 @@ class Logs:
     log_metrics = staticmethod(full)
 
 
-def with_metric(value, **options):
-    return supervised(problem=Problem.classification(metric=Metric("own", value, **options)))
+def with_metric(value, checkpoint=None, **options):
+    return supervised(problem=Problem.classification(metric=Metric("own", value, **options)), checkpoint=checkpoint)
 
 
 def with_loss(label_loss):
@@ -140,6 +140,10 @@ OWN_CODE = {
     "a late sample in evaluation": (
         lambda: evaluate(Late(39), DATA, "student", split="test"),
         r"student_input of the test split \(.*, sample 39\)",
+    ),
+    "a teacher that fails on augmented data": (
+        lambda: distill(Late(7), network(), Items(lambda i: (S[i] + (i != 7) * torch.rand(4), S[i], Y[i])), DATA),
+        r"train split, samples \d+, \d+, .*: the teacher failed",
     ),
     "a teacher that fails": (lambda: distill(Late(7), network(), TensorDataset(S, S, Y), DATA), "samples 0 to 39 of"),
     "an optimizer": (lambda: supervised(recipe=Recipe(optimizer=full)), "the optimizer cannot be made"),
@@ -240,9 +244,11 @@ def test_an_epoch_whose_metric_is_no_number_never_wins():
     assert supervised(Sick(3, until=2), recipe=Recipe(epochs=4)).best_epoch >= 2
 
 
-def test_a_training_without_a_single_number_is_refused():
+def test_a_training_without_a_single_number_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"val split: student_val_own is not a number in any epoch.*keep='last'"):
-        with_metric(lambda logits, target: float("nan"))
+        with_metric(lambda logits, target: float("nan"), checkpoint=tmp_path / "run.ckpt")
+    with pytest.raises(InputError, match="not a number in any epoch"):  # nor does the finished training win
+        with_metric(lambda logits, target: float("nan"), checkpoint=tmp_path / "run.ckpt")
     with pytest.raises(InputError, match="val split: student_val_accuracy is not a number in any epoch"):
         supervised(Sick(3))
     assert supervised(Sick(3), recipe=Recipe(epochs=1, keep="last")).best_epoch == 0

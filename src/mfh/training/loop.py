@@ -137,6 +137,7 @@ class Training:
         objective = self.objective
         if self.finished:
             objective.load_state_dict(self._resumed["objective"])
+            self._check_kept()
             return self.state
         _check_processes()
         others = [module for module in objective.children() if module is not objective.networks]

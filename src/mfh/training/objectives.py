@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mfh.data.epochs import Reading
 from mfh.data.pairs import PairedBatch, to_device
 from mfh.data.spool import IN_MEMORY_BYTES
-from mfh.errors import InputError, in_a_line
+from mfh.errors import InputError, foreign, in_a_line
 from mfh.networks.layers import as_logits
 from mfh.networks.modes import device_of, is_users
 from mfh.networks.precision import at_least_single
@@ -247,5 +247,6 @@ class Distillation(Objective):
         if kept is not None:
             rows: Tensor = kept[indices]
             return rows.to(device)
-        with torch.no_grad():
+        said = f"{self.split} split, samples {listed(indices.tolist())}: the teacher failed"
+        with torch.no_grad(), foreign(said):
             return as_logits(teacher(to_device(batch.teacher_input, device_of(teacher)))).to(device)
