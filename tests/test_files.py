@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from mfh import ChannelMask, ChannelSaliency
 from mfh.errors import InputError, close_names
 from mfh.files import (
+    OwnFileError,
     atomic_write,
     claimed,
     load_tensors,
@@ -64,6 +65,18 @@ def test_old_content_survives_a_crash(tmp_path):
     with atomic_write(path, "wb") as file:
         file.write(b"\x00\xff")
     assert path.read_bytes() == b"\x00\xff"
+
+
+def test_a_file_that_cannot_be_written_is_told_from_errors_of_other_code(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OwnFileError) as error, atomic_write(tmp_path / "file/below"):
+        pass
+    assert str(tmp_path) in str(error.value)
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)  # it may come from a worker process
+    with pytest.raises(OwnFileError), locked(tmp_path / "file/lock"):
+        pass
+    with locked(tmp_path / "lock"), pytest.raises(BlockingIOError), locked(tmp_path / "lock", wait=False):
+        pass
 
 
 def test_permissions_are_those_of_any_new_file(tmp_path):

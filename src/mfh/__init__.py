@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mfh.studies.running import StudyResult as StudyResult
     from mfh.studies.running import study as study
     from mfh.studies.settings import Settings as Settings
+    from mfh.tasks.items import check as check
     from mfh.tasks.task import Protocol as Protocol
     from mfh.tasks.task import Task as Task
     from mfh.training.fitting import align as align
@@ -54,6 +55,7 @@ _EXPORTS = {
     "Task": "mfh.tasks.task",
     "align": "mfh.training.fitting",
     "channel_saliency": "mfh.saliency.scores",
+    "check": "mfh.tasks.items",
     "diagnose": "mfh.studies.diagnosis",
     "distill": "mfh.training.fitting",
     "evaluate": "mfh.training.fitting",

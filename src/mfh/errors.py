@@ -1,7 +1,8 @@
 """The one kind of error that a user can cause."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -16,6 +17,30 @@ class InputError(ValueError):
 def in_a_line(error: BaseException) -> str:
     """An exception of somebody else's code as part of a one-line message: its type and the start of its text."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+@contextmanager
+def foreign(said: str) -> Iterator[None]:
+    """Run somebody else's code in the block: whatever it raises is an error of its owner, told in one line.
+
+    Args:
+        said: What could not be done, the beginning of the message.
+
+    Raises:
+        InputError: The code raised an exception, which is the cause of this one.
+
+    Example:
+        >>> with foreign("the metric failed"):
+        ...     {}["f1"]
+        Traceback (most recent call last):
+        mfh.errors.InputError: the metric failed: KeyError: 'f1'
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{said}: {in_a_line(error)}") from error
 
 
 def close_names(name: str, known: list[str], limit: int = 5) -> str:

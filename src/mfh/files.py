@@ -26,6 +26,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class OwnFileError(OSError):
+    """A file of `mfh` itself could not be written. What was finished is kept, so the same command can go on later."""
+
+
+@contextmanager
+def _own(path: Path) -> Iterator[None]:
+    """Tell errors of the file system apart from those that come out of a user's code."""
+    try:
+        yield
+    except OwnFileError:
+        raise
+    except OSError as error:
+        raise OwnFileError(error.errno, error.strerror or str(error), error.filename or str(path)) from error
+
+
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file that replaces `path` when the block ends without an error.
@@ -36,8 +51,17 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     Args:
         path: File to write.
         mode: "w" for text in UTF-8, or "wb".
+
+    Raises:
+        OwnFileError: The file cannot be written, for instance because the disk is full.
     """
     path = Path(path)
+    with _own(path), _replacing(path, mode) as file:
+        yield file
+
+
+@contextmanager
+def _replacing(path: Path, mode: str) -> Iterator[IO[Any]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
@@ -70,7 +94,8 @@ def locked(path: str | Path, *, wait: bool = True) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _own(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=-1 if wait else 0)

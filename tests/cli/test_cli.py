@@ -22,7 +22,7 @@ def test_help_is_instant_and_names_every_command():
         "assert not {'torch', 'lightning', 'matplotlib', 'pandas', 'numba'} & set(sys.modules)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for command in ("demo", "pretrain", "align", "saliency", "distill", "study", "report", "gauss", "prepare"):
+    for command in ("demo", "pretrain", "align", "saliency", "distill", "study", "check", "report", "gauss", "prepare"):
         assert command in shown
 
 
@@ -63,6 +63,61 @@ def test_a_gaussian_run_gets_its_report_again(tmp_path, capsys):
     (out / "report.html").unlink()
     run("report", out)
     assert "How it was made" in (out / "report.html").read_text()
+
+
+FAILING = """import dataclasses, torch, tiny_task, mfh
+def full(*given, **more):
+    raise OSError(28, "No space left on device", "cache.bin")
+class Items(torch.utils.data.Dataset):
+    def __init__(self, data): self.data = data
+    def __len__(self): return len(self.data)
+    def __getitem__(self, index): return full() if index == 31 else self.data[index]
+class Network(torch.nn.Linear):
+    def forward(self, x): return full() if self.training else super().forward(x)
+def task():
+    tiny = tiny_task.task()
+    return dataclasses.replace(tiny, %s)
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("train=Items(tiny.train)", "train split: item 31 of a Items cannot be read: "),
+        ("test=Items(tiny.test)", "test split: item 31 of a Items cannot be read: "),
+        ("collate=full", "train split: item 0 or 119 cannot be read: "),
+        ("student=lambda: Network(7, 2)", "the student cannot read student_input of the train split"),
+        ("problem=mfh.Problem.classification(label_loss=full)", "the label loss failed: "),
+        ("problem=mfh.Problem.classification(metric=mfh.Metric('own', full))", "val split: the metric own failed: "),
+        ("protocol=mfh.Protocol(loss=full)", "the distillation loss failed: "),
+    ],
+)
+def test_a_full_disk_of_the_users_own_code_promises_nothing(change, said, tmp_path, capsys):
+    mine = tmp_path / "mine.py"
+    mine.write_text(FAILING % change)
+    options = ("--arms", "no-kd", "regular", "--num-seeds", 1, "--processes", 1, "--epochs", 1)
+    with pytest.raises(SystemExit) as end:
+        run("study", mine, *options, "--out", tmp_path / "run", "--quiet")
+    shown = capsys.readouterr().err
+    assert end.value.code == 2
+    assert shown.count("\n") == 1
+    assert said in shown
+    assert "OSError: [Errno 28] No space left on device: 'cache.bin'" in shown
+    assert "resumes" not in shown
+
+
+def test_a_file_of_ours_that_cannot_be_written_promises_to_resume(tmp_path, capsys, monkeypatch):
+    def full(_file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(SystemExit) as end:
+        run("pretrain", TINY, "--out", tmp_path / "run", "--quiet")
+    assert end.value.code == 2
+    shown = capsys.readouterr().err
+    assert "No space left on device: " in shown
+    assert str(tmp_path / "run") in shown
+    assert shown.endswith("; what was finished is kept, and the same command resumes\n")
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,19 @@ def test_every_page_with_commands_is_run_by_one_file():
     assert set(pages_with_commands()) <= set(run)
     assert sum(len(commands(page)) for page in run) > 60
     assert {words[0] for page in run for words in commands(page)} == {
-        *("demo", "pretrain", "align", "saliency", "distill", "study", "diagnose", "report", "prepare", "gauss")
+        *(
+            "demo",
+            "pretrain",
+            "align",
+            "saliency",
+            "distill",
+            "study",
+            "diagnose",
+            "check",
+            "report",
+            "prepare",
+            "gauss",
+        )
     }
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import Subset, TensorDataset
 import mfh
 import tiny_task
 from mfh.data.epochs import all_targets
-from mfh.data.pairs import AllPairs
+from mfh.data.pairs import AllPairs, groups_of
 from mfh.errors import InputError
 from mfh.reporting import report
 from mfh.reporting.budgets import labels_that_equal
@@ -366,8 +366,6 @@ def test_an_augmented_student_and_a_shuffled_teacher():
 
 
 def test_subsets_carry_their_groups():
-    from mfh.studies.labels import groups_of
-
     data = TensorDataset(torch.zeros(6, 1))
     data.groups = ["a", "a", "b", "b", "c", "c"]
     assert groups_of(Subset(data, [5, 0])).tolist() == ["c", "a"]

@@ -102,6 +102,43 @@ def test_shared_items_are_a_warning(caplog):
     assert "mine.py: 120 of the 120 items of test are in train too" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("part", "value", "said"),
+    [
+        (2, -100, "test split, sample 31: the target holds -100; class indices from 0 to 1"),
+        (0, float("nan"), "test split, sample 31: teacher_input holds nan"),
+    ],
+)
+@pytest.mark.parametrize("kind", [lambda data: data, list], ids=["tensors", "items"])
+def test_the_whole_test_split_is_checked_before_a_study_trains(kind, part, value, said, tmp_path):
+    tensors = [tensor.clone() for tensor in TASK.test.tensors]
+    tensors[part][31] = value
+    task = changed(test=kind(TensorDataset(*tensors)))
+    check_task(task)  # the cheap check of a step, which does not read this split
+    with pytest.raises(InputError, match=said):
+        mfh.study(task, arms=["no-kd"], num_seeds=1, processes=1, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_test_split_that_is_large_is_left_for_later(monkeypatch):
+    read = set()
+
+    class Counted(Failing):
+        def __len__(self):
+            return 60
+
+        def __getitem__(self, index):
+            read.add(index)
+            return TASK.test[index]
+
+    monkeypatch.setattr("mfh.tasks.checks._COMPARED_BYTES", 60 * 15 * 4 - 1)
+    check_task(changed(test=Counted()), whole=["test"])
+    assert read == {0, 59}
+    monkeypatch.setattr("mfh.tasks.checks._COMPARED_BYTES", 60 * 15 * 4)
+    check_task(changed(test=Counted()), whole=["test"])
+    assert read == set(range(60))
+
+
 @pytest.mark.parametrize("command", [["study", "--num-seeds", "1"], ["pretrain"], ["saliency"]])
 def test_commands_name_the_file(command, tmp_path, capsys):
     mine = tmp_path / "mine.py"

@@ -287,6 +287,18 @@ def test_no_batch_of_one_reaches_batch_normalisation(samples, accumulate):
         assert [len(rows) for rows in batches.rows()] == [16] * (len(batches) - 1) + [17]
 
 
+@pytest.mark.parametrize(("samples", "accumulate"), [(129, 1), (129, 2), (65, 4), (5, 4), (3, 2), (2, 4)])
+def test_no_batch_of_one_is_dealt_however_few_samples_there_are(samples, accumulate):
+    data = TensorDataset(randn(samples, 4), randn(samples, 4, seed=1), torch.arange(samples) % 2)
+    network = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
+    sizes = []
+    network[1].register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])) if module.training else None)
+    recipe = Recipe(epochs=2, batch_size=64, accumulate=accumulate)
+    pretrain(network, data, data, role="student", recipe=recipe)
+    assert min(sizes) >= 2
+    assert sum(sizes) >= 2 * samples
+
+
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_a_small_rest_joins_the_step_before(parts):
     for samples in range(1, 60):
@@ -297,9 +309,8 @@ def test_a_small_rest_joins_the_step_before(parts):
             turns = range(step * parts, (step + 1) * parts)
             size = sum(folded.count(turn) for turn in turns)
             assert all(folded.weights(turn)[1] * size == pytest.approx(folded.count(turn) * parts) for turn in turns)
-        if samples >= 4 * parts:  # otherwise there is no step before
-            assert min(map(len, rows)) >= 2
-        if len(folded) == len(plain):
+        assert min(map(len, rows)) >= min(samples, 2)  # also where all samples are one step, and stand-ins
+        if len(folded) == len(plain) and samples >= 2 * parts:
             assert [folded.weights(i) for i in range(len(rows))] == [plain.weights(i) for i in range(len(rows))]
 
 

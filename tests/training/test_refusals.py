@@ -9,7 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from mfh import InputError, KDLoss, Problem, Recipe, align, distill, evaluate, pretrain
+from mfh import InputError, KDLoss, Metric, Problem, Recipe, align, distill, evaluate, pretrain
+from mfh.data.epochs import EpochBatches
+from mfh.data.pairs import Collated
+from mfh.training import objectives
 from networks import randn
 
 COUNT = 40
@@ -80,6 +83,184 @@ DICTS = [{"image": X[i], "sound": S[i], "label": int(Y[i])} for i in range(COUNT
 DOUBLE = [(X[i].numpy(), S[i].numpy().astype(np.float64), int(Y[i])) for i in range(COUNT)]
 WORDS = [(X[i], S[i], "cat") for i in range(COUNT)]
 NOTHING = [(X[i], S[i], [None]) for i in range(COUNT)]
+
+
+def full(*_given, **_more):
+    """Somebody else's function whose disk is full."""
+    raise OSError(28, "No space left on device", "cache.bin")
+
+
+class Late(nn.Module):
+    """A network that cannot read one sample."""
+
+    def __init__(self, index):
+        super().__init__()
+        self.inner, self.wrong = network(), S[index]
+
+    def forward(self, x):
+        if (x == self.wrong).all(1).any():
+            full()
+        return self.inner(x)
+
+
+class Logs:
+    log_metrics = staticmethod(full)
+
+
+def with_metric(value, checkpoint=None, **options):
+    return supervised(problem=Problem.classification(metric=Metric("own", value, **options)), checkpoint=checkpoint)
+
+
+def with_loss(label_loss):
+    return supervised(problem=Problem.classification(label_loss=label_loss))
+
+
+def taught(loss):
+    return distill(network(5), network(), DATA, DATA, loss=loss, recipe=QUICK)
+
+
+FULL = r"OSError: \[Errno 28\] No space left on device: 'cache.bin'$"
+#: Exceptions of the user's own code, faults of kind 5.
+OWN_CODE = {
+    "a transform": (lambda: supervised(train=Items(lambda i: full() if i == 7 else DATA[i])), "train split: item 7 of"),
+    "a teacher's item": (
+        lambda: distill(network(5), network(), Items(full), DATA, recipe=QUICK),
+        "train split: item 0 of a Items cannot be read",
+    ),
+    "a collate function": (lambda: supervised(val=Collated(DATA, full)), r"val split: the collate .* items \[0\]"),
+    "a label loss": (lambda: with_loss(full), r"train split, samples \d+, \d+, \d+, ...: the label loss failed"),
+    "a distillation loss": (lambda: taught(full), r"train split, samples \d+, .*: the distillation loss failed"),
+    "a metric": (lambda: with_metric(full), "val split: the metric own failed"),
+    "a statistic": (lambda: with_metric(float, statistics=full), "val split: the metric own failed"),
+    "a metric in evaluation": (
+        lambda: evaluate(network(), DATA, "student", problem=Problem.classification(metric=Metric("own", full))),
+        "data split: the metric own failed",
+    ),
+    "a late sample": (lambda: supervised(Late(7)), r"student_input of the train split \(.*, sample 7\)"),
+    "a late sample in evaluation": (
+        lambda: evaluate(Late(39), DATA, "student", split="test"),
+        r"student_input of the test split \(.*, sample 39\)",
+    ),
+    "a teacher that fails on augmented data": (
+        lambda: distill(Late(7), network(), Items(lambda i: (S[i] + (i != 7) * torch.rand(4), S[i], Y[i])), DATA),
+        r"train split, samples \d+, \d+, .*: the teacher failed",
+    ),
+    "a teacher that fails": (lambda: distill(Late(7), network(), TensorDataset(S, S, Y), DATA), "samples 0 to 39 of"),
+    "an optimizer": (lambda: supervised(recipe=Recipe(optimizer=full)), "the optimizer cannot be made"),
+    "a scheduler": (lambda: supervised(recipe=Recipe(scheduler=full)), "the scheduler cannot be made"),
+    "a logger": (lambda: supervised(logger=Logs()), "the logger, Logs, failed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OWN_CODE)
+def test_an_exception_of_the_users_own_code_is_the_users(name):
+    call, said = OWN_CODE[name]
+    with pytest.raises(InputError, match=f"{said}.*: {FULL}") as error:
+        call()
+    assert "\n" not in str(error.value)
+    assert isinstance(error.value.__cause__, OSError)
+
+
+def items(data):
+    return [data[index] for index in range(len(data))]
+
+
+def put(part, value, dtype=None):
+    """The data with another value in one part of sample 33, which is in no first batch of the seed."""
+    parts = [X.clone(), S.clone(), Y.clone() if dtype is None else F.one_hot(Y).to(dtype)]
+    parts[part][33] = value
+    return TensorDataset(*parts)
+
+
+@pytest.mark.parametrize("kind", [lambda data: data, items], ids=["tensors", "items"])
+@pytest.mark.parametrize("split", ["train", "val", "data"])
+@pytest.mark.parametrize(
+    ("data", "problem", "said"),
+    [
+        *((put(2, value), Problem.classification(), f"the target holds {value}; class") for value in (-100, -1, 2)),
+        (put(2, -1.0, torch.float32), Problem.multi_label(), "the target holds -1.0; 0 or 1 for each class"),
+        (put(2, 0.5, torch.float32), Problem.multi_label(), "the target holds 0.5; 0 or 1 for each class"),
+        (put(2, float("nan"), torch.float32), Problem.regression(), "the target holds nan; a finite number"),
+        (put(1, float("nan")), Problem.classification(), "student_input holds nan; finite numbers .*mfh check TASK"),
+        (put(1, float("-inf")), Problem.classification(), "student_input holds -inf; finite numbers"),
+    ],
+)
+def test_wrong_targets_and_inputs_behind_the_first_batch(kind, split, data, problem, said):
+    good = TensorDataset(X, S, data.tensors[2].where(data.tensors[2] == 1, 0))
+    order = EpochBatches(COUNT, 16, 0).rows()
+    assert 33 not in order[0]
+    splits = {"train": kind(good), "val": kind(good)} | {split: kind(data)}
+
+    def read():
+        if split == "data":
+            evaluate(network(), splits["data"], "student", problem=problem)
+        else:
+            supervised(**splits, problem=problem, recipe=Recipe(epochs=1, batch_size=16))
+
+    with pytest.raises(InputError, match=f"^{split} split, sample 33: {said}"):
+        read()
+
+
+def test_a_batch_of_ignored_labels_is_no_divergence():
+    data = TensorDataset(X, S, torch.full_like(Y, -100))
+    with pytest.raises(InputError, match=r"train split, sample .*: the target holds -100; class indices from 0 to 1"):
+        supervised(train=items(data))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_items_are_looked_at_in_the_first_epoch_only(workers, monkeypatch):
+    looked = []
+    monkeypatch.setattr(objectives, "check_finite_inputs", lambda batch, *rest: looked.append(len(batch.target)))
+    supervised(train=items(DATA), val=items(DATA), recipe=Recipe(epochs=3, batch_size=16, num_workers=workers))
+    assert sum(looked) == 2 * COUNT
+
+
+# --- what is no number never wins (faults of kind 7) ------------------------------------------------------------------
+
+
+class Sick(nn.Module):
+    """A network that returns NaN for one sample in eval mode, from some pass on."""
+
+    def __init__(self, index, until=99):
+        super().__init__()
+        self.inner, self.wrong, self.until, self.passes = network(), S[index], until, 0
+
+    def forward(self, x):
+        logits = self.inner(x)
+        if self.training:
+            return logits
+        self.passes += 1
+        sick = (x == self.wrong).all(1, keepdim=True)
+        return logits.masked_fill(sick, float("nan")) if self.passes <= self.until else logits
+
+
+def test_an_epoch_whose_metric_is_no_number_never_wins():
+    values = iter([float("nan"), 0.2, 0.1, float("nan")])
+    metric = Metric("own", lambda logits, target: next(values))
+    problem = Problem.classification(metric=metric)
+    fit = supervised(problem=problem, recipe=Recipe(epochs=4))
+    assert fit.best_epoch == 1
+    # Accuracy counts NaN as some class, so logits are looked at too.
+    assert supervised(Sick(3, until=2), recipe=Recipe(epochs=4)).best_epoch >= 2
+
+
+def test_a_training_without_a_single_number_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"val split: student_val_own is not a number in any epoch.*keep='last'"):
+        with_metric(lambda logits, target: float("nan"), checkpoint=tmp_path / "run.ckpt")
+    with pytest.raises(InputError, match="not a number in any epoch"):  # nor does the finished training win
+        with_metric(lambda logits, target: float("nan"), checkpoint=tmp_path / "run.ckpt")
+    with pytest.raises(InputError, match="val split: student_val_accuracy is not a number in any epoch"):
+        supervised(Sick(3))
+    assert supervised(Sick(3), recipe=Recipe(epochs=1, keep="last")).best_epoch == 0
+
+
+def test_a_metric_in_test_that_is_no_number_is_refused_with_the_reason():
+    nothing = Problem.classification(metric=Metric("own", lambda logits, target: float("nan")))
+    with pytest.raises(InputError, match="test split: the metric own is NaN, although every logit is a number"):
+        evaluate(network(), DATA, "student", problem=nothing, split="test")
+    with pytest.raises(InputError, match="test split: the student returns NaN for sample 17"):
+        evaluate(Sick(17), DATA, "student", split="test")
+
 
 MISTAKES = {
     "a loader": (lambda: supervised(train=DataLoader(DATA)), "train is a DataLoader; .* give loader.dataset"),
@@ -165,6 +346,25 @@ MISTAKES = {
     "a loss by name": (
         lambda: distill(network(5), network(), DATA, DATA, loss="kl"),
         "loss is of type str; a function of",
+    ),
+    "class weights of another size": (
+        lambda: with_loss(nn.CrossEntropyLoss(weight=torch.ones(3))),
+        "train split, samples .*: the label loss failed: RuntimeError: weight tensor should be .* shape: .3",
+    ),
+    "a loss for each sample": (
+        lambda: with_loss(nn.CrossEntropyLoss(reduction="none")),
+        r"the label loss returned a tensor of shape \(16,\); a tensor of one number .* mean over samples",
+    ),
+    "a loss without gradient": (
+        lambda: with_loss(lambda logits, target: logits.detach().sum()),
+        "the label loss returned a tensor without gradient",
+    ),
+    "a loss that is a plain number": (lambda: taught(lambda *_: 1.0), "the distillation loss returned a float"),
+    "a scheduler with too few steps": (
+        lambda: supervised(
+            recipe=Recipe(epochs=4, scheduler=lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=2))
+        ),
+        r"the scheduler, OneCycleLR, failed in epoch 2 of 4 \(it steps once per epoch\): ValueError: Tried to step 3",
     ),
     "an unknown logger": (lambda: supervised(logger="tensorboard"), "logger is of type str; an object"),
     "an optimizer that is none": (

@@ -357,7 +357,9 @@ def test_bad_input():
         problem=Problem.classification(missing=-1),
     )
     for share in (0, 1.5, "half"):
-        with pytest.raises(InputError, match=r"labelled_share is .*; choose a share of each batch, above 0 and at most"):
+        with pytest.raises(
+            InputError, match=r"labelled_share is .*; choose a share of each batch, above 0 and at most"
+        ):
             Recipe(labelled_share=share)
 
 

@@ -15,6 +15,7 @@ import tyro
 import mfh
 from mfh.cli import options as opt
 from mfh.errors import InputError
+from mfh.files import OwnFileError
 from mfh.parallel.torchrun import is_first, launched
 from mfh.tasks.finding import ARRAY_FILES
 from mfh.tasks.sizes import RavdessFeatures, VggsoundSizes
@@ -50,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> None:
         with _working_together(options):
             run_command(options)
     except (InputError, OSError, KeyboardInterrupt) as error:
-        sys.exit(_tell(error))
+        sys.exit(_tell(error, resumes=not isinstance(options, opt.Check)))
 
 
 def run_command(options: Any) -> None:
@@ -58,16 +59,23 @@ def run_command(options: Any) -> None:
     _COMMANDS[type(options)](options)
 
 
-def _tell(error: BaseException) -> int:
-    """Say what went wrong, and return the exit code; what is no user's fault keeps its traceback."""
+def _tell(error: BaseException, resumes: bool = True) -> int:
+    """Say what went wrong, and return the exit code; what is no user's fault keeps its traceback.
+
+    Args:
+        error: What ended the command.
+        resumes: Whether the command keeps what it has finished, so that it can go on later.
+    """
     if isinstance(error, InputError):
         message, code = str(error), 2
     elif isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
-        message = f"{error.strerror or error}{where}; what was finished is kept, and the same command resumes"
+        message = f"{error.strerror or error}{where}"
+        if resumes and isinstance(error, OwnFileError):
+            message += "; what was finished is kept, and the same command resumes"
         code = 2
     elif isinstance(error, KeyboardInterrupt):
-        message, code = "interrupted; the same command resumes", 130
+        message, code = "interrupted" + "; the same command resumes" * resumes, 130
     else:
         traceback.print_exception(error)
         return 1
@@ -112,11 +120,11 @@ def _working_together(options: Any) -> AbstractContextManager[None]:
 # --- the commands -----------------------------------------------------------------------------------------------------
 
 
-def _console() -> "Console":
+def _console(width: int = 160) -> "Console":
+    """The terminal; without one, tables are so many columns wide."""
     from rich.console import Console
 
-    # Where there is no terminal to fit into, tables keep their lines whole.
-    width = None if sys.stdout.isatty() else 160
+    width = None if sys.stdout.isatty() else width  # type: ignore[assignment]
     return Console(highlight=False, soft_wrap=True, width=width, quiet=not is_first())
 
 
@@ -276,6 +284,29 @@ def _diagnose(options: opt.Diagnose) -> None:
     console.print(f"\nReport: {report(out)}", markup=False)
 
 
+def _check(options: opt.Check) -> None:
+    from mfh.files import write_table
+    from mfh.reporting.items import class_table, item_table, totals
+    from mfh.tasks.finding import find_task
+    from mfh.tasks.items import find
+
+    task = find_task(options.task, options.dataset).make(options.seed)
+    found = find(task, seed=options.seed, num_workers=options.workers, progress=not options.quiet)
+    console = _console(width=80)
+    for content in (item_table(found), class_table(found, task.facts.get("classes", ()))):
+        if content is not None:
+            _print_table(console, content)
+    for sentence in found.odd:
+        console.print(f"odd: {sentence}", markup=False)
+    console.print(totals(found), markup=False)
+    if options.out is not None:
+        rows = [{"split": split, "index": index, "reason": reason} for (split, index), reason in found.bad.items()]
+        write_table(options.out, ("split", "index", "reason"), rows)
+        console.print(f"Table: {options.out}", markup=False)
+    if found.bad:
+        sys.exit(1)
+
+
 def _gauss(options: opt.Gauss) -> None:
     from dataclasses import asdict
 
@@ -391,6 +422,7 @@ _COMMANDS: dict[type, Any] = {
     opt.Distill: _distill,
     opt.Study: _study,
     opt.Diagnose: _diagnose,
+    opt.Check: _check,
     opt.Gauss: _gauss,
     opt.Prepare: _prepare,
     opt.Report: _report,

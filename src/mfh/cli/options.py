@@ -160,6 +160,21 @@ class Diagnose(TaskCommand):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Check(Quiet):
+    """Read every item of a task once and list the bad ones. Exit code 1 if there are any."""
+
+    task: Annotated[Positional[str], arg(metavar="TASK")]
+    """Task: digits, ravdess, vggsound, path/to/file.py with a function task(), or package.module:function."""
+    seed: int = 0
+    """Random seed that the task's function gets."""
+    out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """CSV file for all bad items: split, index and reason (default: none is written)."""
+    workers: Annotated[int | None, arg(metavar="N", aliases=("--num-workers",), help_behavior_hint="")] = None
+    """Number of processes that read items; 0 reads in the command's own process (default: the task's, usually 0)."""
+    dataset: OmitArgPrefixes[TaskArguments] = field(default_factory=TaskArguments)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrepareRavdess(Processes, Quiet):
     """Prepare RAVDESS: from the official archives, or the authors' features, to a folder for --data."""
 
@@ -286,6 +301,7 @@ Command = (
     | Annotated[Distill, subcommand("distill")]
     | Annotated[Study, subcommand("study")]
     | Annotated[Diagnose, subcommand("diagnose")]
+    | Annotated[Check, subcommand("check")]
     | Annotated[Gauss, subcommand("gauss")]
     | Annotated[Prepare, subcommand("prepare")]
     | Annotated[Report, subcommand("report")]

@@ -1,8 +1,8 @@
 """The batches of an epoch: their order, how they are read, and how much each counts."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +21,10 @@ from mfh.data.pairs import (
     tensors,
     to_device,
 )
-from mfh.errors import InputError
+from mfh.errors import InputError, foreign, in_a_line
 from mfh.parallel.distributed import gather
+
+T = TypeVar("T")
 
 
 def reading_batch(dataset: Any) -> int:
@@ -109,7 +111,8 @@ class EpochBatches(Sampler[list[int]]):
         processes: Number of processes that share the epoch.
         rank: Number of this process among them.
         least: Smallest wanted batch. If the last step would have smaller ones, its samples join the step before,
-            whose batches are then a little larger than `batch_size`. Batch normalisation needs 2.
+            whose batches are then a little larger than `batch_size`; the samples of an only step are dealt into fewer
+            batches. Batch normalisation needs 2.
     """
 
     def __init__(
@@ -129,7 +132,8 @@ class EpochBatches(Sampler[list[int]]):
         self._step_size = batch_size * self._parts
         self._steps = -(-num_samples // self._step_size)
         rest = num_samples - (self._steps - 1) * self._step_size
-        if 1 < least <= batch_size and self._steps > 1 and rest < least * self._parts:
+        self._least = least if least <= batch_size else 1
+        if self._least > 1 and self._steps > 1 and rest < least * self._parts:
             self._steps -= 1
 
     def __len__(self) -> int:
@@ -139,7 +143,11 @@ class EpochBatches(Sampler[list[int]]):
         """The epoch's batches as tensors of indices."""
         order = self.sampler.order()
         places = [self._range(index) for index in range(len(self))]
-        return [order[start:stop] if stop > start else order[start - 1 : start or None] for start, stop in places]
+        return [order[start:stop] if stop > start else self._stand_in(order, start) for start, stop in places]
+
+    def _stand_in(self, order: Tensor, start: int) -> Tensor:
+        """Samples that do not count, for a process that has none left: as many as a network needs."""
+        return order[max(0, start - self._least) : max(start, self._least)]
 
     def __iter__(self) -> Iterator[list[int]]:
         return (rows.tolist() for rows in self.rows())
@@ -171,8 +179,12 @@ class EpochBatches(Sampler[list[int]]):
         """Positions of a batch's samples in the epoch's order."""
         step, turn = divmod(index, self.accumulate)
         first, size = self._step(step)
-        place = turn * self.processes + self.rank
-        return first + size * place // self._parts, first + size * (place + 1) // self._parts
+        place, parts = turn * self.processes + self.rank, self._parts
+        if self._least > 1 and size < self._least * parts:
+            parts = max(1, size // self._least)
+            place = min(place, parts)  # behind the last part there is nothing
+            return first + size * place // parts, first + size * min(place + 1, parts) // parts
+        return first + size * place // parts, first + size * (place + 1) // parts
 
 
 class MixedBatches(EpochBatches):
@@ -295,17 +307,21 @@ class PairLoader:
         dataset: A map-style data set of (teacher_input, student_input, target).
         batch_size: Number of samples in a batch; the last may be smaller. Default: 256, fewer where samples are large.
         num_workers: Number of reading processes; 0 reads in this one.
+        split: Name of the split, for messages.
     """
 
-    def __init__(self, dataset: Any, batch_size: int | None = None, num_workers: int = 0) -> None:
-        self.loader = indexed_loader(dataset, batch_size or reading_batch(dataset), num_workers=num_workers)
+    def __init__(self, dataset: Any, batch_size: int | None = None, num_workers: int = 0, split: str = "") -> None:
+        self.split = split
+        with _named(split) if split else nullcontext():
+            self.loader = indexed_loader(dataset, batch_size or reading_batch(dataset), num_workers=num_workers)
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[PairedBatch]:
-        for batch, _ in self.loader:
-            yield batch
+        with _named(self.split) if self.split else nullcontext():
+            for batch, _ in delivered(self.loader):
+                yield batch
 
 
 class Reading:
@@ -323,7 +339,10 @@ class Reading:
         fields: Inputs that are needed ("teacher_input", "student_input"); of tensor data sets the other is left empty.
         index_device: Device that the indices are moved to; default: `device`.
         num_workers: Number of reading processes; 0 reads in this one.
-        look: Function that is called with every batch and its indices before they are moved, unless `targets` is known.
+        look: Function that is called as look(batch, indices, fresh) with every batch before it is moved, unless all
+            samples are `held`. `fresh` says whether it is the first pass over the data. On a CPU, later passes are not
+            looked at.
+        first: Position of the data set's first sample in the split, where it is a part of it; indices count from there.
     """
 
     def __init__(
@@ -337,32 +356,35 @@ class Reading:
         fields: Iterable[str] = ("teacher_input", "student_input"),
         index_device: torch.device | None = None,
         num_workers: int = 0,
-        look: Callable[[PairedBatch, Tensor], None] | None = None,
+        look: Callable[[PairedBatch, Tensor, bool], None] | None = None,
+        first: int = 0,
     ) -> None:
         self.dataset, self.split, self.device, self.batches, self.look = dataset, split, device, batches, look
+        self.first, self._fresh = first, True
         self.index_device = index_device or device
         self.num_workers = num_workers
         self._loader: DataLoader[tuple[PairedBatch, Tensor]] | None = None
-        #: All targets of a tensor data set, as they were given; None where items are read one by one.
-        self.targets: Tensor | None = None
+        #: All samples of a tensor data set, as far as they are needed; None where items are read one by one.
+        self.held: PairedBatch | None = None
         with _named(split):
             whole = _whole(dataset)
             if whole is not None:
                 needed = [t if name in (*fields, "target") else t[:0] for name, t in whole._asdict().items()]
                 size = sum(tensor.nbytes for tensor in needed)
                 if device.type == "cpu" or size <= _HELD_BYTES:
-                    self.targets = whole.target
+                    self.held = PairedBatch(*needed)
                     self._held = [tensor.to(device) for tensor in needed]
                     self._shuffled = size <= _SHUFFLED_BYTES or device.type != "cpu"
             if batches is None:
                 self.batch_size = max(least, reading_batch(dataset))
-        if batches is None and self.targets is not None:
-            indices = torch.split(torch.arange(len(self.targets), device=self.index_device), self.batch_size)
+        if batches is None and self.held is not None:
+            positions = torch.arange(first, first + len(self.held.target), device=self.index_device)
+            indices = torch.split(positions, self.batch_size)
             cut = [_split(tensor, self.batch_size, len(indices)) for tensor in self._held]
             self._in_order = list(zip(map(PairedBatch, *cut), indices, strict=True))
 
     def __iter__(self) -> Iterator[tuple[PairedBatch, Tensor]]:
-        if self.targets is None:
+        if self.held is None:
             return self._read()
         return iter(self._in_order) if self.batches is None else self._cut(self.batches.rows())
 
@@ -372,8 +394,8 @@ class Reading:
         order = torch.cat(rows)
         places = order.to(self.device)
         indices = torch.split(places if self.index_device == self.device else order, sizes)
-        assert self.targets is not None
-        labelled = len(self.targets)
+        assert self.held is not None
+        labelled = len(self.held.target)
         labels = (places, sizes)
         if labelled < len(self.dataset):  # the first samples of a batch
             labels = places[order < labelled], [int((row < labelled).sum()) for row in rows]
@@ -392,14 +414,16 @@ class Reading:
 
     def _read(self) -> Iterator[tuple[PairedBatch, Tensor]]:
         with _named(self.split):
-            for batch, indices in self._source():
-                if self.look is not None:
-                    self.look(batch, indices)
+            for batch, rows in self._source():
+                indices = rows + self.first if self.first else rows
+                if self.look is not None and (self._fresh or self.device.type != "cpu"):
+                    self.look(batch, indices, self._fresh)
                 if self.device.type == "cpu":
                     yield to_device(batch, self.device), indices
                 else:
                     pinned = map_tensors(_pinned, batch) if self.device.type == "cuda" else batch
                     yield to_device(pinned, self.device), indices.to(self.index_device, non_blocking=True)
+        self._fresh = False
 
     def _source(self) -> Iterator[tuple[PairedBatch, Tensor]]:
         if self.num_workers:
@@ -407,7 +431,7 @@ class Reading:
                 how: dict[str, Any] = {"batches": self.batches} if self.batches else {"batch_size": self.batch_size}
                 pin = self.device.type == "cuda"
                 self._loader = indexed_loader(self.dataset, num_workers=self.num_workers, pin=pin, **how)
-            yield from self._loader
+            yield from delivered(self._loader)
             return
         if self.batches is None:
             order = list(torch.split(torch.arange(len(self.dataset)), self.batch_size))
@@ -415,6 +439,23 @@ class Reading:
             order = self.batches.rows()
         for rows in order:
             yield fetch(self.dataset, rows.tolist()), rows
+
+
+def delivered(loader: Iterable[T]) -> Iterator[T]:
+    """What a loader gives.
+
+    Raises:
+        InputError: One of its reading processes has ended.
+    """
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):  # what it raised itself
+            raise
+        raise InputError(
+            f"a process that reads data has ended ({in_a_line(error)}); it ran out of memory, or was killed: choose "
+            "fewer num_workers"
+        ) from error
 
 
 def _split(tensor: Tensor, sizes: int | list[int], batches: int) -> Sequence[Tensor]:
@@ -501,7 +542,9 @@ def _named(split: str) -> Iterator[None]:
 
 
 def reads_the_same(dataset: Any, probes: int = 32) -> bool:
-    """Whether teacher inputs are equal when read twice, tried on a few items; False means augmented data.
+    """Whether teacher inputs of the training split are equal when read twice; False means augmented data.
+
+    It is tried on a few items.
 
     Under torch.distributed all processes give the same answer.
     """
@@ -510,7 +553,9 @@ def reads_the_same(dataset: Any, probes: int = 32) -> bool:
     if _in_memory(dataset):
         return True
     positions = sorted({int(position) for position in torch.linspace(0, len(dataset) - 1, probes)})
-    return all(gather(all(_reads_the_same(dataset, position) for position in positions)))
+    with _named("train"):
+        same = all(_reads_the_same(dataset, position) for position in positions)
+    return all(gather(same))
 
 
 def _in_memory(dataset: Any) -> bool:
@@ -528,7 +573,10 @@ def _reads_the_same(dataset: Any, position: int) -> bool:
 
 
 def _teacher_input(dataset: Any, index: int) -> Nested:
-    return fetch(dataset, [index]).teacher_input if type(dataset) in (AllPairs, Collated) else dataset[index][0]
+    if type(dataset) in (AllPairs, Collated):
+        return fetch(dataset, [index]).teacher_input
+    with foreign(f"item {index} of a {type(dataset).__name__} cannot be read"):
+        return dataset[index][0]
 
 
 def _identity(batch: Any) -> Any:

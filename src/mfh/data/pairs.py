@@ -7,7 +7,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 from torch.utils.data._utils.collate import default_collate
@@ -281,7 +283,9 @@ def _collated(dataset: Any, items: list[Any], indices: Sequence[int]) -> PairedB
             as_batch(item)
     try:
         return as_batch(default_collate(items))  # type: ignore[no-untyped-call]
-    except (RuntimeError, TypeError, KeyError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # types of the user's own take part
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"items {_listed(indices)} of a {type(dataset).__name__} do not fit into one batch ({reason}); give "
@@ -345,3 +349,24 @@ def only_role(dataset: Any, role: str) -> Any:
     if type(dataset) is ConcatDataset:
         return ConcatDataset([only_role(part, role) for part in dataset.datasets])
     return dataset.only(role) if hasattr(dataset, "only") else dataset
+
+
+def groups_of(dataset: Any) -> NDArray[Any] | None:
+    """(N,) the group of each sample (its person, its recording), where the data set says it.
+
+    Args:
+        dataset: A data set, whose attribute `groups` names the group of each sample; a part of such a data set, or one
+            with a collate function.
+
+    Returns:
+        The groups; None where there are none.
+    """
+    groups = getattr(dataset, "groups", None)
+    if groups is not None:
+        return np.asarray(groups)
+    if type(dataset) is Collated:
+        return groups_of(dataset.dataset)
+    if type(dataset) is Subset:
+        groups = groups_of(dataset.dataset)
+        return None if groups is None else groups[np.asarray(list(dataset.indices), dtype=int)]
+    return None

@@ -43,8 +43,12 @@ def teacher_outputs(source: Tensor | NDArray[Any] | str | Path, samples: int, na
     return logits
 
 
-def check_finite(logits: Tensor) -> None:
-    """Refuse logits that are not finite.
+def check_finite(logits: Tensor, sample: str = "training sample") -> None:
+    """Refuse a teacher's logits that are not finite.
+
+    Args:
+        logits: (N, ...), in data-set order.
+        sample: What a row is, for the message.
 
     Raises:
         InputError: A logit is NaN or infinite.
@@ -54,7 +58,7 @@ def check_finite(logits: Tensor) -> None:
         if not bool(well.all()):
             row = start + int((~well).nonzero()[0])
             raise InputError(
-                f"the teacher's logits are NaN or infinite (training sample {row}); check its weights and its input"
+                f"the teacher's logits are NaN or infinite ({sample} {row}); check its weights and its input"
             )
 
 

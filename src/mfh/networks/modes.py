@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mfh.errors import InputError
+from mfh.errors import InputError, in_a_line
+from mfh.parallel.distributed import is_loss_of_a_process
 
 
 @contextmanager
@@ -38,6 +39,40 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether an exception that left a network or a loss is to be told as an error of the user's code.
+
+    A failing compiler and a lost process are told in another way.
+    """
+    return not (
+        isinstance(error, InputError)
+        or type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+        or "find_unused_parameters" in str(error)
+        or is_loss_of_a_process(error)
+    )
+
+
+@contextmanager
+def reading_samples(role: str, first: int, count: int) -> Iterator[None]:
+    """Run a network in the block; what its own code raises is told in one line.
+
+    Args:
+        role: "teacher" or "student".
+        first: Position of the batch's first sample among all pairs.
+        count: Number of samples in the batch.
+
+    Raises:
+        InputError: The network raised an exception, which is the cause of this one.
+    """
+    try:
+        yield
+    except Exception as error:  # the network is the user's own code
+        if not is_users(error):
+            raise
+        samples = f"sample {first}" if count == 1 else f"samples {first} to {first + count - 1}"
+        raise InputError(f"the {role} failed on {samples} of the pairs: {in_a_line(error)}") from error
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def joined(device: str | None, tell: Callable[[BaseException], int]) -> Iterator
     except BaseException as error:
         code = 1
         if _first_to_fail(store):
-            code = tell(_lost_process() if _is_loss_of_a_process(error) else error)
+            code = tell(_lost_process() if is_loss_of_a_process(error) else error)
         # An orderly shutdown of the group or the interpreter could wait forever for processes that have ended.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -86,7 +86,8 @@ def _first_to_fail(store: Any) -> bool:
         return True
 
 
-def _is_loss_of_a_process(error: BaseException) -> bool:
+def is_loss_of_a_process(error: BaseException) -> bool:
+    """Whether an exception says that another process of this job has ended."""
     return isinstance(error, torch.distributed.DistError) or (
         isinstance(error, RuntimeError) and ("gloo" in str(error) or "Connection closed by peer" in str(error))
     )
@@ -182,7 +183,12 @@ def part(dataset: Any) -> Any:
         return dataset
     if count < size:
         raise InputError(f"{count} sample{'s' * (count != 1)} cannot be shared by {size} processes; start fewer")
-    return Subset(dataset, range(count * rank() // size, count * (rank() + 1) // size))
+    return Subset(dataset, range(part_start(count), count * (rank() + 1) // size))
+
+
+def part_start(count: int) -> int:
+    """Position of the first sample of this process's part in a data set of `count` samples."""
+    return count * rank() // world_size()
 
 
 def exists(path: Path) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mfh.errors import InputError, foreign, in_a_line
 from mfh.problems.scale import Scale
 
 
@@ -61,10 +62,15 @@ class Tally:
 
     Args:
         metric: The metric to add up.
+        where: Name of the data in messages, for instance "val split".
+
+    Raises:
+        InputError: The metric's own code raised an exception, or its value is no number (from `add` and `value`).
     """
 
-    def __init__(self, metric: Metric) -> None:
+    def __init__(self, metric: Metric, where: str = "") -> None:
         self.metric = metric
+        self._failed = f"{where}: the metric {metric.name} failed" if where else f"the metric {metric.name} failed"
         self._parts: list[tuple[Tensor, ...]] = []
 
     def add(self, logits: Tensor, target: Tensor) -> None:
@@ -72,7 +78,10 @@ class Tally:
         if self.metric.statistics is None:
             self._parts.append((logits.detach().cpu(), target.cpu()))
         else:
-            batch = self.metric.statistics(logits.detach(), target)
+            try:  # not `foreign`: small batches come by thousands
+                batch = self.metric.statistics(logits.detach(), target)
+            except Exception as error:  # the function may be the user's own
+                raise InputError(f"{self._failed}: {in_a_line(error)}") from error
             self._parts = [(self._parts[0][0] + batch if self._parts else batch,)]
 
     def state(self) -> tuple[Tensor, ...]:
@@ -88,9 +97,10 @@ class Tally:
             states: The states of all processes, in order of rank (default: the state of this process alone).
         """
         parts: Any = [state for state in ([self.state()] if states is None else states) if state]
-        if self.metric.statistics is None:
-            return float(self.metric.value(*(torch.cat(part) for part in zip(*parts, strict=True))))
-        return float(self.metric.value(sum(statistics.cpu() for (statistics,) in parts)))
+        with foreign(self._failed):
+            if self.metric.statistics is None:
+                return float(self.metric.value(*(torch.cat(part) for part in zip(*parts, strict=True))))
+            return float(self.metric.value(sum(statistics.cpu() for (statistics,) in parts)))
 
 
 def accuracy() -> Metric:

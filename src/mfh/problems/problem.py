@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mfh.errors import InputError
+from mfh.errors import InputError, foreign
 from mfh.problems import metrics
 from mfh.problems.losses import (
     DistillationLoss,
@@ -221,6 +221,22 @@ class Problem:
         assert self.missing is not None
         return target.isnan() if math.isnan(self.missing) else target == self.missing
 
+    def target_fault(self, logits: Tensor, target: Tensor, *, training: bool = False) -> Fault | None:
+        """What is wrong with these targets; the one place that decides whether a target is valid.
+
+        Args:
+            logits: (N, ...). Only their shape and type are used.
+            target: (N, ...), the targets of the same samples.
+            training: Whether these are training data, where entries may be `missing`.
+
+        Returns:
+            The reason, and the row of the first bad sample (None: all are bad); None if all targets are valid.
+        """
+        if training and self.missing is not None:
+            target = torch.where(self._absent(target), torch.zeros_like(target), target)
+        with foreign(f"the fault function of the problem {self.name!r} failed"):
+            return self.fault(logits, target)
+
     def check(
         self,
         logits: Tensor,
@@ -242,9 +258,7 @@ class Problem:
         Raises:
             InputError: The target is not valid.
         """
-        if training and self.missing is not None:
-            target = torch.where(self._absent(target), torch.zeros_like(target), target)
-        fault = self.fault(logits, target)
+        fault = self.target_fault(logits, target, training=training)
         if fault is not None:
             message, row = fault
             place = "" if row is None or indices is None else f", sample {int(indices[row])}"
@@ -287,7 +301,7 @@ def _index_fault(logits: Tensor, target: Tensor, dense: bool, ignore_index: int 
 def _label_fault(logits: Tensor, target: Tensor) -> Fault | None:
     if target.shape != logits.shape:
         return _shapes_differ(logits, target)
-    return _first_wrong(~((target >= 0) & (target <= 1)), target, "0 or 1 for each class was expected")
+    return _first_wrong((target != 0) & (target != 1), target, "0 or 1 for each class was expected")
 
 
 def _value_fault(logits: Tensor, target: Tensor) -> Fault | None:

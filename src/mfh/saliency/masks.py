@@ -18,7 +18,7 @@ from mfh.errors import InputError
 from mfh.networks.cut import Split
 from mfh.networks.frozen import Frozen
 from mfh.networks.layers import as_logits, check_activation, find_layer
-from mfh.networks.modes import device_of, eager, evaluating, placed, unfused_attention
+from mfh.networks.modes import device_of, eager, evaluating, placed, reading_samples, unfused_attention
 from mfh.parallel.distributed import share_rows
 
 
@@ -196,18 +196,21 @@ def masked_logits(
         for item in pairs:
             batch = as_batch(item, labelled=False)
             inputs = to_device(batch.teacher_input, home)
-            samples += num_samples(batch.teacher_input)
-            if not given:
-                logits = as_logits(teacher.network(inputs)).cpu()
-                for result in results:
-                    result.append(logits)
-                continue
-            split = split or teacher.split(given[0].layer, inputs)
-            passed = split(inputs)
+            count = num_samples(batch.teacher_input)
+            with reading_samples("teacher", samples, count):
+                if not given:
+                    logits = as_logits(teacher.network(inputs)).cpu()
+                else:
+                    split = split or teacher.split(given[0].layer, inputs)
+                    passed = split(inputs)
+            samples += count
             for result, value in zip(results, values, strict=True):
-                if value is None:
+                if not given:
+                    result.append(logits)
+                elif value is None:
                     result.append(passed.logits.cpu())
                 else:
+                    assert split is not None
                     activation = apply_mask(passed.activation, *value, given[0].channel_dim)
                     result.append(split.tail(activation, passed.bypass).cpu())
     if not samples:

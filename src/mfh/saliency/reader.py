@@ -12,7 +12,7 @@ from mfh.errors import InputError
 from mfh.networks.cut import Passed, Split
 from mfh.networks.frozen import Frozen
 from mfh.networks.layers import as_logits, capture, check_channel_dim, find_layer, from_channels, to_channels
-from mfh.networks.modes import device_of
+from mfh.networks.modes import device_of, reading_samples
 from mfh.networks.precision import at_least_single
 from mfh.parallel.distributed import gather
 
@@ -108,7 +108,7 @@ class Reader:
             batch = as_batch(item, labelled=False)
             if not num_samples(batch.teacher_input):
                 continue
-            read = self._read(batch)
+            read = self._read(batch, samples)
             for role, logits in (("teacher", read.teacher_logits), ("student", read.student_logits)):
                 well = torch.isfinite(logits).all()
                 finite[role] = finite[role] & well if role in finite else well
@@ -140,14 +140,15 @@ class Reader:
                 f"process {counts.index(0)} of {len(counts)} has no samples; give each process at least one batch"
             )
 
-    def _read(self, batch: PairedBatch) -> Read:
+    def _read(self, batch: PairedBatch, first: int) -> Read:
         home = device_of(self.teacher.network)
         inputs = to_device(batch.teacher_input, home)
-        if self._features is not None:
-            passed = Passed(*capture(self.teacher.network, self.layer, inputs), None)
-        else:
-            self._split = self._split or self.teacher.split(self.layer, inputs)
-            passed = self._split(inputs)
+        with reading_samples("teacher", first, len(batch.target)):
+            if self._features is not None:
+                passed = Passed(*capture(self.teacher.network, self.layer, inputs), None)
+            else:
+                self._split = self._split or self.teacher.split(self.layer, inputs)
+                passed = self._split(inputs)
         if not self.shape:
             self.channel_dim = check_channel_dim(passed.activation, self.channel_dim, self.layer)
             self.shape = passed.activation.shape[1:]
@@ -160,11 +161,12 @@ class Reader:
         student = self.student.network
         student_input = to_device(batch.student_input, device_of(student))
         features = None
-        if self._features is None:
-            student_logits = as_logits(student(student_input)).to(home)
-        else:
-            student_logits, features = self._features(student, student_input)
-            student_logits = student_logits.to(home)
+        with reading_samples("student", first, len(batch.target)):
+            if self._features is None:
+                student_logits = as_logits(student(student_input)).to(home)
+            else:
+                student_logits, features = self._features(student, student_input)
+                student_logits = student_logits.to(home)
         if student_logits.shape != passed.logits.shape:
             raise InputError(
                 f"the teacher returns logits of shape {tuple(passed.logits.shape)} and the student "

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Subset
 
 from mfh.data.epochs import all_targets
+from mfh.data.pairs import groups_of
 from mfh.errors import InputError
 from mfh.tasks.task import Task
 
@@ -57,15 +57,6 @@ def with_label_fraction(task: Task, fraction: float | None, seed: int) -> Task:
                 "without a labelled pair; choose a larger one"
             )
     return task.with_labels(rows.tolist())
-
-
-def groups_of(dataset: Any) -> NDArray[Any] | None:
-    """(N,) the group of each sample, from the data set's attribute `groups`; None where it has none."""
-    if type(dataset) is Subset:
-        groups = groups_of(dataset.dataset)
-        return None if groups is None else groups[np.asarray(list(dataset.indices), dtype=int)]
-    groups = getattr(dataset, "groups", None)
-    return None if groups is None else np.asarray(groups)
 
 
 def _by_class(classes: NDArray[Any], fraction: float, generator: np.random.Generator, task: Task) -> NDArray[np.int64]:

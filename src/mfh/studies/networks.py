@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mfh import files
 from mfh.data.embeddings import alone
 from mfh.data.pairs import fetch, tensors
-from mfh.errors import InputError, refuse_difference
+from mfh.errors import InputError, foreign, refuse_difference
 from mfh.networks.frozen import Frozen
 from mfh.networks.modes import find_device
 from mfh.parallel.distributed import exists, gather, rank, world_size
@@ -106,7 +106,7 @@ class Networks:
             "task": self.task.name,
             "problem": _problem_facts(self.task.problem),
             **self.recipe.facts(),
-            "data": {name: _data_digest(data) for name, data in self._data().items()},
+            "data": {name: _data_digest(data, name) for name, data in self._data().items()},
             "teacher_logits": None if self.task.teacher_logits is None else _digest([self.task.teacher_logits]),
             "networks": {role: Frozen(self.new(role)).fingerprint for role in roles},
             **{name: None if path is None else _given_digest(path) for name, path in given.items()},
@@ -155,7 +155,8 @@ class Networks:
             )
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            return factory()
+            with foreign(f"{role}() of task {self.task.name!r} cannot make a network"):
+                return factory()
 
     def pretrained(self, role: Role) -> Trained:
         """The network of this role trained on labels alone; for the student, this is the arm no-kd."""
@@ -494,11 +495,11 @@ def _given_digest(path: str | Path) -> str:
     return files.file_digest(path)[:16]
 
 
-def _data_digest(dataset: Any) -> str:
+def _data_digest(dataset: Any, split: str) -> str:
     """Number of samples, and three of them; of what differs when read twice (augmentation) only the shape."""
     parts: list[Any] = [len(dataset)]
     for position in sorted({0, len(dataset) // 2, len(dataset) - 1}):
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), foreign(f"{split} split, item {position}"):
             first, second = (list(tensors(fetch(dataset, [position]))) for _ in range(2))
         parts += [a if torch.equal(a, b) else a.shape for a, b in zip(first, second, strict=True)]
     return _digest(parts)

@@ -181,7 +181,8 @@ def _study(task: Any, design: _Design, run: Run, settings: Settings, progress: b
     ratios = design.ratios or (first.protocol.ratio,)
     arms = design.arms or default_arms(first.unlabelled is not None or min(design.fractions, default=1.0) < 1)
     grid = cells(arms, ratios, design.scores, design.layers or [first.layer], design.weights)
-    check_task(first, dict.fromkeys(cell.layer for cell in grid if cell.layer), source.origin)
+    layers = dict.fromkeys(cell.layer for cell in grid if cell.layer)
+    check_task(first, layers, source.origin, whole=["test"])
     _check(design, grid, first, settings)
     splits = ("val",) if design.select else ("val", "test")
     scale = first.problem.metric.scale

@@ -4,6 +4,7 @@ The steps of the command line, a diagnosis and the cells of a study go through h
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from mfh import files
 from mfh.data.epochs import PairLoader, reads_the_same
 from mfh.data.pairs import only_role, to_device
 from mfh.data.spool import Rows
+from mfh.data.teacher_outputs import check_finite
 from mfh.errors import InputError
 from mfh.networks.frozen import Frozen
 from mfh.networks.layers import as_logits
@@ -89,7 +91,7 @@ class Seed:
 
     def _make_saliency(self, score: Score, layer: str) -> ChannelSaliency:
         base = self.networks.pretrained if score == "probe" else self.networks.aligned
-        pairs = PairLoader(part(self.task.pairs), num_workers=self.recipe.num_workers)
+        pairs = PairLoader(part(self.task.pairs), num_workers=self.recipe.num_workers, split="train")
         given = self.settings.files.saliency
         if given is not None and score != "probe":
             return self._given_saliency(given, score, layer, base("teacher").frozen, pairs)
@@ -281,7 +283,7 @@ class Seed:
                 f"arm 'tempered' softens a softmax over classes, which {self.task.problem.name} has not; leave it out"
             )
         dataset = part(only_role(self._dataset(split), "teacher"))
-        loader = PairLoader(dataset, num_workers=self.recipe.num_workers)
+        loader = PairLoader(dataset, num_workers=self.recipe.num_workers, split=split)
         outputs: dict[Cell, Tensor] = {}
         groups: dict[tuple[str | None, str], list[Cell]] = {}
         for cell in dict.fromkeys(cell.unweighted for cell in cells):
@@ -353,9 +355,22 @@ class Seed:
                 if counts and self.folder is not None:
                     self.folder.write_counts(cell, split, counts[0].numpy())
                 if cell in outputs[split]:
-                    value = metric.of(outputs[split][cell], _targets(getattr(self.task, split)))
+                    value = self._teacher_value(cell, split, outputs[split][cell])
                     rows.append(self._row(cell, split, f"teacher_{metric.name}", value))
             yield rows
+
+    def _teacher_value(self, cell: Cell, split: str, logits: Tensor) -> float:
+        """The metric of an arm's teacher on a split.
+
+        Raises:
+            InputError: It is not a number.
+        """
+        metric = self.task.problem.metric
+        check_finite(logits, f"{split} split, sample")
+        value = metric.of(logits, _targets(getattr(self.task, split), split))
+        if math.isnan(value):
+            raise InputError(f"{split} split: {metric.name} of the teacher of arm {cell.arm!r} is NaN; mend the metric")
+        return value
 
     def evaluate(self, network: nn.Module, split: str, role: Role, counts: list[Tensor] | None = None) -> float:
         """The problem's metric of a network on a split.
@@ -372,7 +387,9 @@ class Seed:
             if counts is not None and problem.categorical and target.ndim == 1:
                 counts[:] = [sum(counts, confusion(logits, target).cpu())]
 
-        return evaluate(network, getattr(self.task, split), role, problem=problem, device=self.device, watch=watch)
+        return evaluate(
+            network, getattr(self.task, split), role, problem=problem, device=self.device, watch=watch, split=split
+        )
 
     def score_rows(self, cells: Iterable[Cell]) -> list[Row]:
         """AUROC of every score that the cells use at the task's layer, where the truth is known."""
@@ -418,5 +435,5 @@ def matching_temperature(logits: Tensor, softer: Tensor) -> float:
     return float(2**low)
 
 
-def _targets(dataset: Any) -> Tensor:
-    return torch.cat([batch.target for batch in PairLoader(only_role(dataset, "teacher"))])
+def _targets(dataset: Any, split: str) -> Tensor:
+    return torch.cat([batch.target for batch in PairLoader(only_role(dataset, "teacher"), split=split)])

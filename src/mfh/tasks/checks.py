@@ -1,20 +1,21 @@
 """Check a task before hours are spent on it: items, splits, networks, logits, targets and layers."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
-from mfh.data.pairs import ItemError, PairedBatch, fetch, map_tensors
+from mfh.data.epochs import PairLoader
+from mfh.data.pairs import ItemError, PairedBatch, fetch, map_tensors, tensors
 from mfh.errors import InputError, in_a_line
 from mfh.networks.layers import as_logits, find_layer
 from mfh.networks.modes import device_of, evaluating
 from mfh.tasks.splits import SPLITS
 from mfh.tasks.task import Task
-from mfh.training.checks import unreadable
+from mfh.training.checks import check_finite_inputs, unreadable
 
 log = logging.getLogger("mfh")
 
@@ -22,13 +23,18 @@ log = logging.getLogger("mfh")
 _COMPARED_BYTES = 2**28
 
 
-def check_task(task: Task, layers: Iterable[str] = (), origin: str = "") -> None:
+#: Shape of the logits of one sample.
+Shape = tuple[int, ...]
+
+
+def check_task(task: Task, layers: Iterable[str] = (), origin: str = "", whole: Iterable[str] = ()) -> None:
     """Read the first and the last item of every split, run both networks on them, and check their outputs.
 
     Args:
         task: The task to check.
         layers: Names of layers that the teacher must have.
         origin: File that the task comes from, for messages.
+        whole: Splits of which all inputs and targets are checked, unless their inputs have more than 256 MiB.
 
     Raises:
         InputError: Something does not fit; one line names the file, the split and the field.
@@ -36,14 +42,16 @@ def check_task(task: Task, layers: Iterable[str] = (), origin: str = "") -> None
     try:
         with torch.random.fork_rng(devices=[]):
             batches: dict[str, PairedBatch] = {split: _first_and_last(task, split) for split in SPLITS}
-            networks = {"student": _made(task, "student")}
-            if task.teacher is not None:
-                networks["teacher"] = _made(task, "teacher")
+            networks = made_networks(task)
+            if "teacher" in networks:
                 for layer in layers:
                     find_layer(networks["teacher"], layer)
             _check_logits(task, networks, batches)
             for split in SPLITS[1:]:
                 _check_alike(batches["train"], batches[split], split)
+            shapes = logits_shapes(task, networks, "train", batches["train"])
+            for name in whole:
+                _check_whole(task, name, batches[name], shapes)
     except InputError as error:
         raise InputError(f"{origin}: {error}" if origin else str(error)) from None
     for earlier, later in (("train", "val"), ("train", "test"), ("val", "test")):
@@ -78,22 +86,88 @@ def _first_and_last(task: Task, split: str) -> PairedBatch:
 
 def _check_alike(train: PairedBatch, other: PairedBatch, split: str) -> None:
     for field, ours, theirs in zip(PairedBatch._fields, train, other, strict=True):
-        if _kind(ours) != _kind(theirs):
+        kinds = described(ours), described(theirs)
+        if kinds[0] != kinds[1]:
             raise InputError(
-                f"{field} is {_kind(ours)} in the train split and {_kind(theirs)} in the {split} split; the splits of "
-                "a task need items of the same kind"
+                f"{field} is {kinds[0]} in the train split and {kinds[1]} in the {split} split; the splits of a task "
+                "need items of the same kind"
             )
 
 
-def _kind(nested: Any) -> str:
-    """Structure, types and numbers of dimensions of an item, but not its lengths, which may differ."""
+def described(nested: Any, shapes: bool = False) -> str:
+    """Structure and types of a part of a batch, for messages and to compare it with others.
+
+    Args:
+        nested: The part.
+        shapes: Whether the shape of one sample belongs to it; otherwise only the number of dimensions, because lengths
+            may differ.
+    """
     if isinstance(nested, Tensor):
-        return f"{str(nested.dtype).removeprefix('torch.')} with {nested.ndim} dimensions"
+        name = str(nested.dtype).removeprefix("torch.")
+        return f"{name} of shape {tuple(nested.shape[1:])}" if shapes else f"{name} with {nested.ndim} dimensions"
     if isinstance(nested, Mapping):
-        return "{" + ", ".join(f"{key}: {_kind(value)}" for key, value in nested.items()) + "}"
+        return "{" + ", ".join(f"{key}: {described(value, shapes)}" for key, value in nested.items()) + "}"
     if isinstance(nested, (tuple, list)):
-        return "(" + ", ".join(_kind(value) for value in nested) + ")"
+        return "(" + ", ".join(described(value, shapes) for value in nested) + ")"
     return type(nested).__name__
+
+
+def made_networks(task: Task) -> dict[str, nn.Module]:
+    """A new student, and a new teacher if the task has one.
+
+    Raises:
+        InputError: A function fails, or returns something else.
+    """
+    return {role: _made(task, role) for role in ("student", "teacher") if getattr(task, role) is not None}
+
+
+def logits_shapes(task: Task, networks: Mapping[str, nn.Module], split: str, batch: PairedBatch) -> list[Shape]:
+    """Shapes of the logits of one sample: the student's, and the teacher's if it has another one.
+
+    Args:
+        task: The task.
+        networks: Its networks, by role.
+        split: Name of the batch's split, for messages.
+        batch: A batch to run the networks on.
+
+    Raises:
+        InputError: A network cannot read the batch.
+    """
+    shapes = [
+        tuple(_run(network, role, split, batch).shape[1:])
+        for role, network in networks.items()
+        if not any(parameter.is_meta for parameter in network.parameters())
+    ]
+    if isinstance(task.teacher_logits, Tensor):
+        shapes.append(tuple(task.teacher_logits.shape[1:]))
+    return list(dict.fromkeys(shapes))
+
+
+def expected_logits(shape: Shape, target: Tensor) -> Tensor:
+    """Logits without content that fit a target, as far as their shape is known.
+
+    Args:
+        shape: Shape of the logits of one sample. Beyond the first, its lengths may differ between samples.
+        target: (N, ...), targets of N samples.
+    """
+    inner = target.shape[1:] if target.ndim == len(shape) else target.shape[2:]
+    return torch.empty((len(target), *(shape if len(shape) == 1 else (shape[0], *inner))), device="meta")
+
+
+def _check_whole(task: Task, split: str, batch: PairedBatch, shapes: Sequence[Shape]) -> None:
+    """Check all inputs and targets of a split, if it is cheap to read."""
+    dataset, fields = getattr(task, split), ("teacher_input", "student_input")
+    each = sum(tensor.nbytes for name in fields for tensor in tensors(getattr(batch, name))) / len(batch.target)
+    if each * len(dataset) > _COMPARED_BYTES:
+        return
+    done = 0
+    for read in PairLoader(dataset, split=split):
+        indices = range(done, done + len(read.target))
+        done += len(read.target)
+        check_finite_inputs(read, fields, split, indices)
+        for shape in shapes:
+            logits = expected_logits(shape, read.target)
+            task.problem.check(logits, read.target, f"{split} split", indices, training=split == "train")
 
 
 def _made(task: Task, role: str) -> nn.Module:
@@ -121,7 +195,7 @@ def _check_logits(task: Task, networks: dict[str, nn.Module], batches: dict[str,
                 logits = (
                     _run(network, role, split, batch) if logits.ndim > 2 else logits[:1].expand(len(batch.target), -1)
                 )
-            task.problem.check(logits, batch.target, f"{split} split")
+            task.problem.check(logits, batch.target, f"{split} split", training=split == "train")
     if task.teacher_logits is not None:
         assert isinstance(task.teacher_logits, Tensor)
         widths["teacher"] = tuple(task.teacher_logits.shape[1:])

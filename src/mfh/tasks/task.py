@@ -65,7 +65,7 @@ class Task:
         train: Training split: a map-style data set of (teacher_input, student_input, target). Inputs are tensors, or
             nested tuples and dicts of tensors. A multimodal teacher has both inputs in `teacher_input`.
         val: Validation split, of the same form. Epochs, and everything else that is chosen, are chosen on it.
-        test: Test split, of the same form. It is read once, at the end.
+        test: Test split, of the same form. It is measured once, at the end; a study only checks its items before.
         unlabelled: Further training pairs without labels: a map-style data set of (teacher_input, student_input). After
             the task is made it also holds the pairs of `train` without a label; see `missing_target`.
         missing_target: Number that stands for "no label" in the targets of `train`, for instance -1 for classes or

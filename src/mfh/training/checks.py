@@ -1,16 +1,17 @@
 """What can be wrong with networks, splits and functions before a training starts, each said in one line."""
 
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from mfh.data.pairs import tensors
+from mfh.data.pairs import PairedBatch, map_tensors, tensors
 from mfh.errors import InputError, in_a_line
-from mfh.networks.modes import check_one_device, check_weights
+from mfh.networks.modes import check_one_device, check_weights, is_users
 from mfh.parallel.distributed import world_size
 from mfh.problems.problem import Problem
 
@@ -141,8 +142,47 @@ def _check_loss(loss: Any) -> None:
         raise InputError(f"loss is {name}, which takes {signature}; {wanted}") from None
 
 
-def unreadable(error: Exception, network: nn.Module, inputs: Any, role: str, split: str) -> Exception:
-    """What to raise where a network fails on the first batch of a split.
+def check_finite_inputs(batch: PairedBatch, fields: Iterable[str], split: str, indices: Sequence[int]) -> None:
+    """Refuse inputs with NaN or infinite numbers.
+
+    Args:
+        batch: A batch, or a whole split.
+        fields: Inputs to look at: "teacher_input", "student_input" or both.
+        split: Name of the split.
+        indices: The samples' positions in the split.
+
+    Raises:
+        InputError: A number is not finite; the message names split, sample and input.
+    """
+    for field in fields:
+        fault = not_finite(getattr(batch, field))
+        if fault is not None:
+            row, value = fault
+            raise InputError(
+                f"{split} split, sample {int(indices[row])}: {field} holds {value}; finite numbers were expected: mend "
+                "the item or leave it out (`mfh check TASK` lists all such items)"
+            )
+
+
+def not_finite(nested: Any) -> tuple[int, float] | None:
+    """The first row of a nested input that is not finite, with the number it holds; None if all numbers are finite."""
+    for tensor in tensors(nested):
+        if not tensor.dtype.is_floating_point or tensor.layout is not torch.strided:
+            continue
+        # One pass without an intermediate tensor. A sum that is not finite may be an overflow, so that is looked into.
+        if math.isfinite(tensor.sum()):
+            continue
+        wrong = ~torch.isfinite(tensor)
+        if wrong.any():
+            place = tuple(wrong.nonzero()[0].tolist())
+            return place[0] if place else 0, float(tensor[place])
+    return None
+
+
+def unreadable(
+    error: Exception, network: nn.Module, inputs: Any, role: str, split: str, indices: Sequence[int] = ()
+) -> Exception:
+    """What to raise where a network fails on a batch.
 
     Args:
         error: Exception that the network raised.
@@ -150,12 +190,13 @@ def unreadable(error: Exception, network: nn.Module, inputs: Any, role: str, spl
         inputs: What it was called with.
         role: "teacher" or "student".
         split: Name of the split.
+        indices: The samples' positions in the split, if a sample is to be named.
 
     Returns:
         An InputError of one line that says what to do where that is known. What concerns the user in another way (an
-        InputError, a failing compiler) is returned as it is.
+        InputError, a failing compiler, a lost process) is returned as it is.
     """
-    if isinstance(error, InputError) or type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+    if not is_users(error):
         return error
     said = f"the {role} cannot read {role}_input of the {split} split"
     weights = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
@@ -173,7 +214,29 @@ def unreadable(error: Exception, network: nn.Module, inputs: Any, role: str, spl
         )
     if isinstance(error, torch.OutOfMemoryError):
         return InputError(f"{said}: {in_a_line(error)}; choose a smaller batch_size, with accumulate for equal steps")
-    return InputError(f"{said} ({_described(inputs)}): {in_a_line(error)}")
+    samples = f", {_culprit(error, network, inputs, indices)}" if indices else ""
+    return InputError(f"{said} ({_described(inputs)}{samples}): {in_a_line(error)}")
+
+
+def _culprit(error: Exception, network: nn.Module, inputs: Any, indices: Sequence[int]) -> str:
+    """The sample that the network fails on; the whole batch where it fails on all of them, or on none alone."""
+    several = f"sample{'s' * (len(indices) > 1)} {listed(indices)}"
+    if len(indices) == 1 or "CUDA" in str(error) or world_size() > 1:
+        return several
+    network.eval()  # a single sample is too few for batch normalisation
+    failing = []
+    for row, index in enumerate(indices):
+        try:
+            with torch.no_grad():
+                network(map_tensors(lambda tensor, row=row: tensor[row : row + 1], inputs))  # type: ignore[misc]
+        except Exception:  # as before
+            failing.append(int(index))
+    return f"sample {failing[0]}" if 0 < len(failing) < len(indices) else several
+
+
+def listed(indices: Sequence[int], limit: int = 3) -> str:
+    """The first few indices, for a message."""
+    return ", ".join(str(int(index)) for index in indices[:limit]) + (", ..." if len(indices) > limit else "")
 
 
 def _takes_by_name(network: nn.Module, inputs: Mapping[Any, Any]) -> bool:

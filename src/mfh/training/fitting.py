@@ -8,6 +8,7 @@ all get the same result. Each has its own batches, and gradients are averaged (D
 
 import copy
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from mfh.data.pairs import only_role
 from mfh.data.teacher_outputs import check_finite, teacher_outputs
 from mfh.errors import InputError
 from mfh.networks.modes import check_weights, device_of, evaluating, placed
-from mfh.parallel.distributed import gather, part
+from mfh.parallel.distributed import gather, part, part_start
 from mfh.problems.losses import DistillationLoss, KDLoss
 from mfh.problems.metrics import Tally
 from mfh.problems.problem import Problem
@@ -287,7 +288,8 @@ def distill(
     if teacher_logits is None and teacher is not None:
         with seeded(seed, training.device):
             if reads_the_same(train):
-                reader = PairLoader(part(only_role(train, "teacher")), num_workers=training.recipe.num_workers)
+                workers = training.recipe.num_workers
+                reader = PairLoader(part(only_role(train, "teacher")), num_workers=workers, split="train")
                 (teacher_logits,) = masked_logits(teacher, [None], reader, device=training.device)
             else:
                 log.warning("teacher inputs differ when read twice (augmented?): the teacher runs on every batch")
@@ -308,6 +310,7 @@ def evaluate(
     problem: Problem | None = None,
     device: torch.device | str | None = None,
     watch: Callable[[Tensor, Tensor], None] | None = None,
+    split: str = "data",
     modality: Role | None = None,
 ) -> float:
     """The problem's metric on a data set, for classification the accuracy.
@@ -321,35 +324,58 @@ def evaluate(
         problem: What logits and targets mean; default: `Problem.classification()`.
         device: Device to run on; default: where the network is.
         watch: Function that is called with the logits and the target of every batch that this process reads.
+        split: Name of the data set in messages.
         modality: Deprecated name of `role`.
 
     Raises:
-        InputError: Network or data cannot be used, or a target does not fit the logits.
+        InputError: Network or data cannot be used, a target does not fit the logits, or an input, a logit or the metric
+            is not a number.
     """
     role = _role(role, modality)
     check_network(network, role)
-    check_split(dataset, "data")
+    check_split(dataset, split)
     problem = problem or Problem.classification()
-    tally = Tally(problem.metric)
+    tally, not_numbers = Tally(problem.metric, f"{split} split"), torch.zeros(())
     with placed(device, network), evaluating(network):
         objective = Supervised(network, role, problem)
-        objective.split = "data"
+        objective.split = split
         reading = Reading(
             part(only_role(dataset, role)),
-            "data",
+            split,
             device_of(network),
             fields=objective.fields,
-            look=objective.check_targets,
+            look=objective.look,
+            first=part_start(len(dataset)),
         )
-        if reading.targets is not None:
-            objective.targets["data"] = reading.targets
+        objective.know(reading)
         for batch, indices in reading:
             logits = objective.logits(batch, indices, role)
             target = batch.target.to(logits.device)
             tally.add(logits, target)
+            not_numbers = not_numbers.to(logits.device) + logits.isnan().any()
             if watch is not None:
                 watch(logits, target)
-    return tally.value(gather(tally.state()))
+        if any(gather(bool(not_numbers))):
+            raise InputError(
+                f"{split} split: the {role} returns NaN{_first_nan(objective, reading)}; check its weights"
+            )
+    value = tally.value(gather(tally.state()))
+    if math.isnan(value):
+        raise InputError(
+            f"{split} split: the metric {problem.metric.name} is NaN, although every logit is a number; it cannot be "
+            "computed from these targets (has every class a sample?): mend the metric or the data"
+        )
+    return value
+
+
+def _first_nan(objective: Objective, reading: Reading) -> str:
+    """The first sample for which a network returns NaN, for a message; nothing where another process has it."""
+    (role,) = objective.networks
+    for batch, indices in reading:
+        rows = objective.logits(batch, indices, role).isnan().flatten(1).any(1).nonzero()
+        if len(rows):
+            return f" for sample {int(indices[int(rows[0])])}"
+    return ""
 
 
 def _weighted(problem: Problem, recipe: Recipe | None, train: Any, loss: DistillationLoss | None = None) -> Problem:

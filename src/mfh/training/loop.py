@@ -22,10 +22,20 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mfh.data.epochs import EpochBatches, MixedBatches, Reading, epoch_seed
 from mfh.data.pairs import AllPairs, PairedBatch
-from mfh.errors import InputError
+from mfh.errors import InputError, foreign, in_a_line
 from mfh.files import atomic_write
 from mfh.networks.modes import device_of, find_device, unfused_attention
-from mfh.parallel.distributed import average_buffers, check_uniform, exists, gather, part, rank, total, world_size
+from mfh.parallel.distributed import (
+    average_buffers,
+    check_uniform,
+    exists,
+    gather,
+    part,
+    part_start,
+    rank,
+    total,
+    world_size,
+)
 from mfh.parallel.torchrun import launched
 from mfh.problems.metrics import Tally
 from mfh.training.acceleration import prepared
@@ -131,6 +141,7 @@ class Training:
         objective = self.objective
         if self.finished:
             objective.load_state_dict(self._resumed["objective"])
+            self._check_kept()
             return self.state
         _check_processes()
         others = [module for module in objective.children() if module is not objective.networks]
@@ -177,11 +188,12 @@ class Training:
             "fields": objective.fields,
             "index_device": objective.index_device(device),
             "num_workers": recipe.num_workers,
-            "look": None if device.type == "cpu" else objective.check_targets,
+            "look": objective.look,
         }
         training = Reading(train, "train", device, batches=batches, **how)
-        validation = Reading(part(val), "val", device, least=recipe.batch_size, **how)
-        objective.targets = {r.split: r.targets for r in (training, validation) if r.targets is not None}
+        validation = Reading(part(val), "val", device, least=recipe.batch_size, first=part_start(len(val)), **how)
+        objective.know(training)
+        objective.know(validation)
         epoch = _Epoch(objective, recipe, device, batches, optimizer, scaler)
         with ExitStack() as stack:
             bar = stack.enter_context(self._bar(len(batches))) if self.shows_progress else None
@@ -190,6 +202,7 @@ class Training:
                 self._epoch(epoch, training, validation, scheduler, bar)
                 if self.checkpoint is not None and rank() == 0:
                     self._write_checkpoint(self.checkpoint, optimizer, scheduler, scaler)
+        self._check_kept()
 
     def _batches(self, train: Any) -> EpochBatches:
         """The batches of an epoch, for this process."""
@@ -209,7 +222,7 @@ class Training:
     ) -> None:
         """One pass over the training data and one over the validation data."""
         state, number = self.state, self.state.epochs
-        _seed_generators(epoch_seed(self.seed, number, rank()), self.device)
+        seed_generators(epoch_seed(self.seed, number, rank()), self.device)
         epoch.batches.sampler.set_epoch(number)
         loss = epoch.train(training if bar is None else bar.follow(training, number))
         state.steps += len(epoch.batches) // self.recipe.accumulate
@@ -219,17 +232,22 @@ class Training:
         self._keep(number, values)
         if rank() == 0:
             for logger in self.loggers:
-                logger.log_metrics({**values, "train_loss": loss, "epoch": number}, step=state.steps - 1)
-                _call(logger, "save")
+                with foreign(f"the logger, {type(logger).__name__}, failed"):
+                    logger.log_metrics({**values, "train_loss": loss, "epoch": number}, step=state.steps - 1)
+                    _call(logger, "save")
         if not math.isfinite(loss):
             raise InputError(
                 f"training of the {' and the '.join(self.objective.networks)} diverged: the loss is {loss} in epoch "
                 f"{number}; lower the learning rate, or check the inputs"
             )
-        if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step(values[self._compared[0]])
-        elif scheduler is not None:
-            scheduler.step()
+        with foreign(
+            f"the scheduler, {type(scheduler).__name__}, failed in epoch {number} of {self.recipe.epochs} (it steps "
+            "once per epoch)"
+        ):
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step(values[self._compared[0]])
+            elif scheduler is not None:
+                scheduler.step()
         state.epochs += 1
 
     # --- the kept epoch -------------------------------------------------------------------------------------------
@@ -250,16 +268,26 @@ class Training:
             return
         name, higher = self._compared
         found = [values[name] if higher else -values[name], -values[f"{self.watched}_val_loss"]]
-        found = [-math.inf if math.isnan(value) else value for value in found]
+        found = [-math.inf if math.isnan(value) else value for value in found]  # what is no number never wins
         if state.best_epoch < 0 or found > state.best:
             state.best, state.best_epoch = found, number
             network = self.objective.networks[self.watched]
             state.weights = {key: _copied(value) for key, value in network.state_dict().items()}
 
+    def _check_kept(self) -> None:
+        """Refuse a training of which no epoch could be judged."""
+        name, _ = self._compared
+        if self.recipe.keep != "last" and all(math.isnan(epoch[name]) for epoch in self.state.history):
+            raise InputError(
+                f"val split: {name} is not a number in any epoch, so none can be chosen; mend the metric or the "
+                "validation data, or give keep='last'"
+            )
+
     def _scheduler(self, optimizer: Optimizer) -> Any:
         if self.recipe.scheduler is None:
             return None
-        scheduler = self.recipe.scheduler(optimizer)
+        with foreign("the scheduler cannot be made"):
+            scheduler = self.recipe.scheduler(optimizer)
         if not callable(getattr(scheduler, "step", None)):
             raise InputError(
                 f"scheduler made a {type(scheduler).__name__}; a scheduler of torch.optim.lr_scheduler was expected"
@@ -355,7 +383,7 @@ class _Epoch:
         #: How much more a batch's labelled pairs count than its pairs; they are seldom shared out differently.
         self.label_shares = [label / everything if everything else 1.0 for label, everything in weights]
         self.together: DistributedDataParallel | None = None
-        self.forward: Callable[..., Tensor] = objective.loss
+        self.forward: Callable[..., Tensor] = objective.forward
         if world_size() > 1:
             # Buffers are averaged once per epoch. Sent around at every step they would cost as much as gradients, and
             # in validation, where processes have different numbers of batches, wait for ever.
@@ -404,6 +432,10 @@ class _Epoch:
                     parameter.grad = None
                 if len(losses) >= _LOSSES:
                     mean.add(losses)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"train split: {in_a_line(error)}; choose a smaller batch_size, with accumulate for equal steps"
+            ) from error
         except (IndexError, RuntimeError, ValueError):
             if batch is not None:  # a target that no loss understands is the user's to hear of
                 objective.check_targets(batch, indices)
@@ -419,9 +451,18 @@ class _Epoch:
         else:
             with torch.autocast(self.device.type, self.autocast):
                 loss = self.forward(batch, indices, label_share)
-        counted = loss if factor == 1 else loss * factor
-        (counted if self.scaler is None else self.scaler.scale(counted)).backward()
-        return loss.detach()
+        try:
+            counted = loss if factor == 1 else loss * factor
+            (counted if self.scaler is None else self.scaler.scale(counted)).backward()
+            return loss.detach()
+        except (AttributeError, RuntimeError, TypeError) as error:
+            wrong = _no_loss(loss)
+            if wrong is None:
+                raise
+            raise InputError(
+                f"the {self.objective.computes} returned {wrong}; a tensor of one number that depends on the network "
+                "was expected, for instance the mean over samples"
+            ) from error
 
     def _closed_step(self, batch: PairedBatch, indices: Tensor, number: int) -> Tensor:
         """A step of an optimizer that asks for the loss again and again."""
@@ -440,7 +481,8 @@ class _Epoch:
         """Metric and loss of every network over the validation data of all processes."""
         objective, problem = self.objective, self.objective.problem
         roles = list(objective.networks)
-        tallies = {role: Tally(problem.metric) for role in roles}
+        tallies = {role: Tally(problem.metric, "val split") for role in roles}
+        not_numbers: dict[str, Any] = dict.fromkeys(roles, False)
         losses: dict[str, Any] = dict.fromkeys(roles, 0.0)
         count = 0
         objective.split = "val"
@@ -455,8 +497,9 @@ class _Epoch:
                     target = batch.target
                     for role in roles:
                         logits = objective.logits(batch, indices, role).float()
-                        losses[role] = losses[role] + problem.label_loss(logits, target) * len(target)
+                        losses[role] = losses[role] + objective.label_loss(logits, batch, indices) * len(target)
                         tallies[role].add(logits, target)
+                        not_numbers[role] = not_numbers[role] | logits.isnan().any()
                     count += len(target)
         except (IndexError, RuntimeError, ValueError):
             if batch is not None:
@@ -467,9 +510,21 @@ class _Epoch:
             # Once: processes may have different numbers of batches.
             sums = torch.tensor([float(losses[role]), count], dtype=torch.float64)
             loss, samples = (total(sums.to(self.device)) if world_size() > 1 else sums).tolist()
-            values[f"{role}_val_{problem.metric.name}"] = tallies[role].value(gather(tallies[role].state()))
+            value = tallies[role].value(gather(tallies[role].state()))
+            # A metric may count NaN as any class.
+            unknown = any(gather(bool(not_numbers[role])))
+            values[f"{role}_val_{problem.metric.name}"] = math.nan if unknown else value
             values[f"{role}_val_loss"] = loss / samples
         return values
+
+
+def _no_loss(loss: Any) -> str | None:
+    """What is wrong with something that cannot be minimised; None if nothing is."""
+    if not isinstance(loss, Tensor):
+        return f"a {type(loss).__name__}"
+    if loss.numel() != 1:
+        return f"a tensor of shape {tuple(loss.shape)}"
+    return None if loss.requires_grad else "a tensor without gradient"
 
 
 class _Mean:
@@ -553,14 +608,14 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
-            _seed_generators(seed, device)
+            seed_generators(seed, device)
             yield
         finally:
             np.random.set_state(numpy_state)  # noqa: NPY002
             random.setstate(python_state)
 
 
-def _seed_generators(seed: int, device: torch.device) -> None:
+def seed_generators(seed: int, device: torch.device) -> None:
     """Seed torch (CPU and device), NumPy and random, so that a resumed run draws what it would have drawn.
 
     That holds for what is drawn in this process; reading processes (`num_workers`) have generators of their own.
@@ -574,7 +629,8 @@ def _seed_generators(seed: int, device: torch.device) -> None:
 
 
 def _made(factory: Callable[[Any], Any], argument: Any, name: str, kind: type) -> Any:
-    made = factory(argument)
+    with foreign(f"the {name} cannot be made"):
+        made = factory(argument)
     if not isinstance(made, kind):
         raise InputError(f"{name} made a {type(made).__name__}; a torch.optim.{kind.__name__} was expected")
     return made

@@ -6,14 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mfh.data.epochs import Reading
 from mfh.data.pairs import PairedBatch, to_device
 from mfh.data.spool import IN_MEMORY_BYTES
+from mfh.errors import InputError, foreign, in_a_line
 from mfh.networks.layers import as_logits
-from mfh.networks.modes import device_of
+from mfh.networks.modes import device_of, is_users
 from mfh.networks.precision import at_least_single
 from mfh.problems.losses import DistillationLoss, KDLoss, LabelLoss, alignment_loss, logit_distance
 from mfh.problems.problem import Problem
-from mfh.training.checks import unreadable
+from mfh.training.checks import check_finite_inputs, listed, unreadable
 
 
 class Objective(nn.Module):
@@ -40,11 +42,48 @@ class Objective(nn.Module):
         #: The split that is being read, and all of its targets where they are known.
         self.split = "train"
         self.targets: dict[str, Tensor] = {}
+        #: Position of the first of them in the split, of which several processes read a part each.
+        self.firsts: dict[str, int] = {}
         self._shapes: dict[tuple[str, str], torch.Size] = {}
+
+    #: What a step computes, in messages.
+    computes = "label loss"
 
     def forward(self, batch: PairedBatch, indices: Tensor, label_share: float = 1.0) -> Tensor:
         """The loss of a batch."""
-        return self.loss(batch, indices, label_share)
+        try:
+            return self.loss(batch, indices, label_share)
+        except Exception as error:  # the loss function may be the user's own
+            found = self.failed(error, self.computes, batch, indices)
+            if found is error:
+                raise
+            raise found from error
+
+    def failed(self, error: Exception, what: str, batch: PairedBatch, indices: Tensor) -> Exception:
+        """What to raise where a function of the user fails on a batch: a wrong target, or what the function said.
+
+        Args:
+            error: What the function raised; what is no user's fault is returned as it is.
+            what: Name of the function in the message.
+            batch: The batch.
+            indices: Positions of its samples.
+        """
+        if not is_users(error):
+            return error
+        self.check_targets(batch, indices)
+        return InputError(
+            f"{self.split} split, samples {listed(indices.tolist())}: the {what} failed: {in_a_line(error)}"
+        )
+
+    def label_loss(self, logits: Tensor, batch: PairedBatch, indices: Tensor) -> Tensor:
+        """The label loss alone, for validation."""
+        try:
+            return self.problem.label_loss(logits, batch.target)
+        except Exception as error:  # the loss function may be the user's own
+            found = self.failed(error, "label loss", batch, indices)
+            if found is error:
+                raise
+            raise found from error
 
     def loss(self, batch: PairedBatch, indices: Tensor, label_share: float = 1.0) -> Tensor:
         """The scalar to minimise.
@@ -68,23 +107,50 @@ class Objective(nn.Module):
     def logits(self, batch: PairedBatch, indices: Tensor, role: str) -> Tensor:
         """Logits of the network of this role; the first of a split are checked together with their targets."""
         inputs = batch.student_input if role == "student" else batch.teacher_input
-        if (self.split, role) in self._shapes:
-            return as_logits(self.networks[role](inputs))
         try:
             output = self.networks[role](inputs)
         except Exception as error:  # the network is the user's own code
-            found = unreadable(error, self.networks[role], inputs, role, self.split)
+            found = unreadable(error, self.networks[role], inputs, role, self.split, indices.tolist())
             if found is error:
                 raise
             raise found from error
         logits = as_logits(output)
+        if (self.split, role) in self._shapes:
+            return logits
         known = self.targets.get(self.split)
         if known is None:
             self._check(logits.shape[1:], batch.target, indices.tolist())
         else:  # all at once: a GPU would end the process where a target is out of range
-            self._check(logits.shape[1:], known, range(len(known)))
+            first = self.firsts[self.split]
+            self._check(logits.shape[1:], known, range(first, first + len(known)))
         self._shapes[self.split, role] = logits.shape[1:]
         return logits
+
+    def know(self, reading: Reading) -> None:
+        """Check a split whose samples are all in memory as a whole; the batches of others are seen by `look`.
+
+        Raises:
+            InputError: An input is not finite.
+        """
+        if reading.held is not None:
+            self.targets[reading.split], self.firsts[reading.split] = reading.held.target, reading.first
+            indices = range(reading.first, reading.first + len(reading.dataset))
+            check_finite_inputs(reading.held, self.fields, reading.split, indices)
+
+    def look(self, batch: PairedBatch, indices: Tensor, fresh: bool) -> None:
+        """Check a batch before it goes to the networks' device, which may not survive a wrong target.
+
+        Args:
+            batch: The batch, as it was read.
+            indices: Positions of its samples.
+            fresh: Whether the samples are read for the first time.
+
+        Raises:
+            InputError: A target is wrong or an input is not finite; the message names split and sample.
+        """
+        self.check_targets(batch, indices)
+        if fresh:
+            check_finite_inputs(batch, self.fields, self.split, indices.tolist())
 
     def check_targets(self, batch: PairedBatch, indices: Tensor) -> None:
         """Refuse a target that does not fit the logits, as far as their shape is known.
@@ -113,11 +179,11 @@ class Supervised(Objective):
 
     def __init__(self, network: nn.Module, role: str, problem: Problem, loss: LabelLoss | None = None) -> None:
         super().__init__({role: network}, problem)
-        self.role, self.label_loss = role, loss or problem.known_loss
+        self.role, self.minimised = role, loss or problem.known_loss
 
     def loss(self, batch: PairedBatch, indices: Tensor, label_share: float = 1.0) -> Tensor:  # noqa: ARG002
         """The label loss."""
-        return self.label_loss(self.logits(batch, indices, self.role), batch.target)
+        return self.minimised(self.logits(batch, indices, self.role), batch.target)
 
 
 class Alignment(Objective):
@@ -150,6 +216,8 @@ class Distillation(Objective):
         problem: What logits and targets mean.
         loss: Function of (student logits, teacher logits, target); what it leaves open is the problem's.
     """
+
+    computes = "distillation loss"
 
     def __init__(self, student: nn.Module, problem: Problem, loss: DistillationLoss | None) -> None:
         super().__init__({"student": student}, problem)
@@ -195,5 +263,6 @@ class Distillation(Objective):
         if kept is not None:
             rows: Tensor = kept[indices]
             return rows.to(device)
-        with torch.no_grad():
+        said = f"{self.split} split, samples {listed(indices.tolist())}: the teacher failed"
+        with torch.no_grad(), foreign(said):
             return as_logits(teacher(to_device(batch.teacher_input, device_of(teacher)))).to(device)
