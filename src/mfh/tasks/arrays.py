@@ -20,6 +20,7 @@ from mfh.tasks.splits import SPLITS, Split
 from mfh.tasks.task import Task
 from mfh.training.recipe import Recipe
 
+
 @dataclass(frozen=True)
 class ArrayOptions:
     """How a task is made from arrays.

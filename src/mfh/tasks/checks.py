@@ -4,11 +4,12 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
-from mfh.data.pairs import ItemError, PairedBatch, fetch, map_tensors
+from mfh.data.pairs import Collated, ItemError, PairedBatch, fetch, map_tensors
 from mfh.errors import InputError, in_a_line
 from mfh.networks.layers import as_logits, find_layer
 from mfh.networks.modes import device_of, evaluating
@@ -56,6 +57,18 @@ def check_task(task: Task, layers: Iterable[str] = (), origin: str = "") -> None
                 len(getattr(task, later)),
                 later,
                 earlier,
+                later,
+            )
+        groups = shared_groups(getattr(task, earlier), getattr(task, later))
+        if groups:
+            log.warning(
+                "%s%d groups are in both %s and %s, the first is %r: scores on %s are too good; keep each person or "
+                "recording in one split only",
+                f"{origin}: " if origin else "",
+                len(groups),
+                earlier,
+                later,
+                groups[0],
                 later,
             )
 
@@ -160,6 +173,29 @@ def num_shared(earlier: Any, later: Any) -> int:
         return 0
     known = set(_hashes(first, ours))
     return sum(row in known for row in _hashes(second, theirs))
+
+
+def shared_groups(earlier: Any, later: Any) -> list[Any]:
+    """Groups that are in both data sets, as far as they say which groups they hold.
+
+    Args:
+        earlier: A data set. Its attribute `groups` has the group of every item, (N,), for instance the person.
+        later: Another one. A data set without `groups` shares none.
+    """
+    ours, theirs = _groups(earlier), _groups(later)
+    return sorted(set(ours) & set(theirs), key=str)
+
+
+def _groups(dataset: Any) -> list[Any]:
+    chosen: range | list[int] = range(len(dataset))
+    while getattr(dataset, "groups", None) is None:
+        if type(dataset) is Subset:
+            chosen = [int(dataset.indices[index]) for index in chosen]
+        elif type(dataset) is not Collated:
+            return []
+        dataset = dataset.dataset
+    groups = np.asarray(dataset.groups).tolist()
+    return [groups[index] for index in chosen]
 
 
 def _unwrapped(dataset: Any) -> tuple[Any, range | list[int]]:

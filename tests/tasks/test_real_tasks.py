@@ -1,0 +1,102 @@
+"""htad, numerals, smartwatch: on the real files where the extra `data` is installed, on files like them elsewhere."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from mfh.errors import InputError
+from mfh.tasks import htad, numerals, smartwatch
+from mfh.tasks.checks import check_task, shared_groups
+from mfh.tasks.numerals.data import VIEWS
+from mfh.tasks.views import Views
+
+RNG = np.random.default_rng(0)
+
+
+def views_of(shapes, per_class, classes, groups=None):
+    number = per_class * classes
+    views = {name: RNG.normal(size=(number, *shape)).astype(np.float32) for name, shape in shapes.items()}
+    return Views(views, np.arange(number) % classes, tuple("abcdefghij"[:classes]), groups)
+
+
+def of_htad(monkeypatch):
+    monkeypatch.setattr(htad, "load", lambda: views_of({"audio": (36,), "accelerometer": (16,)}, 100, 7))
+    return htad.task
+
+
+def of_numerals(monkeypatch):
+    views = views_of({name: (size,) for name, size in VIEWS.items()}, 110, 10)
+    monkeypatch.setattr(numerals, "load", lambda: views)
+    return numerals.task
+
+
+def of_smartwatch(monkeypatch):
+    people = np.repeat(np.arange(10), 35)
+    shapes = {"accelerometer": (3, 32), "gyroscope": (3, 32)}
+    monkeypatch.setattr(smartwatch, "load", lambda window: views_of(shapes, 50, 7, people))
+    return smartwatch.task
+
+
+@pytest.mark.parametrize("made", [of_htad, of_numerals, of_smartwatch])
+def test_a_task_has_few_labels_and_networks_that_fit(made, monkeypatch):
+    task = made(monkeypatch)(3)
+    check_task(task, [task.layer])
+    assert len(task.train) == 100
+    assert task.recipe.keep == "last"
+    assert task.resplit(4).train.tensors[0].shape == task.train.tensors[0].shape
+    assert not task.resplit(4).train.tensors[0].equal(task.train.tensors[0])
+
+
+def test_views_are_chosen_and_joined(monkeypatch):
+    task = of_numerals(monkeypatch)
+    made = task(teacher="fac+kar", student="mor", labels="all")
+    assert (made.train.tensors[0].shape[1], made.train.tensors[1].shape) == (280, (100, 6))
+    assert of_htad(monkeypatch)(teacher="both").train.tensors[0].shape[1] == 52
+    for given, said in (
+        ({"teacher": "pixel"}, "teacher is 'pixel', and there is no view 'pixel'; close names: 'pix'"),
+        ({"student": "pix"}, "teacher and student both read 'pix'"),
+        ({"student": "fou+fou"}, "names a view twice"),
+        ({"student": "both"}, "there is no view 'both'"),
+        ({"labels": 101}, "choose 1 to 100"),
+    ):
+        with pytest.raises(InputError, match=said):
+            task(**given)
+
+
+def test_no_person_of_the_smartwatch_is_in_two_splits(monkeypatch):
+    task = of_smartwatch(monkeypatch)
+    for seed in range(3):
+        made = task(seed)
+        splits = (made.train, made.val, made.test)
+        assert [len(set(split.groups)) for split in splits] == [6, 2, 2]
+        assert not any(shared_groups(one, other) for one in splits for other in splits if one is not other)
+    with pytest.raises(InputError, match="window is 3"):
+        task(window=3)
+    with pytest.raises(InputError, match="10 groups with labels cannot be split into 9"):
+        task(num_val_people=9)
+
+
+def test_a_person_in_two_splits_is_said_before_training(monkeypatch, caplog):
+    made = of_smartwatch(monkeypatch)(0)
+    made.val.groups[0] = made.train.groups[0]
+    check_task(made)
+    assert f"1 groups are in both train and val, the first is {made.train.groups[0]}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "shapes", "sizes"),
+    [
+        (htad, "multiviewstacking", [(36,), (16,)], (100, 100, 400)),
+        (smartwatch, "seglearn", [(3, 128), (3, 128)], (100, None, None)),
+    ],
+)
+def test_the_real_files(module, package, shapes, sizes):
+    if importlib.util.find_spec(package) is None:
+        with pytest.raises(InputError, match=rf"needs the package {package}; .*mfh\[data\]"):
+            module.task()
+        pytest.skip(f"{package} is not installed")
+    made = module.task()
+    assert [tuple(part.shape[1:]) for part in made.train.tensors[:2]] == shapes
+    assert all(size in (None, len(split)) for size, split in zip(sizes, (made.train, made.val, made.test), strict=True))
+    assert len(made.facts["classes"]) == 7
