@@ -107,7 +107,7 @@ def test_a_file_of_an_installed_package_is_read_without_importing_it(package):
 
 def test_another_file_and_a_missing_package_are_one_line(package):
     (package / "table.csv").write_bytes(b"1,3\n")
-    with pytest.raises(InputError, match="is not that of version 1.0"):
+    with pytest.raises(InputError, match=r"is not that of version 1\.0"):
         packages.installed_file("mine", "some_data", "1.0", "table.csv", "0" * 64)
     with pytest.raises(InputError, match=r"needs the package not_there; install mfh with its extra: .*mfh\[data\]"):
         packages.installed_file("mine", "not_there", "1.0", "table.csv", "0" * 64)

@@ -2,45 +2,22 @@
 
 import importlib.util
 
-import numpy as np
 import pytest
 
 from mfh.errors import InputError
 from mfh.tasks import htad, numerals, smartwatch
 from mfh.tasks.checks import check_task, shared_groups
-from mfh.tasks.numerals.data import VIEWS
-from mfh.tasks.views import Views
-
-RNG = np.random.default_rng(0)
+from real_views import replace_real_data
 
 
-def views_of(shapes, per_class, classes, groups=None):
-    number = per_class * classes
-    views = {name: RNG.normal(size=(number, *shape)).astype(np.float32) for name, shape in shapes.items()}
-    return Views(views, np.arange(number) % classes, tuple("abcdefghij"[:classes]), groups)
+@pytest.fixture
+def random_data(monkeypatch):
+    replace_real_data(monkeypatch)
 
 
-def of_htad(monkeypatch):
-    monkeypatch.setattr(htad, "load", lambda: views_of({"audio": (36,), "accelerometer": (16,)}, 100, 7))
-    return htad.task
-
-
-def of_numerals(monkeypatch):
-    views = views_of({name: (size,) for name, size in VIEWS.items()}, 110, 10)
-    monkeypatch.setattr(numerals, "load", lambda: views)
-    return numerals.task
-
-
-def of_smartwatch(monkeypatch):
-    people = np.repeat(np.arange(10), 35)
-    shapes = {"accelerometer": (3, 32), "gyroscope": (3, 32)}
-    monkeypatch.setattr(smartwatch, "load", lambda window: views_of(shapes, 50, 7, people))
-    return smartwatch.task
-
-
-@pytest.mark.parametrize("made", [of_htad, of_numerals, of_smartwatch])
-def test_a_task_has_few_labels_and_networks_that_fit(made, monkeypatch):
-    task = made(monkeypatch)(3)
+@pytest.mark.parametrize("module", [htad, numerals, smartwatch])
+def test_a_task_has_few_labels_and_networks_that_fit(module, random_data):
+    task = module.task(3)
     check_task(task, [task.layer])
     assert len(task.train) == 100
     assert task.recipe.keep == "last"
@@ -48,11 +25,11 @@ def test_a_task_has_few_labels_and_networks_that_fit(made, monkeypatch):
     assert not task.resplit(4).train.tensors[0].equal(task.train.tensors[0])
 
 
-def test_views_are_chosen_and_joined(monkeypatch):
-    task = of_numerals(monkeypatch)
+def test_views_are_chosen_and_joined(random_data):
+    task = numerals.task
     made = task(teacher="fac+kar", student="mor", labels="all")
     assert (made.train.tensors[0].shape[1], made.train.tensors[1].shape) == (280, (100, 6))
-    assert of_htad(monkeypatch)(teacher="both").train.tensors[0].shape[1] == 52
+    assert htad.task(teacher="both").train.tensors[0].shape[1] == 52
     for given, said in (
         ({"teacher": "pixel"}, "teacher is 'pixel', and there is no view 'pixel'; close names: 'pix'"),
         ({"student": "pix"}, "teacher and student both read 'pix'"),
@@ -64,12 +41,13 @@ def test_views_are_chosen_and_joined(monkeypatch):
             task(**given)
 
 
-def test_no_person_of_the_smartwatch_is_in_two_splits(monkeypatch):
-    task = of_smartwatch(monkeypatch)
+def test_no_person_of_the_smartwatch_is_in_two_splits(random_data):
+    task = smartwatch.task
     for seed in range(3):
         made = task(seed)
         splits = (made.train, made.val, made.test)
         assert [len(set(split.groups)) for split in splits] == [6, 2, 2]
+        assert made.facts["groups"] == {"unit": "people", "train": 6, "val": 2, "test": 2}
         assert not any(shared_groups(one, other) for one in splits for other in splits if one is not other)
     with pytest.raises(InputError, match="window is 3"):
         task(window=3)
@@ -77,8 +55,8 @@ def test_no_person_of_the_smartwatch_is_in_two_splits(monkeypatch):
         task(num_val_people=9)
 
 
-def test_a_person_in_two_splits_is_said_before_training(monkeypatch, caplog):
-    made = of_smartwatch(monkeypatch)(0)
+def test_a_person_in_two_splits_is_said_before_training(random_data, caplog):
+    made = smartwatch.task(0)
     made.val.groups[0] = made.train.groups[0]
     check_task(made)
     assert f"1 groups are in both train and val, the first is {made.train.groups[0]}" in caplog.text

@@ -115,7 +115,7 @@ class _Harmful:
 def test_a_file_that_is_no_npz_is_refused_and_never_unpickled(tmp_path, content):
     path = tmp_path / "pairs.npz"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="pairs.npz"):
+    with pytest.raises(InputError, match=r"pairs\.npz"):
         find_task(path).make(0)
 
 
@@ -142,7 +142,7 @@ def test_a_table_that_cannot_be_used_is_refused(tmp_path, changes, said):
 
 
 def test_a_missing_file_and_a_broken_table_are_named(tmp_path):
-    with pytest.raises(InputError, match="there is no file nowhere.csv"):
+    with pytest.raises(InputError, match=r"there is no file nowhere\.csv"):
         find_task("nowhere.csv").make(0)
     path = tmp_path / "broken.csv"
     path.write_bytes(b"\xff\xfe\x00")
