@@ -69,6 +69,17 @@ def test_empty_targets_of_a_csv_are_pairs_without_labels(tmp_path, target, probl
     assert sum(len(split) for split in (task.train, task.val, task.test)) == 40
 
 
+def test_seeds_share_the_splits_that_a_table_names(tmp_path):
+    path = tmp_path / "pairs.csv"
+    frame().drop(columns="group").assign(split=["train", "val", "test"] * 20, target=[0, 0, 0, 1, 1, 1] * 10).to_csv(
+        path, index=False
+    )
+    source = find_task(path)
+    assert not source.redrawn
+    assert source.make(0) is source.make(1)
+    assert find_task(path, TaskArguments(set={"labels": 4})).redrawn
+
+
 def test_a_parquet_is_the_same_task_as_the_csv(tmp_path):
     pytest.importorskip("pyarrow")
     table = frame()
