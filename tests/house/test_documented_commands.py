@@ -32,7 +32,7 @@ from mfh.cli.options import Command
 from processes import torchrun
 
 GUIDES = [ROOT / "README.md"] + [
-    ROOT / f"docs/{name}.md" for name in ("choosing", "cluster", "how-it-works", "intuition", "own-task")
+    ROOT / f"docs/{name}.md" for name in ("choosing", "cluster", "how-it-works", "intuition", "own-task", "real-data")
 ]
 OTHERS = [line.words for page in PAGES for line in lines(page) if line.words[0] != "mfh" and not is_pattern(line.words)]
 TORCHRUN = sorted({words[words.index("torchrun") :] for words in OTHERS if "torchrun" in words and len(words) > 1})
@@ -42,6 +42,7 @@ NOT_RUN = {
     "make": "sets up an environment; test_docs checks the targets, each of which runs before a change is merged",
     "python -m pip install": "installs from the network; scripts/clean_install.sh does it",
     "pip install s3fs": "installs from the network",
+    "pip download": "fetches from the network; test_packages runs it on a file",
     "python -m mfh": "the other name of the program; the torchrun lines run it",
     "export": "a variable for the next line of a batch script",
     "first=$(scontrol": "asks a SLURM cluster for its machines",

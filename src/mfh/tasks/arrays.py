@@ -37,6 +37,7 @@ class ArrayOptions:
         student_network: Function that makes a new student, likewise.
         layer: Layer of the teacher to score and mask; needed with a `teacher_network`.
         recipe: How networks are trained (default: by the shape of the student's inputs).
+        unit: What a group is, in the plural, for the report: "people", "recordings".
         facts: Further facts for the report.
     """
 
@@ -48,6 +49,7 @@ class ArrayOptions:
     student_network: Callable[[], nn.Module] | None = None
     layer: str | None = None
     recipe: Recipe | None = None
+    unit: str = "groups"
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -114,7 +116,7 @@ def arrays_task(pairs: PairedArrays, options: ArrayOptions, seed: int) -> Task:
         problem=pairs.problem,
         recipe=options.recipe or default_for(pairs.student.ndim, "student").recipe,
         resplit=partial(arrays_task, pairs, options) if drawn else None,
-        facts={"description": _description(pairs, rows), **_class_facts(pairs), **options.facts},
+        facts={**_facts(pairs, rows, options), **options.facts},
     )
 
 
@@ -194,17 +196,25 @@ def _dataset(pairs: PairedArrays, rows: NDArray[np.int64]) -> TensorDataset:
     return made
 
 
-def _class_facts(pairs: PairedArrays) -> dict[str, Any]:
-    return {} if pairs.classes is None else {"classes": list(pairs.classes)}
-
-
-def _description(pairs: PairedArrays, rows: Rows) -> str:
-    """What the data are, in two sentences."""
+def _facts(pairs: PairedArrays, rows: Rows, options: ArrayOptions) -> dict[str, Any]:
+    """What a report says of the data: a description, the names of classes, and how many groups each split has."""
     teacher, student = (" x ".join(map(str, part.shape[1:])) for part in (pairs.teacher, pairs.student))
     what = f"{len(pairs.classes)} classes" if pairs.classes else f"{pairs.num_outputs} outputs"
-    by = "" if pairs.groups is None else f" No group is in two splits; there are {len(np.unique(pairs.groups))} groups."
-    return (
-        f"Pairs of a teacher's input ({teacher}) and a student's input ({student}), {pairs.problem.name} with {what}. "
-        f"Training: {len(rows.train)} pairs with labels, {len(rows.unlabelled)} without; validation: {len(rows.val)}; "
-        f"test: {len(rows.test)}.{by}"
-    )
+    facts: dict[str, Any] = {
+        "description": (
+            f"Pairs of a teacher's input ({teacher}) and a student's input ({student}), {pairs.problem.name} with "
+            f"{what}. Training: {len(rows.train)} pairs with labels, {len(rows.unlabelled)} without; validation: "
+            f"{len(rows.val)}; test: {len(rows.test)}."
+        )
+    }
+    if pairs.classes is not None:
+        facts["classes"] = list(pairs.classes)
+    if pairs.groups is not None:
+        training = np.concatenate([rows.train, rows.unlabelled])
+        counts = {
+            split: len(np.unique(pairs.groups[part]))
+            for split, part in (("train", training), ("val", rows.val), ("test", rows.test))
+        }
+        facts["description"] += f" Split by {options.unit}: {', '.join(f'{n} {name}' for name, n in counts.items())}."
+        facts["groups"] = {"unit": options.unit, **counts}
+    return facts

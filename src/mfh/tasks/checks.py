@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
 from mfh.data.epochs import PairLoader
-from mfh.data.pairs import ItemError, PairedBatch, fetch, map_tensors, tensors
+from mfh.data.pairs import ItemError, PairedBatch, fetch, groups_of, map_tensors, tensors
 from mfh.errors import InputError, in_a_line
 from mfh.networks.layers import as_logits, find_layer
 from mfh.networks.modes import device_of, evaluating
@@ -64,6 +64,18 @@ def check_task(task: Task, layers: Iterable[str] = (), origin: str = "", whole: 
                 len(getattr(task, later)),
                 later,
                 earlier,
+                later,
+            )
+        groups = shared_groups(getattr(task, earlier), getattr(task, later))
+        if groups:
+            log.warning(
+                "%s%d groups are in both %s and %s, the first is %r: scores on %s are too good; keep each person or "
+                "recording in one split only",
+                f"{origin}: " if origin else "",
+                len(groups),
+                earlier,
+                later,
+                groups[0],
                 later,
             )
 
@@ -234,6 +246,17 @@ def num_shared(earlier: Any, later: Any) -> int:
         return 0
     known = set(_hashes(first, ours))
     return sum(row in known for row in _hashes(second, theirs))
+
+
+def shared_groups(earlier: Any, later: Any) -> list[Any]:
+    """Groups that are in both data sets, as far as they say which groups they hold.
+
+    Args:
+        earlier: A data set. Its attribute `groups` has the group of every item, (N,), for instance the person.
+        later: Another one. A data set without `groups` shares none.
+    """
+    ours, theirs = groups_of(earlier), groups_of(later)
+    return [] if ours is None or theirs is None else sorted(set(ours.tolist()) & set(theirs.tolist()), key=str)
 
 
 def _unwrapped(dataset: Any) -> tuple[Any, range | list[int]]:

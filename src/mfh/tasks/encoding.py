@@ -61,9 +61,8 @@ def paired_arrays(teacher: Any, student: Any, target: Any, groups: Any = None, s
     Raises:
         InputError: They are no arrays of paired samples.
     """
-    inputs = {"teacher": _inputs(teacher, "teacher"), "student": _inputs(student, "student")}
-    pairs = PairedArrays(**inputs, **_targets(_array(target)))
-    lengths = {**{name: len(array) for name, array in inputs.items()}, "target": len(pairs.target)}
+    pairs = PairedArrays(_inputs(teacher, "teacher"), _inputs(student, "student"), **_targets(_array(target)))
+    lengths = {name: len(getattr(pairs, name)) for name in ("teacher", "student", "target")}
     codes, names = None, None
     if groups is not None:
         codes = _codes(_array(groups), "groups")
@@ -81,9 +80,10 @@ def paired_arrays(teacher: Any, student: Any, target: Any, groups: Any = None, s
         counts = np.bincount(pairs.target[pairs.labelled], minlength=len(pairs.classes))
         if counts.min() < len(SPLITS):
             few = int(counts.argmin())
+            number = "1 labelled pair" if counts[few] == 1 else f"{counts[few]} labelled pairs"
             raise InputError(
-                f"class {pairs.classes[few]!r} has {counts[few]} labelled {'pair' if counts[few] == 1 else 'pairs'}; at "
-                "least 3 are needed, one for each split: leave the class out, or join it with another"
+                f"class {pairs.classes[few]!r} has {number}; at least 3 are needed, one for each split: leave the "
+                "class out, or join it with another"
             )
     return pairs
 

@@ -119,13 +119,15 @@ def find_task(task: "str | Path | Task | Callable[..., Task]", arguments: TaskAr
             raise InputError(
                 "data, preset, augment and set need a task's function, but a Task was given; give the function instead"
             )
-        return TaskSource(task.resplit or (lambda _seed: task), redrawn=task.resplit is not None)
+        return _source_of(task)
     function, origin = (task, getattr(task, "__name__", repr(task))) if callable(task) else _find(str(task))
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError) as error:
         raise InputError(f"task() of {origin} cannot be called ({error})") from None
     given = (arguments or TaskArguments()).for_function(function, origin)
+    if isinstance(task, (str, Path)) and Path(task).suffix in ARRAY_FILES:  # the file says whether splits are drawn
+        return _source_of(function(**given))
     takes_seed, own = "seed" in parameters, isinstance(task, (str, Path)) and str(task) not in SHIPPED
 
     def make(seed: int) -> Task:
@@ -140,6 +142,11 @@ def find_task(task: "str | Path | Task | Callable[..., Task]", arguments: TaskAr
         return made
 
     return TaskSource(make, redrawn=takes_seed, origin=origin if own else "")
+
+
+def _source_of(task: "Task") -> TaskSource:
+    """A task that exists: it is split anew for every seed where that is possible, and the same for all otherwise."""
+    return TaskSource(task.resplit or (lambda _seed: task), redrawn=task.resplit is not None)
 
 
 def _find(spec: str) -> tuple[Callable[..., Any], str]:

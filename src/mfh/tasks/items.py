@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from mfh.data.epochs import delivered, epoch_seed
-from mfh.data.pairs import Collated, ItemError, PairedBatch, fetch, groups_of, tensors
+from mfh.data.pairs import Collated, ItemError, PairedBatch, fetch, tensors
 from mfh.errors import InputError, in_a_line
 from mfh.progress import Show, bars
-from mfh.tasks.checks import Shape, described, expected_logits, logits_shapes, made_networks
+from mfh.tasks.checks import Shape, described, expected_logits, logits_shapes, made_networks, shared_groups
 from mfh.tasks.finding import TaskArguments, find_task
 from mfh.tasks.splits import SPLITS
 from mfh.tasks.task import Task
@@ -373,10 +373,8 @@ def _in_two_splits(read: Mapping[str, Sequence[_Item]]) -> Iterator[str]:
 
 def _shared_groups(task: Task) -> Iterator[str]:
     """Groups (speakers, patients, rooms) that are in two splits, where the task says which group an item belongs to."""
-    found = {split: groups_of(getattr(task, split)) for split in SPLITS}
-    members = {split: set(groups.tolist()) for split, groups in found.items() if groups is not None}
-    for earlier, later in _pairs(list(members)):
-        shared = sorted(members[earlier] & members[later], key=str)
+    for earlier, later in _pairs(SPLITS):
+        shared = shared_groups(getattr(task, earlier), getattr(task, later))
         if shared:
             named = ", ".join(map(str, shared[:_NAMED])) + (", ..." if len(shared) > _NAMED else "")
             yield (

@@ -59,7 +59,6 @@ def keywords(
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(function).parameters
     known = {name: parameter for name, parameter in parameters.items() if parameter.kind in by_name}
-    bound = function.args if isinstance(function, partial) else ()
     anything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     hints = _hints(function)
     found = {}
@@ -70,7 +69,7 @@ def keywords(
         if key in taken:
             raise InputError(f"--set gives {key!r}, and so does --{key}; give it once")
         if key not in known and not anything:
-            settable = [name for name in known if name != "seed"][len(bound) :]
+            settable = [name for name in known if name != "seed"]
             raise InputError(f"task() of {origin} has no parameter {key!r}; {close_names(key, settable)}")
         default = known[key].default if key in known else inspect.Parameter.empty
         found[key] = _value(key, value, hints.get(key, _type_of(default)))

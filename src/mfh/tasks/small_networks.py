@@ -106,11 +106,17 @@ def _recipe(epochs: int, batch_size: int, lr: float, weight_decay: float) -> Rec
     return Recipe(epochs=epochs, batch_size=batch_size, optimizer=optimizer, keep="last")
 
 
+#: Chosen for students without a teacher, by validation accuracy at 100 labels, with seeds from 100 on, which no study
+#: uses by default: htad (both directions), numerals (pix to zer) and smartwatch (both directions); learning rates 0.001
+#: and 0.003, weight decays 0.01 to 0.5, 15 to 150 epochs. From 60 epochs on all vectors agree within 1 point; series
+#: want the larger rate. This is the shortest such training. Images take it over.
+_RECIPE = _recipe(epochs=60, batch_size=32, lr=3e-3, weight_decay=0.1)
+
 #: Number of dimensions of the inputs, with the batch dimension -> what they get.
 DEFAULTS = {
-    2: Default(vector_network, "hidden", _recipe(epochs=60, batch_size=32, lr=1e-3, weight_decay=0.01)),
-    3: Default(series_network, "features", _recipe(epochs=60, batch_size=32, lr=1e-3, weight_decay=0.01)),
-    4: Default(image_network, "features", _recipe(epochs=60, batch_size=32, lr=1e-3, weight_decay=0.01)),
+    2: Default(vector_network, "hidden", _RECIPE),
+    3: Default(series_network, "features", _RECIPE),
+    4: Default(image_network, "features", _RECIPE),
 }
 
 

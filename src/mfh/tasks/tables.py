@@ -54,7 +54,7 @@ def task(
 def _npz(path: Path) -> dict[str, NDArray[Any]]:
     expected = "a file saved by numpy.savez(path, teacher=..., student=..., target=...) was expected"
     try:
-        with np.load(_existing(path), allow_pickle=False) as file:
+        with _existing(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise InputError(f"{path} holds a single array; {expected}")
             _check_names(path, list(file.files), "array", list(_ARRAYS))

@@ -23,12 +23,14 @@ class Views:
         target: Class indices, (N,) int64.
         classes: Names of the classes, in order.
         groups: Index of each sample's group, (N,); None where samples are independent.
+        unit: What a group is, in the plural.
     """
 
     views: Mapping[str, NDArray[np.float32]]
     target: NDArray[np.int64]
     classes: tuple[str, ...]
     groups: NDArray[np.int64] | None = None
+    unit: str = "groups"
 
     def inputs(self, names: str, role: str) -> NDArray[np.float32]:
         """The inputs of one view, or of several joined along the channels.
@@ -90,4 +92,4 @@ class Views:
             groups=self.groups,
         )
         facts = {"teacher_view": teacher, "student_view": student, **facts}
-        return arrays_task(pairs, ArrayOptions(name, labels, val, test, facts=facts), seed)
+        return arrays_task(pairs, ArrayOptions(name, labels, val, test, unit=self.unit, facts=facts), seed)

@@ -19,8 +19,10 @@ VIEWS = {"fou": 76, "fac": 216, "kar": 64, "pix": 240, "zer": 47, "mor": 6}
 
 @cache
 def load() -> Views:
-    """The 2000 numerals, 200 of each: Fourier coefficients, profile correlations, Karhunen-Loeve coefficients, pixel
-    averages, Zernike moments and morphological features.
+    """The 2000 numerals, 200 of each, in six views.
+
+    They are Fourier coefficients (fou), profile correlations (fac), Karhunen-Loeve coefficients (kar), pixel averages
+    (pix), Zernike moments (zer) and morphological features (mor).
 
     Raises:
         InputError: The wheel is not in the cache and cannot be fetched.

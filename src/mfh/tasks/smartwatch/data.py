@@ -36,6 +36,7 @@ def load(window: int = 128) -> Views:
         target=np.repeat(np.asarray(data["y"], dtype=np.int64), counts),
         classes=tuple(map(str, data["y_labels"])),
         groups=np.repeat(people, counts).astype(np.int64),
+        unit="people",
     )
 
 

@@ -1,0 +1,235 @@
+import numpy as np
+import pytest
+import torch
+
+import mfh
+from mfh.errors import InputError
+from mfh.tasks.checks import check_task
+from mfh.tasks.finding import find_task
+
+RNG = np.random.default_rng(0)
+N = 60
+
+
+def arrays(**changes):
+    """60 pairs of vectors, three named classes, 20 pairs each."""
+    usual = {
+        "teacher": RNG.normal(3, 5, size=(N, 6)),
+        "student": RNG.normal(size=(N, 4)),
+        "target": np.array(["still", "walk", "run"] * (N // 3)),
+    }
+    return usual | changes
+
+
+def task_of(**changes):
+    return mfh.Task.from_arrays(**arrays(**changes))
+
+
+def test_splits_are_stratified_disjoint_and_drawn_by_seed():
+    task = task_of()
+    check_task(task, [task.layer])
+    assert [len(task.train), len(task.val), len(task.test)] == [36, 12, 12]
+    assert task.facts["classes"] == ["run", "still", "walk"]
+    for split in (task.train, task.val, task.test):
+        assert len(set(torch.bincount(split.tensors[2]).tolist())) == 1
+    rows = torch.cat([split.tensors[0] for split in (task.train, task.val, task.test)])
+    assert len(torch.unique(rows, dim=0)) == N
+    again, other = task.resplit(0), task.resplit(1)
+    assert torch.equal(again.train.tensors[0], task.train.tensors[0])
+    assert not torch.equal(other.test.tensors[0], task.test.tensors[0])
+
+
+def test_a_study_gives_each_seed_its_own_split():
+    task = task_of()
+    source = find_task(task)
+    assert source.redrawn
+    assert torch.equal(source.make(3).val.tensors[0], task.resplit(3).val.tensors[0])
+
+
+def test_rows_stay_paired():
+    target = np.arange(N) % 3
+    task = task_of(teacher=np.arange(N)[:, None] * 1.0, student=np.arange(N)[:, None] * 2.0, target=target)
+    for split in (task.train, task.val, task.test):
+        teacher, student, labels = split.tensors
+        assert torch.equal(student, 2 * teacher)
+        assert torch.equal(labels, teacher[:, 0].long() % 3)
+
+
+def test_networks_standardise_by_training_rows_only():
+    task = task_of()
+    inputs = task.train.tensors[0].double()
+    first = task.teacher().standardise
+    torch.testing.assert_close(first.mean, inputs.mean(0).float())
+    torch.testing.assert_close(first.std, inputs.std(0, correction=0).float())
+    whole = torch.from_numpy(arrays()["teacher"]).float()
+    assert not torch.allclose(first.mean, whole.mean(0), atol=1e-3)
+
+
+def test_a_constant_feature_becomes_zero():
+    task = task_of(student=np.ones((N, 2)))
+    assert not task.student().standardise(task.train.tensors[1]).any()
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 40), (2, 1), (1, 8, 8), (3, 2, 2)])
+def test_default_networks_fit_vectors_series_and_images(shape):
+    task = task_of(student=RNG.normal(size=(N, *shape)))
+    check_task(task, [task.layer])
+    network = task.student()
+    layer = dict(network.named_modules())[task.student_layer]
+    seen = []
+    layer.register_forward_hook(lambda _module, _inputs, output: seen.append(output.shape))
+    assert network(task.train.tensors[1]).shape == (36, 3)
+    assert seen == [(36, 64)]
+
+
+def test_the_kind_of_target_decides_the_problem():
+    for target, name, outputs in (
+        (np.arange(N) % 4 + 7, "classification", 4),
+        ((np.arange(N) % 2).astype(bool), "classification", 2),
+        (np.arange(N)[:, None] % 3, "classification", 3),
+        (RNG.normal(size=N), "regression", 1),
+        (RNG.normal(size=(N, 2)), "regression", 2),
+        (RNG.integers(0, 2, size=(N, 5)), "multi-label classification", 5),
+    ):
+        task = task_of(target=target)
+        check_task(task)
+        assert task.problem.name == name
+        assert task.student()(task.val.tensors[1]).shape == (12, outputs)
+    assert task_of(target=np.arange(N) % 4 + 7).facts["classes"] == ["7", "8", "9", "10"]
+
+
+@pytest.mark.parametrize(
+    ("whole", "gap"),
+    [
+        (np.arange(N) % 3, -1),
+        (np.array(["a", "b", "c"] * 20, dtype=object), None),
+        (np.array(["a", "b", "c"] * 20), ""),
+        (np.linspace(0, 1, N) + 0.001, np.nan),
+        (np.tile([[0, 1], [1, 0], [1, 1]], (20, 1)), -1),
+        (np.tile([[0, 1.0], [1, 0], [1, 1]], (20, 1)), np.nan),
+    ],
+)
+def test_rows_without_a_label_are_in_no_labelled_split(whole, gap):
+    target = whole.copy()
+    target[6:18] = gap
+    index = np.arange(N, dtype=float)[:, None]
+    task = task_of(teacher=index, target=target)
+    check_task(task)
+    used = torch.cat([split.tensors[0] for split in (task.train, task.val, task.test)]).flatten()
+    assert sorted(used.tolist()) == [*range(6), *range(18, N)]
+    assert "12 without" in task.facts["description"]
+    # They still count for standardisation: their inputs are known.
+    training = torch.cat([task.train.tensors[0].flatten(), torch.arange(6.0, 18)])
+    torch.testing.assert_close(task.teacher().standardise.mean[0], training.mean())
+
+
+def test_label_budgets_are_stratified_and_nested():
+    index = np.arange(N)[:, None]
+    few, more = (task_of(teacher=index, labels=labels) for labels in (9, 18))
+    assert torch.bincount(few.train.tensors[2]).tolist() == [3, 3, 3]
+    first, second = (set(task.train.tensors[0].flatten().tolist()) for task in (few, more))
+    assert (len(first), len(second)) == (9, 18)
+    assert first < second
+    assert torch.equal(few.test.tensors[2], more.test.tensors[2])
+
+
+def test_no_group_is_in_two_splits():
+    people = np.repeat([f"person {i}" for i in range(10)], 6)
+    for seed in range(5):
+        task = task_of(groups=people, seed=seed)
+        held = [set(split.groups.tolist()) for split in (task.train, task.val, task.test)]
+        assert [len(groups) for groups in held] == [6, 2, 2]
+        assert len(set.union(*held)) == 10
+        assert task.facts["groups"] == {"unit": "groups", "train": 6, "val": 2, "test": 2}
+        assert len(task.train.groups) == len(task.train)
+
+
+def test_groups_without_labels_serve_training_and_no_held_out_split_has_gaps():
+    people, target = np.repeat(np.arange(10), 6), np.arange(N) % 3
+    target[:6] = -1  # person 0 has no label at all
+    target[[20, 40]] = -1
+    for seed in range(5):
+        task = task_of(groups=people, target=target, seed=seed)
+        assert all(0 not in split.groups for split in (task.val, task.test))
+        assert all((split.tensors[2] >= 0).all() for split in (task.train, task.val, task.test))
+
+
+def test_named_splits_are_kept_and_fixed():
+    split = np.array((["train"] * 4 + ["val", "test"]) * 10)
+    target = np.repeat([0, 1], 30)
+    target[0] = -1
+    task = task_of(target=target, split=split)
+    assert [len(task.train), len(task.val), len(task.test)] == [39, 10, 10]
+    assert task.resplit is None
+    assert task_of(target=target, split=split, labels=10).resplit is not None
+
+
+def test_own_networks_get_raw_inputs():
+    def teacher():
+        return torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+
+    task = task_of(teacher_network=teacher, layer="1", recipe=mfh.Recipe(epochs=3), name="mine")
+    check_task(task, ["1"])
+    assert (task.name, task.recipe.epochs, len(task.teacher())) == ("mine", 3, 3)
+    with pytest.raises(InputError, match="layer is not given"):
+        task_of(teacher_network=teacher)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"student": np.zeros((N - 1, 4))}, "different lengths: teacher 60, student 59, target 60"),
+        ({"groups": np.arange(N - 1)}, "groups 59"),
+        ({"teacher": np.array([[{}]] * N)}, "teacher holds Python objects"),
+        ({"teacher": np.full((N, 2), "a")}, "teacher holds text"),
+        ({"teacher": [[1.0], [1.0, 2.0]]}, "an array cannot be made of a list"),
+        ({"teacher": np.zeros(N)}, "of shape .60,., has 1 dimensions; vectors"),
+        ({"teacher": np.zeros((N, 0))}, "is empty"),
+        ({"teacher": np.where(np.arange(N)[:, None] % 20 == 7, np.nan, 1.0)}, "in 3 of 60 rows, first in row 7"),
+        ({"student": np.full((N, 2), 1e200)}, "not finite in 60 of 60 rows, first in row 0"),
+        ({"target": np.array(["a"] * 59 + ["b"])}, "class 'b' has 1 labelled pair; at least 3"),
+        ({"target": np.zeros(N, dtype=int)}, "the class 0 only"),
+        ({"target": np.where(np.arange(N) == 9, -100, np.arange(N) % 3)}, "holds -100 in row 9"),
+        ({"target": np.full(N, -1)}, "no label at all"),
+        ({"target": np.zeros((N, 2, 2))}, r"target has shape \(60, 2, 2\)"),
+        ({"target": RNG.integers(0, 5, size=(N, 2))}, "whole numbers other than 0 and 1"),
+        ({"target": np.array(["a", 3] * 30, dtype=object)}, "objects of the types int, str"),
+        ({"target": np.where(np.arange(N) == 5, np.inf, 0.5)}, "first in row 5"),
+        ({"target": np.array([[0, 1], [1, -1], [1, 1]] * 20)}, "some classes only in row 1"),
+        ({"target": np.zeros(N, dtype=complex)}, "complex128"),
+        ({"groups": np.repeat([0, 1], 30)}, "2 groups with labels cannot be split"),
+        ({"groups": [None] + [1] * (N - 1)}, "groups is missing in row 0"),
+        ({"split": ["train"] * N}, "the val split has no labelled pair"),
+        ({"split": ["training"] * N}, "split is 'training' in row 0"),
+        ({"labels": 2}, "labels is 2, fewer than the 3 classes"),
+        ({"labels": 37}, "labels is 37; choose 1 to 36"),
+        ({"labels": "few"}, "labels is 'few'; choose 'all'"),
+        ({"val": 0.9, "test": 0.2}, "60 labelled pairs cannot be split"),
+        ({"val": -1}, "val is -1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"lables": 3}, "no argument 'lables'; close names: 'labels'"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_line(changes, said):
+    with pytest.raises(InputError, match=said) as error:
+        task_of(**changes)
+    assert "\n" not in str(error.value)
+
+
+def test_a_class_or_a_gap_in_a_named_held_out_split_is_refused():
+    split = np.array((["train"] * 4 + ["val", "test"]) * 10)
+    target = np.repeat([0, 1], 30)
+    target[4] = -1
+    with pytest.raises(InputError, match="row 4 of the val split has no label"):
+        task_of(target=target, split=split)
+    target[4] = 2
+    with pytest.raises(InputError, match="class '2' is in the val split and not in training"):
+        task_of(target=target, split=split)
+
+
+def test_a_task_from_arrays_trains():
+    target = np.arange(N) % 2
+    student = RNG.normal(size=(N, 4)) + 10 * target[:, None]
+    task = task_of(student=student, target=target)
+    fit = mfh.pretrain(task.student(), task.train, task.val, role="student", recipe=task.recipe, seed=0)
+    assert mfh.evaluate(fit.network, task.test, role="student") == 1.0

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+import mfh
+from mfh.errors import InputError
+from mfh.tasks.baseline import linear_baseline
+
+RNG = np.random.default_rng(0)
+N = 150
+
+
+def task_of(student, target, **options):
+    return mfh.Task.from_arrays(teacher=RNG.normal(size=(N, 3)), student=student, target=target, **options)
+
+
+def test_it_reaches_what_a_linear_model_can_and_chooses_regularisation():
+    target = RNG.integers(0, 3, N)
+    student = RNG.normal(size=(N, 20)) + 3 * np.eye(3, 20)[target]
+    assert linear_baseline(task_of(student, target)) > 0.85
+    assert linear_baseline(task_of(RNG.normal(size=(N, 20)), target)) < 0.6
+
+
+def test_series_several_labels_and_numbers():
+    series = RNG.normal(size=(N, 2, 8))
+    mean = series.mean(2)
+    assert linear_baseline(task_of(series, (mean[:, 0] > 0).astype(int))) > 0.8
+    assert linear_baseline(task_of(series, (mean > 0).astype(int))) > 0.85
+    assert linear_baseline(task_of(series, mean[:, 0] * 3 + 1)) < 0.05  # mean squared error
+
+
+def test_classes_that_training_lacks_are_never_predicted():
+    def split(target):
+        return TensorDataset(torch.zeros(len(target), 1), torch.randn(len(target), 2), torch.tensor(target))
+
+    made = mfh.Task(
+        name="odd", teacher=torch.nn.Identity, student=torch.nn.Identity, layer="", train=split([1, 1, 1]),
+        val=split([0]), test=split([0, 1, 2, 1]),
+    )  # fmt: skip
+    assert linear_baseline(made) == 0.5
+
+
+def test_dense_prediction_has_no_linear_baseline():
+    pairs = TensorDataset(torch.zeros(4, 1, 2), torch.zeros(4, 1, 2), torch.zeros(4, 2, dtype=torch.long))
+    made = mfh.Task(
+        name="dense", teacher=torch.nn.Identity, student=torch.nn.Identity, layer="", train=pairs, val=pairs,
+        test=pairs, problem=mfh.Problem.dense(),
+    )  # fmt: skip
+    with pytest.raises(InputError, match="knows no dense prediction"):
+        linear_baseline(made)
