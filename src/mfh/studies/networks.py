@@ -123,11 +123,12 @@ class Networks:
 
     def _data(self) -> dict[str, Any]:
         """All data sets that decide networks, by name; those that a task need not have only where it has them."""
-        more = {name: getattr(self.task, name) for name in ("unlabelled", "teacher_train")}
-        if more["unlabelled"] is not None:
-            more["unlabelled"] = self.task.pairs
-        data = {**{split: getattr(self.task, split) for split in SPLITS}, **more}
-        return {name: dataset for name, dataset in data.items() if dataset is not None}
+        data: dict[str, Any] = {split: getattr(self.task, split) for split in SPLITS}
+        if self.task.unlabelled is not None:
+            data["unlabelled"] = self.task.pairs
+        if self.task.teacher_train is not None:
+            data["teacher_train"] = alone(self.task.teacher_train)
+        return data
 
     def loss(self, cell: Cell) -> DistillationLoss:
         """What an arm's student minimises: the protocol's loss, with the cell's weights if it has any."""

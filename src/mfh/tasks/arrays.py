@@ -30,6 +30,7 @@ class ArrayOptions:
         name: Name of the task.
         labels: Number of labelled training pairs, stratified by class; the other training pairs lose their labels and
             are kept as pairs without labels. "all" keeps all labels.
+        unlabelled: Whether training uses the pairs without labels.
         val: Validation split: a share of the labelled pairs (or of the groups, where there are any), or a number of
             them.
         test: Test split, likewise.
@@ -43,6 +44,7 @@ class ArrayOptions:
 
     name: str = "arrays"
     labels: int | Literal["all"] = "all"
+    unlabelled: bool = True
     val: float = 0.2
     test: float = 0.2
     teacher_network: Callable[[], nn.Module] | None = None
@@ -97,6 +99,7 @@ def arrays_task(pairs: PairedArrays, options: ArrayOptions, seed: int) -> Task:
         InputError: The pairs cannot be split so.
     """
     rows = split_pairs(pairs, options, seed)
+    rows = rows if options.unlabelled else replace(rows, unlabelled=rows.unlabelled[:0])
     training = np.concatenate([rows.train, rows.unlabelled])
     teacher = _default(pairs, "teacher", training) if options.teacher_network is None else None
     student = _default(pairs, "student", training) if options.student_network is None else None

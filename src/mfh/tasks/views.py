@@ -60,6 +60,7 @@ class Views:
         teacher: str,
         student: str,
         labels: int | Literal["all"],
+        unlabelled: bool,
         val: int,
         test: int,
         **facts: Any,
@@ -72,6 +73,7 @@ class Views:
             teacher: View of the teacher, see `inputs`.
             student: View of the student.
             labels: Number of training pairs that keep their labels, or "all".
+            unlabelled: Whether the other training pairs are used.
             val: Number of validation pairs, or of groups.
             test: Number of test pairs, or of groups.
             **facts: Further facts for the report.
@@ -92,4 +94,4 @@ class Views:
             groups=self.groups,
         )
         facts = {"teacher_view": teacher, "student_view": student, **facts}
-        return arrays_task(pairs, ArrayOptions(name, labels, val, test, unit=self.unit, facts=facts), seed)
+        return arrays_task(pairs, ArrayOptions(name, labels, unlabelled, val, test, unit=self.unit, facts=facts), seed)

@@ -14,6 +14,7 @@ def task(
     teacher: str = "audio",
     student: str = "accelerometer",
     labels: int | Literal["all"] = 100,
+    unlabelled: bool = True,
     num_val: int = 100,
     num_test: int = 400,
 ) -> Task:
@@ -25,6 +26,7 @@ def task(
         student: View of the student, another one.
         labels: Number of labelled training pairs; the other training pairs are pairs without labels. "all" keeps all
             labels.
+        unlabelled: Whether training uses the pairs without labels.
         num_val: Number of validation pairs.
         num_test: Number of test pairs.
 
@@ -36,4 +38,6 @@ def task(
         InputError: The data package is not installed, there is no such view, or the data cannot be split so.
     """
     views = load()
-    return views.task("htad", seed, teacher=teacher, student=student, labels=labels, val=num_val, test=num_test)
+    return views.task(
+        "htad", seed, teacher=teacher, student=student, labels=labels, unlabelled=unlabelled, val=num_val, test=num_test
+    )

@@ -14,6 +14,7 @@ def task(
     teacher: str = "pix",
     student: str = "zer",
     labels: int | Literal["all"] = 100,
+    unlabelled: bool = True,
     num_val: int = 200,
     num_test: int = 800,
 ) -> Task:
@@ -25,6 +26,7 @@ def task(
         student: View of the student, another one.
         labels: Number of labelled training pairs; the other training pairs are pairs without labels. "all" keeps all
             labels.
+        unlabelled: Whether training uses the pairs without labels.
         num_val: Number of validation pairs.
         num_test: Number of test pairs.
 
@@ -36,4 +38,13 @@ def task(
         InputError: The data cannot be fetched, there is no such view, or the data cannot be split so.
     """
     views = load()
-    return views.task("numerals", seed, teacher=teacher, student=student, labels=labels, val=num_val, test=num_test)
+    return views.task(
+        "numerals",
+        seed,
+        teacher=teacher,
+        student=student,
+        labels=labels,
+        unlabelled=unlabelled,
+        val=num_val,
+        test=num_test,
+    )

@@ -15,6 +15,7 @@ def task(
     teacher: str = "accelerometer",
     student: str = "gyroscope",
     labels: int | Literal["all"] = 100,
+    unlabelled: bool = True,
     num_val_people: int = 2,
     num_test_people: int = 2,
     window: int = 128,
@@ -27,6 +28,7 @@ def task(
         student: View of the student, another one.
         labels: Number of labelled training pairs; the other training pairs are pairs without labels. "all" keeps all
             labels.
+        unlabelled: Whether training uses the pairs without labels.
         num_val_people: Number of the ten people who are left out for validation.
         num_test_people: Number of people who are left out for testing.
         window: Length of a sample in steps of 1/50 s, 16 to 512.
@@ -41,4 +43,6 @@ def task(
     if isinstance(window, bool) or not isinstance(window, int) or not 16 <= window <= 512:
         raise InputError(f"window is {window!r}; choose 16 to 512 steps of 1/50 s")
     sizes = {"val": num_val_people, "test": num_test_people}
-    return load(window).task("smartwatch", seed, teacher=teacher, student=student, labels=labels, **sizes)
+    return load(window).task(
+        "smartwatch", seed, teacher=teacher, student=student, labels=labels, unlabelled=unlabelled, **sizes
+    )
