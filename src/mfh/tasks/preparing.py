@@ -10,7 +10,8 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +20,12 @@ from typing import Any, TypeVar
 from mfh import files
 from mfh.errors import InputError
 from mfh.parallel.pool import Job, WorkerDiedError, run_jobs, worker_pool
+from mfh.tasks.media import MediaError
+from mfh.tasks.sources import Unusable
 
 Piece = TypeVar("Piece")
+Candidate = TypeVar("Candidate")
+Content = TypeVar("Content")
 
 #: Packages whose versions a prepared folder records.
 PACKAGES = ("av", "librosa", "numpy", "pillow", "soxr")
@@ -49,6 +54,8 @@ def preparing(out: Path, kind: str, options: Mapping[str, Any]) -> Iterator[Path
     options = json.loads(json.dumps(options, default=str))
     refuse_foreign(out)
     with files.claimed(out):
+        for folder in (out, *out.glob(".pieces-*")):
+            files.remove_parts(folder)
         if (out / "meta.json").exists():
             check_options(out, read_meta(out, kind), options)
             yield None
@@ -119,7 +126,31 @@ def read_meta(folder: str | Path, kind: str) -> dict[str, Any]:
             f"{folder} was prepared in format {meta.get('format')!r}, this version of mfh reads {FORMAT}: "
             "prepare it again into another folder"
         )
+    fact(meta, "options", dict, str(folder))
     return meta
+
+
+def fact(facts: Mapping[str, Any], name: str, kind: type[Content], folder: str) -> Content:
+    """A value of a prepared folder's meta.json.
+
+    Args:
+        facts: The content of the file, or a mapping in it.
+        name: Name of the value.
+        kind: Its type.
+        folder: The prepared folder, for the message.
+
+    Raises:
+        InputError: There is no such value, or it has another type.
+    """
+    value = facts.get(name)
+    if kind is float and isinstance(value, int):
+        value = float(min(max(value, -(2**63)), 2**63))
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InputError(
+            f"{folder}/meta.json has {name} {str(value)[:60]!r}; a value of type {kind.__name__} was expected: the "
+            "file was changed; copy the folder again, or prepare the data again"
+        )
+    return value
 
 
 def check_options(out: Path, meta: Mapping[str, Any], options: Mapping[str, Any]) -> None:
@@ -140,6 +171,48 @@ def check_options(out: Path, meta: Mapping[str, Any], options: Mapping[str, Any]
                 f"{out} was prepared with {name} {before.get(name)!r}, now it is {options.get(name)!r}; "
                 "choose another OUT, or remove it"
             )
+
+
+class UnusableError(Exception):
+    """A candidate is left out.
+
+    Args:
+        reason: Why, as skipped.csv says it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def first_usable(
+    candidates: Iterable[Candidate], read: Callable[[Candidate], Content], faults: dict[Candidate, str]
+) -> tuple[Candidate, Content] | None:
+    """Decode the first of a clip's files that can be decoded. Whatever decoding raises is a fault of that file.
+
+    Args:
+        candidates: Files of the clip, the preferred one first.
+        read: Decodes a file. It writes nothing, so that a full disk is never taken for a fault of a clip.
+        faults: Gets the reason for every file that cannot be used. A file keeps its first reason.
+
+    Returns:
+        The file and its content. None if no file can be used.
+    """
+    for candidate in candidates:
+        try:
+            if isinstance(candidate, Unusable):
+                raise UnusableError(candidate.reason)
+            return candidate, read(candidate)
+        except (MediaError, UnusableError) as error:
+            faults.setdefault(candidate, error.reason)
+        except Exception:
+            faults.setdefault(candidate, "unreadable")
+    return None
+
+
+def counted(reasons: Iterable[str]) -> str:
+    """How often each reason occurs, for messages: "3 truncated, 1 silent", or "none"."""
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(reasons).most_common()) or "none"
 
 
 def make_pieces(
