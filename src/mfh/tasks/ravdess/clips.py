@@ -81,7 +81,7 @@ def find_clips(source: Path) -> Found:
         seen = [row["file"] for row in skipped] + others
         looks = f"found {len(seen)} other files, for instance {seen[0]}" if seen else "it is empty"
         if skipped:
-            looks += f" ({counted(row['reason'] for row in skipped)})"
+            looks += f" ({skipped[0]['reason']}); not used: {counted(row['reason'] for row in skipped)}"
         raise InputError(
             f"no clip with picture and sound in {source}: looked for zip and tar archives, and for files called "
             f"MM-VC-EE-II-SS-RR-AA.mp4 or .wav, in all its folders; {looks}"

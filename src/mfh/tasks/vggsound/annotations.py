@@ -220,7 +220,7 @@ def find_clips(clips: Iterable[Clip], sources: Sequence[Path]) -> Found:
     unusable: list[dict[str, Any]] = []
     for source in sources:
         if not source.is_file() and not source.is_dir():
-            raise InputError(f"there is no folder or archive {source}; give what holds the clips")
+            raise InputError(f"there is no folder or tar file {source}; give what holds the clips")
         for file in media_files(source):
             stem, _, ending = file.name.rpartition(".")
             rank, wanted = names.get(stem, (0, None)) if f".{ending.lower()}" in ENDINGS else (0, None)
