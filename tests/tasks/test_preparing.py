@@ -8,6 +8,8 @@ import pytest
 from mfh.errors import InputError
 from mfh.files import atomic_write
 from mfh.tasks import preparing
+from mfh.tasks.media import MediaError
+from mfh.tasks.sources import Unusable
 
 
 def write(job, piece):
@@ -45,6 +47,32 @@ def test_marks_of_an_interrupted_run_condemn_nothing(tmp_path):
     assert preparing.make_pieces(jobs, write, processes=1) == {tmp_path / "bad"}
     assert (tmp_path / "fine").read_text() == "fine"
     assert not list(tmp_path.glob("fine.*"))
+
+
+def test_the_first_candidate_that_decodes_wins_whatever_the_others_raise(tmp_path):
+    wrong = [MediaError("silent"), OSError(22, "Invalid argument"), MemoryError(), RecursionError(), KeyError("x")]
+
+    def read(candidate):
+        if isinstance(candidate, Exception):
+            raise candidate
+        return f"content of {candidate}"
+
+    faults = {}
+    link = Unusable(tmp_path, reason="dangling link")
+    assert preparing.first_usable([link, *wrong, "good", "other"], read, faults) == ("good", "content of good")
+    assert list(faults.values()) == ["dangling link", "silent", *["unreadable"] * 4]
+    assert preparing.first_usable(wrong, read, faults) is None
+    with pytest.raises(KeyboardInterrupt):
+        preparing.first_usable([1], lambda _: (_ for _ in ()).throw(KeyboardInterrupt), faults)
+
+
+def test_what_killed_writes_left_is_removed(tmp_path):
+    with suppress(RuntimeError), preparing.preparing(tmp_path, "kind", {}) as pieces:
+        raise RuntimeError
+    for folder in (tmp_path, pieces):
+        (folder / ".meta.json.abc.part").write_text("half")
+    with preparing.preparing(tmp_path, "kind", {}):
+        assert not list(tmp_path.rglob("*.part"))
 
 
 def test_a_folder_is_complete_only_at_the_end(tmp_path):

@@ -145,7 +145,7 @@ class Work:
         if picture is not None and picture[0] in faults:  # its sound has a fault: another copy is better
             whole = [file for file in clip.pictures if file not in faults]
             picture = preparing.first_usable(whole, self._frames, faults) or picture
-        arrays = {}
+        arrays: dict[str, NDArray[Any]] = {}
         if picture is not None and voice is not None:
             frames, sound = picture[1], voice[1]
             tried = {**faults, **_duplicates(clip, {picture[0], voice[0]}, faults)}

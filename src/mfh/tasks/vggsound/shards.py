@@ -254,7 +254,7 @@ def _is_possible(row: Mapping[str, str], meta: Mapping[str, Any]) -> bool:
 def _check(meta: Mapping[str, Any], place: str) -> None:
     """Refuse a meta.json whose values are missing, or impossible: a number of frames is also an amount of memory."""
     options = fact(meta, "options", dict, place)
-    kinds = {field.name: type(field.default) for field in fields(VggsoundOptions)}
+    kinds: dict[str, type[Any]] = {field.name: type(field.default) for field in fields(VggsoundOptions)}
     try:
         sizes = VggsoundSizes(**{name: fact(options, name, kind, place) for name, kind in kinds.items()})
     except InputError as error:
