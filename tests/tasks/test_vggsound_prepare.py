@@ -421,8 +421,7 @@ def test_a_clip_that_crashes_the_decoder_is_skipped(world, tmp_path, monkeypatch
         """One clip is deadly; another one has a deadly copy, which is tried first."""
         made = find_clips(wanted, sources)
         for victim, kept in zip(victims, ((), (made.clips[victims[1]][0],)), strict=True):
-            file = made.clips[victim][0]
-            made.clips[victim] = (Deadly(file.path, file.member, "stamp", file.place), *kept)
+            made.clips[victim] = (Deadly(tmp_path / f"{victim.key}.mp4", stamp="stamp"), *kept)
         return made
 
     monkeypatch.setattr(preparation, "find_clips", found)

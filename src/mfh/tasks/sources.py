@@ -95,9 +95,9 @@ def stamped(file: MediaFile) -> MediaFile:
     """The file with a stamp that changes when its content does.
 
     Args:
-        file: A file on disk, which gets its size and time. Anything else has its stamp already.
+        file: A file. One on disk that has no stamp yet gets its size and time.
     """
-    if file.member or isinstance(file, Unusable):
+    if file.stamp or file.member or isinstance(file, Unusable):
         return file
     try:
         return MediaFile.of(file.path)

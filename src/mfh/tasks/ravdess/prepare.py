@@ -7,6 +7,7 @@ for memory maps), skipped.csv (files that were not used, and why) and meta.json.
 import hashlib
 import io
 import json
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -109,12 +110,12 @@ def prepare(
             jobs = {pieces / f"{clip.facts['id']}-{preparing.digest(clip.stamps)}.npz": clip for clip in found.clips}
             if jobs and layout == "archives":
                 mfcc(np.zeros(features.sample_rate, np.float32), features)  # compiles once, before workers all would
-            work = Work(features)
+            work = Work(features, run := secrets.token_hex(8))
             with bars(not quiet, lines=True) as show:
-                crashed = preparing.make_pieces(
-                    jobs, work, processes=processes, progress=lambda done: show("clips", done, len(jobs))
+                preparing.make_from_files(
+                    jobs, work, run, processes=processes, progress=lambda done: show("clips", done, len(jobs))
                 )
-            _assemble(out, jobs, crashed, found.skipped, split, seed, features, options)
+            _assemble(out, jobs, found.skipped, split, seed, features, options)
     counts, skipped = _summary(out)
     return Prepared(out, counts, skipped, pieces is not None)
 
@@ -128,9 +129,11 @@ class Work:
 
     Args:
         features: Sizes of the features.
+        run: Name of this run of the preparation.
     """
 
     features: Features
+    run: str
 
     def __call__(self, clip: Clip, piece: Path) -> None:
         """Write the piece, a .npz file.
@@ -140,11 +143,13 @@ class Work:
             piece: File to write.
         """
         faults: dict[MediaFile, str] = {}
-        picture = preparing.first_usable(clip.pictures, self._frames, faults)
-        voice = preparing.first_usable(sorted(clip.sounds, key=lambda file: file in faults), self._mfcc, faults)
+        deaths = preparing.Deaths(piece, self.run)
+        picture = preparing.first_usable(clip.pictures, self._frames, faults, deaths, "picture")
+        sounds = sorted(clip.sounds, key=lambda file: file in faults)
+        voice = preparing.first_usable(sounds, self._mfcc, faults, deaths, "sound")
         if picture is not None and picture[0] in faults:  # its sound has a fault: another copy is better
             whole = [file for file in clip.pictures if file not in faults]
-            picture = preparing.first_usable(whole, self._frames, faults) or picture
+            picture = preparing.first_usable(whole, self._frames, faults, deaths, "picture") or picture
         arrays: dict[str, NDArray[Any]] = {}
         if picture is not None and voice is not None:
             frames, sound = picture[1], voice[1]
@@ -162,6 +167,7 @@ class Work:
         rows = json.dumps(sorted((str(file), reason) for file, reason in tried.items()))
         with files.atomic_write(piece, "wb") as file:
             np.savez(file, allow_pickle=False, tried=np.frombuffer(rows.encode(), np.uint8), **arrays)
+        deaths.forget()
 
     def _frames(self, file: MediaFile) -> NDArray[np.uint8]:
         fit = cover(self.features.height, self.features.width)
@@ -229,7 +235,6 @@ def mfcc(sound: NDArray[np.float32], features: Features) -> NDArray[np.float32]:
 def _assemble(
     out: Path,
     jobs: Mapping[Path, Clip],
-    crashed: set[Path],
     skipped: Sequence[Mapping[str, str]],
     split: str,
     seed: int,
@@ -238,9 +243,6 @@ def _assemble(
 ) -> None:
     lines, usable, seen, moments = list(skipped), [], set(), {}
     for piece, clip in jobs.items():
-        if piece in crashed:
-            lines += [skip(file, "unreadable") for file in {*clip.pictures, *clip.sounds}]
-            continue
         with np.load(piece, allow_pickle=False) as content:
             lines += [skip(file, reason) for file, reason in json.loads(bytes(content["tried"]))]
             if "mfcc" not in content:

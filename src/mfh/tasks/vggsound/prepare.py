@@ -12,7 +12,6 @@ the others, and the shards are the same, byte for byte, however the work was div
 """
 
 import functools
-import json
 import logging
 import os
 import re
@@ -33,13 +32,13 @@ from mfh.errors import InputError
 from mfh.progress import bars
 from mfh.tasks.media import MediaError, MediaFile, cover, read_audio, read_frames, require_media
 from mfh.tasks.preparing import (
-    UnusableError,
+    Deaths,
     check_options,
     counted,
     digest,
     finish,
     first_usable,
-    make_pieces,
+    make_from_files,
     preparing,
     read_meta,
     refuse_foreign,
@@ -64,9 +63,6 @@ HEADROOM = 1.1
 PART = "vggsound part"
 
 SKIPPED = ("id", "start", "label", "split", "file", "reason")
-
-#: A clip is skipped after this many worker processes crashed while they decoded it.
-MOST_DEATHS = 2
 
 
 @dataclass(frozen=True)
@@ -226,19 +222,9 @@ def _make_part(
             piece = pieces / f"{shard.name}.{digest([repr(source) for source in found])}.json"
             jobs[piece] = _Job(shard, found, indices, settings, run)
         with bars(not quiet, lines=True) as show:
-            total = len(jobs)
-            condemned = 0
-            while crashed := make_pieces(
-                jobs, _make_shard, processes=processes, progress=lambda done: show("shards", done, total)
-            ):
-                # Files that crashed their worker twice are skipped next time. Any other crash would only repeat.
-                already, condemned = condemned, sum(_Deaths(piece, run).condemned for piece in crashed)
-                if condemned <= already:
-                    raise InputError(
-                        f"the worker of {sorted(crashed)[0].name} ended between two clips, for instance for lack of "
-                        "memory; finished work is kept: run the same command with --processes 1, which needs the least "
-                        "memory"
-                    )
+            make_from_files(
+                jobs, _make_shard, run, processes=processes, progress=lambda done: show("shards", done, len(jobs))
+            )
         for piece, job in jobs.items():
             # If this is interrupted, the next run moves the rest: pieces stay until the part is complete.
             if (pieces / job.shard.name).exists():
@@ -255,13 +241,13 @@ def _make_shard(job: _Job, piece: Path) -> None:
     """Decode the clips of a shard into a tar, one after the other. The piece lists its content and is written last."""
     skipped: list[dict[str, Any]] = []  # one row for each lost clip
     damaged: list[dict[str, Any]] = []  # further files with faults
-    tar, deaths = piece.parent / job.shard.name, _Deaths(piece, job.run)
+    tar, deaths = piece.parent / job.shard.name, Deaths(piece, job.run)
     with files.atomic_write(tar, "wb") as file:
         writer = ShardWriter(file)
         for clip, candidates in zip(job.shard.clips, job.sources, strict=True):
             faults: dict[Source, str] = {}
-            read = functools.partial(_encoded, settings=job.settings, deaths=deaths, key=clip.key)
-            made = first_usable(candidates, read, faults)
+            read = functools.partial(_encoded, settings=job.settings)
+            made = first_usable(candidates, read, faults, deaths, clip.key)
             lost = [{**asdict(clip), "file": str(source), "reason": reason} for source, reason in faults.items()]
             if made is not None:
                 writer.add(clip, job.indices[clip.label], *made[1])
@@ -275,13 +261,11 @@ def _make_shard(job: _Job, piece: Path) -> None:
     rows = [{**row, "shard": job.shard.name} for row in writer.rows]
     content = {"rows": rows, "skipped": skipped, "damaged": damaged}
     files.write_json(piece, {**content, "size": tar.stat().st_size, "sha256": files.file_digest(tar)})
-    deaths.path.unlink(missing_ok=True)
+    deaths.forget()
 
 
-def _encoded(source: Source, *, settings: Settings, deaths: "_Deaths", key: str) -> tuple[list[bytes], bytes]:
+def _encoded(source: Source, *, settings: Settings) -> tuple[list[bytes], bytes]:
     """Frames and sound of a clip's file, as its shard holds them."""
-    if not deaths.begin(f"{key} {source}"):
-        raise UnusableError("crashes the decoder")
     frames, sound = decode(source, settings)
     return [jpeg(frame, settings.quality) for frame in frames], wav(sound, SAMPLE_RATE)
 
@@ -328,42 +312,6 @@ def normalised(sound: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
     result = np.zeros(samples, np.float32)
     result[: len(sound)] = sound / (HEADROOM * peak)
     return result
-
-
-class _Deaths:
-    """Counts how often a worker crashed while it decoded a file, in this run.
-
-    An interruption ends workers too, so counts of an earlier run are ignored.
-    """
-
-    def __init__(self, piece: Path, run: str) -> None:
-        self.path, self.run = piece.with_name(f"{piece.name}.deaths"), run
-        self.counts: dict[str, int] = {}
-        if self.path.exists():
-            kept = json.loads(self.path.read_text(encoding="utf-8"))
-            self.counts = kept["counts"] if kept["run"] == run else {}
-        self._now = ""
-
-    @property
-    def condemned(self) -> int:
-        """Number of files that are not tried again."""
-        return sum(count >= MOST_DEATHS for count in self.counts.values())
-
-    def begin(self, key: str) -> bool:
-        """Note a file before it is decoded. False if it must not be decoded.
-
-        Args:
-            key: Key of the clip, and the file.
-        """
-        if self.counts.get(key, 0) >= MOST_DEATHS:
-            return False
-        self.counts.pop(self._now, None)  # its worker did not crash
-        self._now = key
-        self.counts[key] = self.counts.get(key, 0) + 1
-        part = self.path.with_name(f"{self.path.name}.part")
-        part.write_text(json.dumps({"run": self.run, "counts": self.counts}), encoding="utf-8")
-        part.replace(self.path)
-        return True
 
 
 # --- all parts --------------------------------------------------------------------------------------------------------
