@@ -88,8 +88,9 @@ def load_splits(folder: str | Path, *, augment: bool = False) -> tuple[dict[str,
     folder = Path(folder)
     meta = preparing.read_meta(folder, KIND)
     manifest = files.read_table(folder / "manifest.csv", MANIFEST, "prepare the data again into another folder")
-    _check(folder, meta, len(manifest))
+    _check_facts(meta, str(folder))
     splits.check_leaks(manifest, meta["options"]["split"])
+    _check_arrays(folder, meta, len(manifest))
     classes = {emotion: place for place, emotion in enumerate(EMOTIONS)}
     strange = next((row for row in manifest if row["emotion"] not in classes), None)
     if strange is not None:
@@ -104,20 +105,28 @@ def load_splits(folder: str | Path, *, augment: bool = False) -> tuple[dict[str,
     return parts, meta
 
 
-def _check(folder: Path, meta: Mapping[str, Any], num_clips: int) -> None:
-    """Refuse a meta.json that lacks values, and arrays that are not those it describes."""
-    place = str(folder)
+def _check_facts(meta: Mapping[str, Any], place: str) -> None:
+    """Refuse a meta.json that lacks values."""
     for name in ("split", "layout"):
         preparing.fact(meta["options"], name, str, place)
     for name in ("mfcc_mean", "mfcc_std"):
         if not math.isfinite(preparing.fact(preparing.fact(meta, "statistics", dict, place), name, float, place)):
-            raise InputError(f"{folder}/meta.json has {name} that is no number; prepare the data again")
+            raise InputError(f"{place}/meta.json has {name} that is no number; prepare the data again")
+    arrays = preparing.fact(meta, "arrays", dict, place)
+    for name in TYPES:
+        preparing.fact(arrays, name, dict, place)
+
+
+def _check_arrays(folder: Path, meta: Mapping[str, Any], num_clips: int) -> None:
+    """Refuse arrays that are not those that meta.json and the manifest describe."""
     for name, kind in TYPES.items():
-        facts = preparing.fact(preparing.fact(meta, "arrays", dict, place), name, dict, place)
+        facts = meta["arrays"][name]
         try:
             array = files.map_array(folder / f"{name}.npy")
         except InputError as error:
-            raise InputError(f"{error}; prepare the data again into another folder") from None
+            raise InputError(
+                f"{folder / name}.npy cannot be read ({error}); prepare the data again into another folder"
+            ) from None
         found = list(array.shape)
         if found != facts.get("shape") or array.dtype != kind or len(found) < 3 or found[0] != num_clips:
             raise InputError(
