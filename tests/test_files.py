@@ -17,10 +17,13 @@ from mfh.files import (
     OwnFileError,
     atomic_write,
     claimed,
+    load_array,
     load_tensors,
     locked,
+    read_frame,
     read_json,
     read_table,
+    remove_parts,
     save_fields,
     save_tensors,
     write_json,
@@ -137,6 +140,85 @@ def test_tables_come_back_or_are_refused(tmp_path):
     assert read_table(path, ("a", "b"), "call us", foreign=True) == [{"b": "1", "c": "2", "a": "3"}]
     with pytest.raises(InputError, match="no column 'd'"):
         read_table(path, ("a", "d"), "call us", foreign=True)
+
+
+def test_text_that_a_spreadsheet_would_run_is_written_as_text_and_comes_back(tmp_path):
+    path = tmp_path / "table.csv"
+    texts = ["=1+1", "+a", "-abc_000007", "@x", "\tx", "\rx", "'=1", "''-x", "'fine", "a\rb", "a=b", "-1.5", "-inf", ""]
+    rows = [{"number": -1.5, "arm": text} for text in texts]
+    write_table(path, ("number", "arm"), rows)
+    raw = path.read_bytes().decode().split("\n", 1)[1]
+    assert raw.startswith("-1.5,'=1+1\n-1.5,'+a\n-1.5,'-abc_000007\n-1.5,'@x\n-1.5,'\tx\n-1.5,\"'\rx\"\n-1.5,''=1\n")
+    assert "\n-1.5,-1.5\n" in raw
+    read = read_table(path, ("number", "arm"), "call us")
+    assert read == [{"number": "-1.5", "arm": text} for text in texts]
+    frame = read_frame(path, ("number", "arm"))
+    assert frame["arm"].fillna("").tolist() == texts
+    assert set(frame["number"]) == {-1.5}
+    write_table(path, ("arm",), [{"arm": os.fsdecode(b"\xff.mp4")}])  # a file name that is not UTF-8
+    assert read_table(path, ("arm",), "call us") == [{"arm": "\\udcff.mp4"}]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "large"])
+@pytest.mark.parametrize(
+    "read",
+    [
+        read_json,
+        load_array,
+        lambda path: read_table(path, None, "call us"),
+        lambda path: read_frame(path, ()),
+        lambda path: load_tensors(path, "mask"),
+    ],
+)
+def test_readers_open_regular_files_of_sane_size_only(tmp_path, monkeypatch, read, kind):
+    path = tmp_path / "file"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        monkeypatch.setattr("mfh.files.MOST_TEXT", 1000)
+        path.write_bytes(b"x" * 1001)
+    with pytest.raises(InputError, match="at most 1000|saved by" if kind == "large" else "a regular file was"):
+        read(path)
+
+
+@pytest.mark.parametrize("shape", [(2**40,), (2**62, 4), (2**61, 8), (10**30,), (-1,)])
+def test_an_array_that_claims_more_than_its_file_holds(tmp_path, shape):
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00" + header.encode() + bytes(64))
+    with pytest.raises(InputError, match="not an array of numbers saved by"):
+        load_array(tmp_path / "a.npy")
+
+
+def test_arrays_are_read_and_anything_else_is_refused(tmp_path):
+    for array in (np.arange(6.0).reshape(2, 3), np.zeros((0, 3)), np.array(5), np.asfortranarray(np.ones((2, 3)))):
+        np.save(tmp_path / "a.npy", array)
+        np.testing.assert_array_equal(load_array(tmp_path / "a.npy"), array)
+    np.save(tmp_path / "text.npy", np.array(["a"]))
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    np.savez(tmp_path / "many.npz", a=np.zeros(3))
+    (tmp_path / "deep.npy").write_bytes(b"\x93NUMPY\x01\x00\x00\x20" + b"(" * 8192)
+    for name in ("text.npy", "objects.npy", "many.npz", "deep.npy"):
+        with pytest.raises(InputError, match="saved by numpy"):
+            load_array(tmp_path / name)
+
+
+def test_json_nested_without_end_is_refused(tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="not a readable JSON file"):
+        read_json(tmp_path / "deep.json")
+
+
+def test_what_a_killed_write_left_is_removed(tmp_path):
+    code = "import os, sys; from mfh.files import atomic_write\nwith atomic_write(sys.argv[1]): os._exit(1)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.csv")])
+    (tmp_path / "mine.part").write_text("not of mfh")
+    assert len(list(tmp_path.glob(".a.csv.*.part"))) == 1
+    remove_parts(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.part"]
 
 
 def test_tensors(tmp_path):

@@ -7,10 +7,11 @@ import hashlib
 import io
 import json
 import os
+import re
+import stat
 import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -127,6 +128,57 @@ def claimed(folder: str | Path) -> Iterator[None]:
         yield
 
 
+def remove_parts(folder: str | Path) -> None:
+    """Remove the temporary files that killed writes left behind.
+
+    Args:
+        folder: Folder of the files. The caller must hold it, so that no other process is writing there.
+    """
+    for part in Path(folder).glob(".*.part"):
+        with suppress(OSError):
+            part.unlink()
+
+
+#: The largest text file that is read, in bytes. The largest that mfh writes, an index of 200,000 clips, has 20 MB.
+MOST_TEXT = 2**28
+
+
+def regular_size(path: str | Path) -> int:
+    """Size in bytes of a regular file. Every reader asks this before it opens a file.
+
+    Reading a named pipe or a device such as /dev/zero may never end, and opening a pipe may never return.
+
+    Raises:
+        OSError: There is no such file, or it is no regular file.
+    """
+    status = Path(path).stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"it is {_KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}; a regular file was expected")
+    return status.st_size
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a regular file in UTF-8, with or without a byte order mark. Line ends stay as they are.
+
+    Raises:
+        OSError: There is no such file, it is no regular file, or it has more than `MOST_TEXT` bytes.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    size = regular_size(path)
+    if size > MOST_TEXT:
+        raise OSError(f"it has {size} bytes; at most {MOST_TEXT} were expected")
+    return Path(path).read_bytes().decode("utf-8-sig")
+
+
 def file_digest(path: str | Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with Path(path).open("rb") as file:
@@ -152,10 +204,10 @@ def read_json(path: str | Path) -> dict[str, Any]:
         InputError: There is no such file, or it does not hold a JSON object.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except FileNotFoundError:
         raise InputError(f"no file {path}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not a readable JSON file ({error})") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a JSON {type(content).__name__}; an object was expected")
@@ -165,15 +217,53 @@ def read_json(path: str | Path) -> dict[str, Any]:
 def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a CSV table, whole or not at all.
 
+    A spreadsheet would run text such as "=1+1" as a formula. An apostrophe in front makes it text. `read_table` and
+    `read_frame` remove it, so text comes back unchanged. Only bytes of file names that are not UTF-8 become escapes.
+
     Args:
         path: File to write.
         columns: Heading of the table.
         rows: Rows from column to value. None makes an empty field.
     """
     with atomic_write(path) as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer = csv.DictWriter(_Lines(file), columns, lineterminator="\r\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: _written(value) for name, value in row.items()} for row in rows)
+
+
+class _Lines:
+    """Ends lines with a line feed. The csv module quotes a carriage return only if its own lines end with one."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self.file = file
+
+    def write(self, line: str) -> None:
+        self.file.write(line.removesuffix("\r\n") + "\n")
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_WRITTEN_FORMULA = re.compile(r"'+[=+\-@\t\r]")
+
+
+def _written(value: Any) -> Any:
+    """A cell as it is written. Only text that is no number can be a formula."""
+    if not isinstance(value, str):
+        return value
+    text = value.encode("utf-8", "backslashreplace").decode()
+    return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
+
+
+def _read(text: str) -> str:
+    """The text of a cell that `_written` made."""
+    return text[1:] if _WRITTEN_FORMULA.match(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def read_table(
@@ -196,8 +286,7 @@ def read_table(
             is cut.
     """
     try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            text = file.read()
+        text = read_text(path)
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=not foreign)
         heading = tuple(reader.fieldnames or ())
         rows, ragged = [], None
@@ -218,7 +307,7 @@ def read_table(
         raise InputError(f"{path} has another number of fields in line {ragged} than in its heading; {way_out}")
     if not foreign and not text.endswith("\n"):
         raise InputError(f"{path} is not a whole table: its last line is cut; {way_out}")
-    return rows
+    return [{name: _read(cell) for name, cell in row.items()} for row in rows]
 
 
 #: Columns of tidy tables that hold text.
@@ -240,7 +329,8 @@ def read_frame(path: Path, columns: Sequence[str]) -> "pd.DataFrame":
     try:
         # A layer may be called "NA" or "null", so only an empty field counts as missing.
         text = dict.fromkeys(_TEXT_COLUMNS, str)
-        frame = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
+        content = io.StringIO(read_text(path), newline="")
+        frame = pd.read_csv(content, dtype=text, keep_default_na=False, na_values=[""])
         numbers = {column: pd.to_numeric(frame[column]) for column in frame.columns if column not in _TEXT_COLUMNS}
     except FileNotFoundError:
         raise InputError(f"no file {path}; a run folder made by mfh holds one") from None
@@ -250,7 +340,10 @@ def read_frame(path: Path, columns: Sequence[str]) -> "pd.DataFrame":
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise InputError(f"{path} has no column {missing[0]!r}; expected {', '.join(columns)}")
-    return frame.assign(**numbers)
+    texts = {
+        column: frame[column].map(_read, na_action="ignore") for column in frame.columns if column in _TEXT_COLUMNS
+    }
+    return frame.assign(**numbers, **texts)
 
 
 def markdown_table(
@@ -279,14 +372,27 @@ def load_array(path: str | Path) -> NDArray[Any]:
     Raises:
         InputError: There is no such file, or it does not hold an array of plain numbers.
     """
+    return np.array(map_array(path))
+
+
+def map_array(path: str | Path) -> NDArray[Any]:
+    """An array of numbers in a .npy file, read from the disk when it is used.
+
+    No memory is taken for what the file only claims to hold.
+
+    Raises:
+        InputError: There is no such file, or it does not hold an array of plain numbers.
+    """
     try:
-        with Path(path).open("rb") as file:
-            array = np.load(file, allow_pickle=False)
+        regular_size(path)
+        with np.errstate(over="ignore"):  # absurd shapes are refused, without a warning first
+            array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise InputError(f"no file {path}; an array saved by numpy.save was expected") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not an array of numbers saved by numpy.save ({error})") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+    except Exception as error:  # a damaged header raises errors of many kinds
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is not an array of numbers saved by numpy.save ({reason})") from None
+    if array.dtype.kind not in "fiub":
         raise InputError(f"{path} holds no array of numbers; one saved by numpy.save was expected")
     return array
 
@@ -368,6 +474,7 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, "Tensor"], dict
     from safetensors import SafetensorError, safe_open
 
     try:
+        regular_size(path)
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("mfh") != kind:
@@ -376,5 +483,5 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, "Tensor"], dict
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["facts"])  # noqa: SIM118
     except FileNotFoundError:
         raise InputError(f"no file {path}; a {kind} saved by mfh was expected") from None
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not a {kind} saved by mfh ({error})") from None

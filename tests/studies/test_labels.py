@@ -179,7 +179,11 @@ def test_how_many_labels_equal(budgets):
     def moved(curve, means, gains):
         found = []
         for (count, variant), mean, gain in zip(curve, means, gains, strict=True):
-            base = replace(variant.gain, low=1.0, high=2.0) if gain else variant.gain
+            base = (
+                replace(variant.gain, mean_difference=1.5, low=1.0, high=2.0, standard_error=0.1)
+                if gain
+                else variant.gain
+            )
             values = variant.student * 0 + mean
             found.append((count, replace(variant, student=values, gain=base)))
         return found
@@ -236,8 +240,9 @@ def test_controls_are_what_they_say(made):
     torch.testing.assert_close(weights(made.student(Cell("label-smoothing")).network), weights(slow.network))
 
     inputs = torch.cat([task.train.tensors[1], task.unlabelled.tensors[1]])
+    alone = made.networks.pretrained("student").network.eval()
     with torch.no_grad():
-        own = made.networks.pretrained("student").network.eval()(inputs)
+        own = alone(inputs)
     trained = mfh.distill(
         None, fresh["self-training"], task.train, task.val, unlabelled=task.unlabelled, teacher_logits=own, **given
     )

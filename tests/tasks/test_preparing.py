@@ -8,6 +8,25 @@ import pytest
 from mfh.errors import InputError
 from mfh.files import atomic_write
 from mfh.tasks import preparing
+from mfh.tasks.media import MediaError
+from mfh.tasks.sources import Unusable
+
+
+def read_or_die(candidate):
+    if candidate == "fatal":
+        os._exit(3)
+    return candidate
+
+
+def write_first(candidates, piece):
+    """A worker that decodes files, of which some are fatal, for two purposes."""
+    faults, deaths, lines = {}, preparing.Deaths(piece, "run"), []
+    for purpose, order in (("picture", candidates), ("sound", candidates[::-1])):
+        made = preparing.first_usable(order, read_or_die, faults, deaths, purpose)
+        lines.append(f"{made and made[0]} {sorted(faults.items())}")
+    with atomic_write(piece) as file:
+        file.write("\n".join(lines))
+    deaths.forget()
 
 
 def write(job, piece):
@@ -39,12 +58,56 @@ def test_a_worker_that_dies_costs_only_its_own_piece(tmp_path):
     assert sorted(path.name for path in tmp_path.glob("[0-9]")) == ["0", "1", "3", "4"]
 
 
+def test_a_file_that_kills_its_worker_is_one_candidate_of_its_clip(tmp_path):
+    jobs = {tmp_path / "0": ("fatal", "fine"), tmp_path / "1": ("fine", "fatal"), tmp_path / "2": ("fatal",)}
+    preparing.make_from_files(jobs, write_first, "run", processes=2)
+    fault = "('fatal', 'crashes the decoder')"
+    made = [path.read_text().splitlines() for path in jobs]
+    assert made == [
+        [f"fine [{fault}]", f"fine [{fault}]"],
+        ["fine []", f"fine [{fault}]"],
+        [f"None [{fault}]", f"None [{fault}]"],
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
+    with pytest.raises(InputError, match="ended between two clips"):
+        preparing.make_from_files({tmp_path / "3": "fatal"}, write, "run", processes=1)
+
+
 def test_marks_of_an_interrupted_run_condemn_nothing(tmp_path):
     jobs = {tmp_path / "fine": "fine", tmp_path / "bad": "fatal"}
     preparing._marker(tmp_path / "fine").touch()
     assert preparing.make_pieces(jobs, write, processes=1) == {tmp_path / "bad"}
     assert (tmp_path / "fine").read_text() == "fine"
     assert not list(tmp_path.glob("fine.*"))
+
+
+def test_the_first_candidate_that_decodes_wins_whatever_the_others_raise(tmp_path):
+    wrong = [MediaError("silent"), OSError(22, "Invalid argument"), MemoryError(), RecursionError(), KeyError("x")]
+
+    def read(candidate):
+        if isinstance(candidate, Exception):
+            raise candidate
+        return f"content of {candidate}"
+
+    faults, deaths = {}, preparing.Deaths(tmp_path / "piece", "run")
+    link = Unusable(tmp_path, reason="dangling link")
+    assert preparing.first_usable([link, *wrong, "good", "other"], read, faults, deaths, "x") == (
+        "good",
+        "content of good",
+    )
+    assert list(faults.values()) == ["dangling link", "silent", *["unreadable"] * 4]
+    assert preparing.first_usable(wrong, read, faults, deaths, "x") is None
+    with pytest.raises(KeyboardInterrupt):
+        preparing.first_usable([1], lambda _: (_ for _ in ()).throw(KeyboardInterrupt), faults, deaths, "x")
+
+
+def test_what_killed_writes_left_is_removed(tmp_path):
+    with suppress(RuntimeError), preparing.preparing(tmp_path, "kind", {}) as pieces:
+        raise RuntimeError
+    for folder in (tmp_path, pieces):
+        (folder / ".meta.json.abc.part").write_text("half")
+    with preparing.preparing(tmp_path, "kind", {}):
+        assert not list(tmp_path.rglob("*.part"))
 
 
 def test_a_folder_is_complete_only_at_the_end(tmp_path):

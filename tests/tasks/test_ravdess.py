@@ -542,6 +542,9 @@ def test_a_folder_that_was_changed_is_refused(prepared, tmp_path):
     refused("prepared in format 0")
     (folder / "meta.json").write_text(json.dumps(meta | {"kind": "vggsound"}))
     refused("prepared for 'vggsound'")
+    for name, value in (("options", None), ("statistics", {"mfcc_mean": "x"}), ("arrays", {"mfcc": 3})):
+        (folder / "meta.json").write_text(json.dumps(meta | {name: value}))
+        refused(r"meta\.json has (options|mfcc_mean|mfcc) ")
     (folder / "meta.json").write_text(json.dumps(meta))
     os.truncate(folder / "frames.npy", 1000)
     refused("frames.npy cannot be read")

@@ -2,7 +2,9 @@
 
 import json
 import pickle
+import re
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,10 @@ from mfh.cli.commands import main
 from mfh.data.epochs import reading_batch, reads_the_same
 from mfh.data.pairs import fetch, only_role
 from mfh.errors import InputError
-from mfh.files import load_tensors
+from mfh.files import file_digest, load_tensors, locked
 from mfh.networks import cut
 from mfh.saliency.scores import ChannelSaliency
-from mfh.tasks.vggsound import task
+from mfh.tasks.vggsound import shards, task
 from mfh.tasks.vggsound.networks import (
     LAYER,
     GlobalAverage,
@@ -180,6 +182,74 @@ def test_remote_shards_are_fetched_once(prepared, tmp_path, monkeypatch, kind):
     remote.rm("/bucket", recursive=True)
 
 
+def bucket(prepared):
+    import fsspec
+
+    remote = fsspec.filesystem("memory")
+    remote.put(str(prepared), "/bucket/vggsound", recursive=True)
+    return remote
+
+
+def test_a_shard_of_right_size_and_wrong_content_is_fetched_again(prepared, tmp_path, monkeypatch):
+    remote = bucket(prepared)
+    opened = open_prepared("memory://bucket/vggsound", tmp_path / "cache")
+    good = Clips(opened, "train")[0]
+    (kept,) = (tmp_path / "cache").rglob("*.tar")
+    whole = kept.read_bytes()
+    place = whole.index(b"RIFF") + 1000  # a flipped bit in the sound, which no other check sees
+    kept.write_bytes(whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :])
+    assert same(Clips(opened, "train")[0], good)
+    assert kept.read_bytes() == whole
+    digests = []
+    monkeypatch.setattr(shards, "file_digest", lambda path: digests.append(path) or file_digest(path))
+    assert same(Clips(opened, "train")[0], good)
+    assert not digests  # a copy is not read twice
+    kept.unlink()
+    remote.pipe(f"/bucket/vggsound/{kept.name}", whole[:place] + b"?" + whole[place + 1 :])
+    with pytest.raises(InputError, match="cannot be fetched: its content is not that of this preparation"):
+        Clips(opened, "train")[0]
+    remote.pipe(f"/bucket/vggsound/{kept.name}", whole + b"?")
+    with pytest.raises(InputError, match=f"cannot be fetched: it is larger than the expected {len(whole)} bytes"):
+        Clips(opened, "train")[0]
+    assert not list((tmp_path / "cache").rglob("*.part"))
+    remote.rm("/bucket", recursive=True)
+
+
+def test_what_killed_downloads_left_is_removed_and_a_running_one_is_not(prepared, tmp_path):
+    remote = bucket(prepared)
+    open_prepared("memory://bucket/vggsound", tmp_path / "cache")
+    (folder,) = (tmp_path / "cache").iterdir()
+    for name in ("killed", "running"):
+        (folder / f".{name}.tar.ab_c.part").write_bytes(b"half")
+    with locked(folder / ".running.tar.lock"):
+        open_prepared("memory://bucket/vggsound", tmp_path / "cache")
+        assert [path.name for path in folder.glob(".*.part")] == [".running.tar.ab_c.part"]
+    remote.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize(("most", "said"), [(2**40, "has sent nothing for 0.2 seconds"), (10_000, "larger than")])
+def test_a_server_that_never_answers_or_never_ends(tmp_path, monkeypatch, most, said):
+    import fsspec
+
+    ended = threading.Event()
+
+    class Endless(fsspec.AbstractFileSystem):
+        def get_file(self, rpath, lpath, callback=None, **_):
+            try:
+                while most < 2**40:
+                    callback.relative_update(1000)
+                ended.wait(60)
+            finally:
+                ended.set()
+
+    fsspec.register_implementation("endless", Endless, clobber=True)
+    monkeypatch.setattr(shards, "PATIENCE", 0.2)
+    monkeypatch.setattr(shards, "MOST_TEXT", most)
+    with pytest.raises(InputError, match=rf"endless://x/meta\.json cannot be fetched: .*{said}"):
+        open_prepared("endless://x", tmp_path / "cache")
+    ended.set()
+
+
 # --- folders that cannot be used --------------------------------------------------------------------------------------
 
 
@@ -220,6 +290,52 @@ def test_damaged_folders(copied):
         open_prepared(copied)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_frames": 10**9}, "num_frames is 1000000000; 1 to 100 was expected"),
+        ({"num_frames": "4"}, "num_frames '4'; a value of type int was expected"),
+        ({"size": 10**6}, "size is 1000000"),
+        ({"samples": 10**12}, "samples 1000000000000; 16000 were expected"),
+        ({"seconds": None}, "seconds 'None'; a value of type float"),
+    ],
+)
+def test_absurd_options(copied, changes, said):
+    edit_meta(copied, options={**json.loads((copied / "meta.json").read_text())["options"], **changes})
+    with pytest.raises(InputError, match=said):
+        open_prepared(copied)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"options": None},
+        {"labels": {}},
+        {"labels": [1]},
+        {"shards": []},
+        {"shards": {"shard-train-00000.tar": 3}},
+        {"shards": {"shard-train-00000.tar": {"size": "3"}}},
+        {"index_sha256": None},
+    ],
+)
+def test_values_of_other_types(copied, changes):
+    edit_meta(copied, **changes)
+    with pytest.raises(InputError, match=r"meta\.json has (options|labels|shard|size|index)"):
+        open_prepared(copied)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(r",train,shard", ",train,gone"), (r",\d+$", ",9000000000"), (r",0,\d+$", ",-1,5")]
+)
+def test_an_index_that_leads_out_of_its_shards(copied, old, new):
+    text, changed = re.subn(old, new, (copied / "index.csv").read_text(), count=1, flags=re.MULTILINE)
+    assert changed
+    (copied / "index.csv").write_text(text)
+    edit_meta(copied, index_sha256=file_digest(copied / "index.csv"))
+    with pytest.raises(InputError, match=r"index\.csv line \d+ names no place in a shard"):
+        open_prepared(copied)
+
+
 def test_shards_of_another_preparation(copied):
     """Even one of the same size: what a clip is called is checked whenever it is read."""
     clips = Clips(open_prepared(copied), "train")
@@ -238,7 +354,7 @@ def test_shards_of_another_preparation(copied):
 
 
 def test_shard_names_lead_nowhere_else(copied):
-    edit_meta(copied, shards={"../outside.tar": {"size": 1}})
+    edit_meta(copied, shards={"../outside.tar": {"size": 1, "sha256": ""}})
     with pytest.raises(InputError, match=r"names a shard '\.\./outside\.tar'"):
         open_prepared(copied)
 

@@ -1,6 +1,5 @@
 """VGGSound, from raw clips to shards: annotations, what is found and skipped, parts and merging, interruptions."""
 
-import csv
 import io
 import json
 import logging
@@ -20,6 +19,7 @@ from PIL import Image
 
 from mfh.cli.commands import main
 from mfh.errors import InputError
+from mfh.files import read_table
 from mfh.tasks.media import MediaError, MediaFile
 from mfh.tasks.vggsound import prepare as preparation
 from mfh.tasks.vggsound.annotations import Clip, choose_classes, find_clips, is_validation, read_annotations
@@ -45,8 +45,7 @@ def contents(folder):
 
 
 def rows_of(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read_table(path, None, "")
 
 
 # --- annotations ------------------------------------------------------------------------------------------------------
@@ -161,7 +160,8 @@ def test_clips_are_found_by_any_of_their_names(tmp_path):
         entry.size = 3
         archive.addfile(entry, io.BytesIO(b"abc"))
     found = find_clips(clips, [first, second])
-    names = {clip.id: str(file) for clip, file in found.items()}
+    assert not found.unusable
+    names = {clip.id: str(copies[0]) for clip, copies in found.clips.items()}
     assert names == {
         "-v_0": str(first / "-v_0_000030.mp4"),
         "-v_1": str(first / "deep/below/-v_1_30.WEBM"),
@@ -169,11 +169,13 @@ def test_clips_are_found_by_any_of_their_names(tmp_path):
         "-v_3": str(second / "-v_3_000030.mp4"),
         "-v_4": str(second / "some.tar/any/-v_4_000030.mp4"),
     }
-    with found[clips[4]].open() as file:
+    copies = {clip.id: [str(copy) for copy in of[1:]] for clip, of in found.clips.items() if len(of) > 1}
+    assert copies == {"-v_0": [str(second / "-v_0_000030.mp4")], "-v_3": [str(first / "-v_3_30000_40000.mp4")]}
+    with found.clips[clips[4]][0].open() as file:
         assert file.read() == b"abc"
-    assert set(find_clips(clips, [second / "some.tar"])) == {clips[4]}
+    assert set(find_clips(clips, [second / "some.tar"]).clips) == {clips[4]}
     (first / "-v_9_0_10000.mp4").write_bytes(b"x")  # from the first second on, in milliseconds
-    assert find_clips([Clip("-v_9", 0, "dog", "train")], [first])
+    assert find_clips([Clip("-v_9", 0, "dog", "train")], [first]).clips
 
 
 def test_archives_that_cannot_be_read(tmp_path, caplog):
@@ -188,11 +190,14 @@ def test_archives_that_cannot_be_read(tmp_path, caplog):
     (tmp_path / "vggsound_00.tar.gz").write_bytes(b"")
     with caplog.at_level(logging.WARNING):
         found = find_clips(clips, [tmp_path])
-    assert list(found) == clips[:2]
-    with pytest.raises(MediaError, match="truncated"), found[clips[1]].open():
+    assert list(found.clips) == clips[:2]  # what lies before the damage
+    with pytest.raises(MediaError, match="truncated"), found.clips[clips[1]][0].open():
         pass
-    assert "cannot be read to its end" in caplog.text
-    assert "1 compressed archives were not searched" in caplog.text
+    assert {Path(row["file"]).name: row["reason"] for row in found.unusable} == {
+        "half.tar": "unreadable",
+        "vggsound_00.tar.gz": "archive not opened",
+    }
+    assert f"2 files in {tmp_path} cannot be read, for instance" in caplog.text
 
 
 def test_nothing_to_find(tmp_path):
@@ -411,22 +416,23 @@ class Deadly(MediaFile):
 
 def test_a_clip_that_crashes_the_decoder_is_skipped(world, tmp_path, monkeypatch):
     clips, table, _ = world
-    monkeypatch.setattr(
-        preparation,
-        "find_clips",
-        lambda wanted, sources: {
-            clip: Deadly(file.path, file.member, "stamp", file.place) if clip.key == victim else file
-            for clip, file in find_clips(wanted, sources).items()
-        },
-    )
+
+    def found(wanted, sources):
+        """One clip is deadly; another one has a deadly copy, which is tried first."""
+        made = find_clips(wanted, sources)
+        for victim, kept in zip(victims, ((), (made.clips[victims[1]][0],)), strict=True):
+            made.clips[victim] = (Deadly(tmp_path / f"{victim.key}.mp4", stamp="stamp"), *kept)
+        return made
+
+    monkeypatch.setattr(preparation, "find_clips", found)
     (tmp_path / "few.csv").write_text("".join(few_rows(table)))
-    victim = next(clip.key for clip in read_annotations(tmp_path / "few.csv") if clip.split == "train")
+    victims = [clip for clip in read_annotations(tmp_path / "few.csv") if clip.split == "train"][:2]
     out = tmp_path / "out"
     prepare(clips, out, csv=tmp_path / "few.csv", settings=SMALL, processes=2, quiet=True)
-    skipped = rows_of(out / "skipped.csv")
-    assert [(f"{row['id']}_{int(row['start']):06d}", row["reason"]) for row in skipped] == [
-        (victim, "crashes the decoder")
-    ]
+    skipped = {(row["id"], row["reason"]) for row in rows_of(out / "skipped.csv")}
+    assert skipped == {(clip.id, "crashes the decoder") for clip in victims}
+    assert {row["key"] for row in rows_of(out / "index.csv")} >= {victims[1].key}
+    assert victims[0].key not in {row["key"] for row in rows_of(out / "index.csv")}
 
 
 def few_rows(table, label='"playing violin, fiddle"', other="dog barking"):

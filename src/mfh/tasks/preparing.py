@@ -10,7 +10,8 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +20,12 @@ from typing import Any, TypeVar
 from mfh import files
 from mfh.errors import InputError
 from mfh.parallel.pool import Job, WorkerDiedError, run_jobs, worker_pool
+from mfh.tasks.media import MediaError
+from mfh.tasks.sources import Unusable
 
 Piece = TypeVar("Piece")
+Candidate = TypeVar("Candidate")
+Content = TypeVar("Content")
 
 #: Packages whose versions a prepared folder records.
 PACKAGES = ("av", "librosa", "numpy", "pillow", "soxr")
@@ -49,6 +54,8 @@ def preparing(out: Path, kind: str, options: Mapping[str, Any]) -> Iterator[Path
     options = json.loads(json.dumps(options, default=str))
     refuse_foreign(out)
     with files.claimed(out):
+        for folder in (out, *out.glob(".pieces-*")):
+            files.remove_parts(folder)
         if (out / "meta.json").exists():
             check_options(out, read_meta(out, kind), options)
             yield None
@@ -119,7 +126,31 @@ def read_meta(folder: str | Path, kind: str) -> dict[str, Any]:
             f"{folder} was prepared in format {meta.get('format')!r}, this version of mfh reads {FORMAT}: "
             "prepare it again into another folder"
         )
+    fact(meta, "options", dict, str(folder))
     return meta
+
+
+def fact(facts: Mapping[str, Any], name: str, kind: type[Content], folder: str) -> Content:
+    """A value of a prepared folder's meta.json.
+
+    Args:
+        facts: The content of the file, or a mapping in it.
+        name: Name of the value.
+        kind: Its type.
+        folder: The prepared folder, for the message.
+
+    Raises:
+        InputError: There is no such value, or it has another type.
+    """
+    value = facts.get(name)
+    if kind is float and isinstance(value, int):
+        value = float(min(max(value, -(2**63)), 2**63))
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InputError(
+            f"{folder}/meta.json has {name} {str(value)[:60]!r}; a value of type {kind.__name__} was expected: the "
+            "file was changed; copy the folder again, or prepare the data again"
+        )
+    return value
 
 
 def check_options(out: Path, meta: Mapping[str, Any], options: Mapping[str, Any]) -> None:
@@ -140,6 +171,125 @@ def check_options(out: Path, meta: Mapping[str, Any], options: Mapping[str, Any]
                 f"{out} was prepared with {name} {before.get(name)!r}, now it is {options.get(name)!r}; "
                 "choose another OUT, or remove it"
             )
+
+
+def first_usable(
+    candidates: Iterable[Candidate],
+    read: Callable[[Candidate], Content],
+    faults: dict[Candidate, str],
+    deaths: "Deaths",
+    purpose: str,
+) -> tuple[Candidate, Content] | None:
+    """Decode the first of a clip's files that can be decoded. Whatever decoding raises is a fault of that file.
+
+    Args:
+        candidates: Files of the clip, the preferred one first.
+        read: Decodes a file. It writes nothing, so that a full disk is never taken for a fault of a clip.
+        faults: Gets the reason for every file that cannot be used. A file keeps its first reason.
+        deaths: The files of this piece that crashed their worker.
+        purpose: What is read, for instance "sound". A file may be read once for each purpose.
+
+    Returns:
+        The file and its content. None if no file can be used.
+    """
+    for candidate in candidates:
+        if isinstance(candidate, Unusable):
+            faults.setdefault(candidate, candidate.reason)
+        elif not deaths.begin(f"{purpose} {candidate}"):
+            faults.setdefault(candidate, "crashes the decoder")
+        else:
+            try:
+                return candidate, read(candidate)
+            except MediaError as error:
+                faults.setdefault(candidate, error.reason)
+            except Exception:
+                faults.setdefault(candidate, "unreadable")
+    return None
+
+
+#: A file is skipped after this many worker processes crashed while they decoded it.
+MOST_DEATHS = 2
+
+
+class Deaths:
+    """Counts how often a worker crashed while it decoded a file of a piece, in this run.
+
+    An interruption ends workers too, so counts of an earlier run are ignored.
+
+    Args:
+        piece: The piece that is made.
+        run: Name of this run.
+    """
+
+    def __init__(self, piece: Path, run: str) -> None:
+        self.path, self.run = piece.with_name(f"{piece.name}.deaths"), run
+        self.counts: dict[str, int] = {}
+        if self.path.exists():
+            kept = json.loads(self.path.read_text(encoding="utf-8"))
+            self.counts = kept["counts"] if kept["run"] == run else {}
+        self._now = ""
+
+    @property
+    def condemned(self) -> int:
+        """Number of files that are not tried again."""
+        return sum(count >= MOST_DEATHS for count in self.counts.values())
+
+    def begin(self, key: str) -> bool:
+        """Note a file before it is decoded. False if it must not be decoded.
+
+        Args:
+            key: Name of the file, and what is read from it.
+        """
+        if self.counts.get(key, 0) >= MOST_DEATHS:
+            return False
+        self.counts.pop(self._now, None)  # its worker did not crash
+        self._now = key
+        self.counts[key] = self.counts.get(key, 0) + 1
+        part = self.path.with_name(f"{self.path.name}.part")
+        part.write_text(json.dumps({"run": self.run, "counts": self.counts}), encoding="utf-8")
+        part.replace(self.path)
+        return True
+
+    def forget(self) -> None:
+        """Remove the counts: the piece is made."""
+        self.path.unlink(missing_ok=True)
+
+
+def make_from_files(
+    jobs: Mapping[Path, Piece],
+    work: Callable[[Piece, Path], None],
+    run: str,
+    *,
+    processes: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Make every piece that is missing, by work that decodes files with `first_usable`.
+
+    Args:
+        jobs: As for `make_pieces`.
+        work: As for `make_pieces`. It counts deaths with `Deaths(piece, run)`.
+        run: Name of this run, which no other run has.
+        processes: As for `make_pieces`.
+        progress: As for `make_pieces`.
+
+    Raises:
+        InputError: A worker ends although it decodes nothing, or see `make_pieces`.
+    """
+    condemned: dict[Path, int] = {}
+    while crashed := make_pieces(jobs, work, processes=processes, progress=progress):
+        for piece in sorted(crashed):
+            # Files that crashed their worker twice are skipped next time. Any other crash would only repeat.
+            already, condemned[piece] = condemned.get(piece, 0), Deaths(piece, run).condemned
+            if condemned[piece] <= already:
+                raise InputError(
+                    f"the worker of {piece.name} ended between two clips, for instance for lack of memory; finished "
+                    "work is kept: run the same command with --processes 1, which needs the least memory"
+                )
+
+
+def counted(reasons: Iterable[str]) -> str:
+    """How often each reason occurs, for messages: "3 truncated, 1 silent", or "none"."""
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(reasons).most_common()) or "none"
 
 
 def make_pieces(

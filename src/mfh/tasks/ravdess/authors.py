@@ -1,8 +1,10 @@
 """The authors' pre-processed layout: aud_features/*.npy, vid_features/*.jpg, data_file/spa_{dl,val,test}.csv."""
 
 import csv
+import io
 from pathlib import Path
 
+from mfh import files
 from mfh.errors import InputError
 from mfh.tasks.media import MediaFile
 from mfh.tasks.ravdess import names
@@ -59,8 +61,8 @@ def _file(folder: Path, name: str) -> MediaFile:
 
 def _read_table(path: Path) -> list[tuple[str, str, int]]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
+        lines_of = csv.reader(io.StringIO(files.read_text(path), newline=""))
+        rows = [row for row in lines_of if any(cell.strip() for cell in row)]
     except FileNotFoundError:
         raise InputError(
             f"no file {path}; the authors' folder has data_file/spa_dl.csv, spa_val.csv, spa_test.csv"

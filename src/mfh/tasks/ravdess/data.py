@@ -1,5 +1,7 @@
 """Data sets of a prepared RAVDESS folder, read from memory maps."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from mfh.errors import InputError
 from mfh.tasks import preparing
 from mfh.tasks.ravdess import splits
 from mfh.tasks.ravdess.names import EMOTIONS
-from mfh.tasks.ravdess.prepare import KIND, MANIFEST
+from mfh.tasks.ravdess.prepare import KIND, MANIFEST, TYPES
 from mfh.tasks.splits import SPLITS
 
 
@@ -38,8 +40,8 @@ class Clips(Dataset[tuple[Tensor, Tensor, Tensor]]):
         self._open()
 
     def _open(self) -> None:
-        self.mfcc = np.load(self.folder / "mfcc.npy", mmap_mode="r", allow_pickle=False)
-        self.frames = np.load(self.folder / "frames.npy", mmap_mode="r", allow_pickle=False)
+        self.mfcc = files.map_array(self.folder / "mfcc.npy")
+        self.frames = files.map_array(self.folder / "frames.npy")
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for another process, without the memory maps: pickle would copy all their content."""
@@ -86,14 +88,9 @@ def load_splits(folder: str | Path, *, augment: bool = False) -> tuple[dict[str,
     folder = Path(folder)
     meta = preparing.read_meta(folder, KIND)
     manifest = files.read_table(folder / "manifest.csv", MANIFEST, "prepare the data again into another folder")
+    _check_facts(meta, str(folder))
     splits.check_leaks(manifest, meta["options"]["split"])
-    for name, facts in meta["arrays"].items():
-        found = _shape(folder / f"{name}.npy")
-        if found != facts["shape"] or found[0] != len(manifest):
-            raise InputError(
-                f"{folder / name}.npy has shape {found}; {facts['shape']} was prepared for {len(manifest)} clips in "
-                "manifest.csv: the folder was changed; prepare the data again into another folder"
-            )
+    _check_arrays(folder, meta, len(manifest))
     classes = {emotion: place for place, emotion in enumerate(EMOTIONS)}
     strange = next((row for row in manifest if row["emotion"] not in classes), None)
     if strange is not None:
@@ -108,8 +105,32 @@ def load_splits(folder: str | Path, *, augment: bool = False) -> tuple[dict[str,
     return parts, meta
 
 
-def _shape(path: Path) -> list[int]:
-    try:
-        return list(np.load(path, mmap_mode="r", allow_pickle=False).shape)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} cannot be read ({error}); prepare the data again into another folder") from None
+def _check_facts(meta: Mapping[str, Any], place: str) -> None:
+    """Refuse a meta.json that lacks values."""
+    for name in ("split", "layout"):
+        preparing.fact(meta["options"], name, str, place)
+    for name in ("mfcc_mean", "mfcc_std"):
+        if not math.isfinite(preparing.fact(preparing.fact(meta, "statistics", dict, place), name, float, place)):
+            raise InputError(f"{place}/meta.json has {name} that is no number; prepare the data again")
+    arrays = preparing.fact(meta, "arrays", dict, place)
+    for name in TYPES:
+        preparing.fact(arrays, name, dict, place)
+
+
+def _check_arrays(folder: Path, meta: Mapping[str, Any], num_clips: int) -> None:
+    """Refuse arrays that are not those that meta.json and the manifest describe."""
+    for name, kind in TYPES.items():
+        facts = meta["arrays"][name]
+        try:
+            array = files.map_array(folder / f"{name}.npy")
+        except InputError as error:
+            raise InputError(
+                f"{folder / name}.npy cannot be read ({error}); prepare the data again into another folder"
+            ) from None
+        found = list(array.shape)
+        if found != facts.get("shape") or array.dtype != kind or len(found) < 3 or found[0] != num_clips:
+            raise InputError(
+                f"{folder / name}.npy has shape {found} and type {array.dtype}; {facts.get('shape')} and "
+                f"{np.dtype(kind).name} were prepared for {num_clips} clips in manifest.csv: the folder was changed; "
+                "prepare the data again into another folder"
+            )

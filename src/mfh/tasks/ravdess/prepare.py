@@ -7,7 +7,9 @@ for memory maps), skipped.csv (files that were not used, and why) and meta.json.
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,8 +32,8 @@ KIND = "ravdess"
 MANIFEST = (*FACTS, "split")
 SKIPPED = ("file", "reason")
 
-
-_TYPES: dict[str, Any] = {"mfcc": np.float32, "frames": np.uint8}
+#: Types of the arrays of a prepared folder.
+TYPES: dict[str, Any] = {"mfcc": np.float32, "frames": np.uint8}
 
 _FINDERS = {"archives": find_clips, "features": find_features}
 
@@ -101,18 +103,19 @@ def prepare(
         "source": preparing.digest([[clip.facts["id"], *map(str, clip.stamps)] for clip in found.clips]),
     }
     if layout == "archives":  # before hours are spent
-        splits.assign([clip.facts for clip in found.clips], split, seed)
+        with _counting(found.skipped):
+            splits.assign([clip.facts for clip in found.clips], split, seed)
     with preparing.preparing(out, KIND, options) as pieces:
         if pieces is not None:
             jobs = {pieces / f"{clip.facts['id']}-{preparing.digest(clip.stamps)}.npz": clip for clip in found.clips}
             if jobs and layout == "archives":
                 mfcc(np.zeros(features.sample_rate, np.float32), features)  # compiles once, before workers all would
-            work = Work(features)
+            work = Work(features, run := secrets.token_hex(8))
             with bars(not quiet, lines=True) as show:
-                crashed = preparing.make_pieces(
-                    jobs, work, processes=processes, progress=lambda done: show("clips", done, len(jobs))
+                preparing.make_from_files(
+                    jobs, work, run, processes=processes, progress=lambda done: show("clips", done, len(jobs))
                 )
-            _assemble(out, jobs, crashed, found.skipped, split, seed, features, options)
+            _assemble(out, jobs, found.skipped, split, seed, features, options)
     counts, skipped = _summary(out)
     return Prepared(out, counts, skipped, pieces is not None)
 
@@ -126,9 +129,11 @@ class Work:
 
     Args:
         features: Sizes of the features.
+        run: Name of this run of the preparation.
     """
 
     features: Features
+    run: str
 
     def __call__(self, clip: Clip, piece: Path) -> None:
         """Write the piece, a .npz file.
@@ -137,11 +142,18 @@ class Work:
             clip: The clip and its files.
             piece: File to write.
         """
-        tried: list[tuple[str, str]] = []
-        frames = _first(clip.pictures, self._frames, tried)
-        sound = _first(clip.sounds, self._mfcc, tried)
-        arrays = {}
-        if frames is not None and sound is not None:
+        faults: dict[MediaFile, str] = {}
+        deaths = preparing.Deaths(piece, self.run)
+        picture = preparing.first_usable(clip.pictures, self._frames, faults, deaths, "picture")
+        sounds = sorted(clip.sounds, key=lambda file: file in faults)
+        voice = preparing.first_usable(sounds, self._mfcc, faults, deaths, "sound")
+        if picture is not None and picture[0] in faults:  # its sound has a fault: another copy is better
+            whole = [file for file in clip.pictures if file not in faults]
+            picture = preparing.first_usable(whole, self._frames, faults, deaths, "picture") or picture
+        arrays: dict[str, NDArray[Any]] = {}
+        if picture is not None and voice is not None:
+            frames, sound = picture[1], voice[1]
+            tried = {**faults, **_duplicates(clip, {picture[0], voice[0]}, faults)}
             # The checksum and the moments are kept in the piece, so that `_assemble` reads every array only once.
             checksum = hashlib.sha256(sound.tobytes() + frames.tobytes()).digest()
             arrays = {
@@ -151,12 +163,11 @@ class Work:
                 "moments": _moments(sound),
             }
         else:
-            bad = {file for file, _ in tried}
-            tried += [(str(file), "no partner") for file in {*clip.pictures, *clip.sounds} if str(file) not in bad]
+            tried = {**dict.fromkeys((*clip.pictures, *clip.sounds), "no partner"), **faults}
+        rows = json.dumps(sorted((str(file), reason) for file, reason in tried.items()))
         with files.atomic_write(piece, "wb") as file:
-            np.savez(
-                file, allow_pickle=False, tried=np.frombuffer(json.dumps(sorted(tried)).encode(), np.uint8), **arrays
-            )
+            np.savez(file, allow_pickle=False, tried=np.frombuffer(rows.encode(), np.uint8), **arrays)
+        deaths.forget()
 
     def _frames(self, file: MediaFile) -> NDArray[np.uint8]:
         fit = cover(self.features.height, self.features.width)
@@ -182,14 +193,16 @@ class Work:
         return array.reshape(shape).astype(np.float32)
 
 
-def _first(candidates: Sequence[MediaFile], read: Any, tried: list[tuple[str, str]]) -> Any:
-    """The content of the first file that can be read. Files that cannot be read are noted in `tried`."""
-    for file in candidates:
-        try:
-            return read(file)
-        except MediaError as error:
-            tried.append((str(file), error.reason))
-    return None
+def _duplicates(clip: Clip, used: set[MediaFile], faults: Mapping[MediaFile, str]) -> dict[MediaFile, str]:
+    """Further copies of files. A file of another modality that is not needed is none."""
+    kinds, rows = {file.name[:2] for file in used}, {}
+    for file in dict.fromkeys((*clip.pictures, *clip.sounds)):
+        if file in used or file in faults:
+            continue
+        if file.name[:2] in kinds:
+            rows[file] = "duplicate"
+        kinds.add(file.name[:2])
+    return rows
 
 
 def mfcc(sound: NDArray[np.float32], features: Features) -> NDArray[np.float32]:
@@ -222,7 +235,6 @@ def mfcc(sound: NDArray[np.float32], features: Features) -> NDArray[np.float32]:
 def _assemble(
     out: Path,
     jobs: Mapping[Path, Clip],
-    crashed: set[Path],
     skipped: Sequence[Mapping[str, str]],
     split: str,
     seed: int,
@@ -231,9 +243,6 @@ def _assemble(
 ) -> None:
     lines, usable, seen, moments = list(skipped), [], set(), {}
     for piece, clip in jobs.items():
-        if piece in crashed:
-            lines += [skip(file, "unreadable") for file in {*clip.pictures, *clip.sounds}]
-            continue
         with np.load(piece, allow_pickle=False) as content:
             lines += [skip(file, reason) for file, reason in json.loads(bytes(content["tried"]))]
             if "mfcc" not in content:
@@ -244,26 +253,26 @@ def _assemble(
         else:
             seen.add(same)
             usable.append(piece)
-    if not usable:
-        raise InputError(
-            f"none of the {len(jobs)} clips can be used; the first reason is {lines[0]['reason']} ({lines[0]['file']})"
-        )
+    _write_skipped(out, lines)  # also if no clip is left for a split
     facts = [jobs[piece].facts for piece in usable]
-    if options["layout"] == "features":
-        chosen = {str(clip["id"]): str(clip["split"]) for clip in facts}
-        splits.check(facts, chosen, "of the authors")
-    else:
-        chosen = splits.assign(facts, split, seed)
+    with _counting(lines, f", see {out / 'skipped.csv'}"):
+        if not usable:
+            raise InputError(f"none of the {len(jobs)} clips can be used")
+        if options["layout"] == "features":
+            chosen = {str(clip["id"]): str(clip["split"]) for clip in facts}
+            splits.check(facts, chosen, "of the authors")
+        else:
+            chosen = splits.assign(facts, split, seed)
     lines += [skip(str(clip["id"]), "in no split") for clip in facts if clip["id"] not in chosen]
     kept = [piece for piece in usable if jobs[piece].facts["id"] in chosen]
     rows = [{**jobs[piece].facts, "split": chosen[jobs[piece].facts["id"]]} for piece in kept]
     arrays = {}
     for name, shape in features.shapes.items():
-        checksum = _write_array(out / f"{name}.npy", _rows(kept, name), (len(kept), *shape), _TYPES[name])
-        arrays[name] = {"shape": [len(kept), *shape], "type": np.dtype(_TYPES[name]).name, "sha256": checksum}
+        checksum = _write_array(out / f"{name}.npy", _rows(kept, name), (len(kept), *shape), TYPES[name])
+        arrays[name] = {"shape": [len(kept), *shape], "type": np.dtype(TYPES[name]).name, "sha256": checksum}
     mean, std = _mean_and_std(moments[piece] for piece, row in zip(kept, rows, strict=True) if row["split"] == "train")
     files.write_table(out / "manifest.csv", MANIFEST, rows)
-    files.write_table(out / "skipped.csv", SKIPPED, sorted(lines, key=lambda line: (line["file"], line["reason"])))
+    _write_skipped(out, lines)
     facts_of_all = {
         "classes": names.EMOTIONS,
         "counts": {name: sum(row["split"] == name for row in rows) for name in SPLITS},
@@ -271,6 +280,22 @@ def _assemble(
         "statistics": {"mfcc_mean": mean, "mfcc_std": std},  # of the training split
     }
     preparing.finish(out, KIND, options, facts_of_all)
+
+
+def _write_skipped(out: Path, lines: Iterable[Mapping[str, str]]) -> None:
+    files.write_table(out / "skipped.csv", SKIPPED, sorted(lines, key=lambda line: (line["file"], line["reason"])))
+
+
+@contextmanager
+def _counting(lines: Sequence[Mapping[str, str]], where: str = "") -> Iterator[None]:
+    """Say in an error of the block how many files were unusable: they may be why clips are missing."""
+    try:
+        yield
+    except InputError as error:
+        if not lines:
+            raise
+        reasons = preparing.counted(line["reason"] for line in lines)
+        raise InputError(f"{error}; {len(lines)} files are not used ({reasons}){where}") from None
 
 
 def _rows(pieces: Sequence[Path], name: str) -> Iterable[NDArray[Any]]:

@@ -2,16 +2,18 @@
 
 import csv
 import hashlib
+import io
 import logging
-import os
-import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from mfh import files
 from mfh.errors import InputError, close_names
 from mfh.tasks.media import MediaFile
+from mfh.tasks.sources import Unusable, media_files
 
 log = logging.getLogger("mfh")
 
@@ -62,12 +64,12 @@ def read_annotations(path: Path) -> list[Clip]:
     """
     clips: dict[str, Clip] = {}
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            for number, row in enumerate(csv.reader(file), start=1):
-                if row:
-                    clip = _clip(row, f"{path}, line {number}")
-                    if clips.setdefault(clip.key, clip) != clip:
-                        raise InputError(f"{path}, line {number}: clip {clip.key} has another label or split before")
+        lines = csv.reader(io.StringIO(files.read_text(path), newline=""))
+        for number, row in enumerate(lines, start=1):
+            if row:
+                clip = _clip(row, f"{path}, line {number}")
+                if clips.setdefault(clip.key, clip) != clip:
+                    raise InputError(f"{path}, line {number}: clip {clip.key} has another label or split before")
     except FileNotFoundError:
         raise InputError(f"no file {path}; the annotations vggsound.csv were expected") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -157,9 +159,7 @@ def read_labels(path: Path) -> list[str]:
     Raises:
         InputError: The file holds something else, or the indices are not 0, 1, 2, ...
     """
-    from mfh.files import read_json
-
-    content = read_json(path)
+    content = files.read_json(path)
     labels = sorted(content, key=lambda label: (str(type(content[label])), content[label]))
     if [content[label] for label in labels] != list(range(len(labels))):
         raise InputError(f"{path} does not map labels to 0, 1, 2, ...; an object of label to index was expected")
@@ -168,7 +168,7 @@ def read_labels(path: Path) -> list[str]:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = files.read_text(path).splitlines()
     except FileNotFoundError:
         raise InputError(f"classes is {str(path)!r}; a number or a file with one label per line was expected") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -176,19 +176,31 @@ def _read_lines(path: Path) -> list[str]:
     return sorted({line.strip() for line in lines if line.strip()})
 
 
-def find_clips(clips: Iterable[Clip], sources: Sequence[Path]) -> dict[Clip, MediaFile]:
+@dataclass(frozen=True)
+class Found:
+    """The clips' files in the sources.
+
+    Args:
+        clips: Files of each clip, the best one first. A clip may have several copies. If none of them can be read from,
+            the first of them is here, as `Unusable`.
+        unusable: Rows of skipped.csv for everything that cannot be read from.
+    """
+
+    clips: dict[Clip, tuple[MediaFile, ...]]
+    unusable: list[dict[str, Any]]
+
+
+def find_clips(clips: Iterable[Clip], sources: Sequence[Path]) -> Found:
     """Find the media files of clips by their names, in any folder.
 
     The names are `<id>_<start, 6 digits>` (official), then `<id>_<start>`, `<id>_<start>_<end>` in seconds, and the
     same in milliseconds. A file called `<id>` only is not used, because it may be the whole video. If there are several
-    files for a clip, the better name wins, then the earlier source.
+    files for a clip, the better name comes first, then the earlier source.
 
     Args:
         clips: Clips to look for.
-        sources: Folders, which are searched with everything below them, also in uncompressed tar files; or tar files.
-
-    Returns:
-        The media file of each clip that was found.
+        sources: Folders, which are searched with everything below them, also in uncompressed tar files and in zip
+            archives; or such archives.
 
     Raises:
         InputError: A source does not exist, or none of the clips is in any source.
@@ -204,54 +216,35 @@ def find_clips(clips: Iterable[Clip], sources: Sequence[Path]) -> dict[Clip, Med
         )
         for rank, name in enumerate(patterns):
             names.setdefault(name, (rank, clip))
-    found: dict[Clip, tuple[int, MediaFile]] = {}
+    copies: dict[Clip, list[tuple[bool, int, int, MediaFile]]] = {}
+    unusable: list[dict[str, Any]] = []
     for source in sources:
-        for file in _media_files(source):
+        if not source.is_file() and not source.is_dir():
+            raise InputError(f"there is no folder or tar file {source}; give what holds the clips")
+        for file in media_files(source):
             stem, _, ending = file.name.rpartition(".")
-            if f".{ending.lower()}" in ENDINGS and stem in names:
-                rank, clip = names[stem]
-                if clip not in found or rank < found[clip][0]:
-                    found[clip] = (rank, file)
-    if not found:
-        where = ", ".join(map(str, sources))
-        raise InputError(f"no clip of the annotations is in {where}; names as <id>_<start, 6 digits>.mp4 were expected")
-    return {clip: file for clip, (_, file) in found.items()}
-
-
-def _media_files(source: Path) -> Iterator[MediaFile]:
-    if source.is_file():
-        yield from _tar_members(source)
-        return
-    if not source.is_dir():
-        raise InputError(f"there is no folder or tar file {source}; give what holds the clips")
-    compressed = []
-    for folder, folders, names in os.walk(source, followlinks=True):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(folder, name)
-            if name.endswith(".tar"):
-                yield from _tar_members(path)
-            elif name.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")):
-                compressed.append(path)
-            else:
-                yield MediaFile(path)
-    if compressed:
-        log.warning(
-            "%d compressed archives were not searched, for instance %s: unpack them, or gunzip a .tar.gz; the tar "
-            "can be read in place",
-            len(compressed),
-            compressed[0],
+            rank, wanted = names.get(stem, (0, None)) if f".{ending.lower()}" in ENDINGS else (0, None)
+            if wanted is not None:
+                of = copies.setdefault(wanted, [])
+                of.append((isinstance(file, Unusable), rank, len(of), file))
+            if isinstance(file, Unusable):
+                unusable.append({**_facts(wanted), "file": str(file), "reason": file.reason})
+    where = ", ".join(map(str, sources))
+    if unusable:
+        example = f"{unusable[0]['file']} ({unusable[0]['reason']})"
+        log.warning("%d files in %s cannot be read, for instance %s", len(unusable), where, example)
+    if all(copy[0] for of in copies.values() for copy in of):
+        raise InputError(
+            f"no clip of the annotations is in {where}; names as <id>_<start, 6 digits>.mp4 were expected"
+            + (f"; {len(unusable)} files cannot be read, for instance {example}" if unusable else "")
         )
+    return Found({clip: _best(of) for clip, of in copies.items()}, unusable)
 
 
-def _tar_members(path: Path) -> Iterator[MediaFile]:
-    try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                if member.isfile():
-                    yield MediaFile(path, member.name, str(member.mtime), (member.offset_data, member.size))
-                archive.members = []  # type: ignore[attr-defined]  # otherwise it remembers every member
-    except (tarfile.TarError, OSError, EOFError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        log.warning("%s cannot be read to its end (%s); the members before the damage are used", path, error)
+def _facts(clip: Clip | None) -> dict[str, Any]:
+    return dict.fromkeys(("id", "start", "label", "split"), "") if clip is None else asdict(clip)
+
+
+def _best(copies: list[tuple[bool, int, int, MediaFile]]) -> tuple[MediaFile, ...]:
+    ordered = sorted(copies, key=lambda copy: copy[:3])
+    return tuple(file for bad, *_, file in ordered if not bad) or (ordered[0][-1],)

@@ -11,7 +11,7 @@ the others, and the shards are the same, byte for byte, however the work was div
     OUT/meta.json              options, labels, shards with their checksums; written last
 """
 
-import json
+import functools
 import logging
 import os
 import re
@@ -32,10 +32,13 @@ from mfh.errors import InputError
 from mfh.progress import bars
 from mfh.tasks.media import Decoded, MediaError, MediaFile, cover, read_clip, require_media
 from mfh.tasks.preparing import (
+    Deaths,
     check_options,
+    counted,
     digest,
     finish,
-    make_pieces,
+    first_usable,
+    make_from_files,
     preparing,
     read_meta,
     refuse_foreign,
@@ -43,6 +46,7 @@ from mfh.tasks.preparing import (
 from mfh.tasks.sizes import VGGSOUND_LEAST as LEAST_SAMPLES
 from mfh.tasks.sizes import VGGSOUND_RATE as SAMPLE_RATE
 from mfh.tasks.sizes import VggsoundSizes as Settings
+from mfh.tasks.sources import stamped
 from mfh.tasks.splits import SPLITS
 from mfh.tasks.vggsound.annotations import Clip, choose_classes, find_clips, in_mixed_order, read_annotations
 from mfh.tasks.vggsound.strips import Strip, find_strips, read_sound, read_strip
@@ -59,9 +63,6 @@ HEADROOM = 1.1
 PART = "vggsound part"
 
 SKIPPED = ("id", "start", "label", "split", "file", "reason")
-
-#: A clip is skipped after this many worker processes crashed while they decoded it.
-MOST_DEATHS = 2
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,10 @@ def prepare(
     """Prepare VGGSound, or one part of it, or merge the parts.
 
     Args:
-        clips: Folder or uncompressed tar of clips, see `find_clips`. For "strips" the authors' folder.
+        clips: Folder or archive of clips, see `find_clips`. For "strips" the authors' folder.
         out: The prepared folder.
         csv: The annotations, which "clips" needs.
-        also: More folders or tar files like `clips`.
+        also: More folders or archives like `clips`.
         classes: Classes to keep, see `choose_classes`.
         layout: "clips" for media files named after video and second, "strips" for `find_strips`.
         test: For "strips": the test root, if it is a separate folder.
@@ -120,9 +121,11 @@ def prepare(
     if shard is not None and merge:
         raise InputError("shard and merge exclude each other; make all parts first, then merge them")
     settings = settings or Settings()
-    sources: Mapping[Clip, Source] | None = None
+    sources: Mapping[Clip, Sequence[Source]] | None = None
+    unusable: list[dict[str, Any]] = []
     if layout == "strips":
-        sources, labels = find_strips(clips, test)
+        strips, labels = find_strips(clips, test)
+        sources = {clip: (strip,) for clip, strip in strips.items()}
         annotated = list(sources)
         if classes is not None:
             labels = choose_classes(annotated, classes)
@@ -146,10 +149,12 @@ def prepare(
         return f"{out} is complete already; remove it to prepare it anew, for instance with more clips"
     refuse_foreign(out)
     if not merge:
-        sources = find_clips(chosen, [clips, *also]) if sources is None else sources
+        if sources is None:
+            found = find_clips(chosen, [clips, *also])
+            sources, unusable = found.clips, found.unusable
         part, parts = shard or (0, 1)
         folder = out / f"part-{part}-of-{parts}"
-        _make_part(folder, shards[part::parts], sources, labels, settings, options, processes, quiet)
+        _make_part(folder, shards[part::parts], sources, unusable, labels, settings, options, processes, quiet)
         if shard is not None:
             return (
                 f"part {part} of {parts} is complete, in {folder} (remove it to make it anew, for instance with more "
@@ -189,7 +194,7 @@ class _Job:
     """Everything that a worker needs to make a shard."""
 
     shard: Shard
-    sources: tuple[Source | None, ...]
+    sources: tuple[tuple[Source, ...], ...]
     indices: Mapping[str, int]
     settings: Settings
     run: str
@@ -198,7 +203,8 @@ class _Job:
 def _make_part(
     folder: Path,
     shards: Sequence[Shard],
-    sources: Mapping[Clip, Source],
+    sources: Mapping[Clip, Sequence[Source]],
+    unusable: Sequence[Mapping[str, Any]],
     labels: Sequence[str],
     settings: Settings,
     options: Mapping[str, Any],
@@ -211,65 +217,58 @@ def _make_part(
             return
         jobs = {}
         for shard in shards:
-            found = tuple(_stamped(sources.get(clip)) for clip in shard.clips)
+            found = tuple(tuple(_stamped(source) for source in sources.get(clip, ())) for clip in shard.clips)
             # The name depends on the files too: if clips were added or replaced, the shard is made again.
             piece = pieces / f"{shard.name}.{digest([repr(source) for source in found])}.json"
             jobs[piece] = _Job(shard, found, indices, settings, run)
         with bars(not quiet, lines=True) as show:
-            total = len(jobs)
-            condemned = 0
-            while crashed := make_pieces(
-                jobs, _make_shard, processes=processes, progress=lambda done: show("shards", done, total)
-            ):
-                # Clips that crashed their worker twice are skipped next time. Any other crash would only repeat.
-                already, condemned = condemned, sum(_Deaths(piece, run).condemned for piece in crashed)
-                if condemned <= already:
-                    raise InputError(
-                        f"the worker of {sorted(crashed)[0].name} ended between two clips, for instance for lack of "
-                        "memory; finished work is kept: run the same command with --processes 1, which needs the least "
-                        "memory"
-                    )
+            make_from_files(
+                jobs, _make_shard, run, processes=processes, progress=lambda done: show("shards", done, len(jobs))
+            )
         for piece, job in jobs.items():
             # If this is interrupted, the next run moves the rest: pieces stay until the part is complete.
             if (pieces / job.shard.name).exists():
                 (pieces / job.shard.name).replace(folder / job.shard.name)
             shutil.copyfile(piece, folder / f"{job.shard.name}.json")
-        finish(folder, PART, options, {"shards": [shard.name for shard in shards]})
+        finish(folder, PART, options, {"shards": [shard.name for shard in shards], "unusable": unusable})
 
 
-def _stamped(source: Source | None) -> Source | None:
-    return MediaFile.of(source.path) if isinstance(source, MediaFile) and not source.stamp else source
+def _stamped(source: Source) -> Source:
+    return stamped(source) if isinstance(source, MediaFile) else source
 
 
 def _make_shard(job: _Job, piece: Path) -> None:
     """Decode the clips of a shard into a tar, one after the other. The piece lists its content and is written last."""
-    skipped, tar, deaths = [], piece.parent / job.shard.name, _Deaths(piece, job.run)
+    skipped: list[dict[str, Any]] = []  # one row for each lost clip
+    damaged: list[dict[str, Any]] = []  # further files with faults
+    tar, deaths = piece.parent / job.shard.name, Deaths(piece, job.run)
     with files.atomic_write(tar, "wb") as file:
         writer = ShardWriter(file)
-        for clip, source in zip(job.shard.clips, job.sources, strict=True):
-            try:
-                if source is None:
-                    raise _SkippedError("missing")
-                if not deaths.begin(clip.key):
-                    raise _SkippedError("crashes the decoder")
-                decoded = decode(source, job.settings)
-                pictures = [jpeg(frame, job.settings.quality) for frame in decoded.frames]
-                seconds = min(decoded.seconds, job.settings.seconds)
-                writer.add(clip, job.indices[clip.label], pictures, wav(decoded.sound, SAMPLE_RATE), seconds)
-            except (_SkippedError, MediaError) as error:
-                skipped.append({**asdict(clip), "file": "" if source is None else str(source), "reason": str(error)})
+        for clip, candidates in zip(job.shard.clips, job.sources, strict=True):
+            faults: dict[Source, str] = {}
+            read = functools.partial(_encoded, settings=job.settings)
+            made = first_usable(candidates, read, faults, deaths, clip.key)
+            lost = [{**asdict(clip), "file": str(source), "reason": reason} for source, reason in faults.items()]
+            if made is not None:
+                writer.add(clip, job.indices[clip.label], *made[1])
+            else:
+                lost = lost or [{**asdict(clip), "file": "", "reason": "missing"}]
+                skipped.append(lost.pop(0))
+            damaged += lost
         writer.close()
         for other in piece.parent.glob(f"{job.shard.name}.*.json"):  # they describe other files than this shard holds
             other.unlink()
     rows = [{**row, "shard": job.shard.name} for row in writer.rows]
-    files.write_json(
-        piece, {"rows": rows, "skipped": skipped, "size": tar.stat().st_size, "sha256": files.file_digest(tar)}
-    )
-    deaths.path.unlink(missing_ok=True)
+    content = {"rows": rows, "skipped": skipped, "damaged": damaged}
+    files.write_json(piece, {**content, "size": tar.stat().st_size, "sha256": files.file_digest(tar)})
+    deaths.forget()
 
 
-class _SkippedError(Exception):
-    """A clip is left out."""
+def _encoded(source: Source, *, settings: Settings) -> tuple[list[bytes], bytes, float]:
+    """Frames and sound of a clip's file as its shard holds them, and how many seconds both cover."""
+    decoded = decode(source, settings)
+    pictures = [jpeg(frame, settings.quality) for frame in decoded.frames]
+    return pictures, wav(decoded.sound, SAMPLE_RATE), min(decoded.seconds, settings.seconds)
 
 
 def decode(source: Source, settings: Settings) -> Decoded:
@@ -313,42 +312,6 @@ def normalised(sound: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
     return result
 
 
-class _Deaths:
-    """Counts how often a worker crashed while it decoded a clip, in this run.
-
-    An interruption ends workers too, so counts of an earlier run are ignored.
-    """
-
-    def __init__(self, piece: Path, run: str) -> None:
-        self.path, self.run = piece.with_name(f"{piece.name}.deaths"), run
-        self.counts: dict[str, int] = {}
-        if self.path.exists():
-            kept = json.loads(self.path.read_text(encoding="utf-8"))
-            self.counts = kept["counts"] if kept["run"] == run else {}
-        self._now = ""
-
-    @property
-    def condemned(self) -> int:
-        """Number of clips that are not tried again."""
-        return sum(count >= MOST_DEATHS for count in self.counts.values())
-
-    def begin(self, key: str) -> bool:
-        """Note a clip before it is decoded. False if it must not be decoded.
-
-        Args:
-            key: Key of the clip.
-        """
-        if self.counts.get(key, 0) >= MOST_DEATHS:
-            return False
-        self.counts.pop(self._now, None)  # its worker did not crash
-        self._now = key
-        self.counts[key] = self.counts.get(key, 0) + 1
-        part = self.path.with_name(f"{self.path.name}.part")
-        part.write_text(json.dumps({"run": self.run, "counts": self.counts}), encoding="utf-8")
-        part.replace(self.path)
-        return True
-
-
 # --- all parts --------------------------------------------------------------------------------------------------------
 
 
@@ -357,8 +320,11 @@ def _merge(out: Path, shards: Sequence[Shard], labels: Sequence[str], options: M
     with preparing(out, KIND, options) as pieces:
         assert pieces is not None
         parts = _complete_parts(out)
+        unusable: dict[str, dict[str, Any]] = {}
         for folder in parts:
-            check_options(folder, read_meta(folder, PART), options)
+            meta = read_meta(folder, PART)
+            check_options(folder, meta, options)
+            unusable |= {str(row["file"]): row for row in meta.get("unusable", [])}
         of_shard = {shard.name: parts[number % len(parts)] for number, shard in enumerate(shards)}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             made = list(pool.map(lambda shard: _verified(shard, of_shard[shard.name], out), shards))
@@ -368,15 +334,19 @@ def _merge(out: Path, shards: Sequence[Shard], labels: Sequence[str], options: M
                 here.replace(out / shard.name)
         rows = [row for each in made for row in each["rows"]]
         skipped = [row for each in made for row in each["skipped"]]
+        damaged = [row for each in made for row in each.get("damaged", [])]
+        named = {row["file"] for row in (*skipped, *damaged)}
+        damaged += [row for file, row in sorted(unusable.items()) if file not in named]
         files.write_table(out / "index.csv", INDEX, rows)
-        files.write_table(out / "skipped.csv", SKIPPED, skipped)
+        files.write_table(out / "skipped.csv", SKIPPED, [*skipped, *damaged])
         files.write_table(out / "classes.csv", _COUNTED, _counts(labels, rows, skipped))
         usable = Counter(row["split"] for row in rows)
         for split in SPLITS:
             if not usable[split]:
+                reasons = counted(row["reason"] for row in skipped if row["split"] == split)
                 raise InputError(
-                    f"there is no usable {split} clip, see {out / 'skipped.csv'}; add clips, remove {out}, and prepare "
-                    "it anew"
+                    f"there is no usable {split} clip, see {out / 'skipped.csv'} (clips for {split}: {reasons}); add "
+                    f"clips, remove {out}, and prepare it anew"
                 )
         trained = {row["label"] for row in rows if row["split"] == "train"}
         if lost := [label for label in labels if label not in trained]:
@@ -393,8 +363,9 @@ def _merge(out: Path, shards: Sequence[Shard], labels: Sequence[str], options: M
         finish(out, KIND, options, facts)
         for folder in parts:
             shutil.rmtree(folder)
-    reasons = Counter(row["reason"] for row in skipped)
-    told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "none"
+    told = counted(row["reason"] for row in skipped)
+    if damaged:
+        told += f"; other files not used: {counted(row['reason'] for row in damaged)}"
     counts = ", ".join(f"{usable[split]} {split}" for split in SPLITS)
     return f"{len(rows)} clips of {len(labels)} classes ({counts}) in {len(shards)} shards; skipped: {told}; in {out}"
 
@@ -436,7 +407,10 @@ def _complete_parts(out: Path) -> list[Path]:
 def _verified(shard: Shard, folder: Path, out: Path) -> dict[str, Any]:
     """The list of a shard's content, after a check that the shard is whole and has the expected clips."""
     made = files.read_json(folder / f"{shard.name}.json")
-    found = sorted([*(row["key"] for row in made["rows"]), *(_key(row) for row in made["skipped"])])
+    try:
+        found = sorted([*(row["key"] for row in made["rows"]), *(_key(row) for row in made["skipped"])])
+    except (KeyError, TypeError, ValueError):
+        found = []
     if found != sorted(clip.key for clip in shard.clips):
         raise InputError(f"{folder / shard.name}.json is not of this preparation: it lists other clips")
     # An interrupted merge has moved some of them already.

@@ -12,8 +12,10 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mfh.errors import InputError
-from mfh.files import file_digest, locked, read_table
-from mfh.tasks.preparing import read_meta
-from mfh.tasks.sizes import VGGSOUND_RATE
+from mfh.errors import InputError, in_a_line
+from mfh.files import MOST_TEXT, atomic_write, file_digest, locked, read_table
+from mfh.tasks.preparing import fact, read_meta
+from mfh.tasks.sizes import VGGSOUND_RATE, VggsoundOptions, VggsoundSizes
 from mfh.tasks.vggsound.writing import INDEX, KIND
 
 _SHARD_NAME = re.compile(r"shard-(train|val|test)-\d{5}\.tar")
 _BLOCK = 512
+
+#: A download is given up if it brings fewer than `LEAST` bytes in so many seconds, and is not complete then.
+PATIENCE = 60.0
+LEAST = 2**16
 
 
 class Store:
@@ -49,21 +55,24 @@ class Store:
         digest = hashlib.sha256(self.place.rstrip("/").encode()).hexdigest()[:16]
         self.folder = base / digest if self.remote else Path(self.place)
 
-    def fetch(self, name: str, size: int | None = None) -> Path:
-        """The local path of a file. A file at a URL is fetched if there is no local copy of the right size.
+    def fetch(self, name: str, size: int | None = None, sha256: str | None = None) -> Path:
+        """The local path of a file. A file at a URL is fetched if there is no local copy with this checksum.
+
+        A checksum is computed when a copy is read for the first time, and again when the copy has changed since.
 
         Args:
             name: Name of the file in the prepared folder.
-            size: Expected size in bytes. None accepts any, and fetches a file at a URL again.
+            size: Expected size in bytes. None accepts any.
+            sha256: Expected checksum of a file at a URL. None fetches the file again.
 
         Raises:
-            InputError: The file does not exist, cannot be fetched, or has another size.
+            InputError: The file does not exist, cannot be fetched, or has another size or checksum.
         """
         path = self.folder / name
-        if self.remote and not _is_whole(path, size):
+        if self.remote and not _is_verified(path, sha256):
             with locked(path.with_name(f".{name}.lock")):  # reading processes wait until one of them has fetched it
-                if not _is_whole(path, size):
-                    self._download(name, path, size)
+                if not _verify(path, size, sha256):
+                    self._download(name, path, size, sha256)
         if not path.is_file():
             raise InputError(f"{self.place} has no file {name}; prepare it again, or copy all of it")
         if size is not None and path.stat().st_size != size:
@@ -73,27 +82,110 @@ class Store:
             )
         return path
 
-    def _download(self, name: str, path: Path, size: int | None) -> None:
+    def clean(self) -> None:
+        """Remove what killed downloads left in the local copy of a URL."""
+        for part in self.folder.glob(".*.part") if self.remote else ():
+            name = part.name[1:].rpartition(".part")[0].rpartition(".")[0]
+            with suppress(OSError), locked(part.with_name(f".{name}.lock"), wait=False):  # else it is being fetched
+                part.unlink()
+
+    def _download(self, name: str, path: Path, size: int | None, sha256: str | None) -> None:
         import fsspec
 
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{name}.", suffix=".part")
         os.close(handle)
-        try:
+        limit = _Limit(MOST_TEXT if size is None else size)
+
+        def get() -> None:
             system, root = fsspec.core.url_to_fs(self.place)
-            system.get_file(f"{root.rstrip('/')}/{name}", temporary)
+            system.get_file(f"{root.rstrip('/')}/{name}", temporary, callback=fsspec.Callback(hooks={"limit": limit}))
+
+        try:
+            _watched(get, Path(temporary), limit)
+            if sha256 is not None and file_digest(temporary) != sha256:
+                raise InputError("its content is not that of this preparation; copy it there again")
             Path(temporary).replace(path)
+            _verify(path, size, sha256)
         except Exception as error:  # every file system has errors of its own
-            if _is_whole(path, size):
+            if _verify(path, size, sha256):
                 return  # another process that did not see the lock was first, and has the file open (Windows)
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{self.place}/{name} cannot be fetched: {type(error).__name__}: {reason}") from None
+            reason = str(error) if isinstance(error, InputError) else in_a_line(error)
+            raise InputError(f"{self.place}/{name} cannot be fetched: {reason[:300]}") from None
         finally:
-            Path(temporary).unlink(missing_ok=True)
+            with suppress(OSError):
+                Path(temporary).unlink(missing_ok=True)
 
 
-def _is_whole(path: Path, size: int | None) -> bool:
-    return size is not None and path.is_file() and path.stat().st_size == size
+class _Limit:
+    """Ends a download that is larger than expected, or is not wanted any more. Called with every block."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.received, self.stopped = most, 0, False
+
+    def __call__(self, _size: int | None, received: int, **_: Any) -> None:
+        self.received = max(self.received, received)
+        if self.received > self.most:
+            raise InputError(f"it is larger than the expected {self.most} bytes")
+        if self.stopped:
+            raise InterruptedError
+
+
+def _watched(get: Callable[[], None], temporary: Path, limit: _Limit) -> None:
+    """Run a download in a thread that is left behind if it brings too much or nothing any more."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            get()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    before, since = 0, time.monotonic()
+    while thread.is_alive():
+        thread.join(min(0.2, PATIENCE / 5))
+        limit(None, temporary.stat().st_size)  # not every file system reports its blocks
+        if limit.received - before >= LEAST:
+            before, since = limit.received, time.monotonic()
+        elif thread.is_alive() and time.monotonic() - since > PATIENCE:
+            limit.stopped = True
+            raise InputError(f"the server has sent nothing for {PATIENCE:g} seconds; run the same command again later")
+    if errors:
+        raise errors[0]
+    limit(None, temporary.stat().st_size)
+
+
+def _verify(path: Path, size: int | None, sha256: str | None) -> bool:
+    """Whether a copy is the expected file. A file beside it notes that it is, so that its content is read only once."""
+    if sha256 is None or not path.is_file() or (size is not None and path.stat().st_size != size):
+        return False
+    if _is_verified(path, sha256):
+        return True
+    note = _note(path, sha256)
+    if file_digest(path) != sha256:
+        return False
+    with suppress(OSError), atomic_write(_note_file(path)) as file:  # without it, it is only slower
+        file.write(note)
+    return True
+
+
+def _is_verified(path: Path, sha256: str | None) -> bool:
+    try:
+        return sha256 is not None and _note_file(path).read_text(encoding="utf-8") == _note(path, sha256)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _note_file(path: Path) -> Path:
+    return path.with_name(f".{path.name}.verified")
+
+
+def _note(path: Path, sha256: str) -> str:
+    """The checksum, and what changes when somebody writes to the file."""
+    status = path.stat()
+    return f"{sha256} {status.st_size} {status.st_ino} {status.st_mtime_ns} {status.st_ctime_ns}\n"
 
 
 @dataclass(frozen=True)
@@ -128,11 +220,14 @@ def open_prepared(place: str | Path, cache: str | Path | None = None) -> Prepare
             or a shard of a local folder is missing or has another size.
     """
     store = Store(place, cache)
+    store.clean()
     if store.remote:
         store.fetch("meta.json")
     meta = read_meta(store.folder, KIND)
-    index, way_out = store.fetch("index.csv"), "copy it again, or prepare again"
-    if file_digest(index) != meta.get("index_sha256"):
+    _check(meta, store.place)
+    way_out = "copy it again, or prepare again"
+    index = store.fetch("index.csv", sha256=meta["index_sha256"])
+    if not store.remote and file_digest(index) != meta["index_sha256"]:
         raise InputError(f"{store.place}/index.csv is not the index of this preparation; {way_out}")
     for name, facts in meta["shards"].items():
         if not _SHARD_NAME.fullmatch(name):
@@ -141,7 +236,40 @@ def open_prepared(place: str | Path, cache: str | Path | None = None) -> Prepare
             )
         if not store.remote:
             store.fetch(name, facts["size"])
-    return Prepared(store, meta, read_table(index, INDEX, way_out))
+    rows = read_table(index, INDEX, way_out)
+    for line, row in enumerate(rows, start=2):
+        if not _is_possible(row, meta):
+            raise InputError(f"{store.place}/index.csv line {line} names no place in a shard; {way_out}")
+    return Prepared(store, meta, rows)
+
+
+def _is_possible(row: Mapping[str, str], meta: Mapping[str, Any]) -> bool:
+    shard = meta["shards"].get(row["shard"])
+    numbers = (row["class"], row["offset"], row["size"])
+    if shard is None or not all(number.isdecimal() and len(number) < 19 for number in numbers):
+        return False
+    label, offset, size = map(int, numbers)
+    return label < len(meta["labels"]) and size > 0 and offset + size <= shard["size"]
+
+
+def _check(meta: Mapping[str, Any], place: str) -> None:
+    """Refuse a meta.json whose values are missing, or impossible: a number of frames is also an amount of memory."""
+    options = fact(meta, "options", dict, place)
+    kinds: dict[str, type[Any]] = {field.name: type(field.default) for field in fields(VggsoundOptions)}
+    try:
+        sizes = VggsoundSizes(**{name: fact(options, name, kind, place) for name, kind in kinds.items()})
+    except InputError as error:
+        raise InputError(f"{place} cannot be used: {error}") from None
+    if options.get("samples") != sizes.samples:
+        raise InputError(f"{place}/meta.json has samples {options.get('samples')!r}; {sizes.samples} were expected")
+    labels, shards = fact(meta, "labels", list, place), fact(meta, "shards", dict, place)
+    fact(meta, "index_sha256", str, place)
+    if not labels or not all(isinstance(label, str) for label in labels):
+        raise InputError(f"{place}/meta.json has labels {str(labels)[:60]!r}; a list of names was expected")
+    for name, facts in shards.items():
+        fact(shards, name, dict, place)
+        fact(facts, "size", int, place)
+        fact(facts, "sha256", str, place)
 
 
 class Clips(Dataset[tuple[Tensor, Tensor, int]]):
@@ -193,7 +321,8 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
         self._where = np.array(
             [(place[row["shard"]], int(row["offset"]), int(row["size"])) for row in rows], dtype=np.int64
         ).reshape(-1, 3)
-        self._sizes = [int(prepared.meta["shards"][name]["size"]) for name in self.shards]
+        facts = [prepared.meta["shards"][name] for name in self.shards]
+        self._sizes, self._sha256 = [int(each["size"]) for each in facts], [str(each["sha256"]) for each in facts]
         self._store = prepared.store
         self._opened: dict[int, int] = {}
         self._lock = threading.Lock()
@@ -298,7 +427,7 @@ class Clips(Dataset[tuple[Tensor, Tensor, int]]):
         """A descriptor of the shard. Reads give a position, so that forked processes and threads may share it."""
         with self._lock:
             if shard not in self._opened:
-                path = self._store.fetch(self.shards[shard], self._sizes[shard])
+                path = self._store.fetch(self.shards[shard], self._sizes[shard], self._sha256[shard])
                 if len(self._opened) >= _MOST_OPEN:
                     os.close(self._opened.pop(next(iter(self._opened))))
                 self._opened[shard] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))

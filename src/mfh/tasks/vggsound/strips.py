@@ -107,6 +107,7 @@ def read_strip(path: Path, num_frames: int, size: int) -> NDArray[np.uint8]:
     from PIL import Image
 
     try:
+        files.regular_size(path)
         with Image.open(path, formats=["JPEG"]) as picture:
             width, height = picture.size
             if width * height > _MOST_PIXELS:
