@@ -42,15 +42,86 @@ BAD = ("traceback", "hang", "crash", "wrong exit", "NaN results", "control chara
 # --- what is given ----------------------------------------------------------------------------------------------------
 
 NUMBERS = ["0", "-1", "1", "2", "3", "1e20", "100000000000000000000", "nan", "inf", "-inf", "1e-320", "1e308", "99999"]
-WORDS = ["", " ", "x", "None", "../../x", "[red]x[/red]", "a[/b]", "\x1b[31mred", "a\nb", "a\u202eb", "é", "x" * 5000, "="]
+WORDS = [
+    "",
+    " ",
+    "x",
+    "None",
+    "../../x",
+    "[red]x[/red]",
+    "a[/b]",
+    "\x1b[31mred",
+    "a\nb",
+    "a\u202eb",
+    "é",
+    "x" * 5000,
+    "=",
+]
 PATHS = ["", "missing", "folder", "text.txt", "[/x].py", "\x1b]0;t\x07.npy", "x" * 300, "."]
-VALUES = """None 0 -1 1 2 10**20 1e20 0.5 float("nan") float("inf") -float("inf") True "" "x" "../../x" "[/b]" "\\x1b[31m"
-"x"*5000 b"x" [] {} () [1] {"a":1} object() int lambda:1 lambda*a:a torch.zeros(0) torch.zeros(3)
-torch.tensor(2) np.int64(2) np.float32(0.5) np.array([1,2]) np.float64("nan") 1j range(10**9) endless()
-nn.Linear(8,2) slice(None) Path("x") set() Ellipsis""".split()
-RAISED = """ValueError("bad") KeyError("k") SystemExit(0) SystemExit("bye") SystemExit(3) MemoryError() RecursionError("deep")
-OSError(28,"No_space_left_on_device") StopIteration() GeneratorExit() Unspeakable() AssertionError() RuntimeError("[/b]\\x1b[31m")
-KeyboardInterrupt() NotImplementedError() UnicodeDecodeError("utf-8",b"x",0,1,"r") BaseException("base")""".split()
+VALUES = [
+    "None",
+    "0",
+    "-1",
+    "1",
+    "2",
+    "10**20",
+    "1e20",
+    "0.5",
+    'float("nan")',
+    'float("inf")',
+    '-float("inf")',
+    "True",
+    '""',
+    '"x"',
+    '"../../x"',
+    '"[/b]"',
+    '"\\x1b[31m"',
+    '"x"*5000',
+    'b"x"',
+    "[]",
+    "{}",
+    "()",
+    "[1]",
+    '{"a":1}',
+    "object()",
+    "int",
+    "lambda:1",
+    "lambda*a:a",
+    "torch.zeros(0)",
+    "torch.zeros(3)",
+    "torch.tensor(2)",
+    "np.int64(2)",
+    "np.float32(0.5)",
+    "np.array([1,2])",
+    'np.float64("nan")',
+    "1j",
+    "range(10**9)",
+    "endless()",
+    "nn.Linear(8,2)",
+    "slice(None)",
+    'Path("x")',
+    "set()",
+    "Ellipsis",
+]
+RAISED = [
+    'ValueError("bad")',
+    'KeyError("k")',
+    "SystemExit(0)",
+    'SystemExit("bye")',
+    "SystemExit(3)",
+    "MemoryError()",
+    'RecursionError("deep")',
+    'OSError(28,"No_space_left_on_device")',
+    "StopIteration()",
+    "GeneratorExit()",
+    "Unspeakable()",
+    "AssertionError()",
+    'RuntimeError("[/b]\\x1b[31m")',
+    "KeyboardInterrupt()",
+    "NotImplementedError()",
+    'UnicodeDecodeError("utf-8",b"x",0,1,"r")',
+    'BaseException("base")',
+]
 
 TASK = '''import itertools, sys
 from pathlib import Path
@@ -212,9 +283,15 @@ def task_changes(chance):
     value = chance.choice(VALUES)
     split, role = chance.choice(["train", "val", "test"]), chance.choice(["teacher", "student"])
     width = 8 if role == "teacher" else 7
-    kind = chance.choice(["drop", "type", "type", "type", "recipe", "recipe", "protocol", "loss", "raise", "raise", "data", "net"])
+    kind = chance.choice(
+        ["drop", "type", "type", "type", "recipe", "recipe", "protocol", "loss", "raise", "raise", "data", "net"]
+    )
     if kind == "drop":
-        return f'    fields.pop("{chance.choice(["name", "teacher", "student", "layer", "train", "val", "test"])}", None)', "", kind
+        return (
+            f'    fields.pop("{chance.choice(["name", "teacher", "student", "layer", "train", "val", "test"])}", None)',
+            "",
+            kind,
+        )
     if kind == "type":
         from mfh import Task
 
@@ -229,7 +306,9 @@ def task_changes(chance):
             value = f"lambda p: torch.optim.{chance.choice(['SGD', 'Adam'])}(p, lr={chance.choice(['1e308', 'float(chr(105)+chr(110)+chr(102))', '0.0', '-1.0', '1e30', 'float(chr(110)+chr(97)+chr(110))', '1e20'])})"
         return f'    {kind}["{name}"] = {value}', "", f"{kind}.{name}"
     if kind == "raise":
-        place = chance.choice(["module", "task", "teacher", "forward", "item", "len", "optimizer", "collate", "metric", "generator"])
+        place = chance.choice(
+            ["module", "task", "teacher", "forward", "item", "len", "optimizer", "collate", "metric", "generator"]
+        )
         if place == "module":
             return "    pass", f"raise {raised}", f"{place} raises"
         line = {
@@ -245,12 +324,33 @@ def task_changes(chance):
         }[place]
         return "    " + line, "", f"{place} raises"
     if kind == "data":
-        item = chance.choice([value, f"(self.x[i], self.s[i], {value})", f"({value}, self.s[i], self.y[i])", "(self.x[i], self.s[i])",
-                              "(self.x[i] * float(chr(110)+chr(97)+chr(110)), self.s[i], self.y[i])", "endless()", "(self.x[i], self.s[i], self.y[i] * 10**6)"])
+        item = chance.choice(
+            [
+                value,
+                f"(self.x[i], self.s[i], {value})",
+                f"({value}, self.s[i], self.y[i])",
+                "(self.x[i], self.s[i])",
+                "(self.x[i] * float(chr(110)+chr(97)+chr(110)), self.s[i], self.y[i])",
+                "endless()",
+                "(self.x[i], self.s[i], self.y[i] * 10**6)",
+            ]
+        )
         if chance.random() < 0.3:
             return f'    fields["{split}"] = Pairs(1, length=lambda: {value})', "", "length"
         return f'    fields["{split}"] = Pairs(1, item=lambda i, self: {item})', "", "item"
-    out = chance.choice([value, "out * float(chr(110)+chr(97)+chr(110))", "out[:1]", "out.sum()", "out[:, :0]", "[out]", "{'logits': out}", "out.long()", "out.detach()"])
+    out = chance.choice(
+        [
+            value,
+            "out * float(chr(110)+chr(97)+chr(110))",
+            "out[:1]",
+            "out.sum()",
+            "out[:, :0]",
+            "[out]",
+            "{'logits': out}",
+            "out.long()",
+            "out.detach()",
+        ]
+    )
     return f'    fields["{role}"] = lambda: Net({width}, lambda out: {out})', "", "logits"
 
 
@@ -272,7 +372,9 @@ CONTENTS = ["right", "NaN", "one NaN", "integers", "integer keys", "empty", "lis
 
 def file_case(chance):
     """A command that is given a file of weights or scores with something wrong in it."""
-    option = chance.choice(["--teacher-checkpoint", "--student-checkpoint", "--aligned-teacher-checkpoint", "--saliency"])
+    option = chance.choice(
+        ["--teacher-checkpoint", "--student-checkpoint", "--aligned-teacher-checkpoint", "--saliency"]
+    )
     command = "distill" if option in ("--aligned-teacher-checkpoint", "--saliency") else chance.choice(
         ["pretrain", "distill", "saliency", "diagnose", "study"]
     )  # fmt: skip
@@ -298,13 +400,13 @@ def write_weights(path, content, inputs):
         "integer keys": dict(enumerate(weights.values())),
         "empty": {},
         "list": list(weights.values()),
-        "text": {name: "text" for name in weights},
+        "text": dict.fromkeys(weights, "text"),
         "of one row": {name: value[:1] for name, value in weights.items()},
         "complex": {name: value.to(torch.complex64) for name, value in weights.items()},
         "nested": {"state_dict": {"state_dict": weights}},
         "huge": {name: value * 3e38 for name, value in weights.items()},
         "half": {name: value.half() for name, value in weights.items()},
-        "objects": {name: object for name in weights},
+        "objects": dict.fromkeys(weights, object),
     }.get(content, weights)
     if content == "one NaN":
         made["last.bias"][0] = float("nan")
@@ -394,7 +496,7 @@ def verdict(status, folder, case):
         return "crash", f"signal {os.WTERMSIG(status)} {last}"
     if "Traceback (most recent" in said:
         return "traceback", last
-    if any(ord(sign) < 32 and sign not in "\n" or 127 <= ord(sign) < 160 or sign == "\u202e" for sign in printed):
+    if any((ord(sign) < 32 and sign not in "\n") or 127 <= ord(sign) < 160 or sign == "\u202e" for sign in printed):
         return "control characters", ascii(last)
     code = os.WEXITSTATUS(status)
     if code == 0 and any(word in ("nan", "inf", "-inf") for word in case.arguments):
@@ -492,7 +594,9 @@ def main():
     say = Report("Generated options and task files", f"Seed {options.seed}, {options.count} cases.")
     totals, bad = collections.Counter(), []
     began = time.monotonic()
-    for number, case, found, line, _taken in campaign(range(options.count), options.seed, options.jobs, options.seconds):
+    for number, case, found, line, _taken in campaign(
+        range(options.count), options.seed, options.jobs, options.seconds
+    ):
         totals[found] += 1
         if found in BAD:
             bad.append((number, case, found, line))

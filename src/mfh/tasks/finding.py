@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from mfh.errors import InputError, close_names, in_a_line
+from mfh.errors import FOREIGN, InputError, close_names, in_a_line
 
 if TYPE_CHECKING:
     from mfh.tasks.task import Task
@@ -46,6 +46,10 @@ class TaskArguments:
     """Use the task's published protocol."""
     augment: bool = False
     """Vary the training inputs at random, as the task defines it."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, Path):
+            object.__setattr__(self, "data", str(self.data))
 
     def or_else(self, before: Mapping[str, Any]) -> "TaskArguments":
         """These arguments; unset ones are taken from `before`, for instance from a run's configuration."""
@@ -92,7 +96,7 @@ def find_task(task: "str | Path | Task | Callable[..., Task]", arguments: TaskAr
             made = function(**given, **({"seed": seed} if takes_seed else {}))
         except InputError as error:
             raise InputError(f"{origin}: {error}" if own else str(error)) from None
-        except Exception as error:
+        except FOREIGN as error:
             raise InputError(f"task() of {origin} failed: {in_a_line(error)}") from error
         if not isinstance(made, Task):
             raise InputError(f"task() of {origin} returned a {type(made).__name__}; an mfh.Task was expected")
@@ -111,7 +115,7 @@ def _find(spec: str) -> tuple[Callable[..., Any], str]:
         sys.path.insert(0, "")  # modules in the working directory, as `python -m` finds them
         try:
             module = importlib.import_module(module_name)
-        except Exception as error:
+        except FOREIGN as error:
             raise InputError(f"task {spec!r}: module {module_name!r} cannot be imported: {in_a_line(error)}") from error
         finally:
             sys.path.remove("")
@@ -139,7 +143,7 @@ def _load_file(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.resolve().parent))  # modules beside the file can be imported, as in a script
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except FOREIGN as error:
         del sys.modules[name]
         raise InputError(f"task file {path} cannot be run: {in_a_line(error)}") from error
     return module

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +11,16 @@ from torch import Tensor, nn
 
 from mfh.data.pairs import Collated
 from mfh.data.teacher_outputs import teacher_outputs
-from mfh.errors import InputError
+from mfh.errors import InputError, shown
 from mfh.problems.losses import DistillationLoss, KDLoss
 from mfh.problems.problem import Problem
 from mfh.saliency.permutation import Distance
 from mfh.saliency.probe import StudentLayer
 from mfh.saliency.scores import Fill
 from mfh.tasks.splits import SPLITS
-from mfh.training.checks import check_split
+from mfh.training.checks import check_problem, check_split
 from mfh.training.recipe import Recipe
+from mfh.values import Bounds, check_fields
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,19 @@ class Protocol:
         joint: Whether the pair that Algorithm 1 scores is trained jointly, which is its first step. With False the
             networks trained on labels alone take the place of that pair, as in the published VGGSound runs; the arm
             "aligned" then distils from the pretrained teacher.
+
+    Raises:
+        InputError: A value has the wrong type or is out of range.
     """
 
     loss: DistillationLoss = field(default_factory=KDLoss)
-    ratio: float = 0.5
+    ratio: Annotated[float, Bounds(0, 1, below=True)] = 0.5
     fill: Fill = "mean"
     distance: Distance = "mse"
     joint: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ class Task:
             best accuracies.
 
     Raises:
-        InputError: A split is empty or not a data set, or there is neither a teacher nor its outputs.
+        InputError: A split is empty or not a data set, there is neither a teacher nor its outputs, or a field has
+            another type than declared.
     """
 
     name: str
@@ -85,7 +93,7 @@ class Task:
     val: Any
     test: Any
     student_layer: StudentLayer = None
-    channel_dim: int = 1
+    channel_dim: Annotated[int, Bounds(-64, 64)] = 1
     recipe: Recipe = field(default_factory=Recipe)
     protocol: Protocol = field(default_factory=Protocol)
     teacher_checkpoint: str | Path | None = None
@@ -96,6 +104,9 @@ class Task:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise InputError(f"the name of a task is {shown(self.name)}; text was expected")
+        check_problem(self.problem)
         for split in SPLITS:
             dataset = getattr(self, split)
             try:
@@ -111,6 +122,7 @@ class Task:
                     f"{name} of task {self.name!r} is a {type(factory).__name__}; a function that makes a new network "
                     f"was expected: {name}=lambda: MyNetwork(), and weights that exist in a checkpoint"
                 )
+        check_fields(self, of=f" of task {self.name!r}")
         if self.teacher is None and self.teacher_logits is None:
             raise InputError(f"task {self.name!r} has no teacher; give teacher= or teacher_logits=")
         if self.teacher_logits is not None:

@@ -1,21 +1,20 @@
 """How a network is trained: everything but the data and the loss."""
 
 import functools
-import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mfh.errors import InputError
+from mfh.errors import InputError, shown
+from mfh.values import Bounds, check_fields
 
 Keep = Literal["best-metric", "best-loss", "last"]
-KEEP = ("best-metric", "best-loss", "last")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _SHORT_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
@@ -52,36 +51,27 @@ class Recipe:
         InputError: A value has the wrong type or is out of range.
     """
 
-    epochs: int = 15
-    batch_size: int = 64
+    epochs: Annotated[int, Bounds(1, 1_000_000)] = 15
+    batch_size: Annotated[int, Bounds(1, 2**31 - 1)] = 64
     optimizer: Callable[[Iterable[Tensor]], Optimizer] = adam
     scheduler: Callable[[Optimizer], LRScheduler] | None = None
-    patience: int | None = None
-    precision: str = "32-true"
-    num_workers: int = 0
-    accumulate: int = 1
+    patience: Annotated[int | None, Bounds(1, 1_000_000)] = None
+    precision: Precision = "32-true"
+    num_workers: Annotated[int, Bounds(0, 256)] = 0
+    accumulate: Annotated[int, Bounds(1, 1_000_000)] = 1
     channels_last: bool = False
     compile: bool = False
     keep: Keep = "best-metric"
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("num_workers", 0), ("patience", 1)):
-            value = getattr(self, name)
-            if name != "patience" or value is not None:
-                object.__setattr__(self, name, _whole_number(name, value, least))
-        for name in ("channels_last", "compile"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name} is {getattr(self, name)!r}; choose True or False")
-        precision = _SHORT_PRECISIONS.get(str(self.precision), self.precision)
-        if precision not in PRECISIONS:
-            raise InputError(f"precision is {self.precision!r}; choose {_choices(PRECISIONS)}")
-        object.__setattr__(self, "precision", precision)
-        if self.keep not in KEEP:
-            raise InputError(f"keep is {self.keep!r}; choose {_choices(KEEP)}")
+        if isinstance(self.precision, (str, int)):
+            short = _SHORT_PRECISIONS.get(str(self.precision), self.precision)
+            object.__setattr__(self, "precision", short)
         _check_factory("optimizer", self.optimizer, "lambda parameters: torch.optim.{}(parameters, lr=...)", "Adam")
         if self.scheduler is not None:
             example = "lambda optimizer: torch.optim.lr_scheduler.{}(optimizer, ...)"
             _check_factory("scheduler", self.scheduler, example, "StepLR")
+        check_fields(self)
 
     def facts(self) -> dict[str, Any]:
         """What decides the result beyond floating point, as JSON can hold it; functions by their names."""
@@ -89,34 +79,13 @@ class Recipe:
         return {name: describe(getattr(self, name)) for name in names}
 
 
-def _whole_number(name: str, value: Any, least: int) -> int:
-    way_out = ", or None for no early stopping" if name == "patience" else ""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise InputError(
-            f"{name} is {value!r}, of type {type(value).__name__}; a whole number of at least {least} was "
-            f"expected{way_out}"
-        )
-    if number < least:
-        raise InputError(f"{name} is {number}; it must be at least {least}{way_out}")
-    return number
-
-
 def _check_factory(name: str, value: Any, example: str, usual: str) -> None:
     made = isinstance(value, (Optimizer, LRScheduler))
     if made or not callable(value):
         kind = type(value).__name__
-        shown = f"a {kind} that exists already" if made else repr(value)
+        given = f"a {kind} that exists already" if made else shown(value)
         example = example.format(kind if made else usual)
-        raise InputError(f"{name} is {shown}; a function that makes one was expected: {name}={example}")
-
-
-def _choices(names: Iterable[str]) -> str:
-    *first, last = map(repr, names)
-    return f"{', '.join(first)} or {last}"
+        raise InputError(f"{name} is {given}; a function that makes one was expected: {name}={example}")
 
 
 def describe(value: Any) -> Any:
