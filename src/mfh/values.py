@@ -42,8 +42,8 @@ class Bounds:
 
 
 #: Numbers of random seeds, and a seed. NumPy and scikit-learn take seeds below 2^32 only.
-NumSeeds = Annotated[int, Bounds(1, 100_000)]
-AddSeeds = Annotated[int, Bounds(0, 100_000)]
+NumSeeds = Annotated[int, Bounds(1, 10_000)]
+AddSeeds = Annotated[int, Bounds(0, 10_000)]
 RandomSeed = Annotated[int, Bounds(0, 2**31 - 1)]
 
 

@@ -27,7 +27,7 @@ _MAX_SIDE = 8192
 _CHUNK_ELEMENTS = 2**24
 FOLDS = 5
 # With this many samples per feature, sums over samples take less memory than the samples.
-_SAMPLES_PER_FEATURE = 10
+_SAMPLES_PER_FEATURE = 5
 
 #: The student's layer whose output the probe reads, several layers, or None for the default.
 StudentLayer = str | Sequence[str] | None

@@ -58,7 +58,7 @@ class Recipe:
     patience: Annotated[int | None, Bounds(1, 1_000_000)] = None
     precision: Precision = "32-true"
     num_workers: Annotated[int, Bounds(0, 256)] = 0
-    accumulate: Annotated[int, Bounds(1, 1_000_000)] = 1
+    accumulate: Annotated[int, Bounds(1, 10_000)] = 1
     channels_last: bool = False
     compile: bool = False
     keep: Keep = "best-metric"
