@@ -21,11 +21,11 @@ def test_other_text_stays_as_it_is():
 
 
 def test_errors_whose_text_cannot_be_read():
-    class Unspeakable(Exception):
+    class UnspeakableError(Exception):
         def __str__(self):
             raise RuntimeError
 
-    assert in_a_line(Unspeakable()) == "Unspeakable: (its text cannot be read)"
+    assert in_a_line(UnspeakableError()) == "UnspeakableError: (its text cannot be read)"
 
 
 def test_errors_travel_between_processes():

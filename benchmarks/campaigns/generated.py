@@ -596,6 +596,7 @@ def main():
             print(result[2:])
         return
     say = Report("Generated options and task files", f"Seed {options.seed}, {options.count} cases.")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored
     totals, bad = collections.Counter(), []
     began = time.monotonic()
     with contextlib.suppress(KeyboardInterrupt):  # what was found until then is reported

@@ -95,7 +95,8 @@ def checked(name: str, value: Any, kind: Any) -> Any:
     try:
         return _fitting(value, kind)
     except _OutOfBoundsError as error:
-        raise InputError(f"{name} is {shown(value)}; choose {error.bounds}") from None
+        words = [_described(part) for part in get_args(kind) if get_origin(part) is Literal]
+        raise InputError(f"{name} is {shown(value)}; choose {' or '.join([str(error.bounds), *words])}") from None
     except TypeError:
         pass
     expected = _described(kind)
@@ -195,7 +196,9 @@ def _described(kind: Any, bounds: Bounds | None = None) -> str:
         *first, last = map(repr, _choices(kind))
         return f"{', '.join(first)} or {last}" if first else last
     if origin is tuple:
-        return f"a sequence of {', '.join(dict.fromkeys(_described(item) for item in inner if item is not Ellipsis))}"
+        if inner[-1] is Ellipsis:
+            return f"a sequence, each item {_described(inner[0])},"
+        return f"a sequence of {len(inner)} ({', '.join(map(_described, inner))})"
     if origin is Callable or kind is Callable or getattr(kind, "_is_protocol", False):
         return "a function"
     words = {int: "a whole number", float: "a finite number", str: "text", Path: "a path"}

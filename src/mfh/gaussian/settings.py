@@ -198,7 +198,7 @@ def check_loss(learning_rate: float, label_weight: float, teacher_weight: float,
     if not learning_rate:
         raise InputError(f"learning_rate is {learning_rate}; it must be positive")
     if not (label_weight or teacher_weight):
-        raise InputError("label_weight and teacher_weight are both 0; one of them must be positive")
+        raise InputError("label_weight and teacher_weight are both 0; make one of them positive")
     if reduction not in ("batchmean", "mean"):
         raise InputError(f"reduction is {reduction!r}; choose 'batchmean' or 'mean'")
 

@@ -72,7 +72,7 @@ class KDLoss:
         if not self.temperature:
             raise InputError(f"temperature is {self.temperature}; it must be positive")
         if not (self.label_weight or self.teacher_weight):
-            raise InputError("label_weight and teacher_weight are both 0; one of them must be positive")
+            raise InputError("label_weight and teacher_weight are both 0; make one of them positive")
 
     def __call__(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor:
         """The loss of one batch, a scalar.
