@@ -60,7 +60,7 @@ def check_fields(owner: Any, *, of: str = "") -> None:
     Raises:
         InputError: A field is not as declared. The message names the field.
     """
-    for name, kind in _kinds(type(owner)).items():
+    for name, kind in _kinds(type(owner)).items():  # type: ignore[arg-type]
         value = getattr(owner, name)
         fitting = checked(f"{name}{of}", value, kind)
         if fitting is not value:
@@ -68,7 +68,7 @@ def check_fields(owner: Any, *, of: str = "") -> None:
 
 
 @functools.cache
-def _kinds(owner: Callable[..., Any]) -> dict[str, Any]:
+def _kinds(owner: type) -> dict[str, Any]:
     kinds = get_type_hints(owner, include_extras=True)
     return {field.name: kinds[field.name] for field in dataclasses.fields(owner)}
 

@@ -131,7 +131,7 @@ def test_names_of_others_are_neither_markup_nor_orders_to_the_terminal(tmp_path,
     (tmp_path / "odd.py").write_text(ODD)
     run("saliency", tmp_path / "odd.py", "--epochs", 1, "--out", folder)
     run("study", tmp_path / "odd.py", "--epochs", 1, "--num-seeds", 1, "--arms", "no-kd", "soft", "--processes", 1,
-        "--out", folder.with_name("[bold]study[/x]"))  # fmt: skip
+        "--out", tmp_path / "[bold]study[/x]")  # fmt: skip
     shown = capsys.readouterr()
     assert "[bold]out[/x]" in shown.out
     assert "[bold]study[/x]" in shown.out

@@ -57,7 +57,10 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(_tell(error))
     except MemoryError:
         sys.exit(_tell(InputError("there is not enough memory for this; choose smaller sizes or fewer processes")))
-    except (SystemExit, GeneratorExit) as error:  # no command ends by itself
+    except BaseException as error:
+        if isinstance(error, Exception):
+            raise  # a bug of mfh, with its traceback
+        # No command ends by itself, so SystemExit and the like come from the user's code.
         sys.exit(_tell(InputError(f"the task's code ended the program ({in_a_line(error)}); let it raise an error")))
 
 

@@ -6,7 +6,7 @@ fitting samples alone, in closed form, by generalised cross-validation (Golub, H
 joint training and no logits: it measures what the student's modality *can* see.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 import torch
@@ -104,7 +104,7 @@ def _num_samples(pairs: Iterable[Any]) -> int:
     if isinstance(pairs, Sequence):
         return sum(len(as_batch(item).target) for item in pairs)
     dataset = getattr(getattr(pairs, "loader", pairs), "dataset", None)
-    return len(dataset) if hasattr(dataset, "__len__") else 0
+    return len(dataset) if isinstance(dataset, Sized) else 0
 
 
 class _Samples:
