@@ -13,7 +13,7 @@ Size = Annotated[int, Bounds(1, 1_000_000)]
 SizeOrNone = Annotated[int, Bounds(0, 1_000_000)]
 Steps = Annotated[int, Bounds(0, 100_000_000)]
 Permutations = Annotated[int, Bounds(1, 1_000_000)] | Literal["exact"]
-Rate = Annotated[float, Bounds(0, 1e6)]
+Rate = Annotated[float, Bounds(0, 1_000_000)]
 # All inputs of one setting and seed, at eight bytes each, are in memory at once: 4 GiB.
 _MOST_NUMBERS = 2**29
 

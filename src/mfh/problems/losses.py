@@ -60,9 +60,9 @@ class KDLoss:
         0.0
     """
 
-    temperature: Annotated[float, Bounds(0, 1e6)] = 1.0
-    label_weight: Annotated[float, Bounds(0, 1e6)] = 1.0
-    teacher_weight: Annotated[float, Bounds(0, 1e6)] = 1.0
+    temperature: Annotated[float, Bounds(0, 1_000_000)] = 1.0
+    label_weight: Annotated[float, Bounds(0, 1_000_000)] = 1.0
+    teacher_weight: Annotated[float, Bounds(0, 1_000_000)] = 1.0
     reduction: Reduction = "batchmean"
     label_loss: LabelLoss | None = None
     divergence: Divergence | None = None
