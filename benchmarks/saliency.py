@@ -6,9 +6,16 @@ Three pairs of convolutional networks, all tapped where the rest of the teacher 
 RAVDESS (12544-1024-128-8, the 128 channels after the second fully connected layer), a smaller pair of the same make,
 and a small pair tapped at its last convolution (128 channels of 20 positions, average-pooled and classified). Batches
 are in memory, so that only networks and statistics are timed. Takes a few minutes.
+
+    python benchmarks/saliency.py --only-probe --report benchmarks/reports/probe-memory-YYYY-MM-DD.md
+
+measures the peak memory of the probe instead, at 5,000 and 50,000 samples.
 """
 
 import argparse
+import multiprocessing
+import resource
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -142,13 +149,56 @@ def measure(name, runs):
     return best
 
 
+class Drawn:
+    """Batches of random pairs that are drawn when they are read, so that they take no memory."""
+
+    def __init__(self, samples, width, channels, batch=250):
+        self.sizes, self.width, self.batch = [batch] * (samples // batch), width, batch
+        self.dataset, self.mix = range(samples), torch.randn(width, channels) / width**0.5
+
+    def __iter__(self):
+        for number, size in enumerate(self.sizes):
+            generator = torch.Generator().manual_seed(number)
+            x = torch.randn(size, self.width, generator=generator)
+            yield x @ self.mix + torch.randn(size, self.mix.shape[1], generator=generator), x, torch.zeros(size)
+
+
+def probe_run(samples, width, channels, threads):
+    """Peak memory in bytes over what the process had before, seconds, and the mean score."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    teacher, student = nn.Sequential(nn.Identity(), nn.Linear(channels, 2)).eval(), nn.Linear(width, 2).eval()
+    probe = {"layer": "0", "score": "probe", "student_layer": "input"}
+    mfh.channel_saliency(teacher, student, Drawn(500, width, channels), **probe)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    wall, _, saliency = seconds(mfh.channel_saliency, teacher, student, Drawn(samples, width, channels), **probe)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024, wall, float(saliency.scores.mean())
+
+
+def probe_memory(say, threads, channels=512):
+    """Each size in a process of its own, because peaks of memory do not fall."""
+    say(f"| samples | student features | peak memory beyond the start, MB | s | mean R² of {channels} channels |")
+    say("| ---: | ---: | ---: | ---: | ---: |")
+    for samples in (5_000, 50_000):
+        for width in (128, 512):
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                peak, wall, score = pool.submit(probe_run, samples, width, channels, threads).result()
+            say(f"| {samples:,} | {width} | {peak / 1e6:.0f} | {wall:.1f} | {score:.12f} |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--report", type=Path, help="markdown file to write")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1, help="one is disturbed least by other work on the machine")
+    parser.add_argument("--only-probe", action="store_true", help="measure the memory of the probe, and nothing else")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.only_probe:
+        say = Report("Saliency: memory of the probe")
+        probe_memory(say, options.threads)
+        say.write(options.report)
+        return
     say = Report("Saliency: speed", f"Least of {options.runs} runs each.")
     say("| networks | forward pass of both, s | exact, s | ratio | of CPU time | sampled, s | whole forwards, s |")
     say("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")

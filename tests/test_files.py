@@ -343,3 +343,16 @@ def test_a_lock_is_not_entered_twice_and_errors_release_it(tmp_path):
         raise RuntimeError
     with locked(tmp_path / "a.lock", wait=False):
         pass
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [("[" * 100_000, "nested too deeply"), ("[1]", "facts of type list"), ("{", "is not a saliency saved by mfh")],
+)
+def test_facts_that_cannot_be_read(tmp_path, facts, said):
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", metadata={"mfh": "saliency", "facts": facts})
+    with pytest.raises(InputError, match=said):
+        load_tensors(tmp_path / "a.safetensors", "saliency")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="nested too deeply"):
+        read_json(tmp_path / "deep.json")

@@ -1,9 +1,27 @@
-"""The one kind of error that a user can cause."""
+"""The one kind of error that a user can cause, and text of others made safe to print."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+# What a terminal may obey instead of showing it: control characters but tab and newline, characters that reverse the
+# direction of writing, further line ends, and halves of characters, which cannot be encoded.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def plain(text: str) -> str:
+    r"""Text that somebody else wrote, safe to print: what a terminal would obey is spelt out.
+
+    Class names, layers, paths and metadata of files may hold control characters. Everything that is printed goes
+    through this function; messages of `InputError` do by themselves.
+
+    Example:
+        >>> print(plain("\x1b[31mred"))
+        \x1b[31mred
+    """
+    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class InputError(ValueError):
@@ -11,12 +29,35 @@ class InputError(ValueError):
 
     The message is one line that says what was given, what was expected and what to do. The command line prints it and
     exits with code 2. Any other exception that leaves `mfh` is a bug of `mfh`.
+
+    Args:
+        message: The message. It may quote what others wrote, see `plain`.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(plain(message))
+
+
+#: What somebody else's code may raise. A call of `sys.exit` in a task file is a mistake like others; Ctrl-C is not.
+FOREIGN = (Exception, SystemExit, GeneratorExit)
 
 
 def in_a_line(error: BaseException) -> str:
     """An exception of somebody else's code as part of a one-line message: its type and the start of its text."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    try:
+        text = str(error)
+    except FOREIGN:
+        text = "(its text cannot be read)"
+    return " ".join(plain(f"{type(error).__name__}: {text}").split())[:300]
+
+
+def shown(value: Any) -> str:
+    """A value that somebody else made as part of a one-line message: the start of its `repr`."""
+    try:
+        text = " ".join(plain(repr(value)).split())
+    except FOREIGN:
+        text = "something without a text"
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 @contextmanager
@@ -39,7 +80,7 @@ def foreign(said: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:
+    except FOREIGN as error:
         raise InputError(f"{said}: {in_a_line(error)}") from error
 
 

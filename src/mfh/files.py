@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mfh.errors import InputError
+from mfh.values import check_fields
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -204,14 +205,23 @@ def read_json(path: str | Path) -> dict[str, Any]:
         InputError: There is no such file, or it does not hold a JSON object.
     """
     try:
-        content = json.loads(read_text(path))
+        content = _parsed(read_text(path))
     except FileNotFoundError:
         raise InputError(f"no file {path}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} is not a readable JSON file ({error})") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a JSON {type(content).__name__}; an object was expected")
     return content
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -453,7 +463,9 @@ def load_fields(made: type[T], path: str | Path, kind: str) -> T:
     """
     tensors, facts = load_tensors(path, kind)
     try:
-        return made(**facts, **{name: tensor.numpy() for name, tensor in tensors.items()})
+        value = made(**facts, **{name: tensor.numpy() for name, tensor in tensors.items()})
+        check_fields(value)
+        return value
     except (TypeError, InputError) as error:
         raise InputError(f"{path} is not a {kind} this version of mfh can read ({error})") from None
 
@@ -480,8 +492,15 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, "Tensor"], dict
             if metadata.get("mfh") != kind:
                 held = metadata.get("mfh", "tensors of another program")
                 raise InputError(f"{path} holds {held}, not a {kind} saved by mfh")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["facts"])  # noqa: SIM118
+            facts = _parsed(metadata["facts"])
+            if not isinstance(facts, dict):
+                raise InputError(
+                    f"{path} holds facts of type {type(facts).__name__}; a {kind} saved by mfh has a mapping"
+                )
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
     except FileNotFoundError:
         raise InputError(f"no file {path}; a {kind} saved by mfh was expected") from None
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError, RecursionError) as error:
+    except InputError:
+        raise
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not a {kind} saved by mfh ({error})") from None

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mfh.errors import plain
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -28,10 +30,11 @@ def track(loop: Iterable[T], description: str, enabled: bool = True) -> Iterable
     """
     if not enabled:
         return loop
+    from rich.markup import escape
     from rich.progress import track as rich_track
 
     total = len(loop) if isinstance(loop, Sized) else None
-    return rich_track(loop, description, total=total, console=_stderr(), transient=True)
+    return rich_track(loop, escape(plain(description)), total=total, console=_stderr(), transient=True)
 
 
 @contextmanager
@@ -60,7 +63,7 @@ def _on_bars(progress: "Progress") -> Show:
 
     def show(name: str, done: int, total: int) -> None:
         if name not in tasks:
-            tasks[name] = progress.add_task(name, total=total)
+            tasks[name] = progress.add_task(plain(name), total=total)
         progress.update(tasks[name], completed=done, total=total)
 
     return show
@@ -81,7 +84,8 @@ def _in_lines(console: "Console") -> Show:
         seconds, fresh = now - began, done - done_before
         rate = f"{fresh / seconds:.3g} per second," if fresh and seconds else ""
         left = f" about {(total - done) * seconds / fresh:.0f} s left" if fresh and done < total else ""
-        console.print(f"{done} of {total} {name}, {rate}{left}".rstrip(", "), highlight=False)
+        line = f"{done} of {total} {plain(name)}, {rate}{left}".rstrip(", ")
+        console.print(line, highlight=False, markup=False)
 
     return show
 
@@ -99,7 +103,13 @@ def progress_bar(console: "Console | None" = None) -> "Progress":
         def render(self, task: Any) -> Text:
             return Text(f"{task.speed:.3g} per second, left:" if task.speed else "")
 
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), Rate(), TimeRemainingColumn())
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}", markup=False),
+        Rate(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=console, transient=True, speed_estimate_period=600)
 
 

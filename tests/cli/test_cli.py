@@ -159,3 +159,53 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
         run("pretrain", TINY, "--out", tmp_path / "file" / "run", "--quiet")
     assert stop.value.code == 2
     assert "file" in capsys.readouterr().err
+
+
+ODD = """
+import tiny_task, dataclasses, torch, sys
+from collections import OrderedDict
+from torch import nn
+
+def teacher():
+    layers = [("first", nn.Linear(8, 12)), ("[/b]\x1b[31m", nn.ReLU()), ("last", nn.Linear(12, 2))]
+    return nn.Sequential(OrderedDict(layers))
+
+def task(seed: int = 0):
+    return dataclasses.replace(tiny_task.task(seed), teacher=teacher, layer="[/b]\x1b[31m", name="[red]\x07")
+
+def ends(seed: int = 0):
+    class Ends(nn.Module):
+        def forward(self, x):
+            sys.exit(0)
+    return dataclasses.replace(tiny_task.task(seed), teacher=Ends)
+"""
+
+
+def test_names_of_others_are_neither_markup_nor_orders_to_the_terminal(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "[bold]out[/x]"
+    (tmp_path / "odd.py").write_text(ODD)
+    run("saliency", tmp_path / "odd.py", "--epochs", 1, "--out", folder)
+    run("study", tmp_path / "odd.py", "--epochs", 1, "--num-seeds", 1, "--arms", "no-kd", "soft", "--processes", 1,
+        "--out", tmp_path / "[bold]study[/x]")  # fmt: skip
+    shown = capsys.readouterr()
+    assert "[bold]out[/x]" in shown.out
+    assert "[bold]study[/x]" in shown.out
+    assert "\\x1b[31m" in shown.out
+    assert not any(sign in shown.out + shown.err for sign in "\x1b\x07")
+    assert all("/" not in path.name and path.is_relative_to(folder) for path in folder.rglob("*"))
+
+
+def test_code_that_ends_the_program_is_an_error_in_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "ending.py").write_text(ODD.replace("def task", "def other").replace("def ends", "def task"))
+    with pytest.raises(SystemExit) as stop:
+        run("pretrain", tmp_path / "ending.py", "--out", tmp_path / "run")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_control_characters_in_arguments_are_refused(capsys):
+    for words in (["study", "\x1b]0;title\x07"], ["saliency", TINY, "--score", "\x1b[31m"]):
+        with pytest.raises(SystemExit) as stop:
+            run(*words)
+        assert stop.value.code == 2
+        assert "\x1b" not in capsys.readouterr().err

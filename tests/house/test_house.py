@@ -18,7 +18,7 @@ import mfh
 
 SOURCE = Path(mfh.__file__).parent
 
-CORE = ["saliency", "networks", "data", "problems", "venn", "parallel", "errors"]
+CORE = ["saliency", "networks", "data", "problems", "venn", "parallel", "values", "errors"]
 MODULES = sorted(module.name for module in pkgutil.walk_packages([str(SOURCE)], "mfh."))
 
 

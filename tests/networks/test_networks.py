@@ -273,3 +273,10 @@ def test_fingerprint():
     model[1].running_mean += 1e-3  # buffers count
     assert print_before != fingerprint(model)
     assert fingerprint(seeded(conv).bfloat16()) != print_before
+
+
+def test_logits_of_whole_numbers_are_refused():
+    from mfh.networks.layers import as_logits
+
+    with pytest.raises(InputError, match="logits of type int64; floating point numbers were expected"):
+        as_logits(torch.zeros(3, 2, dtype=torch.long))

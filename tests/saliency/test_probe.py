@@ -230,3 +230,54 @@ def test_more_of_the_student_shows_more_of_the_teacher():
     assert (few.scores < 0.9).all()
     with pytest.raises(InputError, match="no layer 'nope'"):
         channel_saliency(teacher, narrow, pairs, layer="0", score="probe", student_layer=["input", "nope"])
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+@pytest.mark.parametrize("told", [None, 300, 240, 12])
+def test_sums_give_the_scores_that_all_samples_give(monkeypatch, offset, told):
+    """Whatever number of samples the loader tells: the right one, none, too many, or too few."""
+
+    class Loader:
+        def __init__(self):
+            x = randn(240, 12, seed=1)
+            z = torch.cat([x[:, :6] @ randn(6, 3, seed=2), randn(240, 3, seed=3), torch.ones(240, 1)], 1) + offset
+            self.batches = [(z[i : i + 50], x[i : i + 50], torch.zeros(len(x[i : i + 50]))) for i in range(0, 240, 50)]
+            if told is not None:
+                self.dataset = range(told)
+
+        def __iter__(self):
+            return iter(self.batches)
+
+    taken = []
+    for kind in (probe._Sums, probe._Samples):
+
+        def scores(self, track, kind=kind, whole=kind.scores):
+            taken.append(kind)
+            return whole(self, track)
+
+        monkeypatch.setattr(kind, "scores", scores)
+    teacher, student = nn.Sequential(nn.Identity(), nn.Linear(7, 2)), nn.Linear(12, 2)
+    options = {"layer": "0", "score": "probe", "student_layer": "input"}
+    found = channel_saliency(teacher, student, Loader(), **options)
+    assert taken == [probe._Samples if told in (None, 12) else probe._Sums]
+    monkeypatch.setattr(probe, "_SAMPLES_PER_FEATURE", 1000)
+    expected = channel_saliency(teacher, student, Loader(), **options)
+    assert taken[-1] is probe._Samples
+    assert np.ptp(expected.scores) > 0.3
+    assert found.scores[-1] == 0
+    for name in ("scores", "standard_error", "means"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-9, atol=1e-12)
+    assert found.baseline == expected.baseline
+    assert found.samples == 240
+
+
+def test_sums_equal_brute_force():
+    x, y = problem(100, 8, 3)
+    sums = probe._Sums(x, y, probe._folds(100, 5, 3))
+    for start in range(0, 100, 30):
+        sums.add(x[start : start + 30], y[start : start + 30])
+    scores, error = sums.scores(iter)
+    expected, expected_error = brute_force(x, y, seed=3)
+    assert np.ptp(expected) > 0.3
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+    np.testing.assert_allclose(error, expected_error, atol=1e-6)

@@ -11,7 +11,7 @@ import mfh
 from mfh.errors import InputError, refuse_difference
 from mfh.reporting import report
 from mfh.reporting.classes import recalls
-from mfh.studies.folder import MOST_CLASSES, Run, SeedFolder
+from mfh.studies.folder import MOST_CLASSES, Run, SeedFolder, safe_name
 from mfh.studies.grid import COLUMNS, Cell
 
 SOFT, NONE = Cell("soft", "probe", layer="1"), Cell("no-kd")
@@ -151,3 +151,12 @@ def test_names_of_files_in_a_run_folder_stand_in_one_module():
         strings = re.findall(r'"([^"\n]*)"', path.read_text(encoding="utf-8"))
         known = {name for name in names if name in strings}
         assert path.relative_to(source).as_posix() == "studies/folder.py" or not known, (path, known)
+
+
+@pytest.mark.parametrize("layer", ["../../x", "a/b", "x" * 5000, "\x1b[31m", "\udc80", "naïve", "NUL", "a:b"])
+def test_any_layer_makes_a_file_name(tmp_path, layer):
+    name = safe_name(f"saliency-{layer}")
+    assert len(name.encode()) < 200
+    assert Path(name).name == name
+    (tmp_path / name).write_text("")
+    assert safe_name(f"saliency-{layer}y") != name

@@ -291,7 +291,7 @@ def test_a_choice_may_be_one_of_weights(tmp_path):
     ("change", "message"),
     [
         ({"weights": [(0, 0)]}, "one of them positive"),
-        ({"weights": [(-1, 1)]}, "at least 0"),
+        ({"weights": [(-1, 1)]}, "label_weight is -1.0; choose 0 to 1000000"),
         ({"loss": {"teacher_weight": 2.0}}, "teacher_weight is 2.0, and weights are to be compared"),
         ({"loss": lambda student, teacher, target: student.mean()}, "a loss of its own"),
     ],

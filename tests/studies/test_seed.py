@@ -110,6 +110,29 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda weights: {name: value * torch.nan for name, value in weights.items()}, "0.weight is NaN or infinite"),
+        (lambda weights: {**weights, "2.bias": torch.tensor([0.0, torch.inf])}, "2.bias is NaN or infinite"),
+        (lambda weights: {name: value.long() for name, value in weights.items()}, "0.weight is int64; floating point"),
+        (lambda weights: {name: value + 0j for name, value in weights.items()}, "0.weight is complex64; floating"),
+        (lambda weights: dict(enumerate(weights.values())), "is no state_dict; a mapping from parameter names"),
+        (lambda weights: dict.fromkeys(weights, 3), "0.weight is of type int; a tensor was expected"),
+    ],
+)
+def test_weights_that_pytorch_would_load_in_silence_or_choke_on(tmp_path, change, said):
+    torch.save(change(tiny_task.teacher().state_dict()), tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=said) as error:
+        load_weights(tiny_task.teacher(), tmp_path / "weights.pt")
+    assert "\n" not in str(error.value)
+
+
+def test_weights_in_half_precision_are_taken(tmp_path):
+    torch.save({"state_dict": tiny_task.teacher().half().state_dict()}, tmp_path / "weights.pt")
+    assert load_weights(tiny_task.teacher(), tmp_path / "weights.pt")[0].weight.dtype == torch.float32
+
+
 def test_a_saliency_made_with_other_options_is_not_taken_for_this_one(tmp_path):
     made = Seed(tiny_task.task(), 0, Settings.of(permutations=3), SeedFolder(tmp_path, 0))
     made.saliency("distance")

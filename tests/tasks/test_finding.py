@@ -37,6 +37,8 @@ def test_data_are_redrawn_per_seed_and_the_same_for_the_same_seed():
         ("def task():\n    return 3\n", "returned a int"),
         ("import nowhere_at_all\n", "cannot be run: ModuleNotFoundError"),
         ("def task(:\n", "cannot be run: SyntaxError"),
+        ("import sys\nsys.exit(0)\n", "cannot be run: SystemExit: 0"),
+        ("import sys\ndef task():\n    sys.exit(0)\n", "failed: SystemExit: 0"),
     ],
 )
 def test_a_task_file_that_cannot_be_used_is_one_line_with_its_name(tmp_path, content, said):

@@ -397,12 +397,12 @@ ADAM = torch.optim.Adam(PARAMETERS)
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"epochs": "3"}, "epochs is '3', of type str; a whole number of at least 1"),
+        ({"epochs": "3"}, "epochs is '3', of type str; a whole number from 1 to 1000000 was expected"),
         ({"epochs": 2.5}, "epochs is 2.5, of type float; a whole number"),
         ({"epochs": 1e20}, r"epochs is 1e\+20, of type float; a whole number"),
         ({"epochs": True}, "epochs is True, of type bool; a whole number"),
         ({"batch_size": None}, "batch_size is None, of type NoneType"),
-        ({"patience": "2"}, "patience is '2', .*or None for no early stopping"),
+        ({"patience": "2"}, "patience is '2', .*a whole number from 1 to 1000000 or None was expected"),
         ({"compile": "yes"}, "compile is 'yes'; choose True or False"),
         ({"precision": "half"}, "precision is 'half'; choose '32-true', 'bf16-mixed' or '16-mixed'"),
         ({"precision": 64}, "precision is 64; choose"),

@@ -14,7 +14,7 @@ import tyro
 
 import mfh
 from mfh.cli import options as opt
-from mfh.errors import InputError
+from mfh.errors import InputError, in_a_line, plain, shown
 from mfh.files import OwnFileError
 from mfh.parallel.torchrun import is_first, launched
 from mfh.tasks.finding import ARRAY_FILES
@@ -36,27 +36,54 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run one command; errors a user can cause end in one line and exit code 2."""
     given = sys.argv[1:] if args is None else list(args)
     with _heard_once():
+        strange = next((word for word in given if _is_strange(word)), None)
+        if strange is not None:
+            sys.exit(_tell(InputError(f"an argument is {shown(strange)}; leave the control characters out")))
         if given == ["--version"]:
             print(f"mfh {mfh.__version__}")  # noqa: T201
             return
         options: Any = tyro.cli(opt.Command, prog="mfh", description=_DESCRIPTION, args=args)
         if launched() > 1 and type(options) not in _TOGETHER:
             sys.exit(_tell(InputError(_ALONE)))
-    logging.basicConfig(format="mfh: %(message)s", level=logging.ERROR if options.quiet else logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Plain("mfh: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.ERROR if options.quiet else logging.WARNING)
     if not options.quiet:
         logging.getLogger("mfh").setLevel(logging.INFO if is_first() else logging.ERROR)
     if any(word.split("=")[0] == "--modality" for word in given):
         logging.getLogger("mfh").warning("--modality is deprecated; use --role")
     try:
         with _working_together(options):
-            run_command(options)
+            code = run_command(options)
     except (InputError, OSError, KeyboardInterrupt) as error:
         sys.exit(_tell(error, resumes=not isinstance(options, opt.Check)))
+    except MemoryError:
+        sys.exit(_tell(InputError("there is not enough memory for this; choose smaller sizes or fewer processes")))
+    except BaseException as error:
+        if isinstance(error, Exception):
+            raise  # a bug of mfh, with its traceback
+        # No command ends by itself, so SystemExit and the like come from the user's code.
+        sys.exit(_tell(InputError(f"the task's code ended the program ({in_a_line(error)}); let it raise an error")))
+    if code:
+        sys.exit(code)
 
 
-def run_command(options: Any) -> None:
-    """Run the command that these options belong to."""
-    _COMMANDS[type(options)](options)
+class _Plain(logging.Formatter):
+    """Log lines that may quote what others wrote."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record))
+
+
+def _is_strange(word: str) -> bool:
+    """Whether the terminal would obey an argument where it is repeated; file names in other encodings may be."""
+    return plain(word) != word and not any("\ud800" <= sign <= "\udfff" for sign in word)
+
+
+def run_command(options: Any) -> int | None:
+    """Run the command that these options belong to; returns its exit code, or None for 0."""
+    code: int | None = _COMMANDS[type(options)](options)
+    return code
 
 
 def _tell(error: BaseException, resumes: bool = True) -> int:
@@ -79,7 +106,7 @@ def _tell(error: BaseException, resumes: bool = True) -> int:
     else:
         traceback.print_exception(error)
         return 1
-    print(f"mfh: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    print(f"mfh: {' '.join(plain(message).split())}", file=sys.stderr)  # noqa: T201
     return code
 
 
@@ -128,6 +155,11 @@ def _console(width: int = 160) -> "Console":
     return Console(highlight=False, soft_wrap=True, width=width, quiet=not is_first())
 
 
+def _say(text: object) -> None:
+    """Print text that may quote what others wrote: no markup, and no control characters."""
+    _console().print(plain(str(text)), markup=False)
+
+
 def _demo(options: opt.Demo) -> None:
     from mfh.studies.settings import Settings
 
@@ -160,13 +192,12 @@ def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
     from mfh.studies.folder import Run
     from mfh.studies.running import study
 
-    console = _console()
     study(out=out, progress=not quiet, **arguments)
     run = Run(out)
     _note_command(run)
     page = report(run)
-    _print_study(console, run)
-    console.print(f"\nReport: {page}", markup=False)
+    _print_study(run)
+    _say(f"\nReport: {page}")
 
 
 def _note_command(run: "Run") -> None:
@@ -188,23 +219,27 @@ def _repeat_command(num_seeds: int) -> str:
     return shlex.join(["mfh", *words])
 
 
-def _print_study(console: "Console", run: "Run") -> None:
+def _print_study(run: "Run") -> None:
     from mfh.reporting.summary import arms_table, finding, recommendation
 
-    _print_table(console, arms_table(run.summary))
-    console.print(f"\n{finding(run.summary)}", markup=False)
+    _print_table(arms_table(run.summary))
+    _say(f"\n{finding(run.summary)}")
     if run.selection is not None:
-        console.print(recommendation(run.selection, run.scale), markup=False)
+        _say(recommendation(run.selection, run.scale))
 
 
-def _print_table(console: "Console", content: "PageTable") -> None:
-    from rich.markup import escape
-    from rich.table import Table
+def _print_table(content: "PageTable", width: int = 160) -> None:
+    from rich.table import Column, Table
+    from rich.text import Text
 
-    table = Table(*map(escape, content.columns), title=escape(content.caption), title_justify="left")
+    def cells(texts: Sequence[str]) -> list[Text]:
+        return [Text(plain(text)) for text in texts]
+
+    headings = [Column(header=heading) for heading in cells(content.columns)]
+    table = Table(*headings, title=Text(plain(content.caption)), title_justify="left")
     for row in content.rows:
-        table.add_row(*map(escape, row))
-    console.print(table)
+        table.add_row(*cells(row))
+    _console(width).print(table)
 
 
 def _pretrain(options: opt.Pretrain) -> None:
@@ -215,9 +250,7 @@ def _pretrain(options: opt.Pretrain) -> None:
 def _align(options: opt.Align) -> None:
     with _opened(options) as made:
         if not made.protocol.joint:
-            _console().print(
-                "this protocol has no joint step: the networks trained on labels stand for the aligned pair"
-            )
+            _say("this protocol has no joint step: the networks trained on labels stand for the aligned pair")
         _report_metric(made, made.networks.aligned("teacher"), "teacher", "aligned-teacher")
         _report_metric(made, made.networks.aligned("student"), "student", "aligned-student")
 
@@ -228,7 +261,7 @@ def _report_metric(made: "Seed", trained: "Trained", role: "Role", key: "Network
     assert made.folder is not None
     path = made.folder.network_file(key)
     place = f", in {path}" if path.exists() else ""  # none was written of a network that was given
-    _console().print(f"{path.stem}: validation {scale.words} {value}{note}{place}", markup=False)
+    _say(f"{path.stem}: validation {scale.words} {value}{note}{place}")
 
 
 def _saliency(options: opt.Saliency) -> None:
@@ -244,7 +277,7 @@ def _saliency(options: opt.Saliency) -> None:
         auroc = None if options.layer else made.auroc(options.score)
         if auroc is not None:
             lines.append(f"AUROC against the known truth: {auroc:.3f}")
-        _console().print("\n".join([*lines, f"in {path}, picture {picture}"]), markup=False)
+        _say("\n".join([*lines, f"in {path}, picture {picture}"]))
 
 
 def _distill(options: opt.Distill) -> None:
@@ -277,14 +310,13 @@ def _diagnose(options: opt.Diagnose) -> None:
         settings=options.settings(),
         progress=_shows_progress(options),
     )
-    console = _console()
     for content in diagnosis_tables(diagnosis):
-        _print_table(console, content)
-    console.print(diagnosis_verdict(diagnosis), markup=False)
-    console.print(f"\nReport: {report(out)}", markup=False)
+        _print_table(content)
+    _say(diagnosis_verdict(diagnosis))
+    _say(f"\nReport: {report(out)}")
 
 
-def _check(options: opt.Check) -> None:
+def _check(options: opt.Check) -> int:
     from mfh.files import write_table
     from mfh.reporting.items import class_table, item_table, totals
     from mfh.tasks.finding import find_task
@@ -292,19 +324,17 @@ def _check(options: opt.Check) -> None:
 
     task = find_task(options.task, options.dataset).make(options.seed)
     found = find(task, seed=options.seed, num_workers=options.workers, progress=not options.quiet)
-    console = _console(width=80)
     for content in (item_table(found), class_table(found, task.facts.get("classes", ()))):
         if content is not None:
-            _print_table(console, content)
+            _print_table(content, width=80)
     for sentence in found.odd:
-        console.print(f"odd: {sentence}", markup=False)
-    console.print(totals(found), markup=False)
+        _say(f"odd: {sentence}")
+    _say(totals(found))
     if options.out is not None:
         rows = [{"split": split, "index": index, "reason": reason} for (split, index), reason in found.bad.items()]
         write_table(options.out, ("split", "index", "reason"), rows)
-        console.print(f"Table: {options.out}", markup=False)
-    if found.bad:
-        sys.exit(1)
+        _say(f"Table: {options.out}")
+    return 1 if found.bad else 0
 
 
 def _gauss(options: opt.Gauss) -> None:
@@ -337,15 +367,14 @@ def _gauss(options: opt.Gauss) -> None:
         )
     _note_command(Run(out))
     page = report(out)
-    console = _console()
     for name, frame in frames.items():
         if name == "modify-gamma":
-            console.print(table_2(frame), markup=False)
+            _say(table_2(frame))
         else:
-            console.print(summary(frame).to_string(index=False, float_format="%.2f"), markup=False)
-        console.print()
-    console.print(gaussian_verdict(frames), markup=False)
-    console.print(f"\nReport: {page}", markup=False)
+            _say(summary(frame).to_string(index=False, float_format="%.2f"))
+        _say("")
+    _say(gaussian_verdict(frames))
+    _say(f"\nReport: {page}")
 
 
 def _prepare(options: opt.Prepare) -> None:
@@ -355,20 +384,17 @@ def _prepare(options: opt.Prepare) -> None:
 
         settings = VggsoundSizes(**vars(given.pop("sizes")))
         given |= {"settings": settings, "shard": _part(options.dataset.shard)}
-        _console().print(vggsound.prepare(**given), markup=False)
+        _say(vggsound.prepare(**given))
         return
     from mfh.tasks.ravdess.prepare import prepare
 
     made = prepare(**given | {"features": RavdessFeatures(**vars(given["features"]))})
-    console = _console()
     counts = ", ".join(f"{count} {split}" for split, count in made.counts.items())
-    console.print(
-        f"{sum(made.counts.values())} clips ({counts}){'' if made.fresh else ', prepared before'}", markup=False
-    )
+    _say(f"{sum(made.counts.values())} clips ({counts}){'' if made.fresh else ', prepared before'}")
     if made.skipped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(made.skipped.items()))
-        console.print(f"not used: {reasons}; see {made.folder / 'skipped.csv'}", markup=False)
-    console.print(f"next: mfh study ravdess --data {made.folder}", markup=False)
+        _say(f"not used: {reasons}; see {made.folder / 'skipped.csv'}")
+    _say(f"next: mfh study ravdess --data {made.folder}")
 
 
 def _part(text: str | None) -> tuple[int, int] | None:
@@ -384,7 +410,7 @@ def _report(options: opt.Report) -> None:
     from mfh.reporting import report
 
     page = report(*options.runs, out=options.out, format=options.format, figures=options.figures, style=options.style)
-    _console().print(f"Report: {page}")
+    _say(f"Report: {page}")
 
 
 def _opened(options: opt.TaskCommand, *, keep_students: bool = False) -> "AbstractContextManager[Seed]":

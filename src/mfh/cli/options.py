@@ -27,6 +27,7 @@ from mfh.studies.settings import (
 )
 from mfh.tasks.finding import TaskArguments
 from mfh.tasks.sizes import RavdessOptions, VggsoundOptions
+from mfh.values import AddSeeds, NumSeeds, RandomSeed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +51,8 @@ class TaskCommand(RunCommand):
     """Options of every command that works on a task."""
 
     task: Annotated[Positional[str], arg(metavar="TASK")]
-    """Task: a shipped one (digits, htad, numerals, smartwatch, ravdess, vggsound), path/to/file.py with a function
-    task(), package.module:function, or paired arrays in a file (.npz, .parquet or .csv)."""
-    seed: int = 0
+    """Task: a shipped one (digits, htad, numerals, ...), file.py, package.module:function, or .npz, .parquet, .csv."""
+    seed: RandomSeed = 0
     """Random seed of data, initial weights, order of data and permutations; a study's first seed."""
     dataset: OmitArgPrefixes[TaskArguments] = field(default_factory=TaskArguments)
     training: OmitArgPrefixes[Training] = field(default_factory=Training)
@@ -75,7 +75,7 @@ class TaskCommand(RunCommand):
 class Demo(Processes, RunCommand):
     """Run the main job on the shipped task digits: all arms, several seeds, table, finding and report."""
 
-    num_seeds: int = 6
+    num_seeds: NumSeeds = 6
     """Number of random seeds, each with its own data."""
 
 
@@ -138,9 +138,9 @@ class Study(TaskCommand):
     """Pairs of label weight and teacher weight to compare, for instance 1 1 0 1 1 3 (default: the loss's own pair)."""
     label_fractions: Annotated[tuple[float, ...], Unset] = ()
     """Shares of the training labels to compare, for instance 0.05 0.2 1 (default: all labels)."""
-    num_seeds: int = 5
+    num_seeds: NumSeeds = 5
     """Number of random seeds, from --seed on."""
-    add_seeds: int = 0
+    add_seeds: AddSeeds = 0
     """Add this many seeds to those already in the run folder."""
     select: bool = False
     """Choose arm, ratio, layer, score and weights on validation data; read the test split only for the chosen ones."""
@@ -186,7 +186,7 @@ class PrepareRavdess(Processes, Quiet):
     """Layout of SOURCE: archives (official files) or features (the authors' aud_features, vid_features, data_file)."""
     split: str = "actors"
     """Split: actors (no actor in two splits), random (actors mixed), or a CSV file (id,split or actor,split)."""
-    seed: int = 0
+    seed: RandomSeed = 0
     """Random seed of the split random."""
     features: OmitArgPrefixes[RavdessOptions] = field(default_factory=RavdessOptions)
 
@@ -253,7 +253,7 @@ class Gauss(RunCommand):
 
     experiment: Positional[Literal["vary-gamma", "vary-alpha", "modify-gamma", "all"]]
     """Experiment to run: Figure 2, Figure 3 or Table 2 of the paper, or all three."""
-    num_seeds: int = 10
+    num_seeds: NumSeeds = 10
     """Number of data sets in each setting."""
     first_seed: Count = None
     """First of the consecutive random seeds (published: 0, for modify-gamma 42)."""

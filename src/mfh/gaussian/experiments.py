@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mfh.errors import InputError
 from mfh.gaussian.saliency import input_saliency
 from mfh.gaussian.sampling import published_modification, published_sweep
-from mfh.gaussian.settings import ModifyGamma, Training, VaryAlpha, VaryGamma, whole
+from mfh.gaussian.settings import ModifyGamma, Training, VaryAlpha, VaryGamma
 from mfh.gaussian.solver import Classifiers, Device, fit, fit_jointly, initial_classifiers
 from mfh.gaussian.worlds import World
+from mfh.values import NumSeeds, RandomSeed, checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,11 +138,9 @@ def _collect(
     progress: Progress | None,
 ) -> "pd.DataFrame":
     """Run an experiment on one chunk of seeds after the other."""
-    whole("num_seeds", num_seeds, least=1)
-    whole("first_seed", first_seed, least=0)
-    whole("chunk_size", chunk_size, least=1)
-    if first_seed + num_seeds >= 2**32:
-        raise InputError(f"first_seed is {first_seed}; seeds must stay below {2**32 - 1}")
+    checked("num_seeds", num_seeds, NumSeeds)
+    checked("first_seed", first_seed, RandomSeed)
+    checked("chunk_size", chunk_size, NumSeeds)
     import pandas as pd
 
     rows, found = [], []

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from mfh.errors import InputError, close_names, refuse_difference
 from mfh.files import atomic_write, read_frame
 from mfh.gaussian import experiments as gaussian_experiments
-from mfh.gaussian.settings import ModifyGamma, VaryAlpha, VaryGamma, whole
+from mfh.gaussian.settings import ModifyGamma, VaryAlpha, VaryGamma
 from mfh.studies.folder import Run
 from mfh.studies.provenance import environment
+from mfh.values import NumSeeds, RandomSeed, checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,9 +127,8 @@ def resolve(
     """
     if isinstance(experiments, str) or not experiments:
         raise InputError(f"experiments is {experiments!r}; a list of {', '.join(EXPERIMENTS)} was expected")
-    whole("num_seeds", num_seeds, least=1)
-    if first_seed is not None:
-        whole("first_seed", first_seed, least=0)
+    checked("num_seeds", num_seeds, NumSeeds)
+    checked("first_seed", first_seed, RandomSeed | None)
     given = {name: value for name, value in (options or {}).items() if value is not None}
     unused = set(given)
     resolved: dict[str, Any] = {}

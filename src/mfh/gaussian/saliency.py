@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mfh.errors import InputError
-from mfh.gaussian.settings import whole
+from mfh.gaussian.settings import Permutations
+from mfh.values import checked
 
 Array = NDArray[np.float64]
 
@@ -50,7 +51,7 @@ def input_saliency(
             "(K, d), (n, d) and (n, K) were expected"
         )
     if permutations != "exact":
-        whole("permutations", permutations, least=1, otherwise=" or 'exact'")
+        checked("permutations", permutations, Permutations)
     residual = inputs @ weight.T + bias - student_logits
     squared_norm = (weight**2).sum(axis=0)
     if permutations == "exact":

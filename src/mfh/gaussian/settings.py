@@ -1,11 +1,21 @@
 """Settings of the three experiments. The defaults are the published ones."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from mfh.errors import InputError
 from mfh.gaussian.worlds import World, world_of
+from mfh.values import Bounds, check_fields, checked
 from mfh.venn import ModalityVenn
+
+#: A number of pairs, inputs or decisive inputs.
+Size = Annotated[int, Bounds(1, 1_000_000)]
+SizeOrNone = Annotated[int, Bounds(0, 1_000_000)]
+Steps = Annotated[int, Bounds(0, 100_000_000)]
+Permutations = Annotated[int, Bounds(1, 1_000_000)] | Literal["exact"]
+Rate = Annotated[float, Bounds(0, 1_000_000)]
+# All inputs of one setting and seed, at eight bytes each, are in memory at once: 4 GiB.
+_MOST_NUMBERS = 2**29
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,21 +33,27 @@ class Training:
         reduction: Reduction of the divergence as in `mfh.KDLoss`. "mean" (as published) divides it by the two classes.
 
     Raises:
-        InputError: A size is not a whole number from 1, or a weight or the learning rate is out of range.
+        InputError: A setting has the wrong type or is out of range, or all inputs together are too many.
     """
 
-    num_train: int = 200
-    num_test: int = 1000
-    student_dim: int = 50
-    steps: int = 1000
-    learning_rate: float = 0.1
-    label_weight: float = 1.0
-    teacher_weight: float = 1.0
+    num_train: Size = 200
+    num_test: Size = 1000
+    student_dim: Size = 50
+    steps: Steps = 1000
+    learning_rate: Rate = 0.1
+    label_weight: Rate = 1.0
+    teacher_weight: Rate = 1.0
     reduction: Literal["batchmean", "mean"] = "mean"
 
     def __post_init__(self) -> None:
-        for name in ("num_train", "num_test", "student_dim", "steps"):
-            whole(name, getattr(self, name), least=1)
+        check_fields(self)
+        width = max(self.student_dim, getattr(self, "teacher_dim", 1), getattr(self, "num_decisive", 1))
+        numbers = max(self.num_train, self.num_test) * width
+        if numbers > _MOST_NUMBERS:
+            raise InputError(
+                f"{max(self.num_train, self.num_test)} pairs with {width} inputs are {numbers} numbers; choose sizes "
+                f"with at most {_MOST_NUMBERS}"
+            )
         check_loss(self.learning_rate, self.label_weight, self.teacher_weight, self.reduction)
 
 
@@ -55,15 +71,13 @@ class VaryGamma(Training):
         teacher_dim: Width of the teacher's input.
     """
 
-    decisive: int = 10
-    overlaps: tuple[int, ...] = (0, 2, 4, 6, 8, 10)
-    teacher_dim: int = 25
+    decisive: Size = 10
+    overlaps: tuple[SizeOrNone, ...] = (0, 2, 4, 6, 8, 10)
+    teacher_dim: Size = 25
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole("decisive", self.decisive, least=1)
-        whole("teacher_dim", self.teacher_dim, least=1)
-        _each("overlaps", self.overlaps, least=0)
+        _refuse_empty("overlaps", self.overlaps)
         for overlap in self.overlaps:
             if overlap > self.decisive:
                 raise InputError(
@@ -103,17 +117,14 @@ class VaryAlpha(Training):
         teacher_dim: Width of the teacher's input.
     """
 
-    general: int = 10
-    teacher_only: tuple[int, ...] = (0, 10, 20, 30, 40)
-    num_decisive: int = 50
-    teacher_dim: int = 50
+    general: Size = 10
+    teacher_only: tuple[SizeOrNone, ...] = (0, 10, 20, 30, 40)
+    num_decisive: Size = 50
+    teacher_dim: Size = 50
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole("general", self.general, least=1)
-        whole("teacher_dim", self.teacher_dim, least=1)
-        whole("num_decisive", self.num_decisive, least=1)
-        _each("teacher_only", self.teacher_only, least=0)
+        _refuse_empty("teacher_only", self.teacher_only)
         most = self.general + max(self.teacher_only)
         if most > self.num_decisive:
             raise InputError(
@@ -150,29 +161,17 @@ class ModifyGamma(Training):
         joint_momentum: Momentum of Algorithm 1's joint training.
     """
 
-    counts: tuple[tuple[int, int], ...] = ((15, 5), (10, 5), (10, 10), (10, 20), (10, 30))
-    teacher_dim: int = 50
-    permutations: int | Literal["exact"] = "exact"
-    joint_learning_rate: float = 0.01
-    joint_momentum: float = 0.9
+    counts: tuple[tuple[SizeOrNone, Size], ...] = ((15, 5), (10, 5), (10, 10), (10, 20), (10, 30))
+    teacher_dim: Size = 50
+    permutations: Permutations = "exact"
+    joint_learning_rate: Rate = 0.01
+    joint_momentum: Annotated[float, Bounds(0, 1, below=True)] = 0.9
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole("teacher_dim", self.teacher_dim, least=1)
-        if not self.counts:
-            raise InputError("counts is empty; give at least one pair (teacher-only, general)")
-        for pair in self.counts:
-            if len(pair) != 2:
-                raise InputError(f"counts has {pair!r}; a pair (teacher-only, general) was expected")
-            whole("the teacher-only number of counts", pair[0], least=0)
-            whole("the general number of counts", pair[1], least=1)
-        if self.permutations != "exact":
-            whole("permutations", self.permutations, least=1, otherwise=" or 'exact'")
-        if not (self.joint_learning_rate > 0 and 0 <= self.joint_momentum < 1):
-            raise InputError(
-                f"joint_learning_rate is {self.joint_learning_rate} and joint_momentum {self.joint_momentum}; "
-                "the rate must be positive and the momentum from 0 to below 1"
-            )
+        _refuse_empty("counts", self.counts)
+        if not self.joint_learning_rate:
+            raise InputError("joint_learning_rate is 0; it must be positive")
         _ = self.worlds
 
     @property
@@ -188,34 +187,22 @@ class ModifyGamma(Training):
         )
 
 
-def whole(name: str, value: Any, *, least: int, otherwise: str = "") -> None:
-    """Raise InputError unless a value is a whole number from `least`.
-
-    Args:
-        name: Name of the value in the message.
-        value: Value to check.
-        least: Smallest allowed value.
-        otherwise: What else is allowed, as words that end the expectation in the message.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name} is {value!r}; a whole number from {least}{otherwise} was expected")
-
-
 def check_loss(learning_rate: float, label_weight: float, teacher_weight: float, reduction: str) -> None:
     """Raise InputError unless the learning rate is positive, a weight is positive and the reduction is known."""
-    if not learning_rate > 0:
+    for name, value in (
+        ("learning_rate", learning_rate),
+        ("label_weight", label_weight),
+        ("teacher_weight", teacher_weight),
+    ):
+        checked(name, value, Rate)
+    if not learning_rate:
         raise InputError(f"learning_rate is {learning_rate}; it must be positive")
-    if not (label_weight >= 0 and teacher_weight >= 0 and label_weight + teacher_weight > 0):
-        raise InputError(
-            f"label_weight is {label_weight} and teacher_weight {teacher_weight}; "
-            "both must be at least 0 and one of them positive"
-        )
+    if not (label_weight or teacher_weight):
+        raise InputError("label_weight and teacher_weight are both 0; make one of them positive")
     if reduction not in ("batchmean", "mean"):
         raise InputError(f"reduction is {reduction!r}; choose 'batchmean' or 'mean'")
 
 
-def _each(name: str, values: tuple[int, ...], *, least: int) -> None:
+def _refuse_empty(name: str, values: tuple[Any, ...]) -> None:
     if not values:
-        raise InputError(f"{name} is empty; give at least one number")
-    for value in values:
-        whole(f"a number of {name}", value, least=least)
+        raise InputError(f"{name} is empty; give at least one value")

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mfh.errors import InputError
-from mfh.gaussian.settings import check_loss, whole
+from mfh.gaussian.settings import Steps, check_loss
+from mfh.values import checked
 
 Array = NDArray[np.float64]
 Device = str
@@ -113,7 +114,7 @@ def fit(
     Raises:
         InputError: Shapes do not fit together, an option is out of range, or there is no GPU for "cuda".
     """
-    whole("steps", steps, least=0)
+    checked("steps", steps, Steps)
     check_loss(learning_rate, label_weight, teacher_weight, reduction)
     num_groups, num_samples, dim = inputs.shape
     if target.shape != (num_groups, num_samples):
@@ -230,6 +231,8 @@ def _difference(weight: Array, bias: Array) -> tuple[Array, Array]:
 
 
 def _from_difference_and_sum(weight: Array, bias: Array, weight_sum: Array, bias_sum: Array) -> Classifiers:
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise InputError("the linear models diverged; choose a smaller learning rate or smaller loss weights")
     return Classifiers(
         np.stack([weight_sum - weight, weight_sum + weight], axis=2) / 2,
         np.stack([bias_sum - bias, bias_sum + bias], axis=2) / 2,

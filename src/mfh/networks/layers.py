@@ -119,7 +119,7 @@ def as_logits(output: Any) -> Tensor:
     """The logits in a network's output: the output itself, or its `.logits`.
 
     Raises:
-        InputError: The output is something else, or it has no class dimension.
+        InputError: The output is something else, has no class dimension, or is of whole numbers.
     """
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor):
@@ -132,6 +132,9 @@ def as_logits(output: Any) -> Tensor:
             f"a network returned logits of shape {tuple(logits.shape)}; (N, K) with one column per class was expected; "
             "wrap the network in a module that returns its logits"
         )
+    if not logits.is_floating_point():
+        kind = str(logits.dtype).removeprefix("torch.")
+        raise InputError(f"a network returned logits of type {kind}; floating point numbers were expected")
     return logits
 
 

@@ -7,13 +7,14 @@ training loop.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mfh.errors import InputError
+from mfh.values import Bounds, check_fields
 
 Reduction = Literal["batchmean", "mean"]
 #: A function (logits, target) -> scalar.
@@ -60,23 +61,19 @@ class KDLoss:
         0.0
     """
 
-    temperature: float = 1.0
-    label_weight: float = 1.0
-    teacher_weight: float = 1.0
+    temperature: Annotated[float, Bounds(0, 1_000_000)] = 1.0
+    label_weight: Annotated[float, Bounds(0, 1_000_000)] = 1.0
+    teacher_weight: Annotated[float, Bounds(0, 1_000_000)] = 1.0
     reduction: Reduction = "batchmean"
     label_loss: LabelLoss | None = None
     divergence: Divergence | None = None
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
+        check_fields(self)
+        if not self.temperature:
             raise InputError(f"temperature is {self.temperature}; it must be positive")
-        if not (self.label_weight >= 0 and self.teacher_weight >= 0 and self.label_weight + self.teacher_weight > 0):
-            raise InputError(
-                f"label_weight is {self.label_weight} and teacher_weight {self.teacher_weight}; "
-                "both must be at least 0 and one of them positive"
-            )
-        if self.reduction not in ("batchmean", "mean"):
-            raise InputError(f"reduction is {self.reduction!r}; choose 'batchmean' or 'mean'")
+        if not (self.label_weight or self.teacher_weight):
+            raise InputError("label_weight and teacher_weight are both 0; make one of them positive")
 
     def __call__(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor:
         """The loss of one batch, a scalar.

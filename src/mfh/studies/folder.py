@@ -45,6 +45,9 @@ FORMAT = 2
 #: With more classes than this, only correct and wrong predictions are counted: a larger matrix shows nothing.
 MOST_CLASSES = 50
 
+# File systems allow 255 bytes; an ending, the digest of a checkpoint and a temporary name are added.
+_LONGEST_NAME = 150
+
 _CONFIG, _ENVIRONMENT, _RESULTS = "config.json", "environment.json", "results.csv"
 _SELECTION, _DIAGNOSIS, _TRUTH = "selection.json", "diagnosis.json", "truth.json"
 _KINDS = {"study": "a study", "steps": "single steps", "diagnose": "a diagnosis", "gauss": "Gaussian experiments"}
@@ -363,7 +366,7 @@ class SeedFolder:
             score: "distance", "agreement" or "probe".
             layer: Empty for the task's own layer.
         """
-        return self.folder / (_safe(f"saliency-{score}" + (f"-{layer}" if layer else "")) + ".safetensors")
+        return self.folder / (safe_name(f"saliency-{score}" + (f"-{layer}" if layer else "")) + ".safetensors")
 
     def saliency_picture(self, score: str, layer: str = "") -> Path:
         """Where `mfh saliency` puts its picture."""
@@ -390,7 +393,7 @@ class SeedFolder:
 
     def write_mask(self, cell: Cell, mask: "ChannelMask") -> None:
         """Keep the mask of an arm, unless it is kept already."""
-        path = self.folder / f"{_safe(f'mask-{cell.unweighted.name}')}.safetensors"
+        path = self.folder / f"{safe_name(f'mask-{cell.unweighted.name}')}.safetensors"
         if not path.exists():
             mask.save(path)
 
@@ -399,7 +402,7 @@ class SeedFolder:
     def rows_file(self, cell: Cell | None, splits: Sequence[str]) -> Path:
         """Where the measurements of one arm are kept; with None those of the scores."""
         name = "scores" if cell is None else cell.name
-        return self.folder / "cells" / f"{_safe(f'{name}-' + '-'.join(splits))}.csv"
+        return self.folder / "cells" / f"{safe_name(f'{name}-' + '-'.join(splits))}.csv"
 
     def holds_rows(self, cell: Cell | None, splits: Sequence[str]) -> bool:
         """Whether an arm is measured; its file exists once it is whole."""
@@ -513,7 +516,7 @@ class SeedFolder:
         return counts
 
     def _counts_file(self, cell: Cell, split: str) -> Path:
-        return self.folder / "counts" / f"{_safe(f'{cell.name}-{split}')}.csv"
+        return self.folder / "counts" / f"{safe_name(f'{cell.name}-{split}')}.csv"
 
 
 def refuse_other_format(holder: str, identity: Mapping[str, Any]) -> None:
@@ -540,12 +543,18 @@ def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stem(key: NetworkKey | HistoryKey) -> str:
-    return _safe(f"distilled-{key.name}") if isinstance(key, Cell) else key
+    return safe_name(f"distilled-{key.name}") if isinstance(key, Cell) else key
 
 
-def _safe(name: str) -> str:
-    """A file name for any layer's name: what could be part of a path is written in percent notation."""
-    return quote(name, safe="+")
+def safe_name(name: str) -> str:
+    """A file name for any layer's name: what could be part of a path is written in percent notation.
+
+    Of a long one, the start and a digest of the whole are kept.
+    """
+    quoted = quote(name, safe="+", errors="backslashreplace")
+    if len(quoted) <= _LONGEST_NAME:
+        return quoted
+    return f"{quoted[:_LONGEST_NAME]}-{hashlib.sha256(quoted.encode()).hexdigest()[:16]}"
 
 
 def _cell_of(row: Row, path: Path) -> Cell:

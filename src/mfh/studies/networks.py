@@ -23,7 +23,7 @@ from mfh.parallel.distributed import exists, gather, rank, world_size
 from mfh.problems.losses import DistillationLoss, KDLoss
 from mfh.problems.problem import Problem
 from mfh.saliency.scores import distance_name
-from mfh.studies.folder import FORMAT, HistoryKey, NetworkKey, SeedFolder, refuse_other_format
+from mfh.studies.folder import FORMAT, HistoryKey, NetworkKey, SeedFolder, refuse_other_format, safe_name
 from mfh.studies.grid import WEIGHTS, Cell
 from mfh.studies.settings import Settings
 from mfh.tasks.splits import SPLITS
@@ -314,7 +314,7 @@ class Networks:
     def _options(self, key: HistoryKey) -> Iterator[dict[str, Any]]:
         """What all kinds of training are called with."""
         kind, folder = self.settings.training.logger, self.folder
-        name = f"distilled-{key.name}" if isinstance(key, Cell) else key
+        name = safe_name(f"distilled-{key.name}") if isinstance(key, Cell) else key
         with nullcontext() if kind is None or folder is None else tracked(kind, folder.logs(), name) as logger:
             yield {
                 "logger": logger,
@@ -441,8 +441,25 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
         raise InputError(
             f"checkpoint {path} cannot be read; a .safetensors file or a torch state_dict of plain tensors was expected"
         ) from None
+    _refuse_odd_weights(network, weights, path)
     _load_state(network, weights, path)
     return network
+
+
+def _refuse_odd_weights(network: nn.Module, weights: Any, path: str | Path) -> None:
+    """Refuse what PyTorch would load in silence: whole numbers or complex ones for weights, NaN, infinity."""
+    if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
+        raise InputError(f"checkpoint {path} is no state_dict; a mapping from parameter names to tensors was expected")
+    expected = network.state_dict()
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise InputError(f"checkpoint {path}: {name} is of type {type(value).__name__}; a tensor was expected")
+        if name in expected and expected[name].is_floating_point():
+            if not value.is_floating_point():
+                kind = str(value.dtype).removeprefix("torch.")
+                raise InputError(f"checkpoint {path}: {name} is {kind}; floating point weights were expected")
+            if not value.to(expected[name].dtype).isfinite().all():
+                raise InputError(f"checkpoint {path}: {name} is NaN or infinite; give weights that are finite")
 
 
 def _load_state(network: nn.Module, weights: dict[str, Any], path: str | Path) -> None:

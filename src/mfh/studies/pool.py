@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mfh.errors import InputError
+from mfh.errors import InputError, plain
 from mfh.networks.modes import find_device
 from mfh.parallel.pool import Job, WorkerDiedError, run_jobs, worker_pool
 from mfh.problems.scale import Scale
@@ -258,16 +258,15 @@ class _Reporter:
     def table(self) -> Any:
         """Mean of the metric on the validation split for every variant so far, and the bar."""
         from rich.console import Group
-        from rich.markup import escape
-        from rich.table import Table
+        from rich.table import Column, Table
+        from rich.text import Text
 
         scale, units = self.plan.scale, self.plan.units
-        table = Table(
-            "Variant", "Runs done" if self.plan.fractions else "Seeds done", f"Mean validation {escape(scale.words)}"
-        )
+        done = "Runs done" if self.plan.fractions else "Seeds done"
+        table = Table("Variant", done, Column(header=Text(plain(f"Mean validation {scale.words}"))))
         for cell, values in self.plan.validation(units).items():
             mean = scale.show(sum(values) / len(values))
-            table.add_row(escape(cell.name), f"{len(values)} of {len(units)}", mean)
+            table.add_row(Text(plain(cell.name)), f"{len(values)} of {len(units)}", mean)
         return Group(table, self.bar)
 
     def tick(self) -> None:
@@ -287,6 +286,5 @@ class _Reporter:
             shown = ", ".join(
                 f"{cell.name} {scale.show(value[0]).removesuffix(' %')}" for cell, value in values.items()
             )
-            self.console.print(
-                f"seed {seed}{share} done, validation: {shown}", highlight=False, soft_wrap=True, markup=False
-            )
+            line = plain(f"seed {seed}{share} done, validation: {shown}")
+            self.console.print(line, highlight=False, soft_wrap=True, markup=False)

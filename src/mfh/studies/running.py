@@ -23,6 +23,7 @@ from mfh.studies.steps import refuse_torchrun, with_earlier_arguments
 from mfh.tasks.checks import check_task
 from mfh.tasks.finding import TaskSource, find_task
 from mfh.tasks.task import Task
+from mfh.values import AddSeeds, NumSeeds, RandomSeed, checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,6 +121,9 @@ def study(
         InputError: Something is not as described, or `out` belongs to another configuration.
     """
     settings = (settings or Settings()).changed(**changes)
+    checked("num_seeds", num_seeds, NumSeeds)
+    checked("first_seed", first_seed, RandomSeed)
+    checked("add_seeds", add_seeds, AddSeeds)
     refuse_torchrun("a study starts its own processes (processes=...) and")
     design = _Design(
         tuple(arms),
@@ -159,8 +163,6 @@ class _Design:
 def _seeds(run: Run, design: _Design) -> range:
     """The seeds of a study, as the run folder is now."""
     first_seed, num_seeds, add_seeds = design.first_seed, design.num_seeds, design.add_seeds
-    if add_seeds < 0:
-        raise InputError(f"add_seeds is {add_seeds}; it must be at least 0")
     if add_seeds:
         if not run.holds_config:
             raise InputError(f"add_seeds is {add_seeds}, but {run.folder} holds no study to add to; use num_seeds")
@@ -168,8 +170,6 @@ def _seeds(run: Run, design: _Design) -> range:
         # An interrupted addition is finished, not repeated: results.csv is written when all seeds are there.
         done = run.results["seed"].nunique() if run.holds_results else 0
         num_seeds = asked if 0 < done < asked else asked + add_seeds
-    if num_seeds < 1:
-        raise InputError(f"num_seeds is {num_seeds}; at least 1 is needed")
     return range(first_seed, first_seed + num_seeds)
 
 

@@ -14,6 +14,7 @@ from tyro.conf import Suppress, arg
 
 from mfh.errors import InputError, close_names
 from mfh.tasks.finding import TaskArguments
+from mfh.values import Bounds, check_fields
 
 
 def _unless_unset(default: str) -> str:
@@ -128,12 +129,16 @@ class Device:
     device: Text = None
     """Device to run on, for instance cpu or cuda:1 (default: a GPU if there is one, otherwise the CPU)."""
 
+    def __post_init__(self) -> None:
+        if type(self.device).__name__ == "device":  # a torch.device, and nothing here imports torch
+            object.__setattr__(self, "device", str(self.device))
+
 
 @dataclass(frozen=True)
 class Processes:
     """How many processes work side by side."""
 
-    processes: Count = None
+    processes: Annotated[Count, Bounds(1, 1024)] = None
     """Number of worker processes (default: one per processor; for networks on a GPU, one)."""
 
 
@@ -141,7 +146,7 @@ class Processes:
 class Execution(Processes, Device):
     """Where and how work runs. These options do not change results, except for rounding."""
 
-    threads: int = 1
+    threads: Annotated[int, Bounds(1, 1024)] = 1
     """Number of CPU threads in each process."""
 
 
@@ -160,7 +165,7 @@ class Settings:
         execution: Device, processes and threads.
 
     Raises:
-        InputError: A number is out of range.
+        InputError: A setting has the wrong type or is out of range.
 
     Example:
         >>> Settings.of(epochs=5, device="cpu") == Settings(training=Training(epochs=5), execution=Execution("cpu"))
@@ -175,10 +180,8 @@ class Settings:
     execution: Execution = field(default_factory=Execution)
 
     def __post_init__(self) -> None:
-        for name in ("processes", "threads"):
-            value = getattr(self.execution, name)
-            if value is not None and not (type(value) is int and value >= 1):
-                raise InputError(f"{name} is {value!r}; a whole number from 1 was expected")
+        for group in dataclasses.fields(self):
+            check_fields(getattr(self, group.name))
         object.__setattr__(self, "scoring", Scoring(permutations_of(self.scoring.permutations)))
 
     @classmethod

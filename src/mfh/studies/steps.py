@@ -14,6 +14,7 @@ from mfh.studies.settings import Settings
 from mfh.tasks.checks import check_task
 from mfh.tasks.finding import find_task
 from mfh.tasks.task import Task
+from mfh.values import RandomSeed, checked
 
 
 @contextmanager
@@ -44,6 +45,7 @@ def open_seed(
     Raises:
         InputError: The task cannot be used, or another process holds the folder.
     """
+    checked("seed", seed, RandomSeed)
     settings, run = settings or Settings(), None if out is None else Run(out)
     settings = with_earlier_arguments(settings, task, run)
     source = find_task(task, settings.task)

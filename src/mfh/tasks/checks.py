@@ -10,7 +10,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from mfh.data.epochs import PairLoader
 from mfh.data.pairs import ItemError, PairedBatch, fetch, groups_of, map_tensors, tensors
-from mfh.errors import InputError, in_a_line
+from mfh.errors import FOREIGN, InputError, in_a_line
 from mfh.networks.layers import as_logits, find_layer
 from mfh.networks.modes import device_of, evaluating
 from mfh.tasks.splits import SPLITS
@@ -90,7 +90,7 @@ def _first_and_last(task: Task, split: str) -> PairedBatch:
         raise InputError(f"{split} split: item {indices[0]} or {indices[-1]} cannot be read: {reason}") from error
     except InputError as error:
         raise InputError(f"{split} split: {error}") from None
-    except Exception as error:  # the data set is the user's own code
+    except FOREIGN as error:  # the data set is the user's own code
         raise InputError(
             f"{split} split: item {indices[0]} or {indices[-1]} cannot be read: {in_a_line(error)}"
         ) from error
@@ -188,7 +188,7 @@ def _made(task: Task, role: str) -> nn.Module:
         network = factory()
     except InputError:
         raise
-    except Exception as error:  # the factory is the user's own code
+    except FOREIGN as error:  # the factory is the user's own code
         raise InputError(f"{role}() cannot make a network: {in_a_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"{role}() returned a {type(network).__name__}; a torch.nn.Module was expected")
@@ -227,7 +227,7 @@ def _run(network: nn.Module, role: str, split: str, batch: PairedBatch) -> Tenso
             return as_logits(network(inputs)).cpu()
     except InputError as error:
         raise InputError(f"{role}: {error}") from None
-    except Exception as error:  # the network is the user's own code
+    except FOREIGN as error:  # the network is the user's own code
         raise unreadable(error, network, inputs, role, split) from error
 
 

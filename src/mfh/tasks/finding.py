@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import UseAppendAction, arg
 
-from mfh.errors import InputError, close_names, in_a_line
+from mfh.errors import FOREIGN, InputError, close_names, in_a_line
 from mfh.tasks.keywords import keywords, settings_of
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ class TaskArguments:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "set", settings_of(self.set))
+        if isinstance(self.data, Path):
+            object.__setattr__(self, "data", str(self.data))
 
     def or_else(self, before: Mapping[str, Any]) -> "TaskArguments":
         """These arguments; unset ones are taken from `before`, for instance from a run's configuration."""
@@ -135,7 +137,7 @@ def find_task(task: "str | Path | Task | Callable[..., Task]", arguments: TaskAr
             made = function(**given, **({"seed": seed} if takes_seed else {}))
         except InputError as error:
             raise InputError(f"{origin}: {error}" if own else str(error)) from None
-        except Exception as error:
+        except FOREIGN as error:
             raise InputError(f"task() of {origin} failed: {in_a_line(error)}") from error
         if not isinstance(made, Task):
             raise InputError(f"task() of {origin} returned a {type(made).__name__}; an mfh.Task was expected")
@@ -163,7 +165,7 @@ def _find(spec: str) -> tuple[Callable[..., Any], str]:
         sys.path.insert(0, "")  # modules in the working directory, as `python -m` finds them
         try:
             module = importlib.import_module(module_name)
-        except Exception as error:
+        except FOREIGN as error:
             raise InputError(f"task {spec!r}: module {module_name!r} cannot be imported: {in_a_line(error)}") from error
         finally:
             sys.path.remove("")
@@ -191,7 +193,7 @@ def _load_file(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.resolve().parent))  # modules beside the file can be imported, as in a script
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except FOREIGN as error:
         del sys.modules[name]
         raise InputError(f"task file {path} cannot be run: {in_a_line(error)}") from error
     return module

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from mfh import files
 from mfh.errors import InputError
 from mfh.parallel.pool import Job, WorkerDiedError, run_jobs, worker_pool
 from mfh.tasks.media import MediaError
 from mfh.tasks.sources import Unusable
+from mfh.values import Bounds, checked
 
 Piece = TypeVar("Piece")
 Candidate = TypeVar("Candidate")
@@ -315,8 +316,7 @@ def make_pieces(
         InputError: Workers end before they begin, or `processes` is negative.
     """
     count = (os.cpu_count() or 1) if processes is None else processes
-    if count < 0:
-        raise InputError(f"processes is {count}; it must be at least 0")
+    checked("processes", count, Annotated[int, Bounds(0, 1024)])
     tell = progress or (lambda _done: None)
     crashed: set[Path] = set()
     while todo := {piece: job for piece, job in jobs.items() if piece not in crashed and not piece.exists()}:

@@ -1,33 +1,36 @@
 """Sizes of prepared samples: options of `mfh prepare` and arguments of the library, written once. Imports no torch."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Annotated
 
-from mfh.errors import InputError
+from mfh.values import Bounds, check_fields
 
 #: Sampling rate of VGGSound's prepared sound in Hz, and the fewest samples that fill a window of
 #: the spectrogram.
 VGGSOUND_RATE, VGGSOUND_LEAST = 16_000, 1024
+#: Number of mel bands, from which the coefficients of RAVDESS are computed.
+NUM_MEL_BANDS = 128
 
 
 @dataclass(frozen=True)
 class RavdessOptions:
     """Options of `mfh prepare ravdess`: sizes of the features that are computed from a clip."""
 
-    num_frames: int = 1
+    num_frames: Annotated[int, Bounds(1, 1000)] = 1
     """Number of RGB frames per clip, evenly spaced; with more than one, --augment draws among them."""
-    height: int = 256
+    height: Annotated[int, Bounds(1, 4096)] = 256
     """Frame height in pixels; pictures are scaled until they cover the frame, and cropped evenly."""
-    width: int = 512
+    width: Annotated[int, Bounds(1, 4096)] = 512
     """Frame width in pixels."""
-    sample_rate: int = 22_050
+    sample_rate: Annotated[int, Bounds(1, 192_000)] = 22_050
     """Sampling rate that sound is resampled to, in Hz."""
-    num_mfcc: int = 40
+    num_mfcc: Annotated[int, Bounds(1, NUM_MEL_BANDS)] = 40
     """Number of mel-frequency cepstral coefficients (MFCC)."""
-    mfcc_frames: int = 256
+    mfcc_frames: Annotated[int, Bounds(1, 100_000)] = 256
     """Number of time steps of the MFCC; shorter sound ends in silence, longer sound is cut."""
-    fft_size: int = 2048
+    fft_size: Annotated[int, Bounds(1, 1_000_000)] = 2048
     """Window length of the MFCC's short-time Fourier transform, in samples."""
-    hop: int = 512
+    hop: Annotated[int, Bounds(1, 1_000_000)] = 512
     """Hop length of the MFCC's short-time Fourier transform, in samples."""
 
 
@@ -40,11 +43,7 @@ class RavdessFeatures(RavdessOptions):
     """
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value < 1:
-                raise InputError(f"{name} is {value}; it must be at least 1")
-        if self.num_mfcc > 128:
-            raise InputError(f"num_mfcc is {self.num_mfcc}; choose 1 to 128, the number of mel bands")
+        check_fields(self)
 
     @property
     def seconds(self) -> float:
@@ -64,15 +63,15 @@ class RavdessFeatures(RavdessOptions):
 class VggsoundOptions:
     """Options of `mfh prepare vggsound`: sizes of a prepared clip, and of a shard."""
 
-    num_frames: int = 32
+    num_frames: Annotated[int, Bounds(1, 100)] = 32
     """Number of RGB frames per clip, evenly spaced over the clip."""
-    size: int = 256
+    size: Annotated[int, Bounds(8, 4096)] = 256
     """Width and height in pixels that frames are scaled and centre-cropped to."""
-    quality: int = 90
+    quality: Annotated[int, Bounds(1, 95)] = 90
     """JPEG quality of the frames, 1 to 95."""
-    seconds: float = 10.0
+    seconds: Annotated[float, Bounds(VGGSOUND_LEAST / VGGSOUND_RATE, 600)] = 10.0
     """Length of the sound in seconds, at 16 kHz; longer sound is cut, shorter sound is padded."""
-    clips_per_shard: int = 128
+    clips_per_shard: Annotated[int, Bounds(1, 100_000)] = 128
     """Number of annotated clips in each tar file, usable or not."""
 
 
@@ -85,15 +84,7 @@ class VggsoundSizes(VggsoundOptions):
     """
 
     def __post_init__(self) -> None:
-        for name, least, most in (
-            ("num_frames", 1, 100),
-            ("size", 8, 4096),
-            ("quality", 1, 95),
-            ("seconds", VGGSOUND_LEAST / VGGSOUND_RATE, 600),
-            ("clips_per_shard", 1, 100_000),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise InputError(f"{name} is {getattr(self, name)}; {least} to {most} was expected")
+        check_fields(self)
 
     @property
     def samples(self) -> int:

@@ -4,8 +4,9 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch.utils.data import ConcatDataset, Subset
 from mfh.data.embeddings import embedded
 from mfh.data.pairs import AllPairs, Collated, fetch
 from mfh.data.teacher_outputs import teacher_outputs
-from mfh.errors import InputError
+from mfh.errors import InputError, shown
 from mfh.networks.layers import as_logits
 from mfh.networks.modes import evaluating
 from mfh.problems.losses import DistillationLoss, KDLoss
@@ -24,11 +25,12 @@ from mfh.problems.problem import Problem
 from mfh.saliency.permutation import Distance
 from mfh.saliency.probe import StudentLayer
 from mfh.saliency.scores import Fill
-from mfh.tasks.splits import SEEDS, SPLITS, Seeds
-from mfh.training.checks import check_split
+from mfh.tasks.splits import SPLITS, Seeds
+from mfh.training.checks import check_problem, check_split
 from mfh.training.heads import EmbeddingHead
 from mfh.training.labels import separated
 from mfh.training.recipe import Recipe
+from mfh.values import Bounds, check_fields
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,19 @@ class Protocol:
         joint: Whether the pair that Algorithm 1 scores is trained jointly, which is its first step. With False the
             networks trained on labels alone take the place of that pair, as in the published VGGSound runs; the arm
             "aligned" then distils from the pretrained teacher.
+
+    Raises:
+        InputError: A value has the wrong type or is out of range.
     """
 
     loss: DistillationLoss = field(default_factory=KDLoss)
-    ratio: float = 0.5
+    ratio: Annotated[float, Bounds(0, 1, below=True)] = 0.5
     fill: Fill = "mean"
     distance: Distance = "mse"
     joint: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,8 @@ class Task:
             data set are in which split) or "fixed" (neither). Intervals follow it, see `mfh.studies.stats.Repeats`.
 
     Raises:
-        InputError: A split is empty or not a data set, or there is neither a teacher nor its outputs.
+        InputError: A split is empty or not a data set, there is neither a teacher nor its outputs, or a field has
+            another type than declared.
     """
 
     name: str
@@ -110,9 +119,9 @@ class Task:
     val: Any
     test: Any
     unlabelled: Any = None
-    missing_target: float | None = None
+    missing_target: Any = None  # a number, which may be NaN
     student_layer: StudentLayer = None
-    channel_dim: int = 1
+    channel_dim: Annotated[int, Bounds(-64, 64)] = 1
     recipe: Recipe = field(default_factory=Recipe)
     protocol: Protocol = field(default_factory=Protocol)
     teacher_checkpoint: str | Path | None = None
@@ -174,7 +183,11 @@ class Task:
         return from_arrays(teacher, student, target, groups, split, problem=problem, seed=seed, **options)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise InputError(f"the name of a task is {shown(self.name)}; text was expected")
+        check_problem(self.problem)
         self._check_factories()
+        check_fields(self, of=f" of task {self.name!r}")
         given = ("unlabelled",) if self.unlabelled is not None and len(self.unlabelled) else ()
         for split in (*SPLITS, *given, *(("teacher_train",) if self.teacher_train is not None else ())):
             dataset = getattr(self, split)
@@ -185,11 +198,11 @@ class Task:
             if self.collate is not None and not isinstance(dataset, Collated):
                 object.__setattr__(self, split, Collated(dataset, self.collate))
         if self.missing_target is not None:
+            if isinstance(self.missing_target, bool) or not isinstance(self.missing_target, Real):
+                raise InputError(f"missing_target of task {self.name!r} is {shown(self.missing_target)}; give a number")
             object.__setattr__(self, "problem", replace(self.problem, missing=float(self.missing_target)))
         if self.teacher_embeddings is not None:
             self._embed(self.teacher_embeddings, given)
-        if self.seeds not in SEEDS:
-            raise InputError(f"seeds of task {self.name!r} is {self.seeds!r}; choose 'redrawn', 'resplit' or 'fixed'")
         if self.teacher is None and self.teacher_logits is None:
             raise InputError(f"task {self.name!r} has no teacher; give teacher= or teacher_logits=")
         try:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from mfh.data.pairs import PairedBatch, map_tensors, tensors
-from mfh.errors import InputError, in_a_line
+from mfh.errors import FOREIGN, InputError, in_a_line, shown
 from mfh.networks.modes import check_one_device, check_weights, is_users
 from mfh.parallel.distributed import world_size
 from mfh.problems.problem import Problem
@@ -38,8 +38,8 @@ def check_training(
     Raises:
         InputError: One of them cannot be used; the message is one line.
     """
-    if not (problem is None or isinstance(problem, Problem)):
-        raise InputError(_not_a_problem(problem))
+    if problem is not None:
+        check_problem(problem)
     for role, network in networks.items():
         check_network(network, role)
         check_weights(network)
@@ -105,10 +105,32 @@ def check_split(split: Any, name: str) -> None:
             f"{name} is a {type(split).__name__}; a map-style data set of (teacher_input, student_input, target) was "
             "expected, with len() and an item for each index"
         )
-    if not len(split):
+    if not num_items(split, name):
         raise InputError(f"the {name} split is empty; give at least one sample")
-    if len(split) < world_size():
+    if num_items(split, name) < world_size():
         raise InputError(f"the {name} split has {len(split)} samples for {world_size()} processes; start fewer")
+
+
+def num_items(split: Any, name: str) -> int:
+    """Number of items of a data set, whose code is the user's.
+
+    Raises:
+        InputError: The data set cannot say it.
+    """
+    try:
+        return len(split)
+    except FOREIGN as error:
+        raise InputError(f"the {name} split has no length: {in_a_line(error)}; give one with len()") from error
+
+
+def check_problem(problem: Any) -> None:
+    """Refuse what does not say what logits and targets mean.
+
+    Raises:
+        InputError: It is no `Problem`.
+    """
+    if not isinstance(problem, Problem):
+        raise InputError(_not_a_problem(problem))
 
 
 def _not_a_problem(problem: Any) -> str:
@@ -122,7 +144,7 @@ def _not_a_problem(problem: Any) -> str:
             f"problem=Problem.classification(label_loss={name}())"
         )
     return (
-        f"problem is {problem!r}; choose Problem.classification(), Problem.multi_label(), Problem.dense() or "
+        f"problem is {shown(problem)}; choose Problem.classification(), Problem.multi_label(), Problem.dense() or "
         "Problem.regression()"
     )
 
@@ -180,8 +202,8 @@ def not_finite(nested: Any) -> tuple[int, float] | None:
 
 
 def unreadable(
-    error: Exception, network: nn.Module, inputs: Any, role: str, split: str, indices: Sequence[int] = ()
-) -> Exception:
+    error: BaseException, network: nn.Module, inputs: Any, role: str, split: str, indices: Sequence[int] = ()
+) -> BaseException:
     """What to raise where a network fails on a batch.
 
     Args:

@@ -2,21 +2,20 @@
 
 import functools
 import math
-import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mfh.errors import InputError
+from mfh.errors import InputError, shown
+from mfh.values import Bounds, check_fields
 
 Keep = Literal["best-metric", "best-loss", "last"]
-KEEP = ("best-metric", "best-loss", "last")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _SHORT_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
@@ -60,43 +59,31 @@ class Recipe:
         InputError: A value has the wrong type or is out of range.
     """
 
-    epochs: int = 15
-    batch_size: int = 64
+    epochs: Annotated[int, Bounds(1, 1_000_000)] = 15
+    batch_size: Annotated[int, Bounds(1, 2**31 - 1)] = 64
     optimizer: Callable[[Iterable[Tensor]], Optimizer] = adam
     scheduler: Callable[[Optimizer], LRScheduler] | None = None
-    patience: int | None = None
-    precision: str = "32-true"
-    num_workers: int = 0
-    accumulate: int = 1
+    patience: Annotated[int | None, Bounds(1, 1_000_000)] = None
+    precision: Precision = "32-true"
+    num_workers: Annotated[int, Bounds(0, 256)] = 0
+    accumulate: Annotated[int, Bounds(1, 10_000)] = 1
     channels_last: bool = False
     compile: bool = False
     keep: Keep = "best-metric"
-    labelled_share: float | None = None
+    labelled_share: Annotated[float | None, Bounds(1e-4, 1)] = None
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("num_workers", 0), ("patience", 1)):
-            value = getattr(self, name)
-            if name != "patience" or value is not None:
-                object.__setattr__(self, name, _whole_number(name, value, least))
-        for name in ("channels_last", "compile"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name} is {getattr(self, name)!r}; choose True or False")
-        precision = _SHORT_PRECISIONS.get(str(self.precision), self.precision)
-        if precision not in PRECISIONS:
-            raise InputError(f"precision is {self.precision!r}; choose {_choices(PRECISIONS)}")
-        object.__setattr__(self, "precision", precision)
-        if self.keep not in KEEP:
-            raise InputError(f"keep is {self.keep!r}; choose {_choices(KEEP)}")
-        share = self.labelled_share
-        if share is not None and not (isinstance(share, (int, float)) and 0 < share <= 1):
-            raise InputError(f"labelled_share is {share!r}; choose a share of each batch, above 0 and at most 1")
+        if isinstance(self.precision, (str, int)):
+            short = _SHORT_PRECISIONS.get(str(self.precision), self.precision)
+            object.__setattr__(self, "precision", short)
         if self.class_weights not in (None, "balanced"):
             object.__setattr__(self, "class_weights", _weights(self.class_weights))
         _check_factory("optimizer", self.optimizer, "lambda parameters: torch.optim.{}(parameters, lr=...)", "Adam")
         if self.scheduler is not None:
             example = "lambda optimizer: torch.optim.lr_scheduler.{}(optimizer, ...)"
             _check_factory("scheduler", self.scheduler, example, "StepLR")
+        check_fields(self)
 
     def facts(self) -> dict[str, Any]:
         """What decides the result beyond floating point, as JSON can hold it; functions by their names."""
@@ -105,22 +92,6 @@ class Recipe:
         # Only where they are given: a run of an earlier version has no such entry.
         more = {name: getattr(self, name) for name in ("labelled_share", "class_weights")}
         return facts | {name: value for name, value in more.items() if value is not None}
-
-
-def _whole_number(name: str, value: Any, least: int) -> int:
-    way_out = ", or None for no early stopping" if name == "patience" else ""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise InputError(
-            f"{name} is {value!r}, of type {type(value).__name__}; a whole number of at least {least} was "
-            f"expected{way_out}"
-        )
-    if number < least:
-        raise InputError(f"{name} is {number}; it must be at least {least}{way_out}")
-    return number
 
 
 def _weights(value: Any) -> tuple[float, ...]:
@@ -140,14 +111,9 @@ def _check_factory(name: str, value: Any, example: str, usual: str) -> None:
     made = isinstance(value, (Optimizer, LRScheduler))
     if made or not callable(value):
         kind = type(value).__name__
-        shown = f"a {kind} that exists already" if made else repr(value)
+        given = f"a {kind} that exists already" if made else shown(value)
         example = example.format(kind if made else usual)
-        raise InputError(f"{name} is {shown}; a function that makes one was expected: {name}={example}")
-
-
-def _choices(names: Iterable[str]) -> str:
-    *first, last = map(repr, names)
-    return f"{', '.join(first)} or {last}"
+        raise InputError(f"{name} is {given}; a function that makes one was expected: {name}={example}")
 
 
 def describe(value: Any) -> Any:
