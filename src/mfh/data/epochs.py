@@ -483,7 +483,7 @@ def _whole(dataset: Any) -> PairedBatch | None:
         if whole is None or more is None:
             return None
         inputs = [torch.cat(both) for both in zip(whole[:2], more, strict=True)]
-        return PairedBatch(*inputs, whole.target)
+        return PairedBatch(inputs[0], inputs[1], whole.target)
     return None
 
 

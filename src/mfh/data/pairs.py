@@ -118,7 +118,7 @@ def as_batch(item: Any, *, labelled: bool = True) -> PairedBatch:
             "expected: return such a tuple from __getitem__, or give the task a collate function"
         )
     if not labelled and isinstance(item, (tuple, list)) and len(item) == 2:
-        item = PairedBatch(*item, torch.empty(0))
+        item = PairedBatch(item[0], item[1], torch.empty(0))
     if not isinstance(item, (tuple, list)) or len(item) != 3:
         length = f" of length {len(item)}" if isinstance(item, (tuple, list)) else ""
         raise InputError(

@@ -84,7 +84,9 @@ class KDLoss:
             target: (N,), class indices.
         """
         label, teacher = self.terms(student_logits, teacher_logits, target)
-        return teacher if label is None else label if teacher is None else label + teacher
+        if label is None or teacher is None:  # one of the weights is positive
+            return label if teacher is None else teacher  # type: ignore[return-value]
+        return label + teacher
 
     def terms(
         self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor

@@ -160,5 +160,5 @@ def _labels_needed(curve: Sequence[tuple[int, float]], wanted: float, sign: int)
         if sign * low <= sign * wanted <= sign * high and low != high:
             part = (wanted - low) / (high - low)
             number = math.exp(math.log(fewer) + part * (math.log(more) - math.log(fewer)))
-            return round(number, -max(0, len(str(int(number))) - 2))
+            return int(round(number, -max(0, len(str(int(number))) - 2)))
     return None

@@ -161,9 +161,8 @@ def training_trial(views: Views, training: TrainingViews, *, loss: KDLoss | None
         for path in (alone, both):
             judged = torch.zeros_like(wanted)
             for choosing in (half, whole - half):
-                best = max(
-                    path, key=lambda predicted, choosing=choosing: float(_correlation(choosing, predicted, wanted))
-                )
+                agreements = [float(_correlation(choosing, predicted, wanted)) for predicted in path]
+                best = path[agreements.index(max(agreements))]
                 others = choosing[0] == 0
                 judged[others] = best[others]
             heads.append(judged)

@@ -233,7 +233,7 @@ class Task:
             return self
         rest = Subset(self.train, others)
         unlabelled = rest if self.unlabelled is None else ConcatDataset([rest, self.unlabelled])
-        changed = {"train": Subset(self.train, kept), "unlabelled": unlabelled}
+        changed: dict[str, Any] = {"train": Subset(self.train, kept), "unlabelled": unlabelled}
         if isinstance(self.teacher_logits, Tensor):
             order = [*kept, *others, *range(count, len(self.teacher_logits))]
             changed["teacher_logits"] = self.teacher_logits[order]

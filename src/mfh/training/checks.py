@@ -240,7 +240,7 @@ def unreadable(
     return InputError(f"{said} ({_described(inputs)}{samples}): {in_a_line(error)}")
 
 
-def _culprit(error: Exception, network: nn.Module, inputs: Any, indices: Sequence[int]) -> str:
+def _culprit(error: BaseException, network: nn.Module, inputs: Any, indices: Sequence[int]) -> str:
     """The sample that the network fails on; the whole batch where it fails on all of them, or on none alone."""
     several = f"sample{'s' * (len(indices) > 1)} {listed(indices)}"
     if len(indices) == 1 or "CUDA" in str(error) or world_size() > 1:
