@@ -21,7 +21,7 @@ from mfh.tasks.task import Task
 from mfh.training.recipe import Recipe
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ArrayOptions:
     """How a task is made from arrays.
 

@@ -92,5 +92,4 @@ class Views:
             groups=self.groups,
         )
         facts = {"teacher_view": teacher, "student_view": student, **facts}
-        options = ArrayOptions(name=name, labels=labels, val=val, test=test, unit=self.unit, facts=facts)
-        return arrays_task(pairs, options, seed)
+        return arrays_task(pairs, ArrayOptions(name, labels, val, test, unit=self.unit, facts=facts), seed)
