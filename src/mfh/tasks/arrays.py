@@ -22,7 +22,7 @@ from mfh.tasks.task import Task
 from mfh.training.recipe import Recipe
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ArrayOptions:
     """How a task is made from arrays.
 

@@ -46,7 +46,7 @@ def task(
         pairs = paired_arrays(
             arrays["teacher"], arrays["student"], arrays["target"], arrays.get("group"), arrays.get("split")
         )
-        return arrays_task(pairs, ArrayOptions(path.stem, labels, val=val, test=test), seed)
+        return arrays_task(pairs, ArrayOptions(name=path.stem, labels=labels, val=val, test=test), seed)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

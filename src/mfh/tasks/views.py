@@ -94,4 +94,7 @@ class Views:
             groups=self.groups,
         )
         facts = {"teacher_view": teacher, "student_view": student, **facts}
-        return arrays_task(pairs, ArrayOptions(name, labels, unlabelled, val, test, unit=self.unit, facts=facts), seed)
+        options = ArrayOptions(
+            name=name, labels=labels, unlabelled=unlabelled, val=val, test=test, unit=self.unit, facts=facts
+        )
+        return arrays_task(pairs, options, seed)
