@@ -60,13 +60,21 @@ class Outcome:
         return "refused" if self.code == 2 and one_line and "Traceback" not in self.complained else "traceback"
 
 
-def in_child(words: Sequence[str], folder: Path) -> Outcome:
-    """One mfh command through the real `main`, in a forked process, so that no trial can disturb the next one."""
-    from mfh.cli import main
+class Child:
+    """One mfh command through the real `main`, in a forked process, so that no trial can disturb the next one.
 
-    with tempfile.TemporaryDirectory() as place:
-        said, complained = Path(place) / "out", Path(place) / "err"
-        child = os.fork()
+    Args:
+        words: The command, without "mfh".
+        folder: Where it runs.
+    """
+
+    def __init__(self, words: Sequence[str], folder: Path) -> None:
+        from mfh.cli import main
+
+        self._place = tempfile.TemporaryDirectory()
+        self._said = [Path(self._place.name) / name for name in ("out", "err")]
+        said, complained = self._said
+        self.process = child = os.fork()
         if child == 0:
             code = 1
             try:
@@ -89,22 +97,26 @@ def in_child(words: Sequence[str], folder: Path) -> Outcome:
                 sys.stderr.flush()
             finally:
                 os._exit(code)
-        code = _wait(child)
-        texts = [path.read_text(errors="replace") if path.exists() else "" for path in (said, complained)]
+
+    def outcome(self, longest: float = LONGEST) -> Outcome:
+        """How it ends. After `longest` seconds the whole process group gets SIGKILL; nothing can clean up."""
+        code, end = None, time.monotonic() + longest
+        while code is None and time.monotonic() < end:
+            done, status = os.waitpid(self.process, os.WNOHANG)
+            code = os.waitstatus_to_exitcode(status) if done else None
+            time.sleep(0.005)
+        if code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
+        texts = [path.read_text(errors="replace") if path.exists() else "" for path in self._said]
+        self._place.cleanup()
         return Outcome(code, *texts)
 
 
-def _wait(child: int) -> int | None:
-    end = time.monotonic() + LONGEST
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
+def in_child(words: Sequence[str], folder: Path) -> Outcome:
+    """Run one command to its end."""
+    return Child(words, folder).outcome()
 
 
 @dataclass
@@ -228,6 +240,22 @@ def made(place: Path, names: Iterable[str] = FOLDERS) -> dict[str, Path]:
             raise RuntimeError(f"{name}: {outcome}")
         folders[name] = place / name
     return folders
+
+
+def on(words: Sequence[str], run: str) -> list[str]:
+    """A command with the name of a run folder where RUN stands."""
+    return [run if word == "RUN" else word for word in words]
+
+
+def kept(folder: Path) -> dict[str, bytes]:
+    """Results, networks and scores of a run folder: everything that must not depend on what happened to it."""
+    found = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    names = ("config.json", "selection.json", "diagnosis.json", "truth.json")
+    return {
+        name: path.read_bytes()
+        for name, path in found.items()
+        if path.suffix in (".csv", ".safetensors", ".ckpt", ".part") or path.name in names
+    }
 
 
 def chances(seed: int, *names: object) -> random.Random:

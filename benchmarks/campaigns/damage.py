@@ -20,7 +20,7 @@ from random import Random
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import FOLDERS, TASK, Totals, chances, finish, in_child, made, options, warm, workplace
+from common import FOLDERS, TASK, Totals, chances, finish, in_child, made, on, options, warm, workplace
 
 #: Commands that read each run folder, which stands where RUN does.
 REPORT = ["report", "RUN", "--format", "md", "--figures", "svg"]
@@ -222,10 +222,6 @@ def shown(folder: Path, command: str, said: str) -> dict[str, Any]:
     return content
 
 
-def _on(words: Sequence[str], run: str) -> list[str]:
-    return [run if word == "RUN" else word for word in words]
-
-
 def files_of(folder: Path) -> list[Path]:
     """All files that commands read. Figures and pages are only written."""
     found = [path for path in sorted(folder.rglob("*")) if path.is_file() and "figures" not in path.parts]
@@ -262,7 +258,7 @@ def references(place: Path, folders: dict[str, Path]) -> dict[tuple[str, str], d
         for command, words in commands.items() if name in folders else ():
             copy = place / "copy" / name
             shutil.copytree(folders[name], copy)
-            outcome = in_child(_on(words, name), copy.parent)
+            outcome = in_child(on(words, name), copy.parent)
             if outcome.code != 0:
                 raise RuntimeError(f"{name}, {command}: {outcome}")
             found[name, command] = shown(copy, command, outcome.said)
@@ -279,7 +275,7 @@ def trial(
     shutil.copytree(folder, copy)
     try:
         DAMAGES.get(Path(path).suffix, ANY)[kind](copy / path, chances(seed, *entry))
-        outcome = in_child(_on(READERS[name][command], name), place)
+        outcome = in_child(on(READERS[name][command], name), place)
         verdict, said = outcome.verdict, outcome.complained[-300:]
         if verdict == "finished":
             now = shown(copy, command, outcome.said)

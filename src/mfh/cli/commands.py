@@ -146,23 +146,30 @@ def _study(options: opt.Study) -> None:
 
 
 def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
-    from mfh.reporting import report
-    from mfh.studies.folder import Run
     from mfh.studies.running import study
 
     console = _console()
-    study(out=out, progress=not quiet, **arguments)
-    run = Run(out)
+
+    def finish(run: "Run") -> None:
+        page = _reported(run)
+        _print_study(console, run)
+        console.print(f"\nReport: {page}", markup=False)
+
+    study(out=out, progress=not quiet, finish=finish, **arguments)
+
+
+def _reported(run: "Run") -> Path:
+    """Keep the command that repeats a run beside its results, and write the report."""
+    from mfh.reporting import report
+
     _note_command(run)
-    page = report(run)
-    _print_study(console, run)
-    console.print(f"\nReport: {page}", markup=False)
+    return report(run)
 
 
 def _note_command(run: "Run") -> None:
     """Keep the command that repeats a run beside its results, unless one is noted already."""
     if "repeat" not in run.environment:
-        run.write_environment(run.environment | {"repeat": _repeat_command(run.config["num_seeds"])})
+        run.write_environment(run.environment | {"repeat": _repeat_command(run.num_seeds)})
 
 
 def _repeat_command(num_seeds: int) -> str:
@@ -280,9 +287,7 @@ def _gauss(options: opt.Gauss) -> None:
     from mfh.gaussian import summary, table_2
     from mfh.gaussian.run import EXPERIMENTS, run
     from mfh.progress import bars
-    from mfh.reporting import report
     from mfh.reporting.gaussian import gaussian_verdict
-    from mfh.studies.folder import Run
     from mfh.studies.settings import permutations_of
 
     experiments = EXPERIMENTS if options.experiment == "all" else (options.experiment,)
@@ -301,9 +306,8 @@ def _gauss(options: opt.Gauss) -> None:
             options=given,
             device=options.device,
             progress=progress,
+            finish=_reported,
         )
-    _note_command(Run(out))
-    page = report(out)
     console = _console()
     for name, frame in frames.items():
         if name == "modify-gamma":
@@ -312,7 +316,7 @@ def _gauss(options: opt.Gauss) -> None:
             console.print(summary(frame).to_string(index=False, float_format="%.2f"), markup=False)
         console.print()
     console.print(gaussian_verdict(frames), markup=False)
-    console.print(f"\nReport: {page}", markup=False)
+    console.print(f"\nReport: {out / 'report.html'}", markup=False)
 
 
 def _prepare(options: opt.Prepare) -> None:
