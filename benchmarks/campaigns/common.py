@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import datetime
+import math
 import os
 import platform
 import random
@@ -170,6 +171,7 @@ def options(description: str | None, *, trials: str, short: int, seed: int = 0) 
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(f"--{trials}", type=int, default=short, dest="trials")
     parser.add_argument("--seed", type=int, default=seed)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no further trial after this time")
     parser.add_argument("--out", type=Path, help="Markdown file to keep the totals in")
     return parser
 

@@ -8,6 +8,7 @@ hangs, and other numbers with exit code 0 are failures.
 """
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -286,37 +287,56 @@ def trial(
         shutil.rmtree(copy)
 
 
-def _some(folders: dict[str, Path], known: Any, seed: int, entries: Sequence[tuple[str, str, str, str]]) -> Totals:
+def _some(
+    folders: dict[str, Path], known: Any, seed: int, entries: Sequence[tuple[str, str, str, str]], end: float
+) -> Totals:
     totals = Totals()
     with workplace() as place:
         warm(folders.values())
         for entry in entries:
+            if time.monotonic() > end:
+                break
             name, path, kind, command = entry
             verdict, said = trial(place, folders[name], known[name, command], seed, entry)
             totals.add(command, verdict, f"{command}, {name}/{path}, {kind}: {said}")
     return totals
 
 
-def campaign(damages: int, seed: int = 0, processes: int = 1) -> Totals:
+def campaign(
+    damages: int,
+    seed: int = 0,
+    processes: int = 1,
+    seconds: float = math.inf,
+    names: Sequence[str] = tuple(FOLDERS),
+) -> Totals:
     """Damage files of all run folders, one command each.
 
     Args:
         damages: Number of damages.
         seed: Random seed.
         processes: Number of processes that share the trials.
+        seconds: No trial begins later than this after the folders are made.
+        names: Names of the run folders.
     """
     warm()
     with workplace() as place:
-        folders = made(place)
+        folders = made(place, names)
         warm(folders.values())
         known = references(place, folders)
         trials = plan(folders, damages, seed)
         if processes == 1:
-            return _some(folders, known, seed, trials)
+            return _some(folders, known, seed, trials, time.monotonic() + seconds)
         parts = [trials[start::processes] for start in range(processes)]
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
             return Totals().merge(
-                pool.map(_some, [folders] * processes, [known] * processes, [seed] * processes, parts)
+                pool.map(
+                    _some,
+                    [folders] * processes,
+                    [known] * processes,
+                    [seed] * processes,
+                    parts,
+                    [time.monotonic() + seconds] * processes,
+                )
             )
 
 
@@ -325,4 +345,8 @@ if __name__ == "__main__":
     parser.add_argument("--processes", type=int, default=1, help="processes that share the trials")
     given = parser.parse_args()
     begun = time.monotonic()
-    sys.exit(finish("Damaged run folders", campaign(given.trials, given.seed, given.processes), begun, given.out))
+    sys.exit(
+        finish(
+            "Damaged run folders", campaign(given.trials, given.seed, given.processes, given.seconds), begun, given.out
+        )
+    )

@@ -6,6 +6,7 @@
 The whole process group gets SIGKILL; nothing can clean up. Temporary files must be gone after the rerun.
 """
 
+import math
 import shutil
 import sys
 import time
@@ -31,12 +32,13 @@ COMMANDS: dict[str, tuple[list[str], str | None]] = {
 }
 
 
-def campaign(kills: int, seed: int = 0, names: tuple[str, ...] = tuple(COMMANDS)) -> Totals:
+def campaign(kills: int, seed: int = 0, seconds: float = math.inf, names: tuple[str, ...] = tuple(COMMANDS)) -> Totals:
     """Kill commands in turn.
 
     Args:
         kills: Number of kills in all.
         seed: Random seed of the moments.
+        seconds: No trial begins later than this after the folders are made.
         names: Names of the commands.
     """
     totals = Totals()
@@ -45,7 +47,10 @@ def campaign(kills: int, seed: int = 0, names: tuple[str, ...] = tuple(COMMANDS)
         folders = made(place, {begin for name in names if (begin := COMMANDS[name][1])})
         warm(folders.values())
         wholes: dict[str, tuple[dict[str, bytes], float]] = {}
+        end = time.monotonic() + seconds
         for number in range(kills):
+            if time.monotonic() > end:
+                break
             name = names[number % len(names)]
             words, begin = COMMANDS[name]
             if name not in wholes:
@@ -101,4 +106,4 @@ def _begun(begin: Path | None, place: Path) -> Path:
 if __name__ == "__main__":
     given = options(__doc__, trials="kills", short=20).parse_args()
     begun = time.monotonic()
-    sys.exit(finish("Killed commands", campaign(given.trials, given.seed), begun, given.out))
+    sys.exit(finish("Killed commands", campaign(given.trials, given.seed, given.seconds), begun, given.out))

@@ -7,6 +7,7 @@ Each command must finish, or be refused in one line because the folder is in use
 more, the folder must hold what one command alone leaves.
 """
 
+import math
 import shutil
 import sys
 import time
@@ -31,12 +32,13 @@ PAIRS: dict[str, tuple[list[str], list[str], str | None]] = {
 }
 
 
-def campaign(pairs: int, seed: int = 0, names: tuple[str, ...] = tuple(PAIRS)) -> Totals:
+def campaign(pairs: int, seed: int = 0, seconds: float = math.inf, names: tuple[str, ...] = tuple(PAIRS)) -> Totals:
     """Run pairs of commands in turn.
 
     Args:
         pairs: Number of pairs in all.
         seed: Random seed of how much later the second command starts.
+        seconds: No trial begins later than this after the folders are made.
         names: Names of the pairs.
     """
     totals = Totals()
@@ -45,7 +47,10 @@ def campaign(pairs: int, seed: int = 0, names: tuple[str, ...] = tuple(PAIRS)) -
         folders = made(place, {begin for name in names if (begin := PAIRS[name][2])})
         warm(folders.values())
         alone: dict[str, tuple[bytes, float]] = {}
+        end = time.monotonic() + seconds
         for number in range(pairs):
+            if time.monotonic() > end:
+                break
             name = names[number % len(names)]
             first, second, begin = PAIRS[name]
             if name not in alone:
@@ -85,4 +90,4 @@ def _begun(begin: Path | None, place: Path) -> Path:
 if __name__ == "__main__":
     given = options(__doc__, trials="pairs", short=8).parse_args()
     begun = time.monotonic()
-    sys.exit(finish("Two commands at once", campaign(given.trials, given.seed), begun, given.out))
+    sys.exit(finish("Two commands at once", campaign(given.trials, given.seed, given.seconds), begun, given.out))
