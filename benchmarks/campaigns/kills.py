@@ -13,13 +13,27 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import FOLDERS, TASK, Child, Totals, chances, finish, in_child, kept, made, on, options, warm, workplace
+from common import (
+    FOLDERS,
+    LONGEST,
+    TASK,
+    Child,
+    Totals,
+    chances,
+    finish,
+    in_child,
+    kept,
+    made,
+    on,
+    options,
+    warm,
+    workplace,
+)
 
 _OUT = ["--quiet", "--out", "RUN"]
 #: Commands by name, with the finished folder that they begin from, if any.
 COMMANDS: dict[str, tuple[list[str], str | None]] = {
     "study": ([*FOLDERS["study"], *_OUT], None),
-    "study, two processes": ([*FOLDERS["study"], "--processes", "2", *_OUT], None),
     "study --select": ([*FOLDERS["selection"], *_OUT], None),
     "study --add-seeds": ([*FOLDERS["study"], "--add-seeds", "1", *_OUT], "study"),
     "pretrain": (["pretrain", TASK, "--role", "teacher", *_OUT], None),
@@ -29,6 +43,8 @@ COMMANDS: dict[str, tuple[list[str], str | None]] = {
     "diagnose": (["diagnose", TASK, *_OUT], None),
     "gauss": ([*FOLDERS["gauss"], *_OUT], None),
     "report": (["report", "RUN"], "study"),
+    # Last, because workers take seconds to start: the short form has no time for it.
+    "study, two processes": ([*FOLDERS["study"], "--processes", "2", *_OUT], None),
 }
 
 
@@ -66,7 +82,7 @@ def campaign(kills: int, seed: int = 0, seconds: float = math.inf, names: tuple[
 
 def _whole(words: list[str], begin: Path | None, place: Path) -> dict[str, bytes]:
     folder = _begun(begin, place)
-    outcome = in_child(on(words, "run"), place)
+    outcome = Child(on(words, "run"), place).outcome(5 * LONGEST)
     if outcome.code != 0:
         raise RuntimeError(f"{words}: {outcome}")
     return kept(folder)
