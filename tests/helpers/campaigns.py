@@ -12,8 +12,6 @@ def short_form(name, *words):
     command = [sys.executable, str(CAMPAIGNS / f"{name}.py"), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines() if line[:1] == "|"
-    ]
-    heading, _, *rest = rows
+    lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    heading, _, *rest = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {row[0]: dict(zip(heading[1:], map(int, row[1:]), strict=True)) for row in rest}

@@ -58,7 +58,7 @@ def test_a_changed_record_is_refused_unless_its_checksum_is_removed(tmp_path):
     records.write_record(path, {"count": 1, "more": (1, 2)})
     assert records.read_record(path, Kind, "go away") == {"count": 1, "more": [1, 2]}
     path.write_text(path.read_text().replace('"count": 1', '"count": 2'))
-    with pytest.raises(InputError, match="its checksum differs.*remove its line"):
+    with pytest.raises(InputError, match=r"its checksum differs.*remove its line"):
         records.read_record(path, Kind, "go away")
     path.write_text("".join(line for line in path.read_text().splitlines(True) if "checksum" not in line))
     assert records.read_record(path, Kind, "go away")["count"] == 2

@@ -207,6 +207,7 @@ class Run:
         """
         if self.folder.exists() and not self.holds_config:
             ours = ("seed-", ".in-use", f".{_CONFIG}.", _DIAGNOSIS, f".{_DIAGNOSIS}.", "report.", ".report.", "figures")
+            self._refuse_lost_config()
             strange = [item.name for item in self.folder.iterdir() if not item.name.startswith(ours)]
             if strange:
                 raise InputError(f"{self.folder} is not empty ({strange[0]!r}) and no run of mfh; choose another --out")
@@ -233,13 +234,16 @@ class Run:
         Raises:
             InputError: The folder holds measurements whose configuration is lost.
         """
+        self._refuse_lost_config()
+        records.write_record(self.folder / _CONFIG, config)
+        self.__dict__.pop("config", None)
+
+    def _refuse_lost_config(self) -> None:
         if not self.holds_config and self.num_cells:
             raise InputError(
                 f"{self.folder} holds measurements but no {_CONFIG}, so nobody knows what they were made with; "
                 f"{_RESTORE}"
             )
-        records.write_record(self.folder / _CONFIG, config)
-        self.__dict__.pop("config", None)
 
     def claim(self, config: Mapping[str, Any]) -> None:
         """Make the folder that of a study, or check that it is already; only seeds may be added.
