@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import datetime
+import json
 import math
 import os
 import platform
@@ -254,10 +255,19 @@ def kept(folder: Path) -> dict[str, bytes]:
     found = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     names = ("config.json", "selection.json", "diagnosis.json", "truth.json")
     return {
-        name: path.read_bytes()
+        name: _content(path)
         for name, path in found.items()
         if path.suffix in (".csv", ".safetensors", ".ckpt", ".part") or path.name in names
     }
+
+
+def _content(path: Path) -> bytes:
+    content = path.read_bytes()
+    if path.suffix != ".safetensors":
+        return content
+    # The order of the entries of a header differs from process to process.
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.dumps(json.loads(content[8:end]), sort_keys=True).encode() + content[end:]
 
 
 def chances(seed: int, *names: object) -> random.Random:

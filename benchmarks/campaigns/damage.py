@@ -42,6 +42,7 @@ READERS: dict[str, dict[str, list[str]]] = {
     "diagnosis": {"report": REPORT, "diagnose": ["diagnose", TASK, *_OUT]},
     "gauss": {"report": REPORT, "gauss": [*FOLDERS["gauss"], *_OUT]},
 }
+_SPARED = ("selection.json", "diagnosis.json", "truth.json", ".safetensors")
 #: How often a command is drawn, relative to the others.
 WEIGHTS = {"report": 3.0, "study --add-seeds": 0.3, "saliency": 0.5}
 
@@ -281,7 +282,10 @@ def trial(
         if verdict == "finished":
             now = shown(copy, command, outcome.said)
             differing = [key for key in reference if now[key] != reference[key]]
-            verdict, said = ("silent wrong result", f"other {differing}") if differing else ("same result", "")
+            # Without a file that a report can do without, it shows less, and nothing else.
+            without = kind == "delete" and command == "report" and path.endswith(_SPARED)
+            verdict = "same result" if not differing else "shown without" if without else "silent wrong result"
+            said = f"other {differing}"
         return verdict, said
     finally:
         shutil.rmtree(copy)
