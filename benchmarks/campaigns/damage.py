@@ -20,8 +20,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-from common import FOLDERS, TASK, Totals, chances, finish, in_child, made, on, options, warm, workplace
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from campaigns.common import FOLDERS, TASK, Totals, chances, finish, in_child, made, on, options, warm, workplace
 
 #: Commands that read each run folder, which stands where RUN does.
 REPORT = ["report", "RUN", "--format", "md", "--figures", "svg"]

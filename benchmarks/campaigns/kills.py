@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from common import (
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from campaigns.common import (
     FOLDERS,
     LONGEST,
     TASK,

@@ -13,8 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from common import FOLDERS, TASK, Child, Totals, chances, finish, in_child, made, on, options, warm, workplace
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from campaigns.common import FOLDERS, TASK, Child, Totals, chances, finish, in_child, made, on, options, warm, workplace
 
 _OUT = ["--quiet", "--out", "RUN"]
 _STUDY, _GAUSS = [*FOLDERS["study"], *_OUT], [*FOLDERS["gauss"], *_OUT]

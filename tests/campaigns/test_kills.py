@@ -1,4 +1,4 @@
-from campaigns import short_form
+from short_campaign import short_form
 
 
 def test_a_short_campaign_finds_nothing():
