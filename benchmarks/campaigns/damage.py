@@ -283,7 +283,8 @@ def trial(
             now = shown(copy, command, outcome.said)
             differing = [key for key in reference if now[key] != reference[key]]
             # Without a file that a report can do without, it shows less, and nothing else.
-            without = kind == "delete" and command == "report" and path.endswith(_SPARED)
+            spared = path.endswith(_SPARED) or "/histories/" in path
+            without = kind == "delete" and command == "report" and spared
             verdict = "same result" if not differing else "shown without" if without else "silent wrong result"
             said = f"other {differing}"
         return verdict, said
