@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
 
-.PHONY: demo test lint types docs benchmarks clean
+.PHONY: demo test lint types docs benchmarks campaigns clean
 
 demo: $(STAMP)  ## the main job: a study on the embedded digits world, with its report
 	$(BIN)/mfh demo
@@ -29,6 +29,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]'
 	touch $@
+
+campaigns: $(STAMP)  ## the long forms of the campaigns on run folders; the tests run short ones
+	$(BIN)/python benchmarks/campaigns/kills.py --kills 200
+	$(BIN)/python benchmarks/campaigns/damage.py --damages 500 --processes 2
+	$(BIN)/python benchmarks/campaigns/writers.py --pairs 60
 
 clean:
 	rm -rf .venv site runs .mypy_cache .ruff_cache .pytest_cache

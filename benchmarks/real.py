@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mfh.tasks.baseline import linear_baseline
 
 import mfh
 from common import Report
@@ -27,6 +26,7 @@ from mfh.errors import InputError
 from mfh.studies.folder import Run
 from mfh.studies.grid import ARMS, PLAIN_CONTROLS
 from mfh.studies.stats import mean_interval
+from mfh.tasks.baseline import linear_baseline
 from mfh.tasks.finding import TaskArguments, find_task
 
 DIRECTIONS = (

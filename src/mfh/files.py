@@ -109,12 +109,18 @@ def locked(path: str | Path, *, wait: bool = True) -> Iterator[None]:
         lock.release()
 
 
+#: Name of a temporary file of `atomic_write`; a killed process leaves it behind.
+_UNFINISHED = re.compile(r"\..+\.\w{8}\.part")
+
+
 @contextmanager
-def claimed(folder: str | Path) -> Iterator[None]:
+def claimed(folder: str | Path, sweep: Sequence[str] = ()) -> Iterator[None]:
     """Hold a folder during the block. The claim ends with the process, however it ends.
 
     Args:
         folder: Folder to hold. It is made if it is missing.
+        sweep: Patterns of the folders within it that only the holder writes to, "." for itself. Temporary files that
+            killed processes left there are removed.
 
     Raises:
         InputError: Another process holds the folder.
@@ -126,6 +132,10 @@ def claimed(folder: str | Path) -> Iterator[None]:
             raise InputError(
                 f"{folder} is in use by another process of mfh; wait for it, or use another --out"
             ) from None
+        for pattern in sweep:
+            for path in Path(folder).glob(f"{pattern}/.*.part"):
+                if _UNFINISHED.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
         yield
 
 
@@ -236,9 +246,16 @@ def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping
         rows: Rows from column to value. None makes an empty field.
     """
     with atomic_write(path) as file:
-        writer = csv.DictWriter(_Lines(file), columns, lineterminator="\r\n")
-        writer.writeheader()
-        writer.writerows({name: _written(value) for name, value in row.items()} for row in rows)
+        file.write(table_text(columns, rows))
+
+
+def table_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """The content of a CSV table, see `write_table`."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(_Lines(text), columns, lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows({name: _written(value) for name, value in row.items()} for row in rows)
+    return text.getvalue()
 
 
 class _Lines:
@@ -407,14 +424,17 @@ def map_array(path: str | Path) -> NDArray[Any]:
     return array
 
 
-def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, "Tensor"], facts: Mapping[str, Any]) -> None:
-    """Write named tensors and JSON facts to one safetensors file, whole or not at all.
+def save_tensors(
+    path: str | Path, kind: str, tensors: Mapping[str, "Tensor"], facts: Mapping[str, Any], place: str = ""
+) -> None:
+    """Write named tensors and JSON facts to one safetensors file with a checksum, whole or not at all.
 
     Args:
         path: File to write.
         kind: What the file holds ("saliency", "mask", "network"). Loading checks it.
         tensors: Tensors on any device. Tensors that share memory are stored separately.
         facts: Values that JSON can hold.
+        place: What the file is within a run folder; empty elsewhere.
     """
     from safetensors.torch import save
 
@@ -427,41 +447,53 @@ def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, "Tensor"], f
             tensor = tensor.clone()
         seen.add(tensor.untyped_storage().data_ptr())
         content[name] = tensor
-    data = save(content, metadata={"mfh": kind, "facts": json.dumps(dict(facts))})
+    metadata = {"mfh": kind, "facts": json.dumps(dict(facts)), **({"place": place} if place else {})}
+    data = save(content, metadata=metadata | {"checksum": _tensors_digest(content, metadata)})
     with atomic_write(path, "wb") as file:
         file.write(data)
 
 
-def save_fields(value: Any, path: str | Path, kind: str) -> None:
+def _tensors_digest(tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> str:
+    import torch
+
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def save_fields(value: Any, path: str | Path, kind: str, place: str = "") -> None:
     """Write a dataclass of NumPy arrays and JSON facts with `save_tensors`.
 
     Args:
         value: Dataclass instance to write.
         path: File to write.
         kind: What the file holds, see `save_tensors`.
+        place: What the file is within a run folder; empty elsewhere.
     """
     import torch
 
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     arrays = {name: field for name, field in fields.items() if isinstance(field, np.ndarray)}
     facts = {name: field for name, field in fields.items() if name not in arrays}
-    save_tensors(
-        path, kind, {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}, facts
-    )
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    save_tensors(path, kind, tensors, facts, place)
 
 
-def load_fields(made: type[T], path: str | Path, kind: str) -> T:
+def load_fields(made: type[T], path: str | Path, kind: str, place: str = "") -> T:
     """Read a dataclass that `save_fields` wrote.
 
     Args:
         made: The dataclass to make.
         path: File to read.
         kind: What the file must hold.
+        place: What the file must be, see `load_tensors`.
 
     Raises:
         InputError: There is no such file, or it holds something else.
     """
-    tensors, facts = load_tensors(path, kind)
+    tensors, facts = load_tensors(path, kind, place)
     try:
         value = made(**facts, **{name: tensor.numpy() for name, tensor in tensors.items()})
         check_fields(value)
@@ -470,21 +502,25 @@ def load_fields(made: type[T], path: str | Path, kind: str) -> T:
         raise InputError(f"{path} is not a {kind} this version of mfh can read ({error})") from None
 
 
-def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+def load_tensors(path: str | Path, kind: str, place: str = "") -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     """Read tensors and facts that `save_tensors` wrote.
 
     Args:
         path: File to read.
         kind: What the file must hold.
+        place: What the file must be within its run folder, if it says what it is. Empty accepts any.
 
     Returns:
         The tensors, on the CPU, and the facts.
 
     Raises:
-        InputError: There is no such file, it is not a safetensors file, or it holds something else.
+        InputError: There is no such file, it is not a safetensors file, it holds something else, or it was changed
+            after it was written.
     """
     from safetensors import SafetensorError, safe_open
 
+    if Path(path).exists() and not Path(path).is_file():
+        raise InputError(f"{path} is not a {kind} saved by mfh (it is no regular file)")
     try:
         regular_size(path)
         with safe_open(str(path), framework="pt") as file:
@@ -497,10 +533,16 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, "Tensor"], dict
                 raise InputError(
                     f"{path} holds facts of type {type(facts).__name__}; a {kind} saved by mfh has a mapping"
                 )
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise InputError(f"no file {path}; a {kind} saved by mfh was expected") from None
     except InputError:
         raise
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not a {kind} saved by mfh ({error})") from None
+    checksum = metadata.pop("checksum", None)
+    if checksum is not None and checksum != _tensors_digest(tensors, metadata):
+        raise InputError(f"{path} was changed after it was written (its checksum differs); remove it to make it again")
+    if place and metadata.get("place", place) != place:
+        raise InputError(f"{path} was written as {metadata['place']}, it seems exchanged; remove it to make it again")
+    return tensors, facts

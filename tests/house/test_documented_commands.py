@@ -184,7 +184,9 @@ def run_border(words, folder, monkeypatch):
 
 
 SCRIPTS = {
-    ("python", "benchmarks/killed_study.py", "--kills", "10"): only_parse,  # kills processes for minutes
+    ("python", "benchmarks/campaigns/kills.py", "--kills", "200"): only_parse,  # their short forms are tests
+    ("python", "benchmarks/campaigns/damage.py", "--damages", "500"): only_parse,
+    ("python", "benchmarks/campaigns/writers.py", "--pairs", "60"): only_parse,
     ("python", "docs/scripts/gaussian_defects.py", "--num-seeds", "200"): run_defects,
     ("python", "docs/scripts/gaussian_reproduction.py", "runs/gaussian"): run_reproduction,
     ("python", "docs/scripts/digits_border.py"): run_border,
@@ -203,7 +205,7 @@ def benchmark_lines():
     for path in (ROOT / "benchmarks").rglob("*.*"):
         if path.suffix in (".py", ".md"):
             text = path.read_text(encoding="utf-8")
-            found |= set(re.findall(r"(?:^ *|`)(python benchmarks/\w+\.py[\w ./-]*)", text, re.MULTILINE))
+            found |= set(re.findall(r"(?:^ *|`)(python benchmarks/[\w/]+\.py[\w ./-]*)", text, re.MULTILINE))
     return sorted(found)
 
 

@@ -119,12 +119,13 @@ def test_a_choice_stays_when_seeds_are_added(tmp_path):
     path = tmp_path / "run" / "selection.json"
     choice = json.loads(path.read_text())
     other = {"regular": ("soft", "probe", "1"), "soft": ("regular", "", "")}[choice["arm"]]
-    path.write_text(json.dumps(choice | dict(zip(("arm", "score", "layer"), other, strict=True))))  # as if so chosen
+    run = Run(tmp_path / "run")
+    run.write_selection(choice | dict(zip(("arm", "score", "layer"), other, strict=True)))  # as if so chosen
     more = mfh.study(TINY, out=tmp_path / "run", **options | {"add_seeds": 2})
     tested = more.frame[more.frame["split"] == "test"]
     assert set(tested["arm"]) == {"no-kd", "regular", other[0]}
     assert set(tested["seed"]) == {0, 1, 2}
-    path.write_text(json.dumps(choice | {"arm": "general"}))
+    run.write_selection(choice | {"arm": "general"})
     with pytest.raises(InputError, match="names no variant"):
         mfh.study(TINY, out=tmp_path / "run", **options | {"num_seeds": 3})
 

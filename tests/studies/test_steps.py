@@ -124,7 +124,7 @@ def test_two_layers_shade_both_masks_each_at_its_own_ratio(tmp_path):
     for row in rows:  # so that each layer has its own best ratio
         if row["arm"] == "general" and row["split"] == "val" and row["metric"] == "accuracy":
             row["value"] = "0.9" if (row["layer"], row["ratio"]) in (("0", "0.25"), ("1", "0.5")) else "0.1"
-    files.write_table(run.folder / "results.csv", list(rows[0]), rows)
+    run.write_results(list(rows[0]), rows)
     content = report(run.folder, format="md").read_text()
     kept = {(s.layer, s.score) for s in run.seed(0).saliencies()}
     assert kept == {("0", "distance"), ("1", "distance")}
@@ -142,7 +142,7 @@ def test_a_study_of_another_version_makes_its_report_but_is_not_continued(tmp_pa
     mfh.study(TINY, **options)
     config = json.loads((run.folder / "config.json").read_text())
     del config["identity"]["format"]
-    (run.folder / "config.json").write_text(json.dumps(config))
+    run.write_config(config)
     with pytest.raises(InputError, match="made by another version of mfh, which this one cannot continue"):
         mfh.study(TINY, **options)
     assert report(run.folder).is_file()

@@ -188,22 +188,28 @@ def _study(options: opt.Study) -> None:
 
 
 def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
-    from mfh.reporting import report
-    from mfh.studies.folder import Run
     from mfh.studies.running import study
 
-    study(out=out, progress=not quiet, **arguments)
-    run = Run(out)
+    def finish(run: "Run") -> None:
+        page = _reported(run)
+        _print_study(run)
+        _say(f"\nReport: {page}")
+
+    study(out=out, progress=not quiet, finish=finish, **arguments)
+
+
+def _reported(run: "Run") -> Path:
+    """Keep the command that repeats a run beside its results, and write the report."""
+    from mfh.reporting import report
+
     _note_command(run)
-    page = report(run)
-    _print_study(run)
-    _say(f"\nReport: {page}")
+    return report(run)
 
 
 def _note_command(run: "Run") -> None:
     """Keep the command that repeats a run beside its results, unless one is noted already."""
     if "repeat" not in run.environment:
-        run.write_environment(run.environment | {"repeat": _repeat_command(run.config["num_seeds"])})
+        run.write_environment(run.environment | {"repeat": _repeat_command(run.num_seeds)})
 
 
 def _repeat_command(num_seeds: int) -> str:
@@ -343,9 +349,7 @@ def _gauss(options: opt.Gauss) -> None:
     from mfh.gaussian import summary, table_2
     from mfh.gaussian.run import EXPERIMENTS, run
     from mfh.progress import bars
-    from mfh.reporting import report
     from mfh.reporting.gaussian import gaussian_verdict
-    from mfh.studies.folder import Run
     from mfh.studies.settings import permutations_of
 
     experiments = EXPERIMENTS if options.experiment == "all" else (options.experiment,)
@@ -364,9 +368,8 @@ def _gauss(options: opt.Gauss) -> None:
             options=given,
             device=options.device,
             progress=progress,
+            finish=_reported,
         )
-    _note_command(Run(out))
-    page = report(out)
     for name, frame in frames.items():
         if name == "modify-gamma":
             _say(table_2(frame))
@@ -374,7 +377,7 @@ def _gauss(options: opt.Gauss) -> None:
             _say(summary(frame).to_string(index=False, float_format="%.2f"))
         _say("")
     _say(gaussian_verdict(frames))
-    _say(f"\nReport: {page}")
+    _say(f"\nReport: {out / 'report.html'}")
 
 
 def _prepare(options: opt.Prepare) -> None:

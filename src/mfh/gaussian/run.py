@@ -44,6 +44,7 @@ def run(
     options: Mapping[str, Any] | None = None,
     device: str = "auto",
     progress: RunProgress | None = None,
+    finish: Callable[[Run], object] | None = None,
 ) -> dict[str, "pd.DataFrame"]:
     """Run experiments and keep results.csv, config.json and environment.json in a folder, for `mfh.report`.
 
@@ -60,6 +61,8 @@ def run(
             that has it. None values are ignored.
         device: Device to train on, see `mfh.gaussian.fit`.
         progress: Called as progress(experiment, seeds_done, num_seeds).
+        finish: Called with the run folder when everything is computed and before the folder is released, for instance
+            `mfh.report`.
 
     Returns:
         The tidy results by experiment.
@@ -69,11 +72,16 @@ def run(
     """
     config = resolve(experiments, num_seeds=num_seeds, first_seed=first_seed, options=options)
     run_folder = Run(out)
-    if _same_configuration(run_folder, config) and run_folder.holds_results:
-        return read_frames(run_folder)
+    _same_configuration(run_folder, config)  # before a folder is made
     with ExitStack() as stack:
         try:
             stack.enter_context(run_folder.locked())
+            run_folder.refresh()
+            if _same_configuration(run_folder, config) and run_folder.holds_results:
+                frames = read_frames(run_folder)
+                if finish is not None:
+                    finish(run_folder)
+                return frames
             run_folder.write_config(config)
             run_folder.write_environment(environment(device=device))
         except OSError as error:
@@ -83,10 +91,12 @@ def run(
         frames, started = {}, time.monotonic()
         for name, chosen in config["experiments"].items():
             frames[name] = _experiment(name, chosen, num_seeds, device, progress)
-        _write_tables(frames, run_folder.folder)
+        _write_tables(frames, run_folder)
         rows: list[Any] = [row for frame in frames.values() for row in frame.to_dict("records")]
         run_folder.write_results(gaussian_experiments.COLUMNS, rows)  # last: it says that the run is finished
         run_folder.write_environment(environment(device=device, seconds=round(time.monotonic() - started, 1)))
+        if finish is not None:
+            finish(run_folder)
     return frames
 
 
@@ -101,8 +111,8 @@ def read_frames(run: Run) -> dict[str, "pd.DataFrame"]:
     """
     table = run.table(gaussian_experiments.COLUMNS)
     frames = {str(name): part.reset_index(drop=True) for name, part in table.groupby("experiment", sort=False)}
-    if "modify-gamma" in frames and (run.folder / FOUND).is_file():
-        found = read_frame(run.folder / FOUND, ("alpha", "gamma", "general", "found"))
+    if "modify-gamma" in frames and run.holds(FOUND):
+        found = read_frame(run.checked(FOUND), ("alpha", "gamma", "general", "found"))
         frames["modify-gamma"].attrs["general_found"] = found.to_dict(orient="records")
     return frames
 
@@ -197,7 +207,7 @@ def _experiment(
     )
 
 
-def _write_tables(frames: Mapping[str, "pd.DataFrame"], out: Path) -> None:
+def _write_tables(frames: Mapping[str, "pd.DataFrame"], run: Run) -> None:
     """Write Table 2 and what Algorithm 1 found, if modify-gamma was run."""
     import pandas as pd
 
@@ -205,8 +215,7 @@ def _write_tables(frames: Mapping[str, "pd.DataFrame"], out: Path) -> None:
 
     if (frame := frames.get("modify-gamma")) is None:
         return
-    with atomic_write(out / FOUND) as file:
-        pd.DataFrame(frame.attrs["general_found"]).to_csv(file, index=False)
+    run.write_checked(FOUND, pd.DataFrame(frame.attrs["general_found"]).to_csv(index=False, lineterminator="\n"))
     for form, suffix in (("text", "txt"), ("csv", "csv"), ("markdown", "md"), ("latex", "tex")):
-        with atomic_write(out / f"table-2.{suffix}") as file:
+        with atomic_write(run.folder / f"table-2.{suffix}") as file:
             file.write(table_2(frame, form))  # type: ignore[arg-type]

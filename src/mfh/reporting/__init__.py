@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mfh.errors import InputError
+from mfh.files import claimed
 from mfh.studies.folder import Run
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def report(
         The path of the page.
 
     Raises:
-        InputError: No folder is given, one holds no run, its files cannot be read, or no file type is given.
+        InputError: No folder is given, one holds no run, its files cannot be read, no file type is given, or another
+            process writes to the folder of the page.
     """
     from mfh.figures.style import drawn_for
     from mfh.reporting.markdown import write_markdown
@@ -55,7 +57,9 @@ def report(
     opened = [Run.open(run) for run in runs]
     folders = [run.folder for run in opened]
     target = out or (folders[0] if len(folders) == 1 else os.path.commonpath([run.resolve().parent for run in folders]))
-    with drawn_for(style):
+    # The page of one run belongs to it. Other folders hold pages only, and may hold run folders of others.
+    own = len(opened) == 1 and Path(target).resolve() == folders[0].resolve()
+    with drawn_for(style), opened[0].locked() if own else claimed(target, (".", "figures")):
         content = _sections(opened[0]) if len(opened) == 1 else _compared(opened)
         return (write_markdown if format == "md" else write_page)(target, *content, figures)
 

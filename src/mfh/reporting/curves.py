@@ -53,8 +53,8 @@ def _line(
     columns = (f"{role}_val_{summary.scale.name}", f"{role}_val_loss")
     kept: list[Mapping[str, Any]] = [history for folder in folders if (history := folder.read_history(key))]
     kept = [history for history in kept if all(column in history for column in columns)]
-    if not kept:
-        return None
+    if not kept or len(kept) < len(folders):
+        return None  # a mean over some of the seeds would stand beside means over all
     length = min(len(history[columns[0]]) for history in kept)
     metric, loss = (np.mean([history[column][:length] for history in kept], axis=0) for column in columns)
     return label, arm, role, summary.scale.factor * metric, loss

@@ -37,6 +37,10 @@ class Measure:
     high: float | None = None
     note: str = ""
 
+    def __post_init__(self) -> None:
+        if (self.low is None) != (self.high is None):
+            raise InputError(f"an interval from {self.low} to {self.high} lacks an end; give both or none")
+
 
 @dataclass(frozen=True)
 class Shares:

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mfh import files
 from mfh.data.epochs import PairLoader
 from mfh.data.pairs import to_device
 from mfh.errors import InputError
@@ -30,6 +29,7 @@ from mfh.networks.modes import evaluating, placed
 from mfh.problems.losses import KDLoss
 from mfh.saliency.masks import masked_logits
 from mfh.saliency.probe import student_features
+from mfh.studies import records
 from mfh.studies.criteria import (
     FEWEST,
     FOLDS,
@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from mfh.tasks.task import Task
 
 
+#: What a diagnosis is within a run folder; it may be kept under another name.
+_PLACE = "diagnosis"
 Outcome = Literal["likely to help", "not likely to help", "cannot tell"]
 
 
@@ -133,7 +135,7 @@ class Diagnosis:
 
     def save(self, path: str | Path) -> None:
         """Write everything as JSON, atomically."""
-        files.write_json(path, dataclasses.asdict(self))
+        records.write_record(Path(path), dataclasses.asdict(self), _PLACE)
 
     @classmethod
     def load(cls, path: str | Path) -> "Diagnosis":
@@ -142,20 +144,14 @@ class Diagnosis:
         Raises:
             InputError: There is no such file, or it does not hold a diagnosis.
         """
-        content = files.read_json(path)
+        content = records.read_record(Path(path), dict[str, Any], "diagnose again", _PLACE)
         try:
-            measures = {
-                field.name: Measure(**content[field.name]) for field in dataclasses.fields(cls) if field.type is Measure
-            }
-            views = tuple(
-                LayerView(**{**view, "share": Measure(**view["share"]), "trial": Measure(**view["trial"])})
-                for view in content["layers"]
-            )
-            return cls(**{**content, **measures, "layers": views, "reasons": tuple(content["reasons"])})
-        except (KeyError, TypeError, AttributeError) as error:
+            found: Diagnosis = records.fitted(content, cls)
+        except ValueError as error:
             raise InputError(
                 f"{path} is not a diagnosis that this version of mfh can read ({error}); diagnose again"
             ) from None
+        return found
 
 
 def diagnose(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from urllib.parse import quote
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mfh import files
 from mfh.errors import InputError, refuse_difference
 from mfh.problems.scale import ACCURACY, Scale
+from mfh.studies import records
 from mfh.studies.grid import COLUMNS, FRACTION, Cell
 from mfh.studies.stats import Repeats
 
@@ -42,6 +43,9 @@ HistoryKey = Literal["teacher", "student", "aligned"] | Cell
 #: Counts up when networks and measurements of an earlier version must not be mixed with new ones.
 FORMAT = 2
 
+#: No metric, loss or count is as large as this; larger ones cannot be drawn.
+_LARGEST = 1e15
+
 #: With more classes than this, only correct and wrong predictions are counted: a larger matrix shows nothing.
 MOST_CLASSES = 50
 
@@ -50,11 +54,101 @@ _LONGEST_NAME = 150
 
 _CONFIG, _ENVIRONMENT, _RESULTS = "config.json", "environment.json", "results.csv"
 _SELECTION, _DIAGNOSIS, _TRUTH = "selection.json", "diagnosis.json", "truth.json"
+_CHECKSUMS, _ADDITION = "checksums.json", "addition.json"
 _KINDS = {"study": "a study", "steps": "single steps", "diagnose": "a diagnosis", "gauss": "Gaussian experiments"}
 _COUNTS = ("target", "predicted", "count")
-_CHECKSUM = "checksum"
 _MEASURE_AGAIN = "remove it to measure this cell again"
 _WITHOUT_IT = "remove it to have a report without it"
+_RESTORE = "restore it, or choose another --out"
+_RUN_AGAIN = "remove it and give the command of the run again"
+#: Folders of a run folder that only the holder of its lock writes to.
+_OURS = (".", "figures", "seed-*", "seed-*/*", "seed-*/labels-*/*")
+
+
+class _Config(TypedDict, total=False):
+    """What mfh reads of a configuration."""
+
+    command: str
+    task: str
+    arms: list[str]
+    ratios: list[float]
+    scores: list[str]
+    layers: list[str]
+    weights: list[list[float]] | None
+    label_fractions: list[float]
+    pairs: list[dict[str, int]]
+    select: bool
+    data: str | None
+    preset: str | None
+    augment: bool
+    data_redrawn: bool
+    resplit: dict[str, Any]
+    metric: Scale
+    facts: "_Facts | None"
+    identity: dict[str, Any]
+    experiments: dict[str, Any] | list[str]
+    first_seed: int
+    num_seeds: int
+
+
+class _Facts(TypedDict, total=False):
+    """What mfh reads of a task's facts."""
+
+    description: str
+    best_teacher_accuracy: float
+    best_student_accuracy: float
+    majority_accuracy: float
+    general: int | None
+    teacher_only: int | None
+    student_only: int | None
+
+
+class _Environment(TypedDict, total=False):
+    """What mfh reads of how a run was made."""
+
+    repeat: str
+    seconds: float
+
+
+class _Selection(TypedDict):
+    """What mfh reads of a choice."""
+
+    arm: str
+    score: str
+    ratio: float | None
+    layer: str
+    weights: list[float] | None
+    validation_gain: float
+    standard_error: float
+    recommended: str
+    candidates: int
+
+
+class _Truth(TypedDict):
+    """Which channels are modality-general."""
+
+    general: list[bool]
+
+
+class _NetworkFacts(TypedDict):
+    """What is kept with a network."""
+
+    made_with: dict[str, Any]
+    best_epoch: int | None
+    history: list[dict[str, Any]]
+
+
+class _Checksums(TypedDict):
+    """Digests that the content of tables may have: the present one, and the next one while it is written."""
+
+    digests: dict[str, list[str]]
+
+
+class _Addition(TypedDict):
+    """Seeds that are being added: how many, and how many there are then."""
+
+    add_seeds: int
+    num_seeds: int
 
 
 class Run:
@@ -66,6 +160,7 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._held = False
 
     @classmethod
     def open(cls, run: "str | Path | Run") -> "Run":
@@ -94,13 +189,22 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for this process. Every command that adds results to a run folder does.
+        """Hold the folder for this process. Every command that writes to a run folder does.
+
+        What killed processes left unfinished is removed. A `Run` that is held already may be held again within.
 
         Raises:
             InputError: Another process holds it.
         """
-        with files.claimed(self.folder):
+        if self._held:
             yield
+            return
+        with files.claimed(self.folder, _OURS):
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
 
     def refuse_foreign(self) -> None:
         """Refuse a folder that holds files of another program.
@@ -109,7 +213,8 @@ class Run:
             InputError: It does.
         """
         if self.folder.exists() and not self.holds_config:
-            ours = ("seed-", ".in-use", f".{_CONFIG}.", _DIAGNOSIS, f".{_DIAGNOSIS}.", "report.", "figures")
+            ours = ("seed-", ".in-use", f".{_CONFIG}.", _DIAGNOSIS, f".{_DIAGNOSIS}.", "report.", ".report.", "figures")
+            self._refuse_lost_config()
             strange = [item.name for item in self.folder.iterdir() if not item.name.startswith(ours)]
             if strange:
                 raise InputError(f"{self.folder} is not empty ({strange[0]!r}) and no run of mfh; choose another --out")
@@ -119,7 +224,7 @@ class Run:
     @property
     def holds_config(self) -> bool:
         """Whether the folder has a configuration."""
-        return (self.folder / _CONFIG).is_file()
+        return records.present(self.folder / _CONFIG, _RESTORE)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -128,12 +233,24 @@ class Run:
         Raises:
             InputError: The file cannot be read.
         """
-        return files.read_json(self.folder / _CONFIG) if self.holds_config else {}
+        return records.read_record(self.folder / _CONFIG, _Config, _RESTORE) if self.holds_config else {}
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Keep the configuration."""
-        files.write_json(self.folder / _CONFIG, config)
+        """Keep the configuration.
+
+        Raises:
+            InputError: The folder holds measurements whose configuration is lost.
+        """
+        self._refuse_lost_config()
+        records.write_record(self.folder / _CONFIG, config)
         self.__dict__.pop("config", None)
+
+    def _refuse_lost_config(self) -> None:
+        if not self.holds_config and self.num_cells:
+            raise InputError(
+                f"{self.folder} holds measurements but no {_CONFIG}, so nobody knows what they were made with; "
+                f"{_RESTORE}"
+            )
 
     def claim(self, config: Mapping[str, Any]) -> None:
         """Make the folder that of a study, or check that it is already; only seeds may be added.
@@ -153,12 +270,57 @@ class Run:
                 _deciding(config),
                 "choose another --out, or the same options to resume",
             )
-            if self.config["num_seeds"] > config["num_seeds"]:
+            if self.num_seeds > config["num_seeds"]:
                 raise InputError(
-                    f"{self.folder} holds {self.config['num_seeds']} seeds, now num_seeds is {config['num_seeds']}; "
+                    f"{self.folder} holds {self.num_seeds} seeds, now num_seeds is {config['num_seeds']}; "
                     "ask for at least as many, or choose another --out"
                 )
         self.write_config(config)
+
+    @property
+    def num_seeds(self) -> int:
+        """The number of seeds that the configuration asks for.
+
+        Raises:
+            InputError: The configuration does not say.
+        """
+        if "num_seeds" not in self.config:
+            raise InputError(f"{self.folder / _CONFIG}: num_seeds is missing; {_RESTORE}")
+        return int(self.config["num_seeds"])
+
+    def seeds_with(self, added: int) -> int:
+        """The number of seeds once some are added. An addition that was interrupted is finished, not repeated.
+
+        Args:
+            added: Number of seeds to add.
+
+        Raises:
+            InputError: The folder holds no study to add to.
+        """
+        if not self.holds_config:
+            raise InputError(f"add_seeds is {added}, but {self.folder} holds no study to add to; use num_seeds")
+        unfinished = self._addition
+        if unfinished is None:
+            return self.num_seeds + added
+        return int(unfinished["num_seeds"] - unfinished["add_seeds"] + max(added, unfinished["add_seeds"]))
+
+    def begin_addition(self, added: int, num_seeds: int) -> None:
+        """Note that seeds are being added, before anything is done for them.
+
+        Args:
+            added: How many.
+            num_seeds: How many there are then.
+        """
+        records.write_record(self.folder / _ADDITION, {"add_seeds": added, "num_seeds": num_seeds})
+
+    def end_addition(self) -> None:
+        """Forget the note of `begin_addition`: everything that was asked for is done."""
+        (self.folder / _ADDITION).unlink(missing_ok=True)
+
+    @property
+    def _addition(self) -> dict[str, Any] | None:
+        path, way_out = self.folder / _ADDITION, "remove it, and say with num_seeds how many seeds there shall be"
+        return records.read_record(path, _Addition, way_out) if records.present(path, way_out) else None
 
     @property
     def command(self) -> str:
@@ -189,20 +351,63 @@ class Run:
     def environment(self) -> dict[str, Any]:
         """Versions, hardware, seconds and the command that repeats the run; empty where the run left none."""
         path = self.folder / _ENVIRONMENT
-        return files.read_json(path) if path.exists() else {}
+        return records.read_record(path, _Environment, _WITHOUT_IT) if records.present(path, _WITHOUT_IT) else {}
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Keep how the run was made."""
-        files.write_json(self.folder / _ENVIRONMENT, environment)
+        records.write_record(self.folder / _ENVIRONMENT, environment)
         self.__dict__.pop("environment", None)
 
     # --- results ----------------------------------------------------------------------------------------------------
 
     def write_results(self, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
         """Keep the table of all measurements. It says that the run is finished, so it is written last."""
-        files.write_table(self.folder / _RESULTS, columns, rows)
+        self.write_checked(_RESULTS, files.table_text(columns, rows))
         self.__dict__.pop("results", None)
         self.__dict__.pop("summary", None)
+
+    def write_checked(self, name: str, text: str) -> None:
+        """Keep a file whose format has no room for a checksum; its digest is kept beside it.
+
+        Args:
+            name: Name of the file.
+            text: Its content.
+        """
+        path, held = self.folder / name, self._digests
+        # Whenever this process is killed, what is there is either the earlier file or the new one, and both are known.
+        before = files.file_digest(path) if path.is_file() else ""
+        known = [digest for digest in held.get(name, ()) if digest == before]
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        records.write_record(
+            self.folder / _CHECKSUMS, {"digests": {**held, name: list(dict.fromkeys([*known, digest]))}}
+        )
+        with files.atomic_write(path) as file:
+            file.write(text)
+
+    def checked(self, name: str) -> Path:
+        """The path of a file that `write_checked` wrote.
+
+        Raises:
+            InputError: It is missing although the run is finished, or it was changed after it was written.
+        """
+        path, known = self.folder / name, self._digests.get(name)
+        if not records.present(path, _RUN_AGAIN):
+            raise InputError(f"no file {path}; a finished run holds one: give the command of the run again")
+        if known is not None and files.file_digest(path) not in known:
+            raise InputError(f"{path} was changed after it was written (its checksum differs); {_RUN_AGAIN}")
+        return path
+
+    def holds(self, name: str) -> bool:
+        """Whether the run keeps, or once kept, a file that `write_checked` wrote."""
+        return (self.folder / name).is_file() or name in self._digests
+
+    @property
+    def _digests(self) -> dict[str, list[str]]:
+        path, way_out = self.folder / _CHECKSUMS, "remove it to read the results unchecked"
+        if not records.present(path, way_out):
+            return {}
+        digests: dict[str, list[str]] = records.read_record(path, _Checksums, way_out)["digests"]
+        return digests
 
     @property
     def holds_results(self) -> bool:
@@ -227,7 +432,7 @@ class Run:
         Raises:
             InputError: There is no such table, or it lacks a column.
         """
-        return files.read_frame(self.folder / _RESULTS, columns)
+        return files.read_frame(self.checked(_RESULTS), columns)
 
     @cached_property
     def summary(self) -> "Summary":
@@ -252,12 +457,12 @@ class Run:
     @property
     def selection(self) -> dict[str, Any] | None:
         """What a study with selection has chosen; None without a choice."""
-        path = self.folder / _SELECTION
-        return files.read_json(path) if path.exists() else None
+        path, way_out = self.folder / _SELECTION, "remove it to choose again"
+        return records.read_record(path, _Selection, way_out) if records.present(path, way_out) else None
 
     def write_selection(self, choice: Mapping[str, Any]) -> None:
         """Keep what a study has chosen."""
-        files.write_json(self.folder / _SELECTION, choice)
+        records.write_record(self.folder / _SELECTION, choice)
 
     @property
     def selection_file(self) -> Path:
@@ -267,7 +472,7 @@ class Run:
     @property
     def holds_diagnosis(self) -> bool:
         """Whether the folder has a diagnosis."""
-        return (self.folder / _DIAGNOSIS).is_file()
+        return records.present(self.folder / _DIAGNOSIS, "remove it and diagnose again")
 
     @cached_property
     def diagnosis(self) -> "Diagnosis | None":
@@ -338,11 +543,17 @@ class SeedFolder:
         Raises:
             InputError: There is no such network, or its file cannot be read.
         """
-        return files.load_tensors(self.network_file(key), "network")
+        path = self.network_file(key)
+        weights, facts = files.load_tensors(path, "network", self._place(path))
+        try:
+            return weights, records.fitted(facts, _NetworkFacts)
+        except ValueError as error:
+            raise InputError(f"{path}: {error}; remove it to train the network again") from None
 
     def write_network(self, key: NetworkKey, weights: "Mapping[str, Tensor]", facts: Mapping[str, Any]) -> None:
         """Keep the weights of a network, with facts that JSON can hold."""
-        files.save_tensors(self.network_file(key), "network", weights, facts)
+        path = self.network_file(key)
+        files.save_tensors(path, "network", weights, facts, self._place(path))
 
     def checkpoint_file(self, key: NetworkKey, made_with: str) -> Path:
         """Where an unfinished training is kept; named after what decides it, so that no other one resumes from it.
@@ -380,16 +591,29 @@ class SeedFolder:
         """
         from mfh.saliency.scores import ChannelSaliency
 
-        return [ChannelSaliency.load(path) for path in sorted(self.folder.glob("saliency-*.safetensors"))]
+        found = sorted(self.folder.glob("saliency-*.safetensors"))
+        return [files.load_fields(ChannelSaliency, path, "saliency", self._place(path)) for path in found]
+
+    def write_saliency(self, path: Path, saliency: "ChannelSaliency") -> None:
+        """Keep the scores of a layer's channels.
+
+        Args:
+            path: The file, as `saliency_file` names it.
+            saliency: The scores.
+        """
+        files.save_fields(saliency, path, "saliency", self._place(path))
 
     def read_truth(self) -> NDArray[np.bool_] | None:
         """(C,) whether each channel of the task's layer is modality-general; None where that is not known."""
         path = self.folder / _TRUTH
-        return np.asarray(files.read_json(path).get("general"), dtype=bool) if path.exists() else None
+        if not records.present(path, _WITHOUT_IT):
+            return None
+        return np.asarray(records.read_record(path, _Truth, _WITHOUT_IT, self._place(path))["general"], dtype=bool)
 
     def write_truth(self, general: NDArray[np.bool_]) -> None:
         """Keep which channels are modality-general."""
-        files.write_json(self.folder / _TRUTH, {"general": np.asarray(general).tolist()})
+        path = self.folder / _TRUTH
+        records.write_record(path, {"general": np.asarray(general).tolist()}, self._place(path))
 
     def write_mask(self, cell: Cell, mask: "ChannelMask") -> None:
         """Keep the mask of an arm, unless it is kept already."""
@@ -406,16 +630,14 @@ class SeedFolder:
 
     def holds_rows(self, cell: Cell | None, splits: Sequence[str]) -> bool:
         """Whether an arm is measured; its file exists once it is whole."""
-        return self.rows_file(cell, splits).exists()
+        return records.present(self.rows_file(cell, splits), _MEASURE_AGAIN)
 
     def write_rows(
         self, cell: Cell | None, splits: Sequence[str], columns: Sequence[str], rows: Sequence[Mapping[str, Any]]
     ) -> None:
         """Keep the measurements of one arm, with a checksum in every row."""
-        checksum = _checksum(columns, rows)
-        files.write_table(
-            self.rows_file(cell, splits), (*columns, _CHECKSUM), ({**row, _CHECKSUM: checksum} for row in rows)
-        )
+        path = self.rows_file(cell, splits)
+        records.write_rows(path, columns, rows)
 
     def read_rows(self, cell: Cell | None, splits: Sequence[str], columns: Sequence[str]) -> list[Row]:
         """The measurements of one arm; none if it is not measured yet.
@@ -424,22 +646,17 @@ class SeedFolder:
             InputError: The file was damaged, or it holds another arm or seed.
         """
         path = self.rows_file(cell, splits)
-        if not path.exists():
-            return []
-        rows: list[Row] = [{**row} for row in files.read_table(path, None, _MEASURE_AGAIN)]
-        if not rows:
-            return []
-        checksums = {row.pop(_CHECKSUM, None) for row in rows}
-        if tuple(rows[0]) != tuple(columns):
-            raise InputError(f"{path} has columns {','.join(rows[0])}, not {','.join(columns)}; {_MEASURE_AGAIN}")
-        if checksums != {_checksum(columns, rows)}:
-            raise InputError(f"{path} was changed after it was written (its checksum differs); {_MEASURE_AGAIN}")
+        rows: list[Row] = [{**row} for row in records.read_rows(path, columns, _MEASURE_AGAIN, needs_checksum=True)]
         for row in rows:
-            if row["seed"] != str(self.seed) or (cell is not None and _cell_of(row, path) != cell):
+            same = row["arm"] == "" if cell is None else _cell_of(row, path) == cell
+            if row["seed"] != str(self.seed) or not same:
                 raise InputError(
                     f"{path} holds measurements of another arm or seed ({row['arm'] or row['score']}, seed "
                     f"{row['seed']}); {_MEASURE_AGAIN}"
                 )
+        missing = [split for split in splits if all(row["split"] != split for row in rows)]
+        if cell is not None and missing and self.holds_rows(cell, splits):
+            raise InputError(f"{path} holds no measurement on the split {missing[0]}; {_MEASURE_AGAIN}")
         return rows
 
     def read_history(self, key: HistoryKey) -> dict[str, NDArray[np.float64]] | None:
@@ -449,13 +666,16 @@ class SeedFolder:
             InputError: The file is no such table.
         """
         path = self._history_file(key)
-        rows = _rows(path, None)
+        rows = records.read_rows(path, None, _WITHOUT_IT, self._place(path))
         if not rows:
             return None
         try:
-            return {column: np.array([float(row[column]) for row in rows]) for column in rows[0]}
+            history = {column: np.array([float(row[column]) for row in rows]) for column in rows[0]}
         except ValueError:
             raise InputError(f"{path} is not a table of numbers; {_WITHOUT_IT}") from None
+        if any((np.abs(values) > _LARGEST).any() for values in history.values()):
+            raise InputError(f"{path} holds numbers beyond {_LARGEST:g}; {_WITHOUT_IT}")
+        return history
 
     def write_history(self, key: HistoryKey, history: Sequence[Mapping[str, float]]) -> None:
         """Keep how a training went.
@@ -464,7 +684,8 @@ class SeedFolder:
             key: What was trained.
             history: One mapping for each epoch, all with the same names.
         """
-        files.write_table(self._history_file(key), list(history[0]) if history else ["epoch"], history)
+        path = self._history_file(key)
+        records.write_rows(path, list(history[0]) if history else ["epoch"], history, self._place(path))
 
     def _history_file(self, key: HistoryKey) -> Path:
         return self.folder / "histories" / f"{_stem(key)}.csv"
@@ -489,7 +710,8 @@ class SeedFolder:
             else:
                 rows += [(true, int(k), int(predicted[k])) for k in np.flatnonzero(predicted) if k != true]
         table = (dict(zip(_COUNTS, row, strict=True)) for row in rows)
-        files.write_table(self._counts_file(cell, split), _COUNTS, table)
+        path = self._counts_file(cell, split)
+        records.write_rows(path, _COUNTS, table, self._place(path))
 
     def read_counts(self, cell: Cell, split: str) -> NDArray[np.int64] | None:
         """What `write_counts` kept; None if it kept nothing.
@@ -501,22 +723,30 @@ class SeedFolder:
             InputError: The file is no such table.
         """
         path = self._counts_file(cell, split)
-        rows = _rows(path, _COUNTS)
+        rows = records.read_rows(path, _COUNTS, _WITHOUT_IT, self._place(path))
         if not rows:
             return None
         try:
-            num_classes = 1 + max(int(row["target"]) for row in rows)
+            found = [(int(row["target"]), row["predicted"], int(row["count"])) for row in rows]
+            num_classes = len({true for true, _, _ in found})  # every class is there once at least
             whole = num_classes <= MOST_CLASSES
             counts = np.zeros((num_classes, num_classes if whole else 2), dtype=np.int64)
-            for row in rows:
-                true, predicted = int(row["target"]), row["predicted"]
-                counts[true, int(predicted) if whole else int(predicted == "")] = int(row["count"])
+            for true, predicted, count in found:
+                column = int(predicted) if whole else int(predicted == "")
+                if min(true, column, count) < 0 or count > _LARGEST:
+                    raise ValueError
+                counts[true, column] = count
         except (IndexError, ValueError):
             raise InputError(f"{path} is not a table of counts; {_WITHOUT_IT}") from None
         return counts
 
     def _counts_file(self, cell: Cell, split: str) -> Path:
         return self.folder / "counts" / f"{safe_name(f'{cell.name}-{split}')}.csv"
+
+    def _place(self, path: Path) -> str:
+        """What a file is within the run folder, however the run folder is called."""
+        labels = f"{self.folder.name}/" if self.folder.name.startswith("labels-") else ""
+        return f"seed-{self.seed}/{labels}{path.relative_to(self.folder).as_posix()}"
 
 
 def refuse_other_format(holder: str, identity: Mapping[str, Any]) -> None:
@@ -562,13 +792,3 @@ def _cell_of(row: Row, path: Path) -> Cell:
         return Cell.of(row)
     except ValueError:
         raise InputError(f"{path} is not a table of measurements; {_MEASURE_AGAIN}") from None
-
-
-def _checksum(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Digest of all measurements of a file, as text."""
-    content = [["" if (value := row.get(name)) is None else str(value) for name in columns] for row in rows]
-    return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
-
-
-def _rows(path: Path, columns: Sequence[str] | None) -> list[dict[str, str]]:
-    return files.read_table(path, columns, _WITHOUT_IT) if path.exists() else []

@@ -79,6 +79,7 @@ def study(
     out: str | Path | None = None,
     settings: Settings | None = None,
     progress: bool = False,
+    finish: Callable[[Run], object] | None = None,
     **changes: Any,
 ) -> StudyResult:
     """Compare ways to make a student, paired by seed.
@@ -112,6 +113,8 @@ def study(
         out: Run folder, which grows cell by cell, and from which the same call resumes. None keeps nothing.
         settings: Training, loss, given files, device and processes; see `Settings`.
         progress: Whether to report progress on the terminal.
+        finish: Called with the run folder when everything is measured and before the folder is released, for instance
+            `mfh.report`. Seeds that are added count as added once it has returned.
         **changes: Single settings by name, as `Settings.of` takes them: `epochs=5`, `device="cpu"`, `processes=1`.
 
     Returns:
@@ -140,8 +143,8 @@ def study(
     if out is None:
         with tempfile.TemporaryDirectory(prefix="mfh-study-") as temporary:
             run = Run(Path(temporary) / "run")
-            return replace(_study(task, design, run, settings, progress), folder=None)
-    return _study(task, design, Run(out), settings, progress)
+            return replace(_study(task, design, run, settings, progress, finish), folder=None)
+    return _study(task, design, Run(out), settings, progress, finish)
 
 
 @dataclass(frozen=True)
@@ -164,16 +167,18 @@ def _seeds(run: Run, design: _Design) -> range:
     """The seeds of a study, as the run folder is now."""
     first_seed, num_seeds, add_seeds = design.first_seed, design.num_seeds, design.add_seeds
     if add_seeds:
-        if not run.holds_config:
-            raise InputError(f"add_seeds is {add_seeds}, but {run.folder} holds no study to add to; use num_seeds")
-        asked = int(run.config.get("num_seeds", 0))
-        # An interrupted addition is finished, not repeated: results.csv is written when all seeds are there.
-        done = run.results["seed"].nunique() if run.holds_results else 0
-        num_seeds = asked if 0 < done < asked else asked + add_seeds
+        num_seeds = run.seeds_with(add_seeds)
     return range(first_seed, first_seed + num_seeds)
 
 
-def _study(task: Any, design: _Design, run: Run, settings: Settings, progress: bool) -> StudyResult:
+def _study(
+    task: Any,
+    design: _Design,
+    run: Run,
+    settings: Settings,
+    progress: bool,
+    finish: Callable[[Run], object] | None,
+) -> StudyResult:
     seeds = _seeds(run, design)
     settings = with_earlier_arguments(settings, task, run)
     source = find_task(task, settings.task)
@@ -196,8 +201,14 @@ def _study(task: Any, design: _Design, run: Run, settings: Settings, progress: b
         run.refresh()
         if _seeds(run, design) != seeds:
             raise InputError(f"{run.folder} was changed by another process meanwhile; give the command again")
+        if design.add_seeds:
+            run.begin_addition(design.add_seeds, len(seeds))
         run.claim(config)
-        return _measured(plan, run, source, made, progress)
+        result = _measured(plan, run, source, made, progress)
+        if finish is not None:
+            finish(run)
+        run.end_addition()
+    return result
 
 
 def _check(design: _Design, grid: Sequence[Cell], task: Task, settings: Settings) -> None:

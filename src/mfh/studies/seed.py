@@ -116,7 +116,7 @@ class Seed:
         )
         saliency = gather(saliency)[0]  # masks must be the same to the last bit
         if path is not None and self.folder is not None and rank() == 0:
-            saliency.save(path)
+            self.folder.write_saliency(path, saliency)
             if self.task.truth is not None:
                 self.folder.write_truth(self.task.truth)
         return saliency
