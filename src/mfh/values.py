@@ -47,6 +47,10 @@ AddSeeds = Annotated[int, Bounds(0, 10_000)]
 RandomSeed = Annotated[int, Bounds(0, 2**31 - 1)]
 
 
+#: Part of the annotation of a field whose owner checks it.
+UNCHECKED = "checked by its owner"
+
+
 def check_fields(owner: Any, *, of: str = "") -> None:
     """Refuse a dataclass instance with a field of another type than declared, or out of its bounds.
 
@@ -115,6 +119,8 @@ def _fitting(value: Any, kind: Any) -> Any:
     """The value, or the Python number that it stands for; TypeError where it is of another kind."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
+        if any(part is UNCHECKED for part in inner[1:]):
+            return value
         fitting = _fitting(value, inner[0])
         for bounds in inner[1:]:
             if isinstance(bounds, Bounds) and fitting is not None and not bounds.hold(fitting):

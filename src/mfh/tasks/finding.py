@@ -15,6 +15,7 @@ from tyro.conf import UseAppendAction, arg
 
 from mfh.errors import FOREIGN, InputError, close_names, in_a_line
 from mfh.tasks.keywords import keywords, settings_of
+from mfh.values import UNCHECKED
 
 if TYPE_CHECKING:
     from mfh.tasks.task import Task
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     Pairs = tuple[str, ...]
 else:  # the command line collects a group of texts for each --set; __post_init__ puts them together
     _SHOWN = arg(metavar="KEY=VALUE ...", help_behavior_hint="")
-    Pairs = Annotated[tuple[tuple[str, ...], ...], UseAppendAction, _SHOWN]
+    Pairs = Annotated[tuple[tuple[str, ...], ...], UseAppendAction, _SHOWN, UNCHECKED]
 
 #: Shipped tasks: name -> module with a function `task`.
 SHIPPED = {
