@@ -51,7 +51,7 @@ def test_metrics_are_scikit_learns(seed):
 def test_balanced_weights_are_scikit_learns_and_the_loss_is_torchs():
     logits, target = imbalanced()
     data = TensorDataset(logits, logits, target)
-    problem = _weighted(None, Recipe(class_weights="balanced"), data)
+    problem = _weighted(Problem.classification(), Recipe(class_weights="balanced"), data)
     weights = torch.tensor(compute_class_weight("balanced", classes=np.arange(3), y=target.numpy())).float()
     assert problem.label_loss(logits[:, :3], target) == pytest.approx(
         float(F.cross_entropy(logits[:, :3], target, weight=weights))
@@ -72,7 +72,7 @@ def test_given_weights_average_one():
     logits, target = imbalanced(num_classes=3)
     data = TensorDataset(logits, logits, target)
     given = (1.0, 2.0, 30.0)
-    problem = _weighted(None, Recipe(class_weights=given), data)
+    problem = _weighted(Problem.classification(), Recipe(class_weights=given), data)
     expected = F.cross_entropy(logits, target, weight=torch.tensor(given))
     assert problem.label_loss(logits, target) == pytest.approx(float(expected))
     assert problem.label_loss.weights[target].mean() == pytest.approx(1)
@@ -167,7 +167,10 @@ def test_facts_have_the_weights_only_where_they_are_given():
             ),
             "2 class weights for 3 classes",
         ),
-        (lambda: _weighted(None, Recipe(class_weights=(0.0, 0.0, 1.0)), rare_class(20)), "no training samples"),
+        (
+            lambda: _weighted(Problem.classification(), Recipe(class_weights=(0.0, 0.0, 1.0)), rare_class(20)),
+            "no training samples",
+        ),
     ],
 )  # fmt: skip
 def test_bad_weights(call, words):

@@ -572,9 +572,10 @@ def test_bad_layers():
 
 @pytest.mark.parametrize("score", ["distance", "agreement", "probe"])
 def test_labels_are_not_needed(score):
-    teacher, trained, (x, s, y) = setting("(N, C)")
+    teacher, trained, (x, s, y) = setting("(N, C)")[:3]
     with_labels = channel_saliency(teacher, trained, batches((x, s, y), 16), layer="1", score=score)
-    without = channel_saliency(teacher, trained, batches((x, s), 16), layer="1", score=score)
+    pairs = [batch[:2] for batch in batches((x, s, y), 16)]
+    without = channel_saliency(teacher, trained, pairs, layer="1", score=score)
     assert np.array_equal(with_labels.scores, without.scores)
 
 

@@ -10,23 +10,26 @@ import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 from sklearn.cross_decomposition import CCA
+from sklearn.linear_model import Ridge
 from torch.utils.data import TensorDataset
 
 import mfh
 import tiny_task
 from mfh.cli import commands
 from mfh.problems.problem import Problem
-from mfh.studies import diagnosis
+from mfh.studies import criteria, diagnosis
 from mfh.studies.criteria import (
     Measure,
+    TrainingViews,
     Views,
     complementarity,
     estimate_shares,
     head_trial,
     non_target_divergence,
+    training_trial,
     visible_share,
 )
-from mfh.studies.diagnosis import Diagnosis, outcome_of
+from mfh.studies.diagnosis import SMALLEST, Diagnosis, outcome_of
 
 TINY = str(Path(tiny_task.__file__))
 
@@ -100,6 +103,49 @@ def test_the_trial_of_a_teacher_that_repeats_the_label_changes_nothing():
     trial = head_trial(views, repeats, num_train=400)
     assert trial.value == pytest.approx(0, abs=1e-9)
     assert outcome_of(trial) == "cannot tell"
+
+
+def training_of(views, rows, unlabelled, logits):
+    """The first rows as labelled training pairs, the next ones without labels; the rest is for validation."""
+    parts = {field.name: getattr(views, field.name)[rows + unlabelled :] for field in dataclasses.fields(views)}
+    pairs = slice(0, rows + unlabelled)
+    return Views(**parts), TrainingViews(views.target[:rows], logits[pairs], views.student_features[pairs])
+
+
+def test_the_training_trial_counts_unlabelled_pairs_and_not_a_memory_of_labels():
+    views = linear_views(6, 0, 0, count=700, distractors=30)
+    memory = torch.where(torch.arange(700)[:, None] < 60, 60.0 * (views.labels.float() - 0.5), views.teacher_logits)
+    alone, more = (training_trial(*training_of(views, 60, number, memory)) for number in (0, 340))
+    assert alone.value == pytest.approx(0, abs=1e-6)
+    assert outcome_of(alone) == "cannot tell"
+    assert outcome_of(more) == "likely to help"
+    shuffled = views.teacher_logits[torch.randperm(700, generator=torch.Generator().manual_seed(1))]
+    assert outcome_of(training_trial(*training_of(views, 60, 340, shuffled))) == "not likely to help"
+
+
+def test_the_training_trial_equals_weighted_ridge_regressions():
+    views = linear_views(2, 2, 1, count=200)
+    held, training = training_of(views, 60, 80, views.teacher_logits)
+    x = training.student_features.double().numpy()
+    soft = training.teacher_logits.double().softmax(1).numpy()
+    labels = torch.nn.functional.one_hot(training.target, 2).double().numpy()
+    rows, targets = np.concatenate([x[:60], x]), np.concatenate([labels, soft])
+    weights = np.concatenate([np.full(60, 0.5 / 60), np.full(140, 2.0 / 140)])
+    path = criteria._ridge_path(
+        torch.from_numpy(rows), torch.from_numpy(targets), torch.from_numpy(weights), held.student_features
+    )
+    weights = weights / weights.sum()
+    centred = (rows - weights @ rows) * np.sqrt(weights)[:, None]
+    scale = np.mean(np.linalg.svd(centred, compute_uv=False) ** 2)
+    for penalty, found in zip(criteria._PENALTIES, path, strict=True):
+        model = Ridge(alpha=penalty * scale).fit(rows, targets, sample_weight=weights)
+        np.testing.assert_allclose(found, model.predict(held.student_features.double().numpy()), rtol=1e-6, atol=1e-8)
+
+
+def test_a_small_trial_is_no_verdict():
+    assert outcome_of(Measure(SMALLEST, 0.001, 0.03)) == "likely to help"
+    assert outcome_of(Measure(SMALLEST - 1e-6, 0.001, 0.03)) == "cannot tell"
+    assert outcome_of(Measure(-0.001, -0.002, -0.0001)) == "not likely to help"
 
 
 def test_the_trial_follows_the_weights_of_the_loss():
@@ -186,7 +232,7 @@ def test_command(tmp_path, capsys):
 
 def test_the_verdict_is_that_of_the_better_arm():
     def view(trial):
-        return diagnosis.LayerView("conv", 4, 0.5, Measure(0.5, 0.4, 0.6), 0.7, trial)
+        return diagnosis.LayerView("conv", 4, 0.5, Measure(0.5, 0.4, 0.6), 0.7, trial, trial)
 
     up, down, open_ = Measure(0.1, 0.05, 0.15), Measure(-0.1, -0.15, -0.05), Measure(0.01, -0.02, 0.04)
     assert diagnosis._verdict(down, [view(up)])[:3] == ("likely to help", "soft", "conv")

@@ -8,6 +8,7 @@ import pytest
 
 import fake_study
 import mfh
+from mfh import files
 from mfh.errors import InputError, refuse_difference
 from mfh.reporting import report
 from mfh.reporting.classes import recalls
@@ -128,13 +129,13 @@ def test_no_folder_no_run(tmp_path):
 
 def test_a_report_opens_the_configuration_once(tmp_path, monkeypatch):
     run = fake_study.write(tmp_path / "run")
-    opened, whole = [], Path.read_text
+    opened, whole = [], files.read_text
 
     def watch(path, *arguments, **options):
-        opened.append(path.name)
+        opened.append(Path(path).name)
         return whole(path, *arguments, **options)
 
-    monkeypatch.setattr(Path, "read_text", watch)
+    monkeypatch.setattr(files, "read_text", watch)
     plain = builtins.open
     monkeypatch.setattr(
         builtins, "open", lambda file, *a, **o: (opened.append(Path(str(file)).name), plain(file, *a, **o))[1]

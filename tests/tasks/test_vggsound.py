@@ -293,7 +293,7 @@ def test_damaged_folders(copied):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"num_frames": 10**9}, "num_frames is 1000000000; 1 to 100 was expected"),
+        ({"num_frames": 10**9}, "num_frames is 1000000000; choose 1 to 100"),
         ({"num_frames": "4"}, "num_frames '4'; a value of type int was expected"),
         ({"size": 10**6}, "size is 1000000"),
         ({"samples": 10**12}, "samples 1000000000000; 16000 were expected"),

@@ -32,7 +32,8 @@ def kept_diagnosis(run: Run) -> list[Section]:
 def _reading(diagnosis: Diagnosis) -> str:
     return (
         "This diagnosis was made before any student was distilled. It uses a teacher and a student trained on labels, "
-        f"and {diagnosis.samples} validation pairs (seed {diagnosis.seed}). The verdict rests on the trial of heads "
+        f"{diagnosis.num_train} labelled and {diagnosis.num_unlabelled} unlabelled training pairs, and "
+        f"{diagnosis.samples} validation pairs (seed {diagnosis.seed}). The verdict rests on the trial of heads "
         "alone; the other criteria are shown for orientation."
     )
 
@@ -69,7 +70,12 @@ def diagnosis_tables(diagnosis: Diagnosis) -> list[Table]:
         (
             "trial of heads, regular",
             diagnosis.trial,
-            "above 0: a linear head learns more with the teacher than from labels alone",
+            "above 0: a linear head learns more from all training pairs with the teacher than from the labels alone",
+        ),
+        (
+            "trial on validation pairs",
+            diagnosis.held_out,
+            "the same for a teacher that has not memorised its pairs, and without unlabelled pairs",
         ),
         ("gamma", diagnosis.gamma, "share of all decisive information that both modalities carry"),
         ("alpha", diagnosis.alpha, "share of the teacher's decisive information that only the teacher has"),

@@ -135,7 +135,8 @@ def auroc_table(frame: "pd.DataFrame") -> Table | None:
     """How well each score separates general from specific channels where the truth is known; None without a truth."""
     rows = []
     known = frame[(frame["metric"] == "auroc") & frame["value"].notna()]
-    for (score, layer), group in known.fillna({"score": "", "layer": ""}).groupby(["score", "layer"], sort=False):
+    named = known.astype({"score": object, "layer": object}).fillna({"score": "", "layer": ""})
+    for (score, layer), group in named.groupby(["score", "layer"], sort=False):
         values = group.groupby("seed")["value"].last()
         mean, low, high = mean_interval(values.to_numpy())
         low, high = (float(np.clip(end, 0, 1)) for end in (low, high))  # a t interval may exceed the bounds

@@ -185,7 +185,7 @@ def summarise(frame: "pd.DataFrame", *, repeats: Repeats | None = None, scale: S
     import pandas as pd
 
     frame = frame[frame["value"].notna()]
-    text = {column: frame[column].fillna("") for column in ("arm", "score", "layer")}
+    text = {column: frame[column].astype(object).fillna("") for column in ("arm", "score", "layer")}
     numbers = {name: pd.to_numeric(frame[name], errors="coerce") for name in ("ratio", *WEIGHTS) if name in frame}
     frame = frame.assign(**numbers, **text)
     students = frame[(frame["metric"] == scale.name) & (frame["arm"] != "")]
