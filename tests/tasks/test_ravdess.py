@@ -284,7 +284,7 @@ def test_frames_and_voice_of_a_clip_are_of_one_stretch_and_errors_are_its_own(tm
     voice = sound_of(1, 1, 4.0, np.random.default_rng(0))
     write_mp4(tmp_path / "long.mp4", np.stack([np.full((36, 64, 3), s) for s in shades]), voice, frame_rate=10)
     file = MediaFile.of(tmp_path / "long.mp4")
-    Work(SMALL)(Clip({"id": "long"}, (file,), (file,)), tmp_path / "good.npz")
+    Work(SMALL, "run")(Clip({"id": "long"}, (file,), (file,)), tmp_path / "good.npz")
     frames = np.load(tmp_path / "good.npz")["frames"]
     assert abs(frames.mean() - shades[3]) < 3
     for error in (OSError(22, "Invalid argument"), MemoryError(), IndexError("list")):
@@ -293,10 +293,10 @@ def test_frames_and_voice_of_a_clip_are_of_one_stretch_and_errors_are_its_own(tm
             raise error
 
         monkeypatch.setattr(av, "open", fail)
-        Work(SMALL)(Clip({"id": "bad"}, (file,), (file,)), tmp_path / "bad.npz")
+        Work(SMALL, "run")(Clip({"id": "bad"}, (file,), (file,)), tmp_path / "bad.npz")
         piece = np.load(tmp_path / "bad.npz")
         assert "frames" not in piece
-        assert json.loads(bytes(piece["tried"])) == [[str(file), "unreadable"]] * 2
+        assert json.loads(bytes(piece["tried"])) == [[str(file), "unreadable"]]
 
 
 def test_what_cannot_be_used_is_listed_with_the_reason(raw, prepared, tmp_path):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mfh.data.pairs import Nested, as_batch, tensors
+from mfh.data.pairs import Nested, as_batch, num_samples, tensors
 from mfh.data.spool import Rows, mean_rows
 from mfh.errors import InputError
 from mfh.networks.frozen import Frozen
@@ -102,7 +102,7 @@ def probe_scores(
 def _num_samples(pairs: Iterable[Any]) -> int:
     """How many samples the batches have, as far as that is known without running a network; 0 if it is not."""
     if isinstance(pairs, Sequence):
-        return sum(len(as_batch(item).target) for item in pairs)
+        return sum(num_samples(as_batch(item, labelled=False).teacher_input) for item in pairs)
     dataset = getattr(getattr(pairs, "loader", pairs), "dataset", None)
     return len(dataset) if isinstance(dataset, Sized) else 0
 
