@@ -61,8 +61,8 @@ if TYPE_CHECKING:
 _PLACE = "diagnosis"
 Outcome = Literal["likely to help", "not likely to help", "cannot tell"]
 
-#: Smallest trial of heads that counts, chosen on `htad` (three directions, three seeds): with labelled pairs alone, which
-#: gained nothing, the largest trial was 0.018; with unlabelled pairs, which gained, the smallest was 0.033.
+#: Smallest trial of heads that counts, chosen on `htad` (three directions, three seeds): with labelled pairs alone,
+#: which gained nothing, the largest trial was 0.018; with unlabelled pairs, which gained, the smallest was 0.033.
 SMALLEST = 0.02
 
 
