@@ -42,12 +42,11 @@ def budgets_section(run: "Run") -> Section:
 
 def labels_by_fraction(run: "Run") -> dict[float, int]:
     """Label fraction -> number of labelled training pairs of the first seed, in ascending order."""
-    counts = run.config.get("pairs") or []
-    return {
-        fraction: int(pairs["labelled"])
-        for fraction, pairs in zip(run.fractions, counts, strict=False)
-        if fraction in run.measured_fractions
-    }
+    counts = [int(pairs["labelled"]) for pairs in run.config.get("pairs") or []]
+    found = dict(zip(run.fractions, counts, strict=False))
+    # Of fractions that keep the same pairs, the first one is shown.
+    first = {count: fraction for fraction, count in reversed(found.items())}
+    return {f: n for f, n in found.items() if f in run.measured_fractions and first[n] == f}
 
 
 def _curves(summaries: dict[int, Summary]) -> dict[str, _Curve]:
@@ -73,7 +72,9 @@ def _picture(curves: dict[str, _Curve], summary: Summary) -> Picture:
         figure, axes = new_figure(6.5, 3.8)
         for arm, curve in curves.items():
             counts = [count for count, _ in curve]
-            means, lows, highs = np.array([mean_interval(variant.student.to_numpy()) for _, variant in curve]).T
+            means, lows, highs = np.array(
+                [mean_interval(variant.student.to_numpy(), test_to_train=summary.test_to_train) for _, variant in curve]
+            ).T
             dashed = {"linestyle": (0, (1.5, 1.5) if arm in CONTROLS else (4, 2))}
             dashed = dashed if arm in CONTROLS or arm == "no-kd" else {}
             axes.plot(

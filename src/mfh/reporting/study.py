@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mfh.reporting.budgets import budgets_section
+from mfh.reporting.budgets import budgets_section, labels_by_fraction
 from mfh.reporting.classes import classes_section
 from mfh.reporting.curves import training_section
 from mfh.reporting.diagnosis import estimated_venn, kept_diagnosis
@@ -50,7 +50,10 @@ def study_sections(run: Run) -> tuple[str, str, list[Section]]:
         making_section(run.config, run.environment),
     ]
     title = f"Study: {run.config.get('task', run.folder.name)}"
-    return title, finding(summary), [part for part in sections if part.blocks]
+    labels = ""
+    if len(run.fractions) > 1:
+        labels = f"With {max(labels_by_fraction(run).values()):,} labels, the most of this study: "
+    return title, labels + finding(summary), [part for part in sections if part.blocks]
 
 
 def comparison_table(runs: Mapping[str, Run]) -> Table:
@@ -113,15 +116,19 @@ def _results(summary: Summary, run: Run) -> Section:
 
 def _pairs_in_words(run: Run) -> list[str]:
     """How many pairs there are of each kind and how they were used, where some of them have no label."""
-    counts = (run.config.get("pairs") or [{}])[-1]
-    if not counts.get("unlabelled"):
+    budgets = run.config.get("pairs") or []
+    if not any(counts.get("unlabelled") for counts in budgets):
         return []
-    labelled, unlabelled = counts["labelled"], counts["unlabelled"]
-    budget = " (the largest label budget)" if run.fractions else ""
     identity = run.config.get("identity") or {}
     size = int(identity.get("batch_size", 1)) * int(identity.get("accumulate", 1))
     epochs = int(identity.get("epochs", 1))
-    steps = [epochs * -(-number // size) for number in (labelled, labelled + unlabelled)]
+    steps = [
+        f"{counts['labelled']:,} labelled and {counts['unlabelled']:,} unlabelled pairs: about "
+        f"{epochs * -(-counts['labelled'] // size):,} steps for no-kd, on the labelled pairs, and "
+        f"{epochs * -(-(counts['labelled'] + counts['unlabelled']) // size):,} for distillation, joint training and the "
+        "controls, on all pairs"
+        for counts in budgets
+    ]
     share = identity.get("labelled_share")
     composed = (
         "labelled and unlabelled pairs are dealt out evenly over the batches, so it is one pass over all pairs"
@@ -129,11 +136,9 @@ def _pairs_in_words(run: Run) -> list[str]:
         else f"{100 * float(share):g} % of every batch is labelled, and it has the steps of one pass over all pairs"
     )
     return [
-        f"Training has {labelled:,} labelled and {unlabelled:,} unlabelled pairs{budget}; validation has "
-        f"{counts['val']:,} labelled pairs and the test {counts['test']:,}. no-kd takes about {steps[0]:,} optimizer "
-        "steps on the labelled pairs. Distillation, joint training and the controls take about "
-        f"{steps[1]:,} on all pairs: in each of their {epochs} epochs {composed}. The label loss counts on labelled "
-        "pairs, the teacher's term on all."
+        f"Optimizer steps with {'; with '.join(steps)}. In each of the {epochs} epochs on all pairs, {composed}. The label "
+        "loss counts on labelled pairs, the teacher's term on all. Validation has "
+        f"{budgets[-1]['val']:,} labelled pairs and the test {budgets[-1]['test']:,}."
     ]
 
 

@@ -85,7 +85,10 @@ def _against_control(summary: Summary, best: Variant) -> str:
         return ""
     text = f"; against {control.label}, the best control by validation, {summary.says(best.label, over)}"
     gains = best.gain is not None and best.gain.outcome == "gains"
-    return text + (", so the control explains the gain" if gains and over.outcome != "gains" else "")
+    if not gains or over.outcome == "gains":
+        return text
+    as_much = over.mean_difference <= 0 or (control.gain is not None and control.gain.outcome == "gains")
+    return text + (": the control gains as much" if as_much else ": a gain over the control is not shown")
 
 
 def recommendation(choice: Mapping[str, Any], scale: Scale = ACCURACY) -> str:

@@ -112,11 +112,13 @@ class TrainingViews:
         target: Class indices of the labelled pairs, (L,).
         teacher_logits: Logits of the teacher on all pairs, (N, K), N at least L.
         student_features: Features of the student on all pairs, (N, F').
+        weights: How many pairs each of them stands for, (N,), where they are a sample (default: one).
     """
 
     target: Tensor
     teacher_logits: Tensor
     student_features: Tensor
+    weights: Tensor | None = None
 
 
 def training_trial(views: Views, training: TrainingViews, *, loss: KDLoss | None = None, seed: int = 0) -> Measure:
@@ -145,13 +147,13 @@ def training_trial(views: Views, training: TrainingViews, *, loss: KDLoss | None
     soft = (training.teacher_logits.double() / loss.temperature).softmax(1)
     features, known = training.student_features.double(), len(labels)
     weight = loss.teacher_weight / (classes if loss.reduction == "mean" else 1)
+    stands_for = torch.ones(len(soft)) if training.weights is None else training.weights
+    shares = [torch.full((known,), loss.label_weight / known), weight * stands_for / stands_for.sum()]
     alone = _ridge_path(features[:known], labels, torch.ones(known).double(), views.student_features)
     both = _ridge_path(
         torch.cat([features[:known], features]),
         torch.cat([labels, soft]),
-        torch.cat(
-            [torch.full((known,), loss.label_weight / known), torch.full((len(soft),), weight / len(soft))]
-        ).double(),
+        torch.cat(shares).double(),
         views.student_features,
     )
     wanted, count = views.labels, len(views.target)

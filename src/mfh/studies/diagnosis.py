@@ -228,14 +228,18 @@ def diagnose_seed(made: Seed, layers: Sequence[str] = ()) -> Diagnosis:
     for layer in layers:
         find_layer(networks.new("teacher"), layer)
     views = _views(made)
-    num_train, pairs = len(task.train), _sampled_pairs(task)
-    held_out, training = (PairLoader(data, num_workers=made.recipe.num_workers) for data in (task.val, pairs))
+    num_train, rows, stands_for = len(task.train), *_sampled_rows(made)
+    pairs = task.pairs if len(rows) == len(task.pairs) else Subset(task.pairs, rows)
+    held_out, training = (
+        PairLoader(data, num_workers=made.recipe.num_workers) for data in (_held_out_pairs(made), pairs)
+    )
     features = _student_features(made, training)
     teacher = networks.pretrained("teacher").frozen
-    target = all_targets(task.train)[: min(num_train, MOST)]
+    target = all_targets(task.train)[[row for row in rows if row < num_train]]
 
     def trial_of(logits: Tensor) -> Measure:
-        return training_trial(views, TrainingViews(target, logits.cpu(), features), loss=_mixture(made), seed=made.seed)
+        seen = TrainingViews(target, logits.cpu(), features, stands_for)
+        return training_trial(views, seen, loss=_mixture(made), seed=made.seed)
 
     found = []
     for layer in layers:
@@ -243,8 +247,7 @@ def diagnose_seed(made: Seed, layers: Sequence[str] = ()) -> Diagnosis:
         mask = saliency.mask("soft")
         (soft,) = masked_logits(teacher, [mask], held_out, device=made.device)
         (taught,) = masked_logits(teacher, [mask], training, device=made.device)
-        soft = soft.cpu()[: len(views.target)]
-        found.append(_layer_view(layer, saliency.scores, soft, trial_of(taught), views, num_train, made))
+        found.append(_layer_view(layer, saliency.scores, soft.cpu(), trial_of(taught), views, num_train, made))
     (taught,) = masked_logits(teacher, [None], training, device=made.device)
     trial = trial_of(taught)
     verdict, arm, layer, reasons = _verdict(trial, found)
@@ -285,7 +288,7 @@ def _views(made: Seed) -> Views:
     teacher, student = (made.networks.pretrained(role).network for role in ("teacher", "student"))
     parts: dict[str, list[Tensor]] = {field.name: [] for field in dataclasses.fields(Views)}
     with placed(made.device, teacher, student), evaluating(teacher, student):
-        for batch in PairLoader(made.task.val, num_workers=made.recipe.num_workers):
+        for batch in PairLoader(_held_out_pairs(made), num_workers=made.recipe.num_workers):
             batch = to_device(batch, made.device)
             seen = {
                 "teacher": student_features(teacher, None, batch.teacher_input),
@@ -295,16 +298,29 @@ def _views(made: Seed) -> Views:
                 parts[f"{role}_logits"].append(logits.cpu())
                 parts[f"{role}_features"].append(features.cpu())
             parts["target"].append(batch.target.cpu())
-            if sum(map(len, parts["target"])) >= MOST:
-                break
-    return Views(**{name: torch.cat(part)[:MOST] for name, part in parts.items()})
+    return Views(**{name: torch.cat(part) for name, part in parts.items()})
 
 
-def _sampled_pairs(task: "Task") -> Any:
-    """Training pairs, labelled ones first: the first `MOST` of each kind."""
-    labelled, count = len(task.train), len(task.pairs)
-    rows = [*range(min(labelled, MOST)), *range(labelled, min(count, labelled + MOST))]
-    return task.pairs if len(rows) == count else Subset(task.pairs, rows)
+def _held_out_pairs(made: Seed) -> Any:
+    """Validation pairs to read."""
+    val = made.task.val
+    return val if len(val) <= MOST else Subset(val, _sample(len(val), made.seed))
+
+
+def _sample(count: int, seed: int) -> list[int]:
+    """Positions of at most `MOST` of so many samples, drawn at random and in order: data may be sorted by class."""
+    if count <= MOST:
+        return list(range(count))
+    drawn = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:MOST]
+    return sorted(drawn.tolist())
+
+
+def _sampled_rows(made: Seed) -> tuple[list[int], Tensor]:
+    """Training pairs to read, labelled ones first, and how many pairs each of them stands for."""
+    labelled, count = len(made.task.train), len(made.task.pairs)
+    known, unknown = _sample(labelled, made.seed), _sample(count - labelled, made.seed)
+    each = [labelled / len(known)] * len(known) + [(count - labelled) / max(1, len(unknown))] * len(unknown)
+    return [*known, *(labelled + row for row in unknown)], torch.tensor(each)
 
 
 def _student_features(made: Seed, pairs: PairLoader) -> Tensor:

@@ -500,7 +500,7 @@ class Run:
             fraction: Share of the labels that it was trained on, in a study of several.
         """
         folder = self.folder / f"seed-{seed}"
-        return SeedFolder(folder if fraction is None else folder / f"labels-{fraction:g}", seed)
+        return SeedFolder(folder if fraction is None else folder / f"labels-{fraction!r}", seed, fraction)
 
     @property
     def fractions(self) -> list[float]:
@@ -526,10 +526,11 @@ class SeedFolder:
     Args:
         folder: Its path; it need not exist yet.
         seed: The random seed.
+        fraction: Share of the labels that it was trained on, in a study of several.
     """
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.seed = folder, seed
+    def __init__(self, folder: Path, seed: int, fraction: float | None = None) -> None:
+        self.folder, self.seed, self.fraction = folder, seed, fraction
 
     # --- networks ---------------------------------------------------------------------------------------------------
 
@@ -649,9 +650,10 @@ class SeedFolder:
         rows: list[Row] = [{**row} for row in records.read_rows(path, columns, _MEASURE_AGAIN, needs_checksum=True)]
         for row in rows:
             same = row["arm"] == "" if cell is None else _cell_of(row, path) == cell
+            same &= self.fraction is None or row.get(FRACTION) == str(self.fraction)
             if row["seed"] != str(self.seed) or not same:
                 raise InputError(
-                    f"{path} holds measurements of another arm or seed ({row['arm'] or row['score']}, seed "
+                    f"{path} holds measurements of another arm, seed or label fraction ({row['arm'] or row['score']}, seed "
                     f"{row['seed']}); {_MEASURE_AGAIN}"
                 )
         missing = [split for split in splits if all(row["split"] != split for row in rows)]
@@ -745,7 +747,7 @@ class SeedFolder:
 
     def _place(self, path: Path) -> str:
         """What a file is within the run folder, however the run folder is called."""
-        labels = f"{self.folder.name}/" if self.folder.name.startswith("labels-") else ""
+        labels = "" if self.fraction is None else f"{self.folder.name}/"
         return f"seed-{self.seed}/{labels}{path.relative_to(self.folder).as_posix()}"
 
 

@@ -65,6 +65,8 @@ def _by_class(classes: NDArray[Any], fraction: float, generator: np.random.Gener
         rows = generator.permutation(np.flatnonzero(classes == one))
         number = int(fraction * len(rows) + 0.5)
         if not number:
+            if len(np.unique(classes)) == 1:
+                raise InputError(f"label fraction {fraction:g} of {len(rows)} training pairs leaves no labelled pair")
             raise InputError(
                 f"label fraction {fraction:g} leaves {_named(one, task)} (of {len(rows)} training pairs) without a "
                 f"labelled pair; choose at least {0.5 / len(rows):.2g}"

@@ -12,17 +12,27 @@ from typing import TYPE_CHECKING, Any
 from mfh.errors import InputError
 from mfh.problems.scale import ACCURACY, Scale
 from mfh.studies.folder import Row, Run
-from mfh.studies.grid import FRACTION, TAUGHT_BY_OUTPUTS, WEIGHTS, Cell, cells, default_arms
+from mfh.studies.grid import (
+    CONTROLS,
+    FRACTION,
+    PLAIN_CONTROLS,
+    TAUGHT_BY_OUTPUTS,
+    WEIGHTS,
+    Cell,
+    cells,
+    default_arms,
+)
 from mfh.studies.labels import check_fractions, with_label_fraction
 from mfh.studies.pool import Crew, Plan
 from mfh.studies.provenance import environment
-from mfh.studies.seed import Seed
+from mfh.studies.seed import LABEL_SMOOTHING, Seed
 from mfh.studies.settings import Settings
 from mfh.studies.stats import Repeats
 from mfh.studies.steps import refuse_torchrun, with_earlier_arguments
 from mfh.tasks.checks import check_task
 from mfh.tasks.finding import TaskSource, find_task
 from mfh.tasks.task import Task
+from mfh.training.labels import check_terms
 from mfh.values import AddSeeds, NumSeeds, RandomSeed, checked
 
 if TYPE_CHECKING:
@@ -188,11 +198,11 @@ def _study(
     grid = cells(arms, ratios, design.scores, design.layers or [first.layer], design.weights)
     layers = dict.fromkeys(cell.layer for cell in grid if cell.layer)
     check_task(first, layers, source.origin, whole=["test"])
-    _check(design, grid, first, settings)
     splits = ("val",) if design.select else ("val", "test")
     scale = first.problem.metric.scale
     plan = Plan(task, settings, tuple(grid), splits, run.folder, seeds, scale, design.select, design.fractions)
     made = plan.seed(first, plan.units[0])
+    _check(design, grid, first, settings, made)
     for cell in grid:
         made.networks.loss(cell)  # says what is wrong with the weights
     config = _config(plan, first, made, source, sorted(set(ratios)), design)
@@ -211,15 +221,22 @@ def _study(
     return result
 
 
-def _check(design: _Design, grid: Sequence[Cell], task: Task, settings: Settings) -> None:
+def _check(design: _Design, grid: Sequence[Cell], task: Task, settings: Settings, made: Seed) -> None:
     weighted = [name for name in WEIGHTS if name in settings.loss.changes()]
     if design.weights and weighted:
         given = settings.loss.changes()[weighted[0]]
         raise InputError(f"{weighted[0]} is {given}, and weights are to be compared; put it into weights' pairs")
     if design.select and design.fractions:
         raise InputError("select chooses at one label budget; give label_fractions or select, not both")
-    if design.select and (all(cell.arm != "no-kd" for cell in grid) or len(grid) < 2):
-        raise InputError("select compares with no-kd; add it, and at least one other arm, to arms")
+    compared = [cell for cell in grid if cell.arm not in ("no-kd", *CONTROLS)]
+    if design.select and (all(cell.arm != "no-kd" for cell in grid) or not compared):
+        raise InputError("select compares with no-kd; add it, and at least one other arm that is no control, to arms")
+    if any(cell.arm == "label-smoothing" for cell in grid):
+        task.problem.smoothed(LABEL_SMOOTHING)  # says what is wrong with it
+    if task.unlabelled is not None or min(design.fractions, default=1.0) < 1:
+        for cell in grid:
+            if cell.teacher is not None:
+                check_terms(made.networks.loss(cell))
     known = ("no-kd", "longer", "label-smoothing", *TAUGHT_BY_OUTPUTS)
     if task.teacher is None and any(cell.arm not in known for cell in grid):
         raise InputError(f"task {task.name!r} has only its teacher's outputs; choose arms from {', '.join(known)}")
@@ -309,7 +326,7 @@ def _choose(plan: Plan, run: Run) -> list[Cell]:
         return [*_references(plan, best), best]
     values = plan.validation(plan.units)
     means = {cell: sum(v) / len(v) for cell, v in values.items()}
-    candidates = {cell: mean for cell, mean in means.items() if cell.arm != "no-kd"}
+    candidates = {cell: mean for cell, mean in means.items() if cell.arm not in ("no-kd", *CONTROLS)}
     best = max(candidates, key=lambda cell: plan.scale.sign * candidates[cell])
     none = next(cell for cell in values if cell.arm == "no-kd")
     gains = [plan.scale.sign * (taught - alone) for taught, alone in zip(values[best], values[none], strict=True)]
@@ -330,4 +347,7 @@ def _choose(plan: Plan, run: Run) -> list[Cell]:
 
 
 def _references(plan: Plan, best: Cell) -> list[Cell]:
-    return [cell for cell in plan.grid if cell.arm == "no-kd" or cell == best.unmasked]
+    """What the chosen variant is compared with: no-kd, the same teacher unmasked, and the best control by validation."""
+    means = {cell: sum(v) / len(v) for cell, v in plan.validation(plan.units).items() if cell.arm in PLAIN_CONTROLS}
+    control = max(means, key=lambda cell: plan.scale.sign * means[cell], default=None)
+    return [cell for cell in plan.grid if cell.arm == "no-kd" or cell in (best.unmasked, control)]

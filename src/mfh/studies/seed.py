@@ -227,8 +227,8 @@ class Seed:
             elif cell.teacher is not None and self.task.teacher is not None:
                 self.teacher(cell)
                 self.mask(cell)
-            elif cell.teacher is None:
-                self.student(cell)
+            elif cell.arm in ("no-kd", "aligned-student"):
+                self.student(cell)  # the others are not shared
 
     def student(self, cell: Cell, teacher_logits: Tensor | None = None) -> Trained:
         """The student of an arm.

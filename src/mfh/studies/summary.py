@@ -95,17 +95,17 @@ class Summary:
         if not candidates:
             return None
 
-        def rank(variant: Variant) -> float:
-            # Without validation, the first variant represents its arm: a choice on the test split would be biased.
-            return -math.inf if variant.validation is None else self.scale.sign * variant.validation
-
-        return max(candidates, key=rank)
+        return max(candidates, key=self._rank)
 
     @cached_property
     def control(self) -> Variant | None:
         """The control without the teacher's knowledge that is best on the validation split; None without any."""
         found = [variant for arm in PLAIN_CONTROLS if (variant := self.chosen(arm)) is not None]
-        return max(found, key=lambda variant: self.scale.sign * (variant.validation or -math.inf), default=None)
+        return max(found, key=self._rank, default=None)
+
+    def _rank(self, variant: Variant) -> float:
+        """What variants are chosen by. Without validation, the first one stands: a choice on the test split is biased."""
+        return -math.inf if variant.validation is None else self.scale.sign * variant.validation
 
     def over_control(self, variant: Variant) -> Comparison | None:
         """A variant against the best control; None without a control."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from mfh.data.epochs import PairLoader
 from mfh.data.pairs import ItemError, PairedBatch, fetch, groups_of, map_tensors, tensors
@@ -54,29 +54,29 @@ def check_task(task: Task, layers: Iterable[str] = (), origin: str = "", whole: 
                 _check_whole(task, name, batches[name], shapes)
     except InputError as error:
         raise InputError(f"{origin}: {error}" if origin else str(error)) from None
-    for earlier, later in (("train", "val"), ("train", "test"), ("val", "test")):
-        shared = num_shared(getattr(task, earlier), getattr(task, later))
+    _warn_of_leaks(task, origin)
+
+
+def _warn_of_leaks(task: Task, origin: str) -> None:
+    """Say which items, and which groups, are in two splits, as far as that is known without reading all data."""
+    further = [name for name in ("unlabelled", "teacher_train") if getattr(task, name) is not None]
+    places = [("train", "val"), ("train", "test"), ("val", "test")]
+    for earlier, later in [*places, *((name, split) for name in further for split in SPLITS[1:])]:
+        ours, theirs = getattr(task, earlier), getattr(task, later)
+        parts = 1 if earlier == "teacher_train" else 2 if earlier == "unlabelled" else 3  # what both have
+        start = f"{origin}: " if origin else ""
+        shared = num_shared(ours, theirs, parts)
         if shared:
             log.warning(
                 "%s%d of the %d items of %s are in %s too: scores on %s are too good; keep each item in one split only",
-                f"{origin}: " if origin else "",
-                shared,
-                len(getattr(task, later)),
-                later,
-                earlier,
-                later,
+                *(start, shared, len(theirs), later, earlier, later),
             )
-        groups = shared_groups(getattr(task, earlier), getattr(task, later))
+        groups = shared_groups(ours, theirs)
         if groups:
             log.warning(
                 "%s%d groups are in both %s and %s, the first is %r: scores on %s are too good; keep each person or "
                 "recording in one split only",
-                f"{origin}: " if origin else "",
-                len(groups),
-                earlier,
-                later,
-                groups[0],
-                later,
+                *(start, len(groups), earlier, later, groups[0], later),
             )
 
 
@@ -231,12 +231,19 @@ def _run(network: nn.Module, role: str, split: str, batch: PairedBatch) -> Tenso
         raise unreadable(error, network, inputs, role, split) from error
 
 
-def num_shared(earlier: Any, later: Any) -> int:
+def num_shared(earlier: Any, later: Any, parts: int = 3) -> int:
     """Number of items of `later` that are in `earlier` too, as far as that is known without reading all data.
 
     Subsets of one data set are compared by index, and tensors in memory by value. Other data sets are not compared,
     which counts as 0.
+
+    Args:
+        earlier: A data set, or several in a ConcatDataset.
+        later: Another one.
+        parts: How many parts of an item are compared: 1 for the teacher's input, 2 for both inputs, 3 for all.
     """
+    if type(earlier) is ConcatDataset:
+        return sum(num_shared(one, later, parts) for one in earlier.datasets)
     (first, ours), (second, theirs) = _unwrapped(earlier), _unwrapped(later)
     if first is second:
         return len(set(theirs) & set(ours))
@@ -244,8 +251,8 @@ def num_shared(earlier: Any, later: Any) -> int:
         return 0
     if sum(tensor.nbytes for dataset in (first, second) for tensor in dataset.tensors) > _COMPARED_BYTES:
         return 0
-    known = set(_hashes(first, ours))
-    return sum(row in known for row in _hashes(second, theirs))
+    known = set(_hashes(first, ours, parts))
+    return sum(row in known for row in _hashes(second, theirs, parts))
 
 
 def shared_groups(earlier: Any, later: Any) -> list[Any]:
@@ -268,7 +275,9 @@ def _unwrapped(dataset: Any) -> tuple[Any, range | list[int]]:
     return dataset, chosen
 
 
-def _hashes(dataset: TensorDataset, indices: range | list[int]) -> list[int]:
+def _hashes(dataset: TensorDataset, indices: range | list[int], parts: int) -> list[int]:
     rows = torch.as_tensor(list(indices), dtype=torch.long)
-    parts = [tensor[rows].reshape(len(rows), -1).contiguous().view(torch.uint8).numpy() for tensor in dataset.tensors]
-    return [hash(b"".join(part[i].tobytes() for part in parts)) for i in range(len(rows))]
+    found = [
+        tensor[rows].reshape(len(rows), -1).contiguous().view(torch.uint8).numpy() for tensor in dataset.tensors[:parts]
+    ]
+    return [hash(b"".join(part[i].tobytes() for part in found)) for i in range(len(rows))]
