@@ -251,6 +251,19 @@ def test_classes_of_any_number():
     assert math.isfinite(head_trial(views, views.teacher_logits, num_train=100).value)
 
 
+def test_pairs_are_sampled_whatever_their_order(monkeypatch):
+    monkeypatch.setattr(diagnosis, "MOST", 50)
+    task = tiny_task.task()
+    order = task.train.tensors[2].argsort()
+    by_class = TensorDataset(*(tensor[order] for tensor in task.train.tensors))
+    made = diagnosis.Seed(dataclasses.replace(task, train=by_class), 0)
+    rows, stands_for = diagnosis._sampled_rows(made)
+    assert rows == sorted(rows)
+    assert len(rows) == 50
+    assert set(by_class.tensors[2][rows].tolist()) == {0, 1}
+    assert stands_for.tolist() == pytest.approx([120 / 50] * 50)
+
+
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 

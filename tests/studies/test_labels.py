@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from mfh.studies.grid import ARMS, PLAIN_CONTROLS, Cell
 from mfh.studies.labels import with_label_fraction
 from mfh.studies.seed import Seed
 from mfh.studies.settings import Settings
+from mfh.tasks.checks import check_task
 from mfh.training.fitting import evaluate
 
 TINY = str(Path(tiny_task.__file__))
@@ -161,6 +163,22 @@ def test_processes_and_resumption_change_no_row(budgets, tmp_path):
         mfh.study(TINY, out=tmp_path / "p", processes=1, **FRACTIONS | {"label_fractions": [0.5, 1.0]})
 
 
+def test_cells_of_another_fraction_are_refused(budgets, tmp_path):
+    shutil.copytree(budgets.folder, tmp_path / "p")
+    for cell in (tmp_path / "p/seed-0/labels-0.25/cells").glob("regular-*"):
+        shutil.copy(cell, tmp_path / "p/seed-0/labels-1.0/cells" / cell.name)
+    with pytest.raises(InputError, match="measurements of another arm, seed or label fraction"):
+        mfh.study(TINY, out=tmp_path / "p", processes=1, **FRACTIONS)
+
+
+def test_fractions_that_keep_the_same_pairs_are_one_budget(tmp_path):
+    more = {"label_fractions": [0.25, 0.251, 1.0], "arms": ["no-kd", "regular"], "num_seeds": 1, "processes": 1}
+    result = mfh.study(TINY, out=tmp_path / "run", epochs=1, **more)
+    text = report(result.folder).read_text()
+    assert text.count("30 labels (25") == 1
+    assert "120 labels, the most of this study" in re.sub(r"\s+", " ", text)
+
+
 def test_the_report_shows_metric_by_labels(budgets):
     page = report(budgets.folder)
     assert (page.parent / "figures/label-budgets.svg").is_file()
@@ -270,6 +288,36 @@ def test_the_finding_names_the_best_control():
     best = max(PLAIN_CONTROLS, key=lambda arm: summary.chosen(arm).validation)
     assert summary.control.arm == best
     assert f"against {best}, the best control by validation, regular" in finding(summary)
+
+
+def test_a_control_is_not_selected_and_the_choice_is_compared_with_one(tmp_path):
+    arms = ["no-kd", "longer", "self-training", "regular"]
+    result = mfh.study(with_unlabelled, arms=arms, num_seeds=2, processes=1, select=True, out=tmp_path / "run")
+    choice = Run(tmp_path / "run").selection
+    assert (choice["arm"], choice["candidates"]) == ("regular", 1)
+    tested = set(result.frame[result.frame["split"] == "test"]["arm"])
+    assert {"no-kd", "regular"} < tested
+    assert len(tested & set(PLAIN_CONTROLS)) == 1
+    with pytest.raises(InputError, match="at least one other arm that is no control"):
+        mfh.study(with_unlabelled, arms=["no-kd", "longer"], select=True)
+
+
+def test_items_of_the_test_split_among_the_unlabelled_are_said(caplog):
+    task = with_unlabelled()
+    x, s, _ = task.test.tensors
+    check_task(replace(task, unlabelled=TensorDataset(x[:5], s[:5])))
+    assert "5 of the 60 items of test are in unlabelled too" in caplog.text
+    check_task(replace(task, teacher_train=TensorDataset(x[:3], torch.zeros(3).long())))
+    assert "3 of the 60 items of test are in teacher_train too" in caplog.text
+
+
+def test_a_loss_that_needs_labels_is_refused_before_training(tmp_path):
+    def mine(student_logits, teacher_logits, target):
+        return F.cross_entropy(student_logits, target) + F.mse_loss(student_logits, teacher_logits)
+
+    with pytest.raises(InputError, match="loss mine needs the labels of all pairs"):
+        mfh.study(with_unlabelled, loss=mine, arms=["no-kd", "regular"], out=tmp_path / "run", processes=1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_smoothing_needs_classes():

@@ -125,8 +125,8 @@ def _pairs_in_words(run: Run) -> list[str]:
     steps = [
         f"{counts['labelled']:,} labelled and {counts['unlabelled']:,} unlabelled pairs: about "
         f"{epochs * -(-counts['labelled'] // size):,} steps for no-kd, on the labelled pairs, and "
-        f"{epochs * -(-(counts['labelled'] + counts['unlabelled']) // size):,} for distillation, joint training and the "
-        "controls, on all pairs"
+        f"{epochs * -(-(counts['labelled'] + counts['unlabelled']) // size):,} for distillation, joint training and "
+        "the controls, on all pairs"
         for counts in budgets
     ]
     share = identity.get("labelled_share")
@@ -136,8 +136,8 @@ def _pairs_in_words(run: Run) -> list[str]:
         else f"{100 * float(share):g} % of every batch is labelled, and it has the steps of one pass over all pairs"
     )
     return [
-        f"Optimizer steps with {'; with '.join(steps)}. In each of the {epochs} epochs on all pairs, {composed}. The label "
-        "loss counts on labelled pairs, the teacher's term on all. Validation has "
+        f"Optimizer steps with {'; with '.join(steps)}. In each of the {epochs} epochs on all pairs, {composed}. The "
+        "label loss counts on labelled pairs, the teacher's term on all. Validation has "
         f"{budgets[-1]['val']:,} labelled pairs and the test {budgets[-1]['test']:,}."
     ]
 

@@ -653,8 +653,8 @@ class SeedFolder:
             same &= self.fraction is None or row.get(FRACTION) == str(self.fraction)
             if row["seed"] != str(self.seed) or not same:
                 raise InputError(
-                    f"{path} holds measurements of another arm, seed or label fraction ({row['arm'] or row['score']}, seed "
-                    f"{row['seed']}); {_MEASURE_AGAIN}"
+                    f"{path} holds measurements of another arm, seed or label fraction "
+                    f"({row['arm'] or row['score']}, seed {row['seed']}); {_MEASURE_AGAIN}"
                 )
         missing = [split for split in splits if all(row["split"] != split for row in rows)]
         if cell is not None and missing and self.holds_rows(cell, splits):

@@ -347,7 +347,7 @@ def _choose(plan: Plan, run: Run) -> list[Cell]:
 
 
 def _references(plan: Plan, best: Cell) -> list[Cell]:
-    """What the chosen variant is compared with: no-kd, the same teacher unmasked, and the best control by validation."""
+    """What the chosen variant is compared with: no-kd, the same teacher unmasked, the best control by validation."""
     means = {cell: sum(v) / len(v) for cell, v in plan.validation(plan.units).items() if cell.arm in PLAIN_CONTROLS}
     control = max(means, key=lambda cell: plan.scale.sign * means[cell], default=None)
     return [cell for cell in plan.grid if cell.arm == "no-kd" or cell in (best.unmasked, control)]
