@@ -519,8 +519,6 @@ def load_tensors(path: str | Path, kind: str, place: str = "") -> tuple[dict[str
     """
     from safetensors import SafetensorError, safe_open
 
-    if Path(path).exists() and not Path(path).is_file():
-        raise InputError(f"{path} is not a {kind} saved by mfh (it is no regular file)")
     try:
         regular_size(path)
         with safe_open(str(path), framework="pt") as file:

@@ -32,7 +32,8 @@ from mfh.cli.options import Command
 from processes import torchrun
 
 GUIDES = [ROOT / "README.md"] + [
-    ROOT / f"docs/{name}.md" for name in ("choosing", "cluster", "how-it-works", "intuition", "own-task", "real-data")
+    ROOT / f"docs/{name}.md"
+    for name in ("choosing", "cluster", "how-it-works", "intuition", "own-task", "real-data", "unlabelled")
 ]
 OTHERS = [line.words for page in PAGES for line in lines(page) if line.words[0] != "mfh" and not is_pattern(line.words)]
 TORCHRUN = sorted({words[words.index("torchrun") :] for words in OTHERS if "torchrun" in words and len(words) > 1})
@@ -184,6 +185,7 @@ def run_border(words, folder, monkeypatch):
 
 
 SCRIPTS = {
+    ("python", "benchmarks/campaigns/generated.py", "--count", "2000"): only_parse,
     ("python", "benchmarks/campaigns/kills.py", "--kills", "200"): only_parse,  # their short forms are tests
     ("python", "benchmarks/campaigns/damage.py", "--damages", "500"): only_parse,
     ("python", "benchmarks/campaigns/writers.py", "--pairs", "60"): only_parse,

@@ -104,7 +104,7 @@ class Summary:
         return max(found, key=self._rank, default=None)
 
     def _rank(self, variant: Variant) -> float:
-        """What variants are chosen by. Without validation the first one stands: choosing on the test split is biased."""
+        """What variants are chosen by. Without validation the first one stands; the test split decides nothing."""
         return -math.inf if variant.validation is None else self.scale.sign * variant.validation
 
     def over_control(self, variant: Variant) -> Comparison | None:
