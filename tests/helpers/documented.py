@@ -129,15 +129,15 @@ def shrink_tasks(monkeypatch: Any) -> None:
 
 # --- what the pages take for granted ----------------------------------------------------------------------------------
 
-GUIDE = ROOT / "docs/own-task.md"
 HOME = "~/"
 
 
 def write_files(folder: Path) -> None:
-    """The files that the guide tells to save: my_task.py and others."""
-    for block in blocks(GUIDE):
-        if block.mark.startswith("file: "):
-            (folder / block.mark.removeprefix("file: ")).write_text(block.code, encoding="utf-8")
+    """The files that pages tell to save: my_task.py and others."""
+    for page in PAGES:
+        for block in blocks(page):
+            if block.mark.startswith("file: "):
+                (folder / block.mark.removeprefix("file: ")).write_text(block.code, encoding="utf-8")
 
 
 def write_raw_data(folder: Path, mentioned: set[str]) -> None:
