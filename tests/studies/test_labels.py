@@ -212,10 +212,17 @@ def test_how_many_labels_equal(budgets):
         "no-kd": moved(curve("no-kd"), (50.0, 90.0), (False, False)),
         best.arm: moved(curve(best.arm), (70.0, 95.0), (True, True)),
     }
-    found = labels_that_equal(curves, summaries[120])
+    without = {
+        count: replace(s, variants=[v for v in s.variants if v.arm != "longer"]) for count, s in summaries.items()
+    }
+    found = labels_that_equal(curves, without)
     # Half way between 30 and 120 on a logarithmic scale is 60.
     assert found[0].endswith("with 30 labels is as good as no-kd with about 60.")
     assert found[1].endswith("with 120 labels is as good as no-kd with more than 120.")
+    # The control is as good as the arm, so the gain is not the teacher's.
+    as_good = [replace(v, student=v.student * 0 + 70.0) if v.arm == "longer" else v for v in summaries[30].variants]
+    controlled = labels_that_equal(curves, {**without, 30: replace(summaries[30], variants=as_good)})
+    assert controlled == found[1:]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def budgets_section(run: "Run") -> Section:
     largest = summaries[max(summaries)]
     curves = _curves(summaries)
     section.blocks.extend([_picture(curves, largest), _table(summaries, budgets)])
-    equal = labels_that_equal(curves, largest)
+    equal = labels_that_equal(curves, summaries)
     if equal:
         section.blocks.append(" ".join(equal))
     return section
@@ -130,23 +130,25 @@ def _table(summaries: dict[int, Summary], budgets: dict[float, int]) -> Table:
     )
 
 
-def labels_that_equal(curves: dict[str, _Curve], summary: Summary) -> list[str]:
+def labels_that_equal(curves: dict[str, _Curve], summaries: dict[int, Summary]) -> list[str]:
     """Sentences that say how many labels without a teacher equal how many with one.
 
-    Only gains that are shown count. Between two budgets the metric of no-kd is taken to be linear in the logarithm of
-    the number of labels.
+    Only gains that are shown count, over no-kd and over the best control. Between two budgets the metric of no-kd is
+    taken to be linear in the logarithm of the number of labels.
 
     Args:
         curves: Arm -> number of labels and variant, for all budgets.
-        summary: Summary at the largest budget.
+        summaries: Summary at every number of labels.
     """
+    summary = summaries[max(summaries)]
     best = summary.chosen()
     if best is None or best.arm not in curves or "no-kd" not in curves:
         return []
     plain = [(count, float(variant.student.mean())) for count, variant in curves["no-kd"]]
     sentences = []
     for count, variant in curves[best.arm]:
-        if variant.gain is None or variant.gain.outcome != "gains":
+        over = summaries[count].over_control(variant)
+        if any(gain is not None and gain.outcome != "gains" for gain in (variant.gain, over)):
             continue
         needed = _labels_needed(plain, float(variant.student.mean()), summary.scale.sign)
         as_many = f"more than {plain[-1][0]:,}" if needed is None else f"about {needed:,}"

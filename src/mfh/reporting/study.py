@@ -85,13 +85,13 @@ def comparison_table(runs: Mapping[str, Run]) -> Table:
 
 def _results(summary: Summary, run: Run) -> Section:
     section, choice = Section("Results"), run.selection
-    section.blocks.extend(_pairs_in_words(run))
     if choice is not None:
         section.blocks.append(recommendation(choice, summary.scale))
     picture = gains_picture(summary)
     if picture is not None:
         section.blocks.append(picture)
     section.blocks.append(arms_table(summary))
+    section.blocks.extend(_pairs_in_words(run))
     most = summary.num_seeds[1]
     notes = (
         "Judge a mask by its gain over the same teacher without it: general, specific and random against aligned, "
