@@ -14,6 +14,7 @@ from mfh import KDLoss, Problem, Recipe, align, distill, pretrain
 from mfh.data.epochs import EpochBatches, MixedBatches, all_targets, reads_the_same
 from mfh.data.pairs import AllPairs, Collated, fetch
 from mfh.errors import InputError
+from mfh.training.heads import EmbeddingHead, fit_head
 from mfh.training.labels import separated
 from networks import randn, seeded
 
@@ -321,6 +322,67 @@ def test_regression_learns_from_known_numbers_only():
     fit = distill(pair_teacher, student(), train, held, problem=problem, recipe=SHORT)
     assert all(math.isfinite(entry["train_loss"]) for entry in fit.history)
     assert torch.isfinite(weights(fit.student)).all()
+
+
+def test_a_head_is_fitted_to_the_entries_that_are_known():
+    x, draws = randn(80, 3, seed=1), torch.Generator().manual_seed(2)
+    values = torch.stack([x.sum(1), x[:, 0] - x[:, 1], x[:, 2]], 1)
+    gone = torch.rand(80, 3, generator=draws) < 0.4
+    for problem, target in (
+        (Problem.multi_label(missing=-1), (values > 0).long()),
+        (Problem.regression(missing=math.nan), values),
+    ):
+        marked = torch.where(gone, torch.full_like(target, problem.missing), target)
+        val = TensorDataset(x, x, target)
+        head = EmbeddingHead(3, 3)
+        fit_head(head, TensorDataset(x, x, marked), val, problem)
+        with torch.no_grad():
+            outputs = head(x)
+        if problem.name == "regression":
+            torch.testing.assert_close(outputs, values, rtol=0, atol=0.05)
+        else:
+            assert ((outputs > 0) == (target > 0)).float().mean() > 0.95
+        with pytest.raises(InputError, match=r"val split, sample \d: the target holds"):
+            fit_head(head, val, TensorDataset(x, x, marked), problem)
+    wrong = TensorDataset(x, x, torch.where(torch.arange(80) == 4, -100, 1))
+    with pytest.raises(InputError, match=r"train split, sample 4: the target holds -100"):
+        fit_head(EmbeddingHead(3, 2), wrong, wrong, Problem.classification())
+
+
+def test_a_label_loss_of_ones_own_does_not_see_missing_entries():
+    logits, target = randn(4, 3), torch.tensor([[1, 0, -1], [-1, -1, 0], [0, 1, 1], [-1, 1, -1]])
+    own = KDLoss(label_loss=lambda scores, labels: F.mse_loss(scores.sigmoid(), labels.float()))
+    loss = Problem.multi_label(missing=-1).complete(own)
+    known = target >= 0
+    label, _ = loss.terms(logits, logits, target)
+    torch.testing.assert_close(label, F.mse_loss(logits.sigmoid()[known], target[known].float()))
+
+
+@pytest.mark.parametrize("kind", ["dense", "multi_label"])
+def test_labels_are_smoothed_only_where_they_are_known(kind):
+    target = torch.tensor([[1, 0, -1], [-1, 1, 0]])
+    if kind == "dense":
+        logits, target = randn(2, 4, 3), torch.where(torch.arange(3) == 0, -100, target)
+        problem, kept = Problem.dense(missing=-1), target >= 0
+    else:
+        logits, problem, kept = randn(2, 3), Problem.multi_label(missing=-1), target >= 0
+    logits.requires_grad_()
+    (gradient,) = torch.autograd.grad(problem.smoothed(0.3)(logits, target), logits)
+    trained = gradient.abs().sum(1) > 0 if kind == "dense" else gradient != 0
+    assert torch.equal(trained, kept)
+
+
+@pytest.mark.parametrize("changed", [{"label_smoothing": 0.0}, {"epoch_size": None}, {"train": VAL}])
+def test_a_training_is_not_resumed_with_other_settings(tmp_path, changed):
+    given = {"train": TRAIN, "label_smoothing": 0.1, "epoch_size": 50, "checkpoint": tmp_path / "c.ckpt"}
+
+    def run(train, **more):
+        pretrain(student(), train, VAL, role="student", recipe=SHORT, **more)
+
+    run(**given)
+    run(**given)
+    with pytest.raises(InputError, match=r"was made with (label_smoothing|epoch_size|labelled_pairs) .*, now it is"):
+        run(**(given | changed))
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

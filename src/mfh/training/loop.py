@@ -6,7 +6,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +86,7 @@ class Training:
         logger: A Lightning logger, or several; None logs nothing.
         epoch_size: Number of samples that an epoch's steps are counted by; the training samples come around several
             times, if there are fewer. None is their number.
+        facts: What else a checkpoint must have been made with, by name; None is left out.
 
     Raises:
         InputError: The checkpoint belongs to another training, or is none.
@@ -104,13 +105,15 @@ class Training:
         checkpoint: str | Path | None = None,
         logger: Any = None,
         epoch_size: int | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.epoch_size = epoch_size
         self.objective, self.recipe, self.watched, self.seed, self.device = objective, recipe, watched, seed, device
         self.patience = recipe.patience if early_stopping and recipe.keep != "last" else None
         self.shows_progress = progress and rank() == 0
         self.loggers = [one for one in (logger if isinstance(logger, (list, tuple)) else [logger]) if one is not None]
-        self.made_with = {"seed": seed, **recipe.facts(), "processes": world_size()}
+        more = {name: value for name, value in (facts or {}).items() if value is not None}
+        self.made_with = {"seed": seed, **recipe.facts(), "processes": world_size(), **more}
         self.state = Progress()
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self._resumed: dict[str, Any] = {}
@@ -329,8 +332,9 @@ class Training:
             raise InputError(f"{path} cannot be resumed from ({reason}); delete it to start afresh") from None
         if found != _shapes(self.objective.state_dict()):
             raise InputError(f"{path} is of other networks than the ones given; delete it to start afresh")
-        for name, now in self.made_with.items():
-            before = kept["made_with"].get(name)
+        made_with = {"labelled_pairs": self.made_with.get("labelled_pairs"), **kept["made_with"]}  # of mfh 1 without
+        for name in dict.fromkeys((*self.made_with, *made_with)):
+            before, now = made_with.get(name), self.made_with.get(name)
             if before != now:
                 raise InputError(
                     f"{path} was made with {name} {before!r}, now it is {now!r}; delete it to start afresh"
