@@ -2,16 +2,17 @@
 
 import copy
 import math
+import random
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, TensorDataset
 
 from mfh import KDLoss, Problem, Recipe, align, distill, pretrain
-from mfh.data.epochs import EpochBatches, MixedBatches, all_targets, reads_the_same
+from mfh.data.epochs import EpochBatches, MixedBatches, Reading, all_targets, reads_the_same
 from mfh.data.pairs import AllPairs, Collated, fetch
 from mfh.errors import InputError
 from mfh.training.heads import EmbeddingHead, fit_head
@@ -217,6 +218,74 @@ def test_a_collate_function_pads_labelled_and_unlabelled_pairs_together():
     batch = fetch(AllPairs(train, more), [0, 23])
     assert batch.student_input.shape == (2, 4)
     assert torch.equal(batch.target, Y[:1])
+
+
+def test_targets_of_different_lengths():
+    def pad(items):
+        longest = max(len(target) for _, _, target in items)
+        padded = [F.pad(target, (0, longest - len(target)), value=-100) for _, _, target in items]
+        return torch.stack([x for x, _, _ in items]), torch.stack([s for _, s, _ in items]), torch.stack(padded)
+
+    lengths = [9 if index == 0 else 1 + index % 3 for index in range(600)]
+    items = [(X[0], S[0], torch.full((n,), -1 if index % 2 else 1)) for index, n in enumerate(lengths)]
+    parts = separated(Collated(items, pad), None, Problem.dense(missing=-1))
+    assert (len(parts.labelled), len(parts.unlabelled)) == (300, 300)
+    batch = fetch(parts.pairs, [2, 300])  # lengths 2 and 2, whatever the first labelled pair has
+    assert batch.target.shape == (1, 2)
+
+
+def test_one_network_is_read_alone_only_where_all_pairs_can_be():
+    class Roles(Items):
+        def only(self, role):
+            empty = torch.empty(len(self), 0)
+            x, s, *rest = self.tensors
+            return Roles(*((x, empty) if role == "teacher" else (empty, s)), *rest)
+
+    both = AllPairs(Roles(*TRAIN.tensors), ConcatDataset([Roles(*UNLABELLED.tensors), Roles(X, S)]))
+    assert fetch(both.only("student"), [0, 30, 70]).teacher_input.shape == (3, 0)
+    for unlabelled in (UNLABELLED, Items(*UNLABELLED.tensors), ConcatDataset([Roles(X, S), Items(X, S)])):
+        mixed = AllPairs(Roles(*TRAIN.tensors), unlabelled)
+        assert torch.equal(fetch(mixed.only("student"), [3, 30]).student_input[0], S[3])
+        distill(teacher(), student(), mixed.labelled, VAL, unlabelled=unlabelled, recipe=SHORT)
+
+
+def test_looking_at_pairs_leaves_the_generators_as_they_were():
+    class Augmented(Items):
+        def __getitem__(self, index):
+            x, *rest = super().__getitem__(index)
+            return (x + torch.randn(()) + np.random.rand() + random.random(), *rest)  # noqa: NPY002
+
+    torch.manual_seed(0)
+    marked = torch.where(torch.arange(len(Y)) < 5, -1, Y)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    separated(Augmented(X, S, marked), Augmented(X, S), Problem.classification(missing=-1))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+    assert random.getstate() == before[2]
+
+
+def test_samples_that_come_around_often_are_not_copied(monkeypatch):
+    monkeypatch.setattr("mfh.data.epochs._SHUFFLED_BYTES", 40 * (5 + 4 + 2) * 4)
+    cpu = torch.device("cpu")
+    for rows, whole in ((0, True), (400, False)):
+        batches = MixedBatches(LABELLED, rows, 16, 0, labelled_share=1.0)
+        reading = Reading(TRAIN, "train", cpu, batches=batches)
+        assert reading._shuffled is whole
+        drawn = [(torch.equal(batch.teacher_input, X[indices])) for batch, indices in reading]
+        assert all(drawn)
+        assert len(drawn) == len(batches)
+
+
+def test_pairs_are_put_together_only_as_far_as_they_are_read(monkeypatch):
+    pairs_ = AllPairs(TRAIN, UNLABELLED)
+    how = {"device": torch.device("cpu"), "batches": MixedBatches(LABELLED, MORE, 16, 0)}
+    reading = Reading(pairs_, "train", fields=("student_input",), **how)
+    assert reading.held.teacher_input.numel() == 0
+    assert torch.equal(reading.held.student_input, S)
+    monkeypatch.setattr("mfh.data.epochs._HELD_BYTES", S.nbytes - 1)
+    reading = Reading(pairs_, "train", fields=("student_input",), **how)
+    assert reading.held is None
+    assert all(torch.equal(batch.student_input, S[indices]) for batch, indices in reading)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
@@ -436,3 +505,15 @@ def test_class_indices_kept_by_a_data_set_are_not_read_again():
 
     assert np.array_equal(all_targets(Known(X, S, Y)), Y)
     assert copy.deepcopy(Y).equal(all_targets(Items(X, S, Y)))
+
+
+def test_targets_that_a_data_set_holds_are_used_only_if_they_are_the_items():
+    class Held(Items):
+        targets = ["still"] * len(Y)
+        target_transform = None
+
+    assert torch.equal(all_targets(Held(X, S, Y)), Y)
+    Held.targets, Held.target_transform = (1 - Y).tolist(), lambda label: 1 - label
+    assert torch.equal(all_targets(Held(X, S, Y)), Y)
+    Held.target_transform = None
+    assert torch.equal(all_targets(Held(X, S, Y)), 1 - Y)

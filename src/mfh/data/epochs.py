@@ -1,5 +1,6 @@
 """The batches of an epoch: their order, how they are read, and how much each counts."""
 
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -367,14 +368,15 @@ class Reading:
         #: All samples of a tensor data set, as far as they are needed; None where items are read one by one.
         self.held: PairedBatch | None = None
         with _named(split):
-            whole = _whole(dataset)
-            if whole is not None:
-                needed = [t if name in (*fields, "target") else t[:0] for name, t in whole._asdict().items()]
+            needed = _whole(dataset, (*fields, "target"))
+            if needed is not None:
                 size = sum(tensor.nbytes for tensor in needed)
                 if device.type == "cpu" or size <= _HELD_BYTES:
-                    self.held = PairedBatch(*needed)
+                    self.held = needed
                     self._held = [tensor.to(device) for tensor in needed]
-                    self._shuffled = size <= _SHUFFLED_BYTES or device.type != "cpu"
+                    if batches is not None:  # samples may come around several times in an epoch
+                        drawn = size * sum(map(batches.count, range(len(batches)))) // len(dataset)
+                        self._shuffled = drawn <= (_SHUFFLED_BYTES if device.type == "cpu" else _HELD_BYTES)
             if batches is None:
                 self.batch_size = max(least, reading_batch(dataset))
         if batches is None and self.held is not None:
@@ -467,48 +469,63 @@ def _pinned(tensor: Tensor) -> Tensor:
     return tensor.pin_memory() if tensor.device.type == "cpu" else tensor
 
 
-def _whole(dataset: Any) -> PairedBatch | None:
-    """All samples of a data set of tensors at once; None for any other data set, or for a large part of one."""
+def _whole(dataset: Any, needed: Sequence[str], labelled: bool = True) -> PairedBatch | None:
+    """All samples of a data set of tensors at once; None for any other data set, or for a large part of one.
+
+    Args:
+        dataset: The data set, which may be `AllPairs`.
+        needed: Parts that are needed; the others are left empty.
+        labelled: Whether there must be targets, or they are left empty.
+    """
     if type(dataset) is TensorDataset:
-        as_batch([tensor[:1] for tensor in dataset.tensors])
-        return PairedBatch(*dataset.tensors)
+        if labelled:
+            as_batch([tensor[:1] for tensor in dataset.tensors])
+        parts = dataset.tensors if labelled else (*dataset.tensors[:2], torch.empty(0))
+        named = zip(PairedBatch._fields, parts, strict=True)
+        return PairedBatch(*(tensor if name in needed else tensor[:0] for name, tensor in named))
     if type(dataset) is Subset:
-        whole = _whole(dataset.dataset)
+        whole = _whole(dataset.dataset, needed, labelled)
         if whole is None or sum(t[:1].nbytes for t in whole) * len(dataset) > _HELD_BYTES:
             return None
         rows = torch.as_tensor(list(dataset.indices), dtype=torch.long)
-        return PairedBatch(*(tensor[rows] for tensor in whole))
+        return PairedBatch(*(tensor[rows] if len(tensor) else tensor for tensor in whole))
     if type(dataset) is AllPairs:
-        whole, more = _whole(dataset.labelled), _whole_inputs(dataset.unlabelled)
-        if whole is None or more is None:
-            return None
-        inputs = [torch.cat(both) for both in zip(whole[:2], more, strict=True)]
-        return PairedBatch(inputs[0], inputs[1], whole.target)
+        known, more = _whole(dataset.labelled, needed), _whole(dataset.unlabelled, needed, labelled=False)
+        together = _joined([known, more])
+        return None if together is None or known is None else together._replace(target=known.target)
+    if type(dataset) is ConcatDataset and not labelled:
+        return _joined([_whole(part, needed, labelled) for part in dataset.datasets])
     return None
 
 
-def _whole_inputs(dataset: Any) -> list[Tensor] | None:
-    """All inputs of unlabelled pairs at once, if they are tensors."""
-    if type(dataset) is TensorDataset:
-        return list(dataset.tensors[:2])
-    if type(dataset) is Subset:
-        whole = _whole_inputs(dataset.dataset)
-        if whole is None or sum(t[:1].nbytes for t in whole) * len(dataset) > _HELD_BYTES:
-            return None
-        rows = torch.as_tensor(list(dataset.indices), dtype=torch.long)
-        return [tensor[rows] for tensor in whole]
-    if type(dataset) is ConcatDataset:
-        parts = [_whole_inputs(part) for part in dataset.datasets]
-        known = [part for part in parts if part is not None]
-        return [torch.cat(tensors) for tensors in zip(*known, strict=True)] if len(known) == len(parts) else None
-    return None
+def _joined(parts: Sequence[PairedBatch | None]) -> PairedBatch | None:
+    """The inputs of all parts at once; None where one is unknown, or a copy would be large."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts) or sum(tensor.nbytes for part in known for tensor in part[:2]) > _HELD_BYTES:
+        return None
+    teacher_inputs, student_inputs = ([part[field] for part in known] for field in (0, 1))
+    return PairedBatch(torch.cat(teacher_inputs), torch.cat(student_inputs), torch.empty(0))
 
 
 def all_targets(dataset: Any) -> Tensor:
-    """(N, ...), the targets of all samples in data-set order.
+    """(N, ...), the targets of all samples in data-set order; see `target_batches`.
 
-    Tensors are taken as they are, and so is an attribute `targets`, as the data sets of torchvision have it. Otherwise
-    every item is read once.
+    Args:
+        dataset: A map-style data set of (teacher_input, student_input, target), whose targets have one shape.
+
+    Raises:
+        InputError: An item cannot be read.
+    """
+    found = target_batches(dataset)
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def target_batches(dataset: Any) -> list[Tensor]:
+    """The targets of all samples in data-set order, in batches whose targets may be padded to different lengths.
+
+    Tensors are taken as they are, and so are numbers in an attribute `targets`, as the data sets of torchvision have
+    it, unless a `target_transform` changes them. Otherwise every item is read once; global generators are left as they
+    were.
 
     Args:
         dataset: A map-style data set of (teacher_input, student_input, target).
@@ -516,15 +533,44 @@ def all_targets(dataset: Any) -> Tensor:
     Raises:
         InputError: An item cannot be read.
     """
+    known = known_targets(dataset)
+    if known is not None:
+        return [known]
+    with generators_kept():
+        return [batch.target for batch in PairLoader(only_role(dataset, "student"))]
+
+
+def known_targets(dataset: Any) -> Tensor | None:
+    """(N, ...), the targets that a data set holds apart from its items; None where items must be read."""
     if type(dataset) is Subset:
-        rows = torch.as_tensor(list(dataset.indices), dtype=torch.long)
-        return all_targets(dataset.dataset)[rows] if len(rows) else torch.empty(0)
+        whole = known_targets(dataset.dataset)
+        return None if whole is None else whole[torch.as_tensor(list(dataset.indices), dtype=torch.long)]
     if type(dataset) is TensorDataset:
-        return dataset.tensors[2]
-    known = getattr(dataset, "targets", None)
-    if isinstance(known, (Tensor, np.ndarray, list, tuple)) and len(known) == len(dataset):
-        return torch.as_tensor(known)
-    return torch.cat([batch.target for batch in PairLoader(only_role(dataset, "student"))])
+        return dataset.tensors[2] if len(dataset.tensors) == 3 else None
+    targets = getattr(dataset, "targets", None)
+    listed = isinstance(targets, (Tensor, np.ndarray, list, tuple)) and len(targets) == len(dataset)
+    if not listed or getattr(dataset, "target_transform", None) is not None:
+        return None
+    try:
+        return torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError):  # text, or rows of different lengths
+        return None
+
+
+@contextmanager
+def generators_kept(device: torch.device | None = None) -> Iterator[None]:
+    """Leave the global generators of torch, NumPy and random as they were.
+
+    Args:
+        device: GPU whose generator is meant, beside the CPU's.
+    """
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)  # noqa: NPY002
+            random.setstate(python_state)
 
 
 @contextmanager

@@ -203,13 +203,13 @@ class AllPairs:
 
     def __init__(self, labelled: Any, unlabelled: Any) -> None:
         self.labelled, self.unlabelled = labelled, unlabelled
-        self._filler: Any = _UNKNOWN  # stands in the place of a target, so that items are collated together
+        self._filler: Any = _UNKNOWN  # stands in the place of a target where a batch has no labelled pair
 
     def __len__(self) -> int:
         return len(self.labelled) + len(self.unlabelled)
 
     def __getitem__(self, index: int) -> Any:
-        """An item; the target of an unlabelled pair is that of the first labelled pair, which only fills its place."""
+        """An item; the target of an unlabelled pair is that of a labelled one, which only fills its place."""
         (item,) = self.items([index])
         return item
 
@@ -218,14 +218,12 @@ class AllPairs:
         count = len(self.labelled)
         found = _items(self.labelled, [index for index in indices if index < count])
         others = _items(self.unlabelled, [index - count for index in indices if index >= count])
-        if others and self._filler is _UNKNOWN:
-            first = _items(self.labelled, [0])[0]
-            self._filler = first[2] if isinstance(first, (tuple, list)) and len(first) == 3 else None
+        filler = self._target_of(found) if others else None
         collate = _collate_of(self.labelled)
         for item in others:
             pair = isinstance(item, (tuple, list)) and len(item) in (2, 3)
             if pair and (len(item) == 2 or collate is None):
-                found.append((item[0], item[1], self._filler))
+                found.append((item[0], item[1], filler))
             elif collate is not None:
                 found.append(item)
             else:
@@ -236,9 +234,20 @@ class AllPairs:
                 )
         return found
 
+    def _target_of(self, labelled: list[Any]) -> Any:
+        """A target that fits into the batch of these labelled items, so that it makes no target there longer."""
+        if not labelled and self._filler is not _UNKNOWN:
+            return self._filler
+        first = labelled[0] if labelled else _items(self.labelled, [0])[0]
+        filler = first[2] if isinstance(first, (tuple, list)) and len(first) == 3 else None
+        if not labelled:
+            self._filler = filler
+        return filler
+
     def only(self, role: str) -> "AllPairs":
-        """The same pairs for one network alone."""
-        return AllPairs(only_role(self.labelled, role), only_role(self.unlabelled, role))
+        """The same pairs for one network alone, if both parts can be read so."""
+        both = self.labelled, self.unlabelled
+        return AllPairs(*(only_role(part, role) for part in both)) if all(map(_has_roles, both)) else self
 
 
 def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
@@ -341,14 +350,24 @@ def only_role(dataset: Any, role: str) -> Any:
 
     Args:
         dataset: A map-style data set of (teacher_input, student_input, target). If it has a method `only(role)`, that
-            method returns a data set of the same samples in which the other network's input may be empty, (0,).
+            method returns a data set of the same samples in which the other network's input may be empty, (0,). Data
+            sets that stand in one batch must all have the method, or it is not called.
         role: "teacher" or "student".
     """
     if type(dataset) is Subset:
         return Subset(only_role(dataset.dataset, role), dataset.indices)
+    if not _has_roles(dataset):
+        return dataset
     if type(dataset) is ConcatDataset:
         return ConcatDataset([only_role(part, role) for part in dataset.datasets])
-    return dataset.only(role) if hasattr(dataset, "only") else dataset
+    return dataset.only(role)
+
+
+def _has_roles(dataset: Any) -> bool:
+    """Whether all parts of a data set can be read for one network alone."""
+    if type(dataset) is Subset:
+        return _has_roles(dataset.dataset)
+    return all(map(_has_roles, dataset.datasets)) if type(dataset) is ConcatDataset else hasattr(dataset, "only")
 
 
 def groups_of(dataset: Any) -> NDArray[Any] | None:

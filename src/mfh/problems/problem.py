@@ -195,8 +195,11 @@ class Problem:
         return replace(self, label_loss=WeightedCrossEntropy(weights, others))
 
     def without_label(self, target: Tensor) -> Tensor:
-        """(N,) whether a sample has no label at all: all entries of its target are `missing`."""
-        return ~self.known(target).reshape(len(target), -1).any(1)
+        """(N,) whether a sample has no label at all: the entries of its target are `missing`, but for ignored ones."""
+        missing = ~self.known(target)
+        without = missing if self.ignore_index is None else missing | (target == self.ignore_index)
+        missing, without = (entries.reshape(len(target), -1) for entries in (missing, without))
+        return missing.any(1) & without.all(1)
 
     def known(self, target: Tensor) -> Tensor:
         """Whether each entry of a target is a label, in the target's shape: False where it is `missing`."""

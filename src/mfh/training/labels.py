@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
-from mfh.data.epochs import all_targets
+from mfh.data.epochs import generators_kept, target_batches
 from mfh.data.pairs import AllPairs, fetch, tensors
 from mfh.errors import InputError
 from mfh.problems.losses import DistillationLoss, KDLoss
@@ -37,7 +37,7 @@ def separated(train: Any, unlabelled: Any, problem: Problem) -> Separated:
 
     Args:
         train: A map-style data set of (teacher_input, student_input, target), in which targets may be the problem's
-            `missing`. Their targets are then read once; see `all_targets`.
+            `missing`. Their targets are then read once; see `target_batches`.
         unlabelled: A map-style data set of (teacher_input, student_input); None if there is none.
         problem: What targets mean.
 
@@ -48,7 +48,7 @@ def separated(train: Any, unlabelled: Any, problem: Problem) -> Separated:
         unlabelled = None
     order = None
     if problem.missing is not None:
-        without = problem.without_label(all_targets(train))
+        without = torch.cat([problem.without_label(targets) for targets in target_batches(train)])
         if without.all():
             raise InputError(f"no pair of the train split has a label: all targets are {problem.missing:g}")
         if without.any():
@@ -59,7 +59,8 @@ def separated(train: Any, unlabelled: Any, problem: Problem) -> Separated:
             unlabelled = rest if unlabelled is None else ConcatDataset([rest, unlabelled])
             train = Subset(train, known.tolist())
     if unlabelled is not None:
-        _check_alike(AllPairs(train, unlabelled))
+        with generators_kept():
+            _check_alike(AllPairs(train, unlabelled))
     return Separated(train, unlabelled, order)
 
 

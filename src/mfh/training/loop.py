@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from mfh.data.epochs import EpochBatches, MixedBatches, Reading, epoch_seed
+from mfh.data.epochs import EpochBatches, MixedBatches, Reading, epoch_seed, generators_kept
 from mfh.data.pairs import AllPairs, PairedBatch
 from mfh.errors import InputError, foreign, in_a_line
 from mfh.files import atomic_write
@@ -609,14 +609,9 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         seed: Seed of all generators.
         device: Device whose generator is meant, beside the CPU's.
     """
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        try:
-            seed_generators(seed, device)
-            yield
-        finally:
-            np.random.set_state(numpy_state)  # noqa: NPY002
-            random.setstate(python_state)
+    with generators_kept(device):
+        seed_generators(seed, device)
+        yield
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
