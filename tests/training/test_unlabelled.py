@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import ConcatDataset, Dataset, TensorDataset
 
-from mfh import KDLoss, Problem, Recipe, align, distill, pretrain
+from mfh import KDLoss, Problem, Recipe, align, distill, evaluate, pretrain
+from mfh.data.embeddings import alone
 from mfh.data.epochs import EpochBatches, MixedBatches, Reading, all_targets, reads_the_same
 from mfh.data.pairs import AllPairs, Collated, fetch
 from mfh.errors import InputError
@@ -121,6 +122,23 @@ def test_batches_hold_targets_of_labelled_pairs_only():
         assert torch.equal(batch.student_input, S[[3, 1, 20, 62]])
         assert torch.equal(batch.target, Y[[3, 1]])
         assert len(fetch(AllPairs(train, more), [30]).target) == 0
+
+
+@pytest.mark.parametrize(("labelled", "unlabelled"), [(3, 2), (1, 3), (40, 5), (1, 6)])
+def test_no_batch_is_too_small_for_batch_normalisation(labelled, unlabelled):
+    batches = MixedBatches(labelled, unlabelled, 2, 0, accumulate=4, least=2)
+    sizes = [len(rows) for rows in batches.rows()]
+    assert min(sizes) >= 2
+    assert sum(map(batches.count, range(len(batches)))) == labelled + unlabelled
+    counted = [rows for index, rows in enumerate(batches.rows()) if batches.count(index)]
+    assert sorted(torch.cat(counted).tolist()) == list(range(labelled + unlabelled))
+
+
+def test_batch_normalisation_in_a_small_training():
+    network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    train, more = TensorDataset(X[:3], S[:3], Y[:3]), TensorDataset(X[3:5], S[3:5])
+    recipe = Recipe(epochs=1, batch_size=2, accumulate=4)
+    assert distill(teacher(), network, train, VAL, unlabelled=more, recipe=recipe).history
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -490,6 +508,37 @@ def test_bad_input():
     for share in (0, 1.5):
         with pytest.raises(InputError, match=r"labelled_share is .*; choose 0.0001 to 1"):
             Recipe(labelled_share=share)
+
+
+def spoiled(values, row):
+    return values.index_fill(0, torch.tensor([row]), math.inf)
+
+
+@pytest.mark.parametrize("kind", [TensorDataset, Items])
+def test_messages_name_pairs_as_they_were_given(kind):
+    refused(r"^unlabelled split, sample 4: student_input holds inf", unlabelled=kind(X[:9], spoiled(S[:9], 4)))
+    marked = torch.where(torch.arange(len(Y)) < 5, -1, Y)
+    given = {"unlabelled": None, "problem": Problem.classification(missing=-1)}
+    for row in (2, 20):  # without a label and with one
+        refused(rf"^train split, sample {row}: student_input holds", train=kind(X, spoiled(S, row), marked), **given)
+    refused(
+        r"^train split, sample 30: the target holds 7",
+        train=kind(X, S, marked.index_fill(0, torch.tensor([30]), 7)),
+        **given,
+    )
+    refused(
+        r"^unlabelled split, sample 4: student_input holds",
+        train=kind(X, S, marked),
+        **given | {"unlabelled": kind(X[:9], spoiled(S[:9], 4))},
+    )
+    with pytest.raises(InputError, match=r"^teacher_train split, sample 3: teacher_input holds inf"):
+        pretrain(teacher(), alone(kind(spoiled(X, 3), Y)), VAL, role="teacher", recipe=SHORT)
+
+
+def test_only_training_data_may_miss_targets():
+    marked = TensorDataset(S, S, torch.full((len(S), 2), math.nan))
+    with pytest.raises(InputError, match="train split, sample 0: the target holds nan"):
+        evaluate(student(), marked, "student", problem=Problem.regression(missing=math.nan), split="train")
 
 
 def _my_loss(student_logits, teacher_logits, target):

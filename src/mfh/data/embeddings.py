@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from mfh.data.epochs import known_targets
-from mfh.data.pairs import Collated, groups_of
+from mfh.data.pairs import Collated, groups_of, in_split
 
 
 def embedded(dataset: Any, embeddings: Tensor) -> Any:
@@ -73,10 +73,13 @@ class TeacherAlone:
 
 
 def alone(dataset: Any) -> Any:
-    """Samples of the teacher's modality alone as pairs; see `TeacherAlone`."""
+    """Samples of the teacher's modality alone as pairs; see `TeacherAlone`. Messages call them "teacher_train"."""
+    made: Any
     if type(dataset) is TensorDataset:
         inputs, targets = dataset.tensors[0], dataset.tensors[-1]
-        return TensorDataset(inputs, torch.empty(len(inputs), 0), targets)
-    if type(dataset) is Collated:
-        return Collated(TeacherAlone(dataset.dataset), dataset.collate)
-    return TeacherAlone(dataset)
+        made = TensorDataset(inputs, torch.empty(len(inputs), 0), targets)
+    elif type(dataset) is Collated:
+        made = Collated(TeacherAlone(dataset.dataset), dataset.collate)
+    else:
+        made = TeacherAlone(dataset)
+    return in_split(made, "teacher_train")

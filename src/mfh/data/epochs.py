@@ -1,6 +1,7 @@
 """The batches of an epoch: their order, how they are read, and how much each counts."""
 
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from mfh.data.pairs import (
     fetch,
     map_tensors,
     only_role,
+    place_of,
     tensors,
     to_device,
 )
@@ -206,6 +208,7 @@ class MixedBatches(EpochBatches):
         accumulate: Number of batches of one process per step.
         processes: Number of processes that share the epoch.
         rank: Number of this process among them.
+        least: Smallest wanted batch. Steps that would have smaller ones are dealt into fewer batches.
     """
 
     def __init__(
@@ -219,8 +222,10 @@ class MixedBatches(EpochBatches):
         accumulate: int = 1,
         processes: int = 1,
         rank: int = 0,
+        least: int = 1,
     ) -> None:
         super().__init__(labelled + unlabelled, batch_size, seed, accumulate=accumulate, processes=processes, rank=rank)
+        self._least = least if least <= batch_size else 1
         self.num_labelled, self.num_unlabelled = labelled, unlabelled
         self._each: tuple[int, int] | None = None  # labelled and unlabelled pairs of every step
         if labelled_share is not None:
@@ -237,9 +242,9 @@ class MixedBatches(EpochBatches):
         found = []
         for index in range(len(self)):
             (a, b), (c, d) = self._place(index, 0), self._place(index, 1)
-            if a == b and c == d:  # a pair that does not count, where this process has none left
-                a, b = (a - 1, a) if a else (0, 1)
-            found.append(torch.cat([known[a:b], unknown[c:d]]))
+            rows = torch.cat([known[a:b], unknown[c:d]])
+            # Where this process has none left, pairs stand in that do not count.
+            found.append(rows if len(rows) else torch.cat([known, unknown])[: self._least])
         return found
 
     def count(self, index: int) -> int:
@@ -274,8 +279,18 @@ class MixedBatches(EpochBatches):
         """Where the labelled (0) or unlabelled (1) pairs of a batch lie in their stream."""
         step, turn = divmod(index, self.accumulate)
         first, stop = self._of_step(step, kind)
-        place, size = turn * self.processes + self.rank, stop - first
-        return first + size * place // self._parts, first + size * (place + 1) // self._parts
+        place, size, parts = turn * self.processes + self.rank, stop - first, self._dealt(step)
+        return first + size * min(place, parts) // parts, first + size * min(place + 1, parts) // parts
+
+    def _dealt(self, step: int) -> int:
+        """Into how many batches a step is dealt: as many as there are, unless some would be too small."""
+        if self._least == 1:
+            return self._parts
+        sizes = [stop - first for first, stop in (self._of_step(step, kind) for kind in (0, 1))]
+        parts = self._parts
+        while parts > 1 and sum(size // parts for size in sizes) < self._least:
+            parts -= 1
+        return parts
 
     def _size(self, index: int, kind: int) -> int:
         start, stop = self._place(index, kind)
@@ -362,12 +377,13 @@ class Reading:
     ) -> None:
         self.dataset, self.split, self.device, self.batches, self.look = dataset, split, device, batches, look
         self.first, self._fresh = first, True
+        self._name, _ = place_of(dataset, split, 0)
         self.index_device = index_device or device
         self.num_workers = num_workers
         self._loader: DataLoader[tuple[PairedBatch, Tensor]] | None = None
         #: All samples of a tensor data set, as far as they are needed; None where items are read one by one.
         self.held: PairedBatch | None = None
-        with _named(split):
+        with _named(self._name):
             needed = _whole(dataset, (*fields, "target"))
             if needed is not None:
                 size = sum(tensor.nbytes for tensor in needed)
@@ -415,7 +431,7 @@ class Reading:
             yield PairedBatch(*cut), number
 
     def _read(self) -> Iterator[tuple[PairedBatch, Tensor]]:
-        with _named(self.split):
+        with _named(self._name):
             for batch, rows in self._source():
                 indices = rows + self.first if self.first else rows
                 if self.look is not None and (self._fresh or self.device.type != "cpu"):
@@ -580,7 +596,7 @@ def _named(split: str) -> Iterator[None]:
         yield
     except InputError as error:
         said = str(error)
-        if said.startswith(f"{split} split"):  # what `look` finds names it already
+        if re.match(r"\w+ split[,:]", said):  # what `look` finds names it already
             raise
         if "\nOriginal Traceback" in said:  # of a reading process: the last line is the error as it was raised
             said = said.rstrip().rsplit("\n", 1)[-1].partition(": ")[2]

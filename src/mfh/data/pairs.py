@@ -5,7 +5,7 @@ An input is a tensor, or nested tuples, lists and mappings of tensors, all with 
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.utils.data._utils.collate import default_collate
 
 from mfh.errors import InputError, in_a_line
 
+T = TypeVar("T")
 #: A tensor, or nested tuples, lists and mappings of tensors.
 Nested = Any
 
@@ -355,7 +356,8 @@ def only_role(dataset: Any, role: str) -> Any:
         role: "teacher" or "student".
     """
     if type(dataset) is Subset:
-        return Subset(only_role(dataset.dataset, role), dataset.indices)
+        part = Subset(only_role(dataset.dataset, role), dataset.indices)
+        return in_split(part, getattr(dataset, _SPLIT)) if hasattr(dataset, _SPLIT) else part
     if not _has_roles(dataset):
         return dataset
     if type(dataset) is ConcatDataset:
@@ -389,3 +391,34 @@ def groups_of(dataset: Any) -> NDArray[Any] | None:
         groups = groups_of(dataset.dataset)
         return None if groups is None else groups[np.asarray(list(dataset.indices), dtype=int)]
     return None
+
+
+# Of a data set that the package has made: the split whose samples it holds.
+_SPLIT = "_mfh_split"
+
+
+def in_split(dataset: T, split: str) -> T:
+    """Note that a data set, which nobody else has, holds samples of a split of this name; see `place_of`."""
+    setattr(dataset, _SPLIT, split)
+    return dataset
+
+
+def place_of(dataset: Any, split: str, index: int) -> tuple[str, int]:
+    """Where a user finds a sample, for messages: its split, and its position there before pairs were put in order.
+
+    Args:
+        dataset: The data set, as it is read.
+        split: Name of its split, where it has no other.
+        index: Position in the data set.
+    """
+    if type(dataset) is AllPairs:
+        parts, names = [dataset.labelled, dataset.unlabelled], [split, "unlabelled"]
+    elif type(dataset) is ConcatDataset and hasattr(dataset.datasets[0], _SPLIT):  # joined by the package
+        parts, names = dataset.datasets, [split, split]
+    else:
+        split = getattr(dataset, _SPLIT, split)
+        if type(dataset) is Subset and hasattr(dataset, _SPLIT):
+            return place_of(dataset.dataset, split, int(dataset.indices[index]))
+        return split, index
+    count = len(parts[0])
+    return place_of(parts[index >= count], names[index >= count], index - count if index >= count else index)

@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -351,7 +351,7 @@ def evaluate(
     problem = problem or Problem.classification()
     tally, not_numbers = Tally(problem.metric, f"{split} split"), torch.zeros(())
     with placed(device, network), evaluating(network):
-        objective = Supervised(network, role, problem)
+        objective = Supervised(network, role, replace(problem, missing=None))  # what is measured needs its label
         objective.split = split
         reading = Reading(
             part(only_role(dataset, role)),

@@ -11,6 +11,7 @@ from mfh.data.pairs import only_role
 from mfh.errors import InputError
 from mfh.networks.standardise import Standardise
 from mfh.problems.problem import Problem
+from mfh.training.checks import check_targets, where
 
 #: Strengths of regularisation that are tried, relative to 1 / number of samples.
 STRENGTHS = tuple(float(10.0**power) for power in range(-4, 5))
@@ -143,7 +144,7 @@ def _arrays(dataset: Any, split: str, problem: Problem, outputs: int) -> tuple[n
     x, y = torch.cat([batch.teacher_input for batch in batches]).double(), torch.cat([b.target for b in batches])
     wrong = ~torch.isfinite(x).all(1)
     if wrong.any():
-        raise InputError(f"{split} split, sample {int(wrong.nonzero()[0])}: the embedding is NaN or infinite")
+        raise InputError(f"{where(dataset, split, [int(wrong.nonzero()[0])])}: the embedding is NaN or infinite")
     logits = torch.empty((len(y), outputs), device="meta")
-    problem.check(logits, y, f"{split} split", range(len(y)), training=split == "train")
+    check_targets(problem, logits, y, split, range(len(y)), dataset, training=split == "train")
     return x.numpy(), y.numpy()

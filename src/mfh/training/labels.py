@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
 from mfh.data.epochs import generators_kept, target_batches
-from mfh.data.pairs import AllPairs, fetch, tensors
+from mfh.data.pairs import AllPairs, fetch, in_split, tensors
 from mfh.errors import InputError
 from mfh.problems.losses import DistillationLoss, KDLoss
 from mfh.problems.problem import Problem
@@ -55,9 +55,9 @@ def separated(train: Any, unlabelled: Any, problem: Problem) -> Separated:
             known, unknown = (~without).nonzero().flatten(), without.nonzero().flatten()
             more = 0 if unlabelled is None else len(unlabelled)
             order = torch.cat([known, unknown, torch.arange(len(train), len(train) + more)])
-            rest = Subset(train, unknown.tolist())
+            rest = in_split(Subset(train, unknown.tolist()), "train")
             unlabelled = rest if unlabelled is None else ConcatDataset([rest, unlabelled])
-            train = Subset(train, known.tolist())
+            train = in_split(Subset(train, known.tolist()), "train")
     if unlabelled is not None:
         with generators_kept():
             _check_alike(AllPairs(train, unlabelled))

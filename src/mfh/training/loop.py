@@ -211,14 +211,15 @@ class Training:
         """The batches of an epoch, for this process."""
         recipe = self.recipe
         how: dict[str, Any] = {"accumulate": recipe.accumulate, "processes": world_size(), "rank": rank()}
+        # Batch normalisation needs two samples.
+        how["least"] = 2 if any(isinstance(module, _BatchNorm) for module in self.objective.modules()) else 1
         if type(train) is AllPairs:
             counts = len(train.labelled), len(train.unlabelled)
             return MixedBatches(*counts, recipe.batch_size, self.seed, labelled_share=recipe.labelled_share, **how)
         if self.epoch_size is not None and self.epoch_size != len(train):
             more = self.epoch_size - len(train)
             return MixedBatches(len(train), more, recipe.batch_size, self.seed, labelled_share=1.0, **how)
-        least = 2 if any(isinstance(module, _BatchNorm) for module in self.objective.modules()) else 1
-        return EpochBatches(len(train), recipe.batch_size, self.seed, least=least, **how)
+        return EpochBatches(len(train), recipe.batch_size, self.seed, **how)
 
     def _epoch(
         self, epoch: "_Epoch", training: Reading, validation: Reading, scheduler: Any, bar: "_Bar | None"
