@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import ConcatDataset, Dataset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from mfh import KDLoss, Problem, Recipe, align, distill, evaluate, pretrain
 from mfh.data.embeddings import alone
@@ -304,6 +304,15 @@ def test_pairs_are_put_together_only_as_far_as_they_are_read(monkeypatch):
     reading = Reading(pairs_, "train", fields=("student_input",), **how)
     assert reading.held is None
     assert all(torch.equal(batch.student_input, S[indices]) for batch, indices in reading)
+
+
+def test_tensors_are_cut_as_items_are_read():
+    more = ConcatDataset([UNLABELLED, Subset(TRAIN, [4, 2, 9]), TensorDataset(X, S, Y)])
+    slow = AllPairs(Items(*TRAIN.tensors), more)
+    for indices in ([0, 3, 70, 21, 64, 22, 65], [5], [64, 21, 63]):
+        quick = fetch(AllPairs(TRAIN, more), indices)
+        for ours, theirs in zip(quick, fetch(slow, indices), strict=True):
+            assert torch.equal(ours, theirs)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):

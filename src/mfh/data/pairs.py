@@ -269,10 +269,46 @@ def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
         rows = torch.as_tensor(indices)
         return as_batch([tensor[rows] for tensor in dataset.tensors])
     if type(dataset) is AllPairs:
-        labelled = sum(index < len(dataset.labelled) for index in indices)
+        count = len(dataset.labelled)
+        labelled = sum(index < count for index in indices)
+        known = _rows(dataset.labelled, [index for index in indices if index < count])
+        others = _rows(dataset.unlabelled, [index - count for index in indices if index >= count])
+        inputs = None if known is None or others is None else _joined([known[:2], others[:2]])
+        if inputs is not None and known is not None and len(known) == 3:
+            return as_batch(PairedBatch(inputs[0], inputs[1], known[2]))
         batch = _collated(dataset.labelled, dataset.items(indices), indices)
         return batch._replace(target=batch.target[:labelled])
     return _collated(dataset, _items(dataset, indices), indices)
+
+
+def _rows(dataset: Any, indices: Sequence[int]) -> list[Tensor] | None:
+    """The samples at `indices` of tensor data sets and their parts, cut without a detour over items; else None."""
+    if type(dataset) is Subset:
+        return _rows(dataset.dataset, [dataset.indices[index] for index in indices])
+    if type(dataset) is TensorDataset:
+        rows = torch.as_tensor(indices, dtype=torch.long)
+        return [tensor[rows] for tensor in dataset.tensors]
+    if type(dataset) is ConcatDataset:
+        starts = [0, *dataset.cumulative_sizes]
+        places = [bisect_right(starts, index) - 1 for index in indices]
+        found = []
+        for place, part in enumerate(dataset.datasets):
+            cut = _rows(part, [index - starts[p] for p, index in zip(places, indices, strict=True) if p == place])
+            if cut is None:
+                return None
+            found.append(cut[:2])
+        joined = _joined(found)
+        back = torch.as_tensor(places, dtype=torch.long).argsort(stable=True).argsort()  # to the order of indices
+        return None if joined is None else [tensor[back] for tensor in joined]
+    return None
+
+
+def _joined(parts: Sequence[list[Tensor]]) -> list[Tensor] | None:
+    """Both inputs of all parts; None where they do not fit together, which is told where items are collated."""
+    kinds = {tuple((tensor.dtype, tensor.shape[1:]) for tensor in part) for part in parts}
+    if len(kinds) > 1 or len(parts[0]) != 2:
+        return None
+    return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
 
 
 def _collated(dataset: Any, items: list[Any], indices: Sequence[int]) -> PairedBatch:
