@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import mfh
+import mfh.studies.grid
 from mfh.errors import InputError
 from mfh.problems import metrics
 from mfh.problems.losses import KDLoss, bernoulli_divergence, kl_divergence, output_distance

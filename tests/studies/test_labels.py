@@ -16,7 +16,7 @@ from torch.utils.data import Subset, TensorDataset
 import mfh
 import tiny_task
 from mfh.data.epochs import all_targets
-from mfh.data.pairs import AllPairs, groups_of
+from mfh.data.pairs import AllPairs, Collated, groups_of
 from mfh.errors import InputError
 from mfh.reporting import report
 from mfh.reporting.budgets import labels_that_equal
@@ -388,6 +388,38 @@ def test_embeddings_make_a_linear_teacher(tmp_path, kind):
     assert made.saliency("probe").scores.shape == (11,)
     student = made.student(Cell("soft", "probe", layer="embedding"))
     assert student.history[-1]["steps"] == 4
+
+
+def test_a_task_with_embeddings_can_be_copied():
+    tiny = tiny_task.task(0)
+    rows = {split: torch.zeros(len(getattr(tiny, split)), 3) for split in ("train", "val", "test")}
+    task = replace(tiny, teacher=None, teacher_embeddings=rows)
+    copied = replace(task, name="copied")
+    assert (copied.train, copied.teacher) == (task.train, task.teacher)
+    with pytest.raises(InputError, match="has teacher_train= and teacher_embeddings="):
+        replace(tiny, teacher=None, teacher_embeddings=rows, teacher_train=tiny.train)
+
+
+def test_a_check_reads_unlabelled_pairs_and_what_the_teacher_learns_from():
+    task = with_unlabelled()
+    x, s = task.unlabelled.tensors
+    items = [(a, b) for a, b in zip(x, s, strict=True)]
+    check_task(replace(task, unlabelled=items, teacher_train=TensorDataset(x, torch.zeros(len(x)).long())))
+    with pytest.raises(InputError, match=r"^unlabelled split: .*"):
+        check_task(replace(task, unlabelled=[*items, (x[0], "text")]))
+    with pytest.raises(InputError, match=r"^teacher_train split: the target holds 9"):
+        check_task(replace(task, teacher_train=TensorDataset(x, torch.full((len(x),), 9))))
+
+
+def test_labels_of_a_fraction_may_have_different_lengths():
+    def pad(items):
+        longest = max(len(item[2]) for item in items)
+        targets = [F.pad(item[2], (0, longest - len(item[2])), value=-100) for item in items]
+        return torch.stack([item[0] for item in items]), torch.stack([item[1] for item in items]), torch.stack(targets)
+
+    items = [(torch.ones(3), torch.ones(3), torch.ones(9 if n == 0 else 1).long()) for n in range(600)]
+    task = replace(tiny_task.task(0), train=Collated(items, pad), problem=mfh.Problem.dense())
+    assert len(with_label_fraction(task, 0.5, 0).train) == 300
 
 
 def test_embeddings_that_do_not_fit():

@@ -2,18 +2,21 @@
 
 import copy
 import math
+import random
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
-from mfh import KDLoss, Problem, Recipe, align, distill, pretrain
-from mfh.data.epochs import EpochBatches, MixedBatches, all_targets, reads_the_same
+from mfh import KDLoss, Problem, Recipe, align, distill, evaluate, pretrain
+from mfh.data.embeddings import alone
+from mfh.data.epochs import EpochBatches, MixedBatches, Reading, all_targets, reads_the_same
 from mfh.data.pairs import AllPairs, Collated, fetch
 from mfh.errors import InputError
+from mfh.training.heads import EmbeddingHead, fit_head
 from mfh.training.labels import separated
 from networks import randn, seeded
 
@@ -121,6 +124,23 @@ def test_batches_hold_targets_of_labelled_pairs_only():
         assert len(fetch(AllPairs(train, more), [30]).target) == 0
 
 
+@pytest.mark.parametrize(("labelled", "unlabelled"), [(3, 2), (1, 3), (40, 5), (1, 6)])
+def test_no_batch_is_too_small_for_batch_normalisation(labelled, unlabelled):
+    batches = MixedBatches(labelled, unlabelled, 2, 0, accumulate=4, least=2)
+    sizes = [len(rows) for rows in batches.rows()]
+    assert min(sizes) >= 2
+    assert sum(map(batches.count, range(len(batches)))) == labelled + unlabelled
+    counted = [rows for index, rows in enumerate(batches.rows()) if batches.count(index)]
+    assert sorted(torch.cat(counted).tolist()) == list(range(labelled + unlabelled))
+
+
+def test_batch_normalisation_in_a_small_training():
+    network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    train, more = TensorDataset(X[:3], S[:3], Y[:3]), TensorDataset(X[3:5], S[3:5])
+    recipe = Recipe(epochs=1, batch_size=2, accumulate=4)
+    assert distill(teacher(), network, train, VAL, unlabelled=more, recipe=recipe).history
+
+
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
@@ -216,6 +236,83 @@ def test_a_collate_function_pads_labelled_and_unlabelled_pairs_together():
     batch = fetch(AllPairs(train, more), [0, 23])
     assert batch.student_input.shape == (2, 4)
     assert torch.equal(batch.target, Y[:1])
+
+
+def test_targets_of_different_lengths():
+    def pad(items):
+        longest = max(len(target) for _, _, target in items)
+        padded = [F.pad(target, (0, longest - len(target)), value=-100) for _, _, target in items]
+        return torch.stack([x for x, _, _ in items]), torch.stack([s for _, s, _ in items]), torch.stack(padded)
+
+    lengths = [9 if index == 0 else 1 + index % 3 for index in range(600)]
+    items = [(X[0], S[0], torch.full((n,), -1 if index % 2 else 1)) for index, n in enumerate(lengths)]
+    parts = separated(Collated(items, pad), None, Problem.dense(missing=-1))
+    assert (len(parts.labelled), len(parts.unlabelled)) == (300, 300)
+    batch = fetch(parts.pairs, [2, 300])  # lengths 2 and 2, whatever the first labelled pair has
+    assert batch.target.shape == (1, 2)
+
+
+def test_one_network_is_read_alone_only_where_all_pairs_can_be():
+    class Roles(Items):
+        def only(self, role):
+            empty = torch.empty(len(self), 0)
+            x, s, *rest = self.tensors
+            return Roles(*((x, empty) if role == "teacher" else (empty, s)), *rest)
+
+    both = AllPairs(Roles(*TRAIN.tensors), ConcatDataset([Roles(*UNLABELLED.tensors), Roles(X, S)]))
+    assert fetch(both.only("student"), [0, 30, 70]).teacher_input.shape == (3, 0)
+    for unlabelled in (UNLABELLED, Items(*UNLABELLED.tensors), ConcatDataset([Roles(X, S), Items(X, S)])):
+        mixed = AllPairs(Roles(*TRAIN.tensors), unlabelled)
+        assert torch.equal(fetch(mixed.only("student"), [3, 30]).student_input[0], S[3])
+        distill(teacher(), student(), mixed.labelled, VAL, unlabelled=unlabelled, recipe=SHORT)
+
+
+def test_looking_at_pairs_leaves_the_generators_as_they_were():
+    class Augmented(Items):
+        def __getitem__(self, index):
+            x, *rest = super().__getitem__(index)
+            return (x + torch.randn(()) + np.random.rand() + random.random(), *rest)  # noqa: NPY002
+
+    torch.manual_seed(0)
+    marked = torch.where(torch.arange(len(Y)) < 5, -1, Y)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    separated(Augmented(X, S, marked), Augmented(X, S), Problem.classification(missing=-1))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+    assert random.getstate() == before[2]
+
+
+def test_samples_that_come_around_often_are_not_copied(monkeypatch):
+    monkeypatch.setattr("mfh.data.epochs._SHUFFLED_BYTES", 40 * (5 + 4 + 2) * 4)
+    cpu = torch.device("cpu")
+    for rows, whole in ((0, True), (400, False)):
+        batches = MixedBatches(LABELLED, rows, 16, 0, labelled_share=1.0)
+        reading = Reading(TRAIN, "train", cpu, batches=batches)
+        assert reading._shuffled is whole
+        drawn = [(torch.equal(batch.teacher_input, X[indices])) for batch, indices in reading]
+        assert all(drawn)
+        assert len(drawn) == len(batches)
+
+
+def test_pairs_are_put_together_only_as_far_as_they_are_read(monkeypatch):
+    pairs_ = AllPairs(TRAIN, UNLABELLED)
+    how = {"device": torch.device("cpu"), "batches": MixedBatches(LABELLED, MORE, 16, 0)}
+    reading = Reading(pairs_, "train", fields=("student_input",), **how)
+    assert reading.held.teacher_input.numel() == 0
+    assert torch.equal(reading.held.student_input, S)
+    monkeypatch.setattr("mfh.data.epochs._HELD_BYTES", S.nbytes - 1)
+    reading = Reading(pairs_, "train", fields=("student_input",), **how)
+    assert reading.held is None
+    assert all(torch.equal(batch.student_input, S[indices]) for batch, indices in reading)
+
+
+def test_tensors_are_cut_as_items_are_read():
+    more = ConcatDataset([UNLABELLED, Subset(TRAIN, [4, 2, 9]), TensorDataset(X, S, Y)])
+    slow = AllPairs(Items(*TRAIN.tensors), more)
+    for indices in ([0, 3, 70, 21, 64, 22, 65], [5], [64, 21, 63]):
+        quick = fetch(AllPairs(TRAIN, more), indices)
+        for ours, theirs in zip(quick, fetch(slow, indices), strict=True):
+            assert torch.equal(ours, theirs)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
@@ -323,6 +420,67 @@ def test_regression_learns_from_known_numbers_only():
     assert torch.isfinite(weights(fit.student)).all()
 
 
+def test_a_head_is_fitted_to_the_entries_that_are_known():
+    x, draws = randn(80, 3, seed=1), torch.Generator().manual_seed(2)
+    values = torch.stack([x.sum(1), x[:, 0] - x[:, 1], x[:, 2]], 1)
+    gone = torch.rand(80, 3, generator=draws) < 0.4
+    for problem, target in (
+        (Problem.multi_label(missing=-1), (values > 0).long()),
+        (Problem.regression(missing=math.nan), values),
+    ):
+        marked = torch.where(gone, torch.full_like(target, problem.missing), target)
+        val = TensorDataset(x, x, target)
+        head = EmbeddingHead(3, 3)
+        fit_head(head, TensorDataset(x, x, marked), val, problem)
+        with torch.no_grad():
+            outputs = head(x)
+        if problem.name == "regression":
+            torch.testing.assert_close(outputs, values, rtol=0, atol=0.05)
+        else:
+            assert ((outputs > 0) == (target > 0)).float().mean() > 0.95
+        with pytest.raises(InputError, match=r"val split, sample \d: the target holds"):
+            fit_head(head, val, TensorDataset(x, x, marked), problem)
+    wrong = TensorDataset(x, x, torch.where(torch.arange(80) == 4, -100, 1))
+    with pytest.raises(InputError, match=r"train split, sample 4: the target holds -100"):
+        fit_head(EmbeddingHead(3, 2), wrong, wrong, Problem.classification())
+
+
+def test_a_label_loss_of_ones_own_does_not_see_missing_entries():
+    logits, target = randn(4, 3), torch.tensor([[1, 0, -1], [-1, -1, 0], [0, 1, 1], [-1, 1, -1]])
+    own = KDLoss(label_loss=lambda scores, labels: F.mse_loss(scores.sigmoid(), labels.float()))
+    loss = Problem.multi_label(missing=-1).complete(own)
+    known = target >= 0
+    label, _ = loss.terms(logits, logits, target)
+    torch.testing.assert_close(label, F.mse_loss(logits.sigmoid()[known], target[known].float()))
+
+
+@pytest.mark.parametrize("kind", ["dense", "multi_label"])
+def test_labels_are_smoothed_only_where_they_are_known(kind):
+    target = torch.tensor([[1, 0, -1], [-1, 1, 0]])
+    if kind == "dense":
+        logits, target = randn(2, 4, 3), torch.where(torch.arange(3) == 0, -100, target)
+        problem, kept = Problem.dense(missing=-1), target >= 0
+    else:
+        logits, problem, kept = randn(2, 3), Problem.multi_label(missing=-1), target >= 0
+    logits.requires_grad_()
+    (gradient,) = torch.autograd.grad(problem.smoothed(0.3)(logits, target), logits)
+    trained = gradient.abs().sum(1) > 0 if kind == "dense" else gradient != 0
+    assert torch.equal(trained, kept)
+
+
+@pytest.mark.parametrize("changed", [{"label_smoothing": 0.0}, {"epoch_size": None}, {"train": VAL}])
+def test_a_training_is_not_resumed_with_other_settings(tmp_path, changed):
+    given = {"train": TRAIN, "label_smoothing": 0.1, "epoch_size": 50, "checkpoint": tmp_path / "c.ckpt"}
+
+    def run(train, **more):
+        pretrain(student(), train, VAL, role="student", recipe=SHORT, **more)
+
+    run(**given)
+    run(**given)
+    with pytest.raises(InputError, match=r"was made with (label_smoothing|epoch_size|labelled_pairs) .*, now it is"):
+        run(**(given | changed))
+
+
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -361,6 +519,37 @@ def test_bad_input():
             Recipe(labelled_share=share)
 
 
+def spoiled(values, row):
+    return values.index_fill(0, torch.tensor([row]), math.inf)
+
+
+@pytest.mark.parametrize("kind", [TensorDataset, Items])
+def test_messages_name_pairs_as_they_were_given(kind):
+    refused(r"^unlabelled split, sample 4: student_input holds inf", unlabelled=kind(X[:9], spoiled(S[:9], 4)))
+    marked = torch.where(torch.arange(len(Y)) < 5, -1, Y)
+    given = {"unlabelled": None, "problem": Problem.classification(missing=-1)}
+    for row in (2, 20):  # without a label and with one
+        refused(rf"^train split, sample {row}: student_input holds", train=kind(X, spoiled(S, row), marked), **given)
+    refused(
+        r"^train split, sample 30: the target holds 7",
+        train=kind(X, S, marked.index_fill(0, torch.tensor([30]), 7)),
+        **given,
+    )
+    refused(
+        r"^unlabelled split, sample 4: student_input holds",
+        train=kind(X, S, marked),
+        **given | {"unlabelled": kind(X[:9], spoiled(S[:9], 4))},
+    )
+    with pytest.raises(InputError, match=r"^teacher_train split, sample 3: teacher_input holds inf"):
+        pretrain(teacher(), alone(kind(spoiled(X, 3), Y)), VAL, role="teacher", recipe=SHORT)
+
+
+def test_only_training_data_may_miss_targets():
+    marked = TensorDataset(S, S, torch.full((len(S), 2), math.nan))
+    with pytest.raises(InputError, match="train split, sample 0: the target holds nan"):
+        evaluate(student(), marked, "student", problem=Problem.regression(missing=math.nan), split="train")
+
+
 def _my_loss(student_logits, teacher_logits, target):
     return F.cross_entropy(student_logits, target) + F.mse_loss(student_logits, teacher_logits)
 
@@ -374,3 +563,15 @@ def test_class_indices_kept_by_a_data_set_are_not_read_again():
 
     assert np.array_equal(all_targets(Known(X, S, Y)), Y)
     assert copy.deepcopy(Y).equal(all_targets(Items(X, S, Y)))
+
+
+def test_targets_that_a_data_set_holds_are_used_only_if_they_are_the_items():
+    class Held(Items):
+        targets = ["still"] * len(Y)
+        target_transform = None
+
+    assert torch.equal(all_targets(Held(X, S, Y)), Y)
+    Held.targets, Held.target_transform = (1 - Y).tolist(), lambda label: 1 - label
+    assert torch.equal(all_targets(Held(X, S, Y)), Y)
+    Held.target_transform = None
+    assert torch.equal(all_targets(Held(X, S, Y)), 1 - Y)

@@ -1,5 +1,7 @@
 """The batches of an epoch: their order, how they are read, and how much each counts."""
 
+import random
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -18,6 +20,7 @@ from mfh.data.pairs import (
     fetch,
     map_tensors,
     only_role,
+    place_of,
     tensors,
     to_device,
 )
@@ -205,6 +208,7 @@ class MixedBatches(EpochBatches):
         accumulate: Number of batches of one process per step.
         processes: Number of processes that share the epoch.
         rank: Number of this process among them.
+        least: Smallest wanted batch. Steps that would have smaller ones are dealt into fewer batches.
     """
 
     def __init__(
@@ -218,8 +222,10 @@ class MixedBatches(EpochBatches):
         accumulate: int = 1,
         processes: int = 1,
         rank: int = 0,
+        least: int = 1,
     ) -> None:
         super().__init__(labelled + unlabelled, batch_size, seed, accumulate=accumulate, processes=processes, rank=rank)
+        self._least = least if least <= batch_size else 1
         self.num_labelled, self.num_unlabelled = labelled, unlabelled
         self._each: tuple[int, int] | None = None  # labelled and unlabelled pairs of every step
         if labelled_share is not None:
@@ -236,9 +242,9 @@ class MixedBatches(EpochBatches):
         found = []
         for index in range(len(self)):
             (a, b), (c, d) = self._place(index, 0), self._place(index, 1)
-            if a == b and c == d:  # a pair that does not count, where this process has none left
-                a, b = (a - 1, a) if a else (0, 1)
-            found.append(torch.cat([known[a:b], unknown[c:d]]))
+            rows = torch.cat([known[a:b], unknown[c:d]])
+            # Where this process has none left, pairs stand in that do not count.
+            found.append(rows if len(rows) else torch.cat([known, unknown])[: self._least])
         return found
 
     def count(self, index: int) -> int:
@@ -273,8 +279,18 @@ class MixedBatches(EpochBatches):
         """Where the labelled (0) or unlabelled (1) pairs of a batch lie in their stream."""
         step, turn = divmod(index, self.accumulate)
         first, stop = self._of_step(step, kind)
-        place, size = turn * self.processes + self.rank, stop - first
-        return first + size * place // self._parts, first + size * (place + 1) // self._parts
+        place, size, parts = turn * self.processes + self.rank, stop - first, self._dealt(step)
+        return first + size * min(place, parts) // parts, first + size * min(place + 1, parts) // parts
+
+    def _dealt(self, step: int) -> int:
+        """Into how many batches a step is dealt: as many as there are, unless some would be too small."""
+        if self._least == 1:
+            return self._parts
+        sizes = [stop - first for first, stop in (self._of_step(step, kind) for kind in (0, 1))]
+        parts = self._parts
+        while parts > 1 and sum(size // parts for size in sizes) < self._least:
+            parts -= 1
+        return parts
 
     def _size(self, index: int, kind: int) -> int:
         start, stop = self._place(index, kind)
@@ -361,20 +377,22 @@ class Reading:
     ) -> None:
         self.dataset, self.split, self.device, self.batches, self.look = dataset, split, device, batches, look
         self.first, self._fresh = first, True
+        self._name, _ = place_of(dataset, split, 0)
         self.index_device = index_device or device
         self.num_workers = num_workers
         self._loader: DataLoader[tuple[PairedBatch, Tensor]] | None = None
         #: All samples of a tensor data set, as far as they are needed; None where items are read one by one.
         self.held: PairedBatch | None = None
-        with _named(split):
-            whole = _whole(dataset)
-            if whole is not None:
-                needed = [t if name in (*fields, "target") else t[:0] for name, t in whole._asdict().items()]
+        with _named(self._name):
+            needed = _whole(dataset, (*fields, "target"))
+            if needed is not None:
                 size = sum(tensor.nbytes for tensor in needed)
                 if device.type == "cpu" or size <= _HELD_BYTES:
-                    self.held = PairedBatch(*needed)
+                    self.held = needed
                     self._held = [tensor.to(device) for tensor in needed]
-                    self._shuffled = size <= _SHUFFLED_BYTES or device.type != "cpu"
+                    if batches is not None:  # samples may come around several times in an epoch
+                        drawn = size * sum(map(batches.count, range(len(batches)))) // len(dataset)
+                        self._shuffled = drawn <= (_SHUFFLED_BYTES if device.type == "cpu" else _HELD_BYTES)
             if batches is None:
                 self.batch_size = max(least, reading_batch(dataset))
         if batches is None and self.held is not None:
@@ -413,7 +431,7 @@ class Reading:
             yield PairedBatch(*cut), number
 
     def _read(self) -> Iterator[tuple[PairedBatch, Tensor]]:
-        with _named(self.split):
+        with _named(self._name):
             for batch, rows in self._source():
                 indices = rows + self.first if self.first else rows
                 if self.look is not None and (self._fresh or self.device.type != "cpu"):
@@ -467,48 +485,63 @@ def _pinned(tensor: Tensor) -> Tensor:
     return tensor.pin_memory() if tensor.device.type == "cpu" else tensor
 
 
-def _whole(dataset: Any) -> PairedBatch | None:
-    """All samples of a data set of tensors at once; None for any other data set, or for a large part of one."""
+def _whole(dataset: Any, needed: Sequence[str], labelled: bool = True) -> PairedBatch | None:
+    """All samples of a data set of tensors at once; None for any other data set, or for a large part of one.
+
+    Args:
+        dataset: The data set, which may be `AllPairs`.
+        needed: Parts that are needed; the others are left empty.
+        labelled: Whether there must be targets, or they are left empty.
+    """
     if type(dataset) is TensorDataset:
-        as_batch([tensor[:1] for tensor in dataset.tensors])
-        return PairedBatch(*dataset.tensors)
+        if labelled:
+            as_batch([tensor[:1] for tensor in dataset.tensors])
+        parts = dataset.tensors if labelled else (*dataset.tensors[:2], torch.empty(0))
+        named = zip(PairedBatch._fields, parts, strict=True)
+        return PairedBatch(*(tensor if name in needed else tensor[:0] for name, tensor in named))
     if type(dataset) is Subset:
-        whole = _whole(dataset.dataset)
+        whole = _whole(dataset.dataset, needed, labelled)
         if whole is None or sum(t[:1].nbytes for t in whole) * len(dataset) > _HELD_BYTES:
             return None
         rows = torch.as_tensor(list(dataset.indices), dtype=torch.long)
-        return PairedBatch(*(tensor[rows] for tensor in whole))
+        return PairedBatch(*(tensor[rows] if len(tensor) else tensor for tensor in whole))
     if type(dataset) is AllPairs:
-        whole, more = _whole(dataset.labelled), _whole_inputs(dataset.unlabelled)
-        if whole is None or more is None:
-            return None
-        inputs = [torch.cat(both) for both in zip(whole[:2], more, strict=True)]
-        return PairedBatch(inputs[0], inputs[1], whole.target)
+        known, more = _whole(dataset.labelled, needed), _whole(dataset.unlabelled, needed, labelled=False)
+        together = _joined([known, more])
+        return None if together is None or known is None else together._replace(target=known.target)
+    if type(dataset) is ConcatDataset and not labelled:
+        return _joined([_whole(part, needed, labelled) for part in dataset.datasets])
     return None
 
 
-def _whole_inputs(dataset: Any) -> list[Tensor] | None:
-    """All inputs of unlabelled pairs at once, if they are tensors."""
-    if type(dataset) is TensorDataset:
-        return list(dataset.tensors[:2])
-    if type(dataset) is Subset:
-        whole = _whole_inputs(dataset.dataset)
-        if whole is None or sum(t[:1].nbytes for t in whole) * len(dataset) > _HELD_BYTES:
-            return None
-        rows = torch.as_tensor(list(dataset.indices), dtype=torch.long)
-        return [tensor[rows] for tensor in whole]
-    if type(dataset) is ConcatDataset:
-        parts = [_whole_inputs(part) for part in dataset.datasets]
-        known = [part for part in parts if part is not None]
-        return [torch.cat(tensors) for tensors in zip(*known, strict=True)] if len(known) == len(parts) else None
-    return None
+def _joined(parts: Sequence[PairedBatch | None]) -> PairedBatch | None:
+    """The inputs of all parts at once; None where one is unknown, or a copy would be large."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts) or sum(tensor.nbytes for part in known for tensor in part[:2]) > _HELD_BYTES:
+        return None
+    teacher_inputs, student_inputs = ([part[field] for part in known] for field in (0, 1))
+    return PairedBatch(torch.cat(teacher_inputs), torch.cat(student_inputs), torch.empty(0))
 
 
 def all_targets(dataset: Any) -> Tensor:
-    """(N, ...), the targets of all samples in data-set order.
+    """(N, ...), the targets of all samples in data-set order; see `target_batches`.
 
-    Tensors are taken as they are, and so is an attribute `targets`, as the data sets of torchvision have it. Otherwise
-    every item is read once.
+    Args:
+        dataset: A map-style data set of (teacher_input, student_input, target), whose targets have one shape.
+
+    Raises:
+        InputError: An item cannot be read.
+    """
+    found = target_batches(dataset)
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def target_batches(dataset: Any) -> list[Tensor]:
+    """The targets of all samples in data-set order, in batches whose targets may be padded to different lengths.
+
+    Tensors are taken as they are, and so are numbers in an attribute `targets`, as the data sets of torchvision have
+    it, unless a `target_transform` changes them. Otherwise every item is read once; global generators are left as they
+    were.
 
     Args:
         dataset: A map-style data set of (teacher_input, student_input, target).
@@ -516,15 +549,44 @@ def all_targets(dataset: Any) -> Tensor:
     Raises:
         InputError: An item cannot be read.
     """
+    known = known_targets(dataset)
+    if known is not None:
+        return [known]
+    with generators_kept():
+        return [batch.target for batch in PairLoader(only_role(dataset, "student"))]
+
+
+def known_targets(dataset: Any) -> Tensor | None:
+    """(N, ...), the targets that a data set holds apart from its items; None where items must be read."""
     if type(dataset) is Subset:
-        rows = torch.as_tensor(list(dataset.indices), dtype=torch.long)
-        return all_targets(dataset.dataset)[rows] if len(rows) else torch.empty(0)
+        whole = known_targets(dataset.dataset)
+        return None if whole is None else whole[torch.as_tensor(list(dataset.indices), dtype=torch.long)]
     if type(dataset) is TensorDataset:
-        return dataset.tensors[2]
-    known = getattr(dataset, "targets", None)
-    if isinstance(known, (Tensor, np.ndarray, list, tuple)) and len(known) == len(dataset):
-        return torch.as_tensor(known)
-    return torch.cat([batch.target for batch in PairLoader(only_role(dataset, "student"))])
+        return dataset.tensors[2] if len(dataset.tensors) == 3 else None
+    targets = getattr(dataset, "targets", None)
+    listed = isinstance(targets, (Tensor, np.ndarray, list, tuple)) and len(targets) == len(dataset)
+    if not listed or getattr(dataset, "target_transform", None) is not None:
+        return None
+    try:
+        return torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError):  # text, or rows of different lengths
+        return None
+
+
+@contextmanager
+def generators_kept(device: torch.device | None = None) -> Iterator[None]:
+    """Leave the global generators of torch, NumPy and random as they were.
+
+    Args:
+        device: GPU whose generator is meant, beside the CPU's.
+    """
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)  # noqa: NPY002
+            random.setstate(python_state)
 
 
 @contextmanager
@@ -534,7 +596,7 @@ def _named(split: str) -> Iterator[None]:
         yield
     except InputError as error:
         said = str(error)
-        if said.startswith(f"{split} split"):  # what `look` finds names it already
+        if re.match(r"\w+ split[,:]", said):  # what `look` finds names it already
             raise
         if "\nOriginal Traceback" in said:  # of a reading process: the last line is the error as it was raised
             said = said.rstrip().rsplit("\n", 1)[-1].partition(": ")[2]

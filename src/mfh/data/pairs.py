@@ -5,7 +5,7 @@ An input is a tensor, or nested tuples, lists and mappings of tensors, all with 
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.utils.data._utils.collate import default_collate
 
 from mfh.errors import InputError, in_a_line
 
+T = TypeVar("T")
 #: A tensor, or nested tuples, lists and mappings of tensors.
 Nested = Any
 
@@ -203,13 +204,13 @@ class AllPairs:
 
     def __init__(self, labelled: Any, unlabelled: Any) -> None:
         self.labelled, self.unlabelled = labelled, unlabelled
-        self._filler: Any = _UNKNOWN  # stands in the place of a target, so that items are collated together
+        self._filler: Any = _UNKNOWN  # stands in the place of a target where a batch has no labelled pair
 
     def __len__(self) -> int:
         return len(self.labelled) + len(self.unlabelled)
 
     def __getitem__(self, index: int) -> Any:
-        """An item; the target of an unlabelled pair is that of the first labelled pair, which only fills its place."""
+        """An item; the target of an unlabelled pair is that of a labelled one, which only fills its place."""
         (item,) = self.items([index])
         return item
 
@@ -218,14 +219,12 @@ class AllPairs:
         count = len(self.labelled)
         found = _items(self.labelled, [index for index in indices if index < count])
         others = _items(self.unlabelled, [index - count for index in indices if index >= count])
-        if others and self._filler is _UNKNOWN:
-            first = _items(self.labelled, [0])[0]
-            self._filler = first[2] if isinstance(first, (tuple, list)) and len(first) == 3 else None
+        filler = self._target_of(found) if others else None
         collate = _collate_of(self.labelled)
         for item in others:
             pair = isinstance(item, (tuple, list)) and len(item) in (2, 3)
             if pair and (len(item) == 2 or collate is None):
-                found.append((item[0], item[1], self._filler))
+                found.append((item[0], item[1], filler))
             elif collate is not None:
                 found.append(item)
             else:
@@ -236,9 +235,20 @@ class AllPairs:
                 )
         return found
 
+    def _target_of(self, labelled: list[Any]) -> Any:
+        """A target that fits into the batch of these labelled items, so that it makes no target there longer."""
+        if not labelled and self._filler is not _UNKNOWN:
+            return self._filler
+        first = labelled[0] if labelled else _items(self.labelled, [0])[0]
+        filler = first[2] if isinstance(first, (tuple, list)) and len(first) == 3 else None
+        if not labelled:
+            self._filler = filler
+        return filler
+
     def only(self, role: str) -> "AllPairs":
-        """The same pairs for one network alone."""
-        return AllPairs(only_role(self.labelled, role), only_role(self.unlabelled, role))
+        """The same pairs for one network alone, if both parts can be read so."""
+        both = self.labelled, self.unlabelled
+        return AllPairs(*(only_role(part, role) for part in both)) if all(map(_has_roles, both)) else self
 
 
 def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
@@ -259,10 +269,46 @@ def fetch(dataset: Any, indices: Sequence[int]) -> PairedBatch:
         rows = torch.as_tensor(indices)
         return as_batch([tensor[rows] for tensor in dataset.tensors])
     if type(dataset) is AllPairs:
-        labelled = sum(index < len(dataset.labelled) for index in indices)
+        count = len(dataset.labelled)
+        labelled = sum(index < count for index in indices)
+        known = _rows(dataset.labelled, [index for index in indices if index < count])
+        others = _rows(dataset.unlabelled, [index - count for index in indices if index >= count])
+        inputs = None if known is None or others is None else _joined([known[:2], others[:2]])
+        if inputs is not None and known is not None and len(known) == 3:
+            return as_batch(PairedBatch(inputs[0], inputs[1], known[2]))
         batch = _collated(dataset.labelled, dataset.items(indices), indices)
         return batch._replace(target=batch.target[:labelled])
     return _collated(dataset, _items(dataset, indices), indices)
+
+
+def _rows(dataset: Any, indices: Sequence[int]) -> list[Tensor] | None:
+    """The samples at `indices` of tensor data sets and their parts, cut without a detour over items; else None."""
+    if type(dataset) is Subset:
+        return _rows(dataset.dataset, [dataset.indices[index] for index in indices])
+    if type(dataset) is TensorDataset:
+        rows = torch.as_tensor(indices, dtype=torch.long)
+        return [tensor[rows] for tensor in dataset.tensors]
+    if type(dataset) is ConcatDataset:
+        starts = [0, *dataset.cumulative_sizes]
+        places = [bisect_right(starts, index) - 1 for index in indices]
+        found = []
+        for place, part in enumerate(dataset.datasets):
+            cut = _rows(part, [index - starts[p] for p, index in zip(places, indices, strict=True) if p == place])
+            if cut is None:
+                return None
+            found.append(cut[:2])
+        joined = _joined(found)
+        back = torch.as_tensor(places, dtype=torch.long).argsort(stable=True).argsort()  # to the order of indices
+        return None if joined is None else [tensor[back] for tensor in joined]
+    return None
+
+
+def _joined(parts: Sequence[list[Tensor]]) -> list[Tensor] | None:
+    """Both inputs of all parts; None where they do not fit together, which is told where items are collated."""
+    kinds = {tuple((tensor.dtype, tensor.shape[1:]) for tensor in part) for part in parts}
+    if len(kinds) > 1 or len(parts[0]) != 2:
+        return None
+    return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
 
 
 def _collated(dataset: Any, items: list[Any], indices: Sequence[int]) -> PairedBatch:
@@ -341,14 +387,25 @@ def only_role(dataset: Any, role: str) -> Any:
 
     Args:
         dataset: A map-style data set of (teacher_input, student_input, target). If it has a method `only(role)`, that
-            method returns a data set of the same samples in which the other network's input may be empty, (0,).
+            method returns a data set of the same samples in which the other network's input may be empty, (0,). Data
+            sets that stand in one batch must all have the method, or it is not called.
         role: "teacher" or "student".
     """
     if type(dataset) is Subset:
-        return Subset(only_role(dataset.dataset, role), dataset.indices)
+        part = Subset(only_role(dataset.dataset, role), dataset.indices)
+        return in_split(part, getattr(dataset, _SPLIT)) if hasattr(dataset, _SPLIT) else part
+    if not _has_roles(dataset):
+        return dataset
     if type(dataset) is ConcatDataset:
         return ConcatDataset([only_role(part, role) for part in dataset.datasets])
-    return dataset.only(role) if hasattr(dataset, "only") else dataset
+    return dataset.only(role)
+
+
+def _has_roles(dataset: Any) -> bool:
+    """Whether all parts of a data set can be read for one network alone."""
+    if type(dataset) is Subset:
+        return _has_roles(dataset.dataset)
+    return all(map(_has_roles, dataset.datasets)) if type(dataset) is ConcatDataset else hasattr(dataset, "only")
 
 
 def groups_of(dataset: Any) -> NDArray[Any] | None:
@@ -370,3 +427,34 @@ def groups_of(dataset: Any) -> NDArray[Any] | None:
         groups = groups_of(dataset.dataset)
         return None if groups is None else groups[np.asarray(list(dataset.indices), dtype=int)]
     return None
+
+
+# Of a data set that the package has made: the split whose samples it holds.
+_SPLIT = "_mfh_split"
+
+
+def in_split(dataset: T, split: str) -> T:
+    """Note that a data set, which nobody else has, holds samples of a split of this name; see `place_of`."""
+    setattr(dataset, _SPLIT, split)
+    return dataset
+
+
+def place_of(dataset: Any, split: str, index: int) -> tuple[str, int]:
+    """Where a user finds a sample, for messages: its split, and its position there before pairs were put in order.
+
+    Args:
+        dataset: The data set, as it is read.
+        split: Name of its split, where it has no other.
+        index: Position in the data set.
+    """
+    if type(dataset) is AllPairs:
+        parts, names = [dataset.labelled, dataset.unlabelled], [split, "unlabelled"]
+    elif type(dataset) is ConcatDataset and hasattr(dataset.datasets[0], _SPLIT):  # joined by the package
+        parts, names = dataset.datasets, [split, split]
+    else:
+        split = getattr(dataset, _SPLIT, split)
+        if type(dataset) is Subset and hasattr(dataset, _SPLIT):
+            return place_of(dataset.dataset, split, int(dataset.indices[index]))
+        return split, index
+    count = len(parts[0])
+    return place_of(parts[index >= count], names[index >= count], index - count if index >= count else index)

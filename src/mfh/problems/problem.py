@@ -49,6 +49,7 @@ class Problem:
         categorical: Whether a softmax over dim 1 turns logits into probabilities.
         missing: Number that stands for "no label" in the targets of training data, for instance -1 or NaN; None where
             every target must be a label. A sample all of whose entries are missing is an unlabelled pair.
+        ignore_index: Class index of pixels that have no class and count nowhere; None where each has one.
 
     Example:
         >>> problem = Problem.multi_label()
@@ -64,6 +65,7 @@ class Problem:
     fault: Callable[[Tensor, Tensor], Fault | None] = _no_fault
     categorical: bool = False
     missing: float | None = None
+    ignore_index: int | None = None
 
     @staticmethod
     def classification(
@@ -128,7 +130,16 @@ class Problem:
         metric = metric or metrics.mean_iou(ignore_index)
         label_loss = label_loss or partial(_pixel_cross_entropy, ignore_index=ignore_index)
         fault = partial(_index_fault, dense=True, ignore_index=ignore_index)
-        return Problem("dense prediction", label_loss, kl_divergence, metric, fault, categorical=True, missing=missing)
+        return Problem(
+            "dense prediction",
+            label_loss,
+            kl_divergence,
+            metric,
+            fault,
+            categorical=True,
+            missing=missing,
+            ignore_index=ignore_index,
+        )
 
     @staticmethod
     def regression(
@@ -150,11 +161,17 @@ class Problem:
         """The distillation loss, with this problem's label loss and divergence in place of None.
 
         Args:
-            loss: A loss; None stands for `KDLoss()`. A function of your own is returned as it is.
+            loss: A loss; None stands for `KDLoss()`, whose label loss, also one of your own, then counts entries that
+                are not `missing`. A function of your own is returned as it is.
         """
         loss = KDLoss() if loss is None else loss
-        label_loss = self.label_loss if self.missing is None else self.known_loss
-        return loss.completed(label_loss, self.divergence) if isinstance(loss, KDLoss) else loss
+        if not isinstance(loss, KDLoss):
+            return loss
+        completed = loss.completed(self.label_loss, self.divergence)
+        if self.missing is None:
+            return completed
+        assert completed.label_loss is not None
+        return replace(completed, label_loss=partial(self._over_known, completed.label_loss))
 
     def weighted(self, weights: Sequence[float], others: float | None = None) -> "Problem":
         """The same problem, with the cross-entropy of each sample times the weight of its class.
@@ -178,23 +195,33 @@ class Problem:
         return replace(self, label_loss=WeightedCrossEntropy(weights, others))
 
     def without_label(self, target: Tensor) -> Tensor:
-        """(N,) whether a sample has no label at all: all entries of its target are `missing`."""
+        """(N,) whether a sample has no label at all: the entries of its target are `missing`, but for ignored ones."""
+        missing = ~self.known(target)
+        without = missing if self.ignore_index is None else missing | (target == self.ignore_index)
+        missing, without = (entries.reshape(len(target), -1) for entries in (missing, without))
+        return missing.any(1) & without.all(1)
+
+    def known(self, target: Tensor) -> Tensor:
+        """Whether each entry of a target is a label, in the target's shape: False where it is `missing`."""
         if self.missing is None:
-            return torch.zeros(len(target), dtype=torch.bool)
-        return self._absent(target).reshape(len(target), -1).all(1)
+            return torch.ones_like(target, dtype=torch.bool)
+        return ~target.isnan() if math.isnan(self.missing) else target != self.missing
 
     def known_loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """The label loss over the entries of the target that are not `missing`; 0 without any."""
+        return self._over_known(self.label_loss, logits, target)
+
+    def _over_known(self, label_loss: LabelLoss, logits: Tensor, target: Tensor) -> Tensor:
+        """A label loss over the entries of the target that are not `missing`; 0 without any."""
         if self.missing is not None and target.ndim > 1:
-            known = ~self._absent(target)
-            scores = logits if logits.shape == target.shape else logits.movedim(1, -1)
-            logits, target = scores[known], target[known]
-        return self.label_loss(logits, target) if len(target) else logits.sum() * 0
+            logits, target = _entries(logits, target, self.known(target))
+        return label_loss(logits, target) if len(target) else logits.sum() * 0
 
     def smoothed(self, amount: float) -> LabelLoss:
         """The label loss with smoothed labels: (1 - amount) * label loss + amount * loss against equal probabilities.
 
-        For cross-entropy that is label smoothing as in Szegedy et al. 2016, section 7.
+        For cross-entropy that is label smoothing as in Szegedy et al. 2016, section 7. Entries without a label count in
+        neither.
 
         Args:
             amount: How much of the label is spread over all classes, in [0, 1].
@@ -208,18 +235,21 @@ class Problem:
             raise InputError(f"label smoothing needs classes, which {self.name} has not; leave it out")
 
         def loss(logits: Tensor, target: Tensor) -> Tensor:
+            plain = self.known_loss(logits, target)
+            if target.ndim > 1 and not (self.missing is None and self.ignore_index is None):
+                known = self.known(target)
+                logits, target = _entries(
+                    logits, target, known if self.ignore_index is None else known & (target != self.ignore_index)
+                )
+            if not len(target):
+                return plain
             if self.categorical:
                 spread = -F.log_softmax(logits, dim=1).mean()
             else:
                 spread = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, 0.5))
-            return (1 - amount) * self.known_loss(logits, target) + amount * spread
+            return (1 - amount) * plain + amount * spread
 
         return loss
-
-    def _absent(self, target: Tensor) -> Tensor:
-        """Entries without a label."""
-        assert self.missing is not None
-        return target.isnan() if math.isnan(self.missing) else target == self.missing
 
     def target_fault(self, logits: Tensor, target: Tensor, *, training: bool = False) -> Fault | None:
         """What is wrong with these targets; the one place that decides whether a target is valid.
@@ -233,7 +263,7 @@ class Problem:
             The reason, and the row of the first bad sample (None: all are bad); None if all targets are valid.
         """
         if training and self.missing is not None:
-            target = torch.where(self._absent(target), torch.zeros_like(target), target)
+            target = torch.where(self.known(target), target, torch.zeros_like(target))
         with foreign(f"the fault function of the problem {self.name!r} failed"):
             return self.fault(logits, target)
 
@@ -263,6 +293,12 @@ class Problem:
             message, row = fault
             place = "" if row is None or indices is None else f", sample {int(indices[row])}"
             raise InputError(f"{where}{place}: {message}" if where else message)
+
+
+def _entries(logits: Tensor, target: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits and targets of single entries, (M,) or, with one class per entry, (M, K) and (M,)."""
+    scores = logits if logits.shape == target.shape else logits.movedim(1, -1)
+    return scores[chosen], target[chosen]
 
 
 def _binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

@@ -143,7 +143,7 @@ class Reader:
     def _read(self, batch: PairedBatch, first: int) -> Read:
         home = device_of(self.teacher.network)
         inputs = to_device(batch.teacher_input, home)
-        with reading_samples("teacher", first, len(batch.target)):
+        with reading_samples("teacher", first, num_samples(batch.teacher_input)):
             if self._features is not None:
                 passed = Passed(*capture(self.teacher.network, self.layer, inputs), None)
             else:
@@ -161,7 +161,7 @@ class Reader:
         student = self.student.network
         student_input = to_device(batch.student_input, device_of(student))
         features = None
-        with reading_samples("student", first, len(batch.target)):
+        with reading_samples("student", first, num_samples(batch.teacher_input)):
             if self._features is None:
                 student_logits = as_logits(student(student_input)).to(home)
             else:

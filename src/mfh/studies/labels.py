@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mfh.data.epochs import all_targets
-from mfh.data.pairs import groups_of
+from mfh.data.epochs import all_targets, generators_kept
+from mfh.data.pairs import fetch, groups_of
 from mfh.errors import InputError
 from mfh.tasks.task import Task
 
@@ -43,8 +43,10 @@ def with_label_fraction(task: Task, fraction: float | None, seed: int) -> Task:
         return task
     count = len(task.train)
     generator = np.random.default_rng([seed % 2**63, count])
-    targets = all_targets(task.train)
-    classes = np.asarray(targets) if targets.ndim == 1 and not targets.is_floating_point() else np.zeros(count, int)
+    with generators_kept():
+        first = fetch(task.train, [0]).target
+    single = first.ndim == 1 and not first.is_floating_point()
+    classes = np.asarray(all_targets(task.train)) if single else np.zeros(count, int)
     groups = groups_of(task.train)
     if groups is None:
         rows = _by_class(classes, fraction, generator, task)

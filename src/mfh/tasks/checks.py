@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
+from mfh.data.embeddings import alone
 from mfh.data.epochs import PairLoader
 from mfh.data.pairs import ItemError, PairedBatch, fetch, groups_of, map_tensors, tensors
 from mfh.errors import FOREIGN, InputError, in_a_line
@@ -41,7 +42,7 @@ def check_task(task: Task, layers: Iterable[str] = (), origin: str = "", whole: 
     """
     try:
         with torch.random.fork_rng(devices=[]):
-            batches: dict[str, PairedBatch] = {split: _first_and_last(task, split) for split in SPLITS}
+            batches: dict[str, PairedBatch] = {split: _first_and_last(getattr(task, split), split) for split in SPLITS}
             networks = made_networks(task)
             if "teacher" in networks:
                 for layer in layers:
@@ -49,6 +50,7 @@ def check_task(task: Task, layers: Iterable[str] = (), origin: str = "", whole: 
             _check_logits(task, networks, batches)
             for split in SPLITS[1:]:
                 _check_alike(batches["train"], batches[split], split)
+            _check_further(task, networks, batches["train"])
             shapes = logits_shapes(task, networks, "train", batches["train"])
             for name in whole:
                 _check_whole(task, name, batches[name], shapes)
@@ -80,11 +82,27 @@ def _warn_of_leaks(task: Task, origin: str) -> None:
             )
 
 
-def _first_and_last(task: Task, split: str) -> PairedBatch:
-    dataset = getattr(task, split)
-    indices = sorted({0, len(dataset) - 1})
+def _check_further(task: Task, networks: dict[str, nn.Module], train: PairedBatch) -> None:
+    """Check unlabelled pairs, and what the teacher learns from instead of the training split."""
+    known = {r: net for r, net in networks.items() if not any(parameter.is_meta for parameter in net.parameters())}
+    if task.unlabelled is not None:
+        batch = _first_and_last(task.pairs, "unlabelled", len(task.train))
+        _check_alike(train, batch, "unlabelled")
+        for role, network in known.items():
+            _run(network, role, "unlabelled", batch)
+    if task.teacher_train is not None:
+        batch = _first_and_last(alone(task.teacher_train), "teacher_train")
+        if "teacher" in known:
+            logits = _run(known["teacher"], "teacher", "teacher_train", batch)
+            task.problem.check(logits, batch.target, "teacher_train split", training=True)
+
+
+def _first_and_last(dataset: Any, split: str, first: int = 0) -> PairedBatch:
+    """The first and the last item of a split, which begins at position `first` of a data set."""
+    places = sorted({first, len(dataset) - 1})
+    indices = [place - first for place in places]
     try:
-        return fetch(dataset, indices)
+        return fetch(dataset, places)
     except ItemError as error:
         reason = in_a_line(error.__cause__ or error)
         raise InputError(f"{split} split: item {indices[0]} or {indices[-1]} cannot be read: {reason}") from error

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset
 
 from mfh.data.embeddings import embedded
-from mfh.data.pairs import AllPairs, Collated, fetch
+from mfh.data.pairs import AllPairs, Collated, fetch, in_split
 from mfh.data.teacher_outputs import teacher_outputs
 from mfh.errors import InputError, shown
 from mfh.networks.layers import as_logits
@@ -231,9 +231,12 @@ class Task:
         others = sorted(set(range(count)) - set(kept))
         if not others:
             return self
-        rest = Subset(self.train, others)
+        rest = in_split(Subset(self.train, others), "train")
         unlabelled = rest if self.unlabelled is None else ConcatDataset([rest, self.unlabelled])
-        changed: dict[str, Any] = {"train": Subset(self.train, kept), "unlabelled": unlabelled}
+        changed: dict[str, Any] = {
+            "train": in_split(Subset(self.train, kept), "train"),
+            "unlabelled": unlabelled,
+        }
         if isinstance(self.teacher_logits, Tensor):
             order = [*kept, *others, *range(count, len(self.teacher_logits))]
             changed["teacher_logits"] = self.teacher_logits[order]
@@ -253,6 +256,13 @@ class Task:
 
     def _embed(self, embeddings: Mapping[str, Any], given: tuple[str, ...]) -> None:
         """Put embeddings in the place of the teacher's inputs, and a linear head in that of the teacher."""
+        if isinstance(self.teacher, partial) and self.teacher.func is EmbeddingHead:
+            return  # a copy of a task that has them
+        if self.teacher_train is not None:
+            raise InputError(
+                f"task {self.name!r} has teacher_train= and teacher_embeddings=; the head is fitted to the embeddings "
+                "of train, so leave teacher_train out"
+            )
         if self.teacher is not None:
             raise InputError(
                 f"task {self.name!r} has teacher= and teacher_embeddings=; the head on the embeddings is the teacher, "

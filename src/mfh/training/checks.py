@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from mfh.data.pairs import PairedBatch, map_tensors, tensors
+from mfh.data.pairs import PairedBatch, map_tensors, place_of, tensors
 from mfh.errors import FOREIGN, InputError, in_a_line, shown
 from mfh.networks.modes import check_one_device, check_weights, is_users
 from mfh.parallel.distributed import world_size
@@ -107,7 +107,7 @@ def check_split(split: Any, name: str) -> None:
         )
     if not num_items(split, name):
         raise InputError(f"the {name} split is empty; give at least one sample")
-    if num_items(split, name) < world_size():
+    if num_items(split, name) < world_size() and name != "unlabelled":  # whose pairs are read with the labelled ones
         raise InputError(f"the {name} split has {len(split)} samples for {world_size()} processes; start fewer")
 
 
@@ -164,7 +164,9 @@ def _check_loss(loss: Any) -> None:
         raise InputError(f"loss is {name}, which takes {signature}; {wanted}") from None
 
 
-def check_finite_inputs(batch: PairedBatch, fields: Iterable[str], split: str, indices: Sequence[int]) -> None:
+def check_finite_inputs(
+    batch: PairedBatch, fields: Iterable[str], split: str, indices: Sequence[int], dataset: Any = None
+) -> None:
     """Refuse inputs with NaN or infinite numbers.
 
     Args:
@@ -172,6 +174,7 @@ def check_finite_inputs(batch: PairedBatch, fields: Iterable[str], split: str, i
         fields: Inputs to look at: "teacher_input", "student_input" or both.
         split: Name of the split.
         indices: The samples' positions in the split.
+        dataset: The data set that they are positions in, where the split may be in another order; see `place_of`.
 
     Raises:
         InputError: A number is not finite; the message names split, sample and input.
@@ -181,9 +184,40 @@ def check_finite_inputs(batch: PairedBatch, fields: Iterable[str], split: str, i
         if fault is not None:
             row, value = fault
             raise InputError(
-                f"{split} split, sample {int(indices[row])}: {field} holds {value}; finite numbers were expected: mend "
+                f"{where(dataset, split, [indices[row]])}: {field} holds {value}; finite numbers were expected: mend "
                 "the item or leave it out (`mfh check TASK` lists all such items)"
             )
+
+
+def check_targets(
+    problem: Problem,
+    logits: Tensor,
+    target: Tensor,
+    split: str,
+    indices: Sequence[int],
+    dataset: Any,
+    *,
+    training: bool,
+) -> None:
+    """Refuse targets that do not fit these logits.
+
+    Args:
+        problem: What targets mean.
+        logits: (N, ...). Only their shape and type are checked.
+        target: (N, ...), the targets of the same samples.
+        split: Name of the split.
+        indices: The samples' positions in the data set.
+        dataset: The data set that they are positions in; see `place_of`.
+        training: Whether these are training data, where entries may be missing.
+
+    Raises:
+        InputError: A target is wrong; the message names split and sample.
+    """
+    fault = problem.target_fault(logits, target, training=training)
+    if fault is not None:
+        message, row = fault
+        named = f"{place_of(dataset, split, 0)[0]} split" if row is None else where(dataset, split, [indices[row]])
+        raise InputError(f"{named}: {message}")
 
 
 def not_finite(nested: Any) -> tuple[int, float] | None:
@@ -202,7 +236,13 @@ def not_finite(nested: Any) -> tuple[int, float] | None:
 
 
 def unreadable(
-    error: BaseException, network: nn.Module, inputs: Any, role: str, split: str, indices: Sequence[int] = ()
+    error: BaseException,
+    network: nn.Module,
+    inputs: Any,
+    role: str,
+    split: str,
+    indices: Sequence[int] = (),
+    dataset: Any = None,
 ) -> BaseException:
     """What to raise where a network fails on a batch.
 
@@ -213,6 +253,7 @@ def unreadable(
         role: "teacher" or "student".
         split: Name of the split.
         indices: The samples' positions in the split, if a sample is to be named.
+        dataset: The data set that they are positions in, where the split may be in another order; see `place_of`.
 
     Returns:
         An InputError of one line that says what to do where that is known. What concerns the user in another way (an
@@ -236,15 +277,18 @@ def unreadable(
         )
     if isinstance(error, torch.OutOfMemoryError):
         return InputError(f"{said}: {in_a_line(error)}; choose a smaller batch_size, with accumulate for equal steps")
-    samples = f", {_culprit(error, network, inputs, indices)}" if indices else ""
+    samples = ""
+    if indices:
+        failing = _failing(error, network, inputs, indices)
+        place, _, names = where(dataset, split, failing).partition(" split, ")
+        said, samples = f"the {role} cannot read {role}_input of the {place} split", f", {names}"
     return InputError(f"{said} ({_described(inputs)}{samples}): {in_a_line(error)}")
 
 
-def _culprit(error: BaseException, network: nn.Module, inputs: Any, indices: Sequence[int]) -> str:
+def _failing(error: BaseException, network: nn.Module, inputs: Any, indices: Sequence[int]) -> Sequence[int]:
     """The sample that the network fails on; the whole batch where it fails on all of them, or on none alone."""
-    several = f"sample{'s' * (len(indices) > 1)} {listed(indices)}"
     if len(indices) == 1 or "CUDA" in str(error) or world_size() > 1:
-        return several
+        return indices
     network.eval()  # a single sample is too few for batch normalisation
     failing = []
     for row, index in enumerate(indices):
@@ -253,7 +297,21 @@ def _culprit(error: BaseException, network: nn.Module, inputs: Any, indices: Seq
                 network(map_tensors(lambda tensor, row=row: tensor[row : row + 1], inputs))  # type: ignore[misc]
         except Exception:  # as before
             failing.append(int(index))
-    return f"sample {failing[0]}" if 0 < len(failing) < len(indices) else several
+    return failing[:1] if 0 < len(failing) < len(indices) else indices
+
+
+def where(dataset: Any, split: str, indices: Sequence[int]) -> str:
+    """Split and samples for a message, as the user knows them: "train split, samples 3, 4, ...".
+
+    Args:
+        dataset: The data set, as it is read; see `place_of`. None has the order of the split.
+        split: Name of its split.
+        indices: Positions of the samples, at least one. Of a batch from two splits, the first one's samples are named.
+    """
+    places = [place_of(dataset, split, int(index)) for index in indices]
+    named = places[0][0]
+    positions = [position for name, position in places if name == named]
+    return f"{named} split, sample{'s' * (len(positions) > 1)} {listed(positions)}"
 
 
 def listed(indices: Sequence[int], limit: int = 3) -> str:

@@ -10,9 +10,9 @@ import copy
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +31,7 @@ from mfh.problems.metrics import Tally
 from mfh.problems.problem import Problem
 from mfh.saliency.masks import masked_logits
 from mfh.training.checks import check_network, check_role, check_split, check_training
-from mfh.training.labels import check_terms, separated
+from mfh.training.labels import Separated, check_terms, separated
 from mfh.training.loop import History, Progress, Training, seeded, training_device
 from mfh.training.objectives import Alignment, Distillation, Objective, Supervised
 from mfh.training.recipe import Recipe
@@ -149,7 +149,10 @@ def pretrain(
     train, val = only_role(train, role), only_role(val, role)
     loss = problem.smoothed(label_smoothing) if label_smoothing else None
     objective = Supervised(network, role, problem, loss)
-    training = _training(objective, recipe, role, seed, device, progress, checkpoint, logger, epoch_size=epoch_size)
+    facts = {"labelled_pairs": len(train), "label_smoothing": label_smoothing or None, "epoch_size": epoch_size}
+    training = _training(
+        objective, recipe, role, seed, device, progress, checkpoint, logger, epoch_size=epoch_size, facts=facts
+    )
     return _fit(network, role, training.run(train, val))
 
 
@@ -199,7 +202,18 @@ def align(
     parts = separated(train, unlabelled, problem)
     train = parts.pairs
     objective = Alignment(teacher, student, _weighted(problem, recipe, parts.labelled))
-    training = _training(objective, recipe, "student", seed, device, progress, checkpoint, logger, early_stopping=False)
+    training = _training(
+        objective,
+        recipe,
+        "student",
+        seed,
+        device,
+        progress,
+        checkpoint,
+        logger,
+        early_stopping=False,
+        facts=_counts(parts),
+    )
     kept = training.run(train, val)
     last = {name: copy.deepcopy(value) for name, value in student.state_dict().items()} if not kept.weights else {}
     return AlignedPair(teacher, student, kept.history, kept.best_epoch, kept.weights or last)
@@ -282,7 +296,7 @@ def distill(
         teacher_logits = teacher_outputs(teacher_logits, len(train))
         teacher_logits = teacher_logits if parts.order is None else teacher_logits[parts.order]
     objective = Distillation(student, _weighted(problem, recipe, parts.labelled, loss), loss)
-    training = _training(objective, recipe, "student", seed, device, progress, checkpoint, logger)
+    training = _training(objective, recipe, "student", seed, device, progress, checkpoint, logger, facts=_counts(parts))
     if training.finished:
         return _fit(student, "student", training.run(train, val))
     if teacher_logits is None and teacher is not None:
@@ -337,7 +351,7 @@ def evaluate(
     problem = problem or Problem.classification()
     tally, not_numbers = Tally(problem.metric, f"{split} split"), torch.zeros(())
     with placed(device, network), evaluating(network):
-        objective = Supervised(network, role, problem)
+        objective = Supervised(network, role, replace(problem, missing=None))  # what is measured needs its label
         objective.split = split
         reading = Reading(
             part(only_role(dataset, role)),
@@ -423,6 +437,7 @@ def _training(
     *,
     early_stopping: bool = True,
     epoch_size: int | None = None,
+    facts: Mapping[str, Any],
 ) -> Training:
     return Training(
         objective,
@@ -432,10 +447,17 @@ def _training(
         device=training_device(device),
         early_stopping=early_stopping,
         epoch_size=epoch_size,
+        facts=facts,
         progress=progress,
         checkpoint=checkpoint,
         logger=logger,
     )
+
+
+def _counts(parts: Separated) -> dict[str, int | None]:
+    """The numbers of pairs, which a resumed training must have too."""
+    more = None if parts.unlabelled is None else len(parts.unlabelled)
+    return {"labelled_pairs": len(parts.labelled), "unlabelled_pairs": more}
 
 
 def _given(unlabelled: Any) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
-from mfh.data.epochs import all_targets
-from mfh.data.pairs import AllPairs, fetch, tensors
+from mfh.data.epochs import generators_kept, target_batches
+from mfh.data.pairs import AllPairs, fetch, in_split, tensors
 from mfh.errors import InputError
 from mfh.problems.losses import DistillationLoss, KDLoss
 from mfh.problems.problem import Problem
@@ -37,7 +37,7 @@ def separated(train: Any, unlabelled: Any, problem: Problem) -> Separated:
 
     Args:
         train: A map-style data set of (teacher_input, student_input, target), in which targets may be the problem's
-            `missing`. Their targets are then read once; see `all_targets`.
+            `missing`. Their targets are then read once; see `target_batches`.
         unlabelled: A map-style data set of (teacher_input, student_input); None if there is none.
         problem: What targets mean.
 
@@ -48,18 +48,19 @@ def separated(train: Any, unlabelled: Any, problem: Problem) -> Separated:
         unlabelled = None
     order = None
     if problem.missing is not None:
-        without = problem.without_label(all_targets(train))
+        without = torch.cat([problem.without_label(targets) for targets in target_batches(train)])
         if without.all():
             raise InputError(f"no pair of the train split has a label: all targets are {problem.missing:g}")
         if without.any():
             known, unknown = (~without).nonzero().flatten(), without.nonzero().flatten()
             more = 0 if unlabelled is None else len(unlabelled)
             order = torch.cat([known, unknown, torch.arange(len(train), len(train) + more)])
-            rest = Subset(train, unknown.tolist())
+            rest = in_split(Subset(train, unknown.tolist()), "train")
             unlabelled = rest if unlabelled is None else ConcatDataset([rest, unlabelled])
-            train = Subset(train, known.tolist())
+            train = in_split(Subset(train, known.tolist()), "train")
     if unlabelled is not None:
-        _check_alike(AllPairs(train, unlabelled))
+        with generators_kept():
+            _check_alike(AllPairs(train, unlabelled))
     return Separated(train, unlabelled, order)
 
 

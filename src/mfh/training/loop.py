@@ -6,7 +6,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from mfh.data.epochs import EpochBatches, MixedBatches, Reading, epoch_seed
+from mfh.data.epochs import EpochBatches, MixedBatches, Reading, epoch_seed, generators_kept
 from mfh.data.pairs import AllPairs, PairedBatch
 from mfh.errors import InputError, foreign, in_a_line
 from mfh.files import atomic_write
@@ -86,6 +86,7 @@ class Training:
         logger: A Lightning logger, or several; None logs nothing.
         epoch_size: Number of samples that an epoch's steps are counted by; the training samples come around several
             times, if there are fewer. None is their number.
+        facts: What else a checkpoint must have been made with, by name; None is left out.
 
     Raises:
         InputError: The checkpoint belongs to another training, or is none.
@@ -104,13 +105,15 @@ class Training:
         checkpoint: str | Path | None = None,
         logger: Any = None,
         epoch_size: int | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.epoch_size = epoch_size
         self.objective, self.recipe, self.watched, self.seed, self.device = objective, recipe, watched, seed, device
         self.patience = recipe.patience if early_stopping and recipe.keep != "last" else None
         self.shows_progress = progress and rank() == 0
         self.loggers = [one for one in (logger if isinstance(logger, (list, tuple)) else [logger]) if one is not None]
-        self.made_with = {"seed": seed, **recipe.facts(), "processes": world_size()}
+        more = {name: value for name, value in (facts or {}).items() if value is not None}
+        self.made_with = {"seed": seed, **recipe.facts(), "processes": world_size(), **more}
         self.state = Progress()
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self._resumed: dict[str, Any] = {}
@@ -208,14 +211,15 @@ class Training:
         """The batches of an epoch, for this process."""
         recipe = self.recipe
         how: dict[str, Any] = {"accumulate": recipe.accumulate, "processes": world_size(), "rank": rank()}
+        # Batch normalisation needs two samples.
+        how["least"] = 2 if any(isinstance(module, _BatchNorm) for module in self.objective.modules()) else 1
         if type(train) is AllPairs:
             counts = len(train.labelled), len(train.unlabelled)
             return MixedBatches(*counts, recipe.batch_size, self.seed, labelled_share=recipe.labelled_share, **how)
         if self.epoch_size is not None and self.epoch_size != len(train):
             more = self.epoch_size - len(train)
             return MixedBatches(len(train), more, recipe.batch_size, self.seed, labelled_share=1.0, **how)
-        least = 2 if any(isinstance(module, _BatchNorm) for module in self.objective.modules()) else 1
-        return EpochBatches(len(train), recipe.batch_size, self.seed, least=least, **how)
+        return EpochBatches(len(train), recipe.batch_size, self.seed, **how)
 
     def _epoch(
         self, epoch: "_Epoch", training: Reading, validation: Reading, scheduler: Any, bar: "_Bar | None"
@@ -329,8 +333,9 @@ class Training:
             raise InputError(f"{path} cannot be resumed from ({reason}); delete it to start afresh") from None
         if found != _shapes(self.objective.state_dict()):
             raise InputError(f"{path} is of other networks than the ones given; delete it to start afresh")
-        for name, now in self.made_with.items():
-            before = kept["made_with"].get(name)
+        made_with = {"labelled_pairs": self.made_with.get("labelled_pairs"), **kept["made_with"]}  # of mfh 1 without
+        for name in dict.fromkeys((*self.made_with, *made_with)):
+            before, now = made_with.get(name), self.made_with.get(name)
             if before != now:
                 raise InputError(
                     f"{path} was made with {name} {before!r}, now it is {now!r}; delete it to start afresh"
@@ -605,14 +610,9 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         seed: Seed of all generators.
         device: Device whose generator is meant, beside the CPU's.
     """
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        try:
-            seed_generators(seed, device)
-            yield
-        finally:
-            np.random.set_state(numpy_state)  # noqa: NPY002
-            random.setstate(python_state)
+    with generators_kept(device):
+        seed_generators(seed, device)
+        yield
 
 
 def seed_generators(seed: int, device: torch.device) -> None:

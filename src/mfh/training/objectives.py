@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from mfh.data.epochs import Reading
 from mfh.data.pairs import PairedBatch, to_device
 from mfh.data.spool import IN_MEMORY_BYTES
-from mfh.errors import InputError, foreign, in_a_line
+from mfh.errors import FOREIGN, InputError, in_a_line
 from mfh.networks.layers import as_logits
 from mfh.networks.modes import device_of, is_users
 from mfh.networks.precision import at_least_single
 from mfh.problems.losses import DistillationLoss, KDLoss, LabelLoss, alignment_loss, logit_distance
 from mfh.problems.problem import Problem
-from mfh.training.checks import check_finite_inputs, listed, unreadable
+from mfh.training.checks import check_finite_inputs, check_targets, unreadable, where
 
 
 class Objective(nn.Module):
@@ -42,6 +42,8 @@ class Objective(nn.Module):
         #: The split that is being read, and all of its targets where they are known.
         self.split = "train"
         self.targets: dict[str, Tensor] = {}
+        #: The data sets of splits, as they are read.
+        self.read: dict[str, Any] = {}
         #: Position of the first of them in the split, of which several processes read a part each.
         self.firsts: dict[str, int] = {}
         self._shapes: dict[tuple[str, str], torch.Size] = {}
@@ -72,7 +74,7 @@ class Objective(nn.Module):
             return error
         self.check_targets(batch, indices)
         return InputError(
-            f"{self.split} split, samples {listed(indices.tolist())}: the {what} failed: {in_a_line(error)}"
+            f"{where(self.read.get(self.split), self.split, indices.tolist())}: the {what} failed: {in_a_line(error)}"
         )
 
     def label_loss(self, logits: Tensor, batch: PairedBatch, indices: Tensor) -> Tensor:
@@ -110,7 +112,8 @@ class Objective(nn.Module):
         try:
             output = self.networks[role](inputs)
         except Exception as error:  # the network is the user's own code
-            found = unreadable(error, self.networks[role], inputs, role, self.split, indices.tolist())
+            read, split = self.read.get(self.split), self.split
+            found = unreadable(error, self.networks[role], inputs, role, split, indices.tolist(), read)
             if found is error:
                 raise
             raise found from error
@@ -132,10 +135,11 @@ class Objective(nn.Module):
         Raises:
             InputError: An input is not finite.
         """
+        self.read[reading.split] = reading.dataset
         if reading.held is not None:
             self.targets[reading.split], self.firsts[reading.split] = reading.held.target, reading.first
             indices = range(reading.first, reading.first + len(reading.dataset))
-            check_finite_inputs(reading.held, self.fields, reading.split, indices)
+            check_finite_inputs(reading.held, self.fields, reading.split, indices, reading.dataset)
 
     def look(self, batch: PairedBatch, indices: Tensor, fresh: bool) -> None:
         """Check a batch before it goes to the networks' device, which may not survive a wrong target.
@@ -150,7 +154,7 @@ class Objective(nn.Module):
         """
         self.check_targets(batch, indices)
         if fresh:
-            check_finite_inputs(batch, self.fields, self.split, indices.tolist())
+            check_finite_inputs(batch, self.fields, self.split, indices.tolist(), self.read.get(self.split))
 
     def check_targets(self, batch: PairedBatch, indices: Tensor) -> None:
         """Refuse a target that does not fit the logits, as far as their shape is known.
@@ -164,7 +168,8 @@ class Objective(nn.Module):
 
     def _check(self, shape: torch.Size, target: Tensor, indices: Sequence[int]) -> None:
         logits = torch.empty((len(target), *shape), device="meta")
-        self.problem.check(logits, target, f"{self.split} split", indices, training=self.split == "train")
+        dataset, training = self.read.get(self.split), self.split == "train"
+        check_targets(self.problem, logits, target, self.split, indices, dataset, training=training)
 
 
 class Supervised(Objective):
@@ -263,6 +268,11 @@ class Distillation(Objective):
         if kept is not None:
             rows: Tensor = kept[indices]
             return rows.to(device)
-        said = f"{self.split} split, samples {listed(indices.tolist())}: the teacher failed"
-        with torch.no_grad(), foreign(said):
-            return as_logits(teacher(to_device(batch.teacher_input, device_of(teacher)))).to(device)
+        try:
+            with torch.no_grad():
+                return as_logits(teacher(to_device(batch.teacher_input, device_of(teacher)))).to(device)
+        except InputError:
+            raise
+        except FOREIGN as error:
+            place = where(self.read.get(self.split), self.split, indices.tolist())
+            raise InputError(f"{place}: the teacher failed: {in_a_line(error)}") from error
