@@ -6,7 +6,7 @@ from mfh.studies.grid import ARMS, CONTROLS, UNMASKED, Cell, cells
 
 def test_the_grid_has_every_arm_at_every_ratio_and_score_that_applies():
     grid = cells([*ARMS, *CONTROLS], [0.5, 0.25], ["distance", "agreement"], ["a"])
-    assert len(grid) == len(set(grid)) == 11 + 2 + 2 * 4
+    assert len(grid) == len(set(grid)) == 12 + 2 + 2 * 4
     assert [cell.ratio for cell in grid if cell.arm == "random"] == [0.25, 0.5]
     assert {(cell.score, cell.ratio) for cell in grid if cell.arm == "general"} == {
         (score, ratio) for score in ("distance", "agreement") for ratio in (0.25, 0.5)

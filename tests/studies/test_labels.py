@@ -26,6 +26,7 @@ from mfh.studies.grid import ARMS, PLAIN_CONTROLS, Cell
 from mfh.studies.labels import with_label_fraction
 from mfh.studies.seed import Seed
 from mfh.studies.settings import Settings
+from mfh.tasks.baseline import linear_baseline
 from mfh.tasks.checks import check_task
 from mfh.training.fitting import evaluate
 
@@ -325,6 +326,22 @@ def test_a_loss_that_needs_labels_is_refused_before_training(tmp_path):
     with pytest.raises(InputError, match="loss mine needs the labels of all pairs"):
         mfh.study(with_unlabelled, loss=mine, arms=["no-kd", "regular"], out=tmp_path / "run", processes=1)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_linear_model_stands_beside_tasks_made_from_arrays(tmp_path):
+    generator = np.random.default_rng(0)
+    shared = generator.normal(size=(200, 3))
+    target = np.where(np.arange(200) < 120, (shared.sum(1) > 0).astype(int), -1)
+    arrays = {"teacher": generator.normal(size=(200, 4)) + shared[:, :1], "student": shared, "target": target}
+    task = mfh.Task.from_arrays(**arrays, recipe=mfh.Recipe(epochs=1))
+    result = mfh.study(task, num_seeds=2, processes=1, out=tmp_path / "run")
+    assert result.by_seed()["linear"].tolist() == [linear_baseline(task.resplit(seed), seed) for seed in (0, 1)]
+    assert result.by_seed()["linear"].min() > 0.8
+    summary = Run(tmp_path / "run").summary
+    assert summary.chosen().arm != "linear"
+    assert summary.control.arm in PLAIN_CONTROLS
+    with pytest.raises(InputError, match="leaves no network"):
+        Seed(task, 0).student(Cell("linear"))
 
 
 def test_smoothing_needs_classes():

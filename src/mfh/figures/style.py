@@ -39,6 +39,7 @@ PALETTE: dict[str, str] = {
     "label-smoothing": "#8f7d3e",
     "self-training": "#b5651d",
     "teacher-shuffled": "#5b8bb0",
+    "linear": "#5f6b73",
     "soft-shuffled": "#dd9cc0",
     "tempered": "#d99100",
     "true-general": "#00543c",

@@ -13,14 +13,17 @@ ARMS = ("no-kd", "regular", "aligned", "aligned-student", "random", "specific", 
 #: Controls that refute the gain of any teacher: more steps, softer labels, the student's own predictions, and a
 #: teacher that says nothing of the sample.
 PLAIN_CONTROLS = ("longer", "label-smoothing", "self-training", "teacher-shuffled")
-#: All controls: arms that exist to refute the gain of another arm. The last two refute that of a mask.
-CONTROLS = (*PLAIN_CONTROLS, "soft-shuffled", "tempered")
+#: A linear model on the student's inputs, fitted to the labels: no network, for orientation.
+LINEAR = "linear"
+#: All controls: arms that exist to refute the gain of another arm, and the linear model. "soft-shuffled" and "tempered"
+#: refute that of a mask.
+CONTROLS = (*PLAIN_CONTROLS, "soft-shuffled", "tempered", LINEAR)
 #: Controls that run by default where there are unlabelled pairs. Without any, `longer` is `no-kd`.
 WITH_UNLABELLED = ("longer", "self-training")
 #: Arms that can do with a teacher's outputs, without its network.
 TAUGHT_BY_OUTPUTS = ("regular", "self-training", "teacher-shuffled")
 #: Arms without a teacher.
-TAUGHT_BY_LABELS = ("no-kd", "aligned-student", "longer", "label-smoothing")
+TAUGHT_BY_LABELS = ("no-kd", "aligned-student", "longer", "label-smoothing", LINEAR)
 #: Arms that need the fraction of channels to remove.
 MASKED_BY_RATIO = ("random", "specific", "general")
 #: Masked arm -> the arm with the same teacher unmasked. A mask is judged by its gain over that arm only.
@@ -108,13 +111,14 @@ class Cell:
         return Cell(UNMASKED[self.arm], weights=self.weights) if self.arm in UNMASKED else None
 
 
-def default_arms(unlabelled: bool) -> tuple[str, ...]:
+def default_arms(*, unlabelled: bool, linear: bool = False) -> tuple[str, ...]:
     """Arms of a study that names none.
 
     Args:
         unlabelled: Whether there are pairs without labels.
+        linear: Whether the task asks for the linear model beside its networks.
     """
-    return (*ARMS, *WITH_UNLABELLED) if unlabelled else ARMS
+    return (*ARMS, *(WITH_UNLABELLED if unlabelled else ()), *((LINEAR,) if linear else ()))
 
 
 def cells(

@@ -15,6 +15,7 @@ from mfh.studies.folder import Row, Run
 from mfh.studies.grid import (
     CONTROLS,
     FRACTION,
+    LINEAR,
     PLAIN_CONTROLS,
     TAUGHT_BY_OUTPUTS,
     WEIGHTS,
@@ -194,7 +195,10 @@ def _study(
     source = find_task(task, settings.task)
     first = source.make(seeds.start)
     ratios = design.ratios or (first.protocol.ratio,)
-    arms = design.arms or default_arms(first.unlabelled is not None or min(design.fractions, default=1.0) < 1)
+    arms = design.arms or default_arms(
+        unlabelled=first.unlabelled is not None or min(design.fractions, default=1.0) < 1,
+        linear=bool(first.facts.get("linear_baseline")),
+    )
     grid = cells(arms, ratios, design.scores, design.layers or [first.layer], design.weights)
     layers = dict.fromkeys(cell.layer for cell in grid if cell.layer)
     check_task(first, layers, source.origin, whole=["test"])
@@ -237,7 +241,7 @@ def _check(design: _Design, grid: Sequence[Cell], task: Task, settings: Settings
         for cell in grid:
             if cell.teacher is not None:
                 check_terms(made.networks.loss(cell))
-    known = ("no-kd", "longer", "label-smoothing", *TAUGHT_BY_OUTPUTS)
+    known = ("no-kd", "longer", "label-smoothing", LINEAR, *TAUGHT_BY_OUTPUTS)
     if task.teacher is None and any(cell.arm not in known for cell in grid):
         raise InputError(f"task {task.name!r} has only its teacher's outputs; choose arms from {', '.join(known)}")
 

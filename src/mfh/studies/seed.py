@@ -30,7 +30,7 @@ from mfh.saliency.permutation import AUTO_PERMUTATIONS
 from mfh.saliency.probe import layer_names
 from mfh.saliency.scores import ChannelSaliency, Score, channel_saliency, distance_name
 from mfh.studies.folder import Row, SeedFolder
-from mfh.studies.grid import FRACTION, MASKED_BY_RATIO, TAUGHT_BY_OUTPUTS, UNMASKED, WEIGHTS, Cell
+from mfh.studies.grid import FRACTION, LINEAR, MASKED_BY_RATIO, TAUGHT_BY_OUTPUTS, UNMASKED, WEIGHTS, Cell
 from mfh.studies.networks import Networks, Role, Trained
 from mfh.studies.settings import Settings
 from mfh.tasks.task import Task
@@ -242,6 +242,8 @@ class Seed:
             return networks.pretrained("student")  # without further pairs, `longer` takes as many steps
         if cell.arm == "aligned-student":
             return networks.aligned_student()
+        if cell.arm == LINEAR:
+            raise InputError("arm 'linear' is a linear model of scikit-learn, which leaves no network")
         if self.keep_students:
             decided_by = {**networks.protocol_facts(cell), "permutations": self.settings.scoring.permutations}
         if cell.teacher is None:
@@ -344,6 +346,9 @@ class Seed:
         outputs = {split: self._outputs(taught, split) for split in splits}
         metric = self.task.problem.metric
         for cell in cells:
+            if cell.arm == LINEAR:
+                yield [self._row(cell, split, metric.name, self._linear(split)) for split in splits]
+                continue
             student = self.student(cell, train_outputs.get(cell))
             rows = []
             if student.best_epoch is not None and "val" in splits:
@@ -358,6 +363,12 @@ class Seed:
                     value = self._teacher_value(cell, split, outputs[split][cell])
                     rows.append(self._row(cell, split, f"teacher_{metric.name}", value))
             yield rows
+
+    def _linear(self, split: Any) -> float:
+        """The metric of a linear model on a split."""
+        from mfh.tasks.baseline import linear_baseline
+
+        return linear_baseline(self.task, self.seed, split)
 
     def _teacher_value(self, cell: Cell, split: str, logits: Tensor) -> float:
         """The metric of an arm's teacher on a split.

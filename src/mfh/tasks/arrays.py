@@ -204,11 +204,12 @@ def _facts(pairs: PairedArrays, rows: Rows, options: ArrayOptions) -> dict[str, 
     teacher, student = (" x ".join(map(str, part.shape[1:])) for part in (pairs.teacher, pairs.student))
     what = f"{len(pairs.classes)} classes" if pairs.classes else f"{pairs.num_outputs} outputs"
     facts: dict[str, Any] = {
+        "linear_baseline": True,
         "description": (
             f"Pairs of a teacher's input ({teacher}) and a student's input ({student}), {pairs.problem.name} with "
             f"{what}. Training: {len(rows.train)} pairs with labels, {len(rows.unlabelled)} without; validation: "
             f"{len(rows.val)}; test: {len(rows.test)}."
-        )
+        ),
     }
     if pairs.classes is not None:
         facts["classes"] = list(pairs.classes)

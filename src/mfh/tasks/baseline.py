@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mfh.data.pairs import fetch, tensors
 from mfh.errors import InputError
+from mfh.tasks.splits import Split
 from mfh.tasks.task import Task
 
 #: Inverse strengths of regularisation to choose from, and for ridge regression the strengths.
@@ -20,8 +21,8 @@ _FOLDS = 5
 _NEVER = -1e9
 
 
-def linear_baseline(task: Task, seed: int = 0) -> float:
-    """The metric on the test split of a linear model of the student's inputs.
+def linear_baseline(task: Task, seed: int = 0, split: Split = "test") -> float:
+    """The metric of a linear model of the student's inputs.
 
     Classes get a logistic regression, several labels one for each, numbers a ridge regression. Inputs are flattened and
     standardised by the labelled training pairs, which also train the model. The strength of regularisation is chosen by
@@ -30,6 +31,7 @@ def linear_baseline(task: Task, seed: int = 0) -> float:
     Args:
         task: The task. Its student's input is one tensor, or nested tensors, which are joined.
         seed: Seed of the folds.
+        split: Split to measure on.
 
     Returns:
         The task's own metric.
@@ -38,7 +40,7 @@ def linear_baseline(task: Task, seed: int = 0) -> float:
         InputError: The problem is dense prediction, or inputs have different sizes.
     """
     inputs, target = _table(task, "train")
-    test_inputs, test_target = _table(task, "test")
+    test_inputs, test_target = _table(task, split)
     if target.ndim > (1 if task.problem.categorical else 2):
         raise InputError(f"the linear baseline knows no {task.problem.name}; leave it out for task {task.name!r}")
     num_classes = int(max(target.max(), test_target.max())) + 1
