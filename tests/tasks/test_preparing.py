@@ -105,7 +105,7 @@ def test_what_killed_writes_left_is_removed(tmp_path):
     with suppress(RuntimeError), preparing.preparing(tmp_path, "kind", {}) as pieces:
         raise RuntimeError
     for folder in (tmp_path, pieces):
-        (folder / ".meta.json.abc.part").write_text("half")
+        (folder / ".meta.json.abcd1234.part").write_text("half")
     with preparing.preparing(tmp_path, "kind", {}):
         assert not list(tmp_path.rglob("*.part"))
 

@@ -54,9 +54,7 @@ def preparing(out: Path, kind: str, options: Mapping[str, Any]) -> Iterator[Path
     """
     options = json.loads(json.dumps(options, default=str))
     refuse_foreign(out)
-    with files.claimed(out):
-        for folder in (out, *out.glob(".pieces-*")):
-            files.remove_parts(folder)
+    with files.claimed(out, (".", ".pieces-*")):
         if (out / "meta.json").exists():
             check_options(out, read_meta(out, kind), options)
             yield None

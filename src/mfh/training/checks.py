@@ -251,7 +251,7 @@ def _culprit(error: BaseException, network: nn.Module, inputs: Any, indices: Seq
         try:
             with torch.no_grad():
                 network(map_tensors(lambda tensor, row=row: tensor[row : row + 1], inputs))  # type: ignore[misc]
-        except Exception:  # as before
+        except FOREIGN:  # as before
             failing.append(int(index))
     return f"sample {failing[0]}" if 0 < len(failing) < len(indices) else several
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mfh.data.epochs import Reading
 from mfh.data.pairs import PairedBatch, to_device
 from mfh.data.spool import IN_MEMORY_BYTES
-from mfh.errors import InputError, foreign, in_a_line
+from mfh.errors import FOREIGN, InputError, foreign, in_a_line
 from mfh.networks.layers import as_logits
 from mfh.networks.modes import device_of, is_users
 from mfh.networks.precision import at_least_single
@@ -53,13 +53,13 @@ class Objective(nn.Module):
         """The loss of a batch."""
         try:
             return self.loss(batch, indices, label_share)
-        except Exception as error:  # the loss function may be the user's own
+        except FOREIGN as error:  # the loss function may be the user's own
             found = self.failed(error, self.computes, batch, indices)
             if found is error:
                 raise
             raise found from error
 
-    def failed(self, error: Exception, what: str, batch: PairedBatch, indices: Tensor) -> Exception:
+    def failed(self, error: BaseException, what: str, batch: PairedBatch, indices: Tensor) -> BaseException:
         """What to raise where a function of the user fails on a batch: a wrong target, or what the function said.
 
         Args:
@@ -79,7 +79,7 @@ class Objective(nn.Module):
         """The label loss alone, for validation."""
         try:
             return self.problem.label_loss(logits, batch.target)
-        except Exception as error:  # the loss function may be the user's own
+        except FOREIGN as error:  # the loss function may be the user's own
             found = self.failed(error, "label loss", batch, indices)
             if found is error:
                 raise
@@ -109,7 +109,7 @@ class Objective(nn.Module):
         inputs = batch.student_input if role == "student" else batch.teacher_input
         try:
             output = self.networks[role](inputs)
-        except Exception as error:  # the network is the user's own code
+        except FOREIGN as error:  # the network is the user's own code
             found = unreadable(error, self.networks[role], inputs, role, self.split, indices.tolist())
             if found is error:
                 raise
