@@ -76,7 +76,7 @@ def test_a_file_that_cannot_be_written_is_told_from_errors_of_other_code(tmp_pat
     assert str(tmp_path) in str(error.value)
     assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)  # it may come from a worker process
     with pytest.raises(FileNotFoundError) as error, atomic_write(tmp_path / "own"):
-        open(tmp_path / "of the user")
+        (tmp_path / "of the user").read_text()
     assert not isinstance(error.value, OwnFileError)
     (tmp_path / "taken").mkdir()
     with pytest.raises(OwnFileError) as error, atomic_write(tmp_path / "taken") as file:
@@ -251,7 +251,7 @@ def test_what_a_killed_write_left_is_removed(tmp_path):
 def test_a_folder_that_cannot_be_made_is_named_before_anything_is_done(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError, match="cannot be used as a folder .*choose another --out"), claimed(folder):
+        with pytest.raises(InputError, match=r"cannot be used as a folder .*choose another --out"), claimed(folder):
             pass
 
 

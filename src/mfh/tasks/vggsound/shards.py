@@ -30,6 +30,7 @@ from mfh.files import MOST_TEXT, atomic_write, file_digest, locked, read_table
 from mfh.tasks.preparing import fact, read_meta
 from mfh.tasks.sizes import VGGSOUND_RATE, VggsoundOptions, VggsoundSizes
 from mfh.tasks.vggsound.writing import INDEX, KIND
+from mfh.values import whole
 
 _SHARD_NAME = re.compile(r"shard-(train|val|test)-\d{5}\.tar")
 _BLOCK = 512
@@ -245,11 +246,10 @@ def open_prepared(place: str | Path, cache: str | Path | None = None) -> Prepare
 
 def _is_possible(row: Mapping[str, str], meta: Mapping[str, Any]) -> bool:
     shard = meta["shards"].get(row["shard"])
-    numbers = (row["class"], row["offset"], row["size"])
-    if shard is None or not all(number.isdecimal() and len(number) < 19 for number in numbers):
+    label, offset, size = (whole(row[name]) for name in ("class", "offset", "size"))
+    if shard is None or label is None or offset is None or not size:
         return False
-    label, offset, size = map(int, numbers)
-    return label < len(meta["labels"]) and size > 0 and offset + size <= shard["size"]
+    return bool(label < len(meta["labels"]) and offset + size <= shard["size"])
 
 
 def _check(meta: Mapping[str, Any], place: str) -> None:

@@ -19,6 +19,7 @@ from mfh import files
 from mfh.errors import InputError
 from mfh.tasks.media import SILENCE, MediaError, MediaFile, cover, read_audio
 from mfh.tasks.vggsound.annotations import Clip, is_validation, read_labels
+from mfh.values import whole
 
 #: Number of frames in a strip.
 STRIP_FRAMES = 32
@@ -79,13 +80,14 @@ def find_strips(train: Path, test: Path | None) -> tuple[dict[Clip, Strip], list
 def _clip(path: Path, ends: dict[str, str], split: str) -> Clip:
     rest, _, number = path.stem.rpartition("_")
     fitting = [end for end in ends if rest.endswith(f"_{end}") and len(rest) > len(end) + 1]
-    if not fitting or not number.isdecimal():
+    second = whole(number)
+    if not fitting or second is None:
         raise InputError(f"{path} is not named <id>_<label>_<n>.jpg with a label of label.json")
     end = max(fitting, key=len)
     video = rest[: -len(end) - 1]
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", video):
         raise InputError(f"{path} has the id {video!r}; letters, digits, '-' and '_' were expected")
-    return Clip(video, int(number), ends[end], "val" if split == "train" and is_validation(video) else split)
+    return Clip(video, second, ends[end], "val" if split == "train" and is_validation(video) else split)
 
 
 def _audio(root: Path, stem: str) -> Path:
