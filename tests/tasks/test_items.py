@@ -277,6 +277,20 @@ def test_unlabelled_pairs_of_the_test_split_make_its_scores_too_good():
     ]
 
 
+@pytest.mark.parametrize("classes", [5, None, ["cat"]])
+def test_names_of_classes_may_be_missing(classes):
+    frame = mfh.check(changed(val=Subset(TASK.val, [0, 1]), facts={"classes": classes}))
+    assert frame.empty
+
+
+@pytest.mark.parametrize("groups", [5, [[1], [1, 2]], ["ann"]])
+def test_groups_that_are_not_one_for_each_item_are_refused(groups):
+    part = TensorDataset(*TASK.train.tensors)
+    part.groups = groups
+    with pytest.raises(InputError, match="groups of a TensorDataset is .*the group of each of its 120 samples"):
+        mfh.check(changed(train=part))
+
+
 def test_groups_in_two_splits_are_odd():
     splits = {}
     for name, groups in (("train", ["ann", "bob"]), ("val", ["bob"]), ("test", ["dan"])):

@@ -132,3 +132,11 @@ def test_a_folder_is_complete_only_at_the_end(tmp_path):
         pass
     with pytest.raises(InputError, match="was prepared for 'kind'"):
         preparing.read_meta(out, "other")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"run": "now"}', '{"run": "now", "counts": {"a": "x"}}'])
+def test_counts_that_were_damaged_count_nothing(tmp_path, content):
+    (tmp_path / "piece.deaths").write_text(content)
+    deaths = preparing.Deaths(tmp_path / "piece", "now")
+    assert not deaths.condemned
+    assert deaths.begin("a")

@@ -334,7 +334,7 @@ def _check(options: opt.Check) -> int:
 
     task = find_task(options.task, options.dataset).make(options.seed)
     found = find(task, seed=options.seed, num_workers=options.workers, progress=not options.quiet)
-    for content in (item_table(found), class_table(found, task.facts.get("classes", ()))):
+    for content in (item_table(found), class_table(found, task.class_names)):
         if content is not None:
             _print_table(content, width=80)
     for sentence in found.odd:

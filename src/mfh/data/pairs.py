@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 from torch.utils.data._utils.collate import default_collate
 
-from mfh.errors import FOREIGN, InputError, in_a_line
+from mfh.errors import FOREIGN, InputError, in_a_line, shown
 
 #: A tensor, or nested tuples, lists and mappings of tensors.
 Nested = Any
@@ -363,7 +363,16 @@ def groups_of(dataset: Any) -> NDArray[Any] | None:
     """
     groups = getattr(dataset, "groups", None)
     if groups is not None:
-        return np.asarray(groups)
+        try:
+            found = np.asarray(groups)
+        except ValueError:  # rows of different lengths
+            found = np.empty((0, 0))
+        if found.shape != (len(dataset),):
+            raise InputError(
+                f"groups of a {type(dataset).__name__} is {shown(groups)}; a sequence with the group of each of its "
+                f"{len(dataset)} samples was expected"
+            )
+        return found
     if type(dataset) is Collated:
         return groups_of(dataset.dataset)
     if type(dataset) is Subset:

@@ -370,7 +370,7 @@ def _classes(
 
 
 def _missing_classes(task: Task, classes: Mapping[str, Sequence[int]]) -> Iterator[str]:
-    names = task.facts.get("classes", ())
+    names = task.class_names
     for split, counts in classes.items():
         if split == "unlabelled":
             continue

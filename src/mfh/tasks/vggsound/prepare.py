@@ -417,15 +417,16 @@ def _verified(shard: Shard, folder: Path, out: Path) -> dict[str, Any]:
     made = files.read_json(folder / f"{shard.name}.json")
     try:
         found = sorted([*(row["key"] for row in made["rows"]), *(_key(row) for row in made["skipped"])])
+        written = made["size"], made["sha256"]
     except (KeyError, TypeError, ValueError):
-        found = []
+        found, written = [], (0, "")
     if found != sorted(clip.key for clip in shard.clips):
         raise InputError(f"{folder / shard.name}.json is not of this preparation: it lists other clips")
     # An interrupted merge has moved some of them already.
     path = next((path for path in (folder / shard.name, out / shard.name) if path.exists()), None)
     if path is None:
         raise InputError(f"{folder} has no {shard.name}; copy the whole part, or make it again")
-    if path.stat().st_size != made["size"] or files.file_digest(path) != made["sha256"]:
+    if path.stat().st_size != written[0] or files.file_digest(path) != written[1]:
         raise InputError(f"{path} is not as it was written (truncated?); copy it again, or make the part again")
     return made
 

@@ -27,6 +27,7 @@ from torch.utils.data import Dataset
 
 from mfh.errors import InputError, in_a_line
 from mfh.files import MOST_TEXT, atomic_write, file_digest, locked, read_table
+from mfh.tasks.packages import cache_folder
 from mfh.tasks.preparing import fact, read_meta
 from mfh.tasks.sizes import VGGSOUND_RATE, VggsoundOptions, VggsoundSizes
 from mfh.tasks.vggsound.writing import INDEX, KIND
@@ -45,14 +46,14 @@ class Store:
 
     Args:
         place: A folder, or a URL such as "s3://bucket/vggsound".
-        cache: Folder for files of a URL (default: the environment variable MFH_CACHE, else ~/.cache/mfh). It grows to
+        cache: Folder for files of a URL (default: see `mfh.tasks.packages.cache_folder`). It grows to
             the size of what is read.
     """
 
     def __init__(self, place: str | Path, cache: str | Path | None = None) -> None:
         self.place = str(place)
         self.remote = "://" in self.place
-        base = Path(cache or os.environ.get("MFH_CACHE") or Path.home() / ".cache" / "mfh")
+        base = Path(cache) if cache else cache_folder()
         digest = hashlib.sha256(self.place.rstrip("/").encode()).hexdigest()[:16]
         self.folder = base / digest if self.remote else Path(self.place)
 
