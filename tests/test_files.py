@@ -23,7 +23,6 @@ from mfh.files import (
     read_frame,
     read_json,
     read_table,
-    remove_parts,
     save_fields,
     save_tensors,
     write_json,
@@ -76,10 +75,34 @@ def test_a_file_that_cannot_be_written_is_told_from_errors_of_other_code(tmp_pat
         pass
     assert str(tmp_path) in str(error.value)
     assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)  # it may come from a worker process
+    with pytest.raises(FileNotFoundError) as error, atomic_write(tmp_path / "own"):
+        (tmp_path / "of the user").read_text()
+    assert not isinstance(error.value, OwnFileError)
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OwnFileError) as error, atomic_write(tmp_path / "taken") as file:
+        file.write("x")
+    assert error.value.filename == str(tmp_path / "taken")
     with pytest.raises(OwnFileError), locked(tmp_path / "file/lock"):
         pass
     with locked(tmp_path / "lock"), pytest.raises(BlockingIOError), locked(tmp_path / "lock", wait=False):
         pass
+
+
+@pytest.mark.parametrize("mode", ["w", "wb"])
+def test_a_full_disk_is_an_error_of_the_file_that_is_written(tmp_path, mode):
+    resource = pytest.importorskip("resource")
+    signal = pytest.importorskip("signal")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OwnFileError) as error, atomic_write(tmp_path / "large", mode) as file:
+            file.write("x" * 100_000 if mode == "w" else b"x" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert error.value.filename == str(tmp_path / "large")
+    assert not list(tmp_path.iterdir())
 
 
 def test_permissions_are_those_of_any_new_file(tmp_path):
@@ -217,8 +240,19 @@ def test_what_a_killed_write_left_is_removed(tmp_path):
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.csv")])
     (tmp_path / "mine.part").write_text("not of mfh")
     assert len(list(tmp_path.glob(".a.csv.*.part"))) == 1
-    remove_parts(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.part"]
+    for other in (".mine.part", ".hidden.a.part"):
+        (tmp_path / other).write_text("not of mfh")
+    (tmp_path / ".a.csv.abcdefgh.part").mkdir()
+    with claimed(tmp_path, (".",)):
+        left = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
+    assert left == [".hidden.a.part", ".in-use", ".mine.part", "mine.part"]
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_anything_is_done(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=r"cannot be used as a folder .*choose another --out"), claimed(folder):
+            pass
 
 
 def test_tensors(tmp_path):

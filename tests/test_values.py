@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from mfh.errors import InputError
-from mfh.values import Bounds, check_fields, checked
+from mfh.values import Bounds, check_fields, checked, whole
 
 Few = Annotated[int, Bounds(1, 32)]
 
@@ -94,3 +94,9 @@ def test_fields_are_checked_and_numbers_become_pythons():
     assert type(Options(np.int64(4)).count) is int
     with pytest.raises(InputError, match="rate of it is '1', of type str"):
         Options(rate="1")
+
+
+@pytest.mark.parametrize("text", ["", "-1", "+1", " 1", "1.0", "\u00b2", "\u0663", "9" * 19, "1" * 5000, "101"])
+def test_text_that_is_no_whole_number(text):
+    assert whole(text, 100) is None
+    assert whole("100", 100) == 100

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,19 @@ def _own(path: Path) -> Iterator[None]:
     except OwnFileError:
         raise
     except OSError as error:
-        raise OwnFileError(error.errno, error.strerror or str(error), error.filename or str(path)) from error
+        raise OwnFileError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+class _OwnFile(io.FileIO):
+    """The temporary file that replaces `path`. An error of writing it is one of `path`, whose name the user knows."""
+
+    def __init__(self, handle: int, path: Path) -> None:
+        super().__init__(handle, "w")
+        self.path = path
+
+    def write(self, data: Any) -> int:
+        with _own(self.path):
+            return super().write(data)
 
 
 @contextmanager
@@ -48,7 +60,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file that replaces `path` when the block ends without an error.
 
     Readers see the old file or the new one, never half of one. After an exception or a crash the old file is still
-    there. Missing folders are made.
+    there. Missing folders are made. Other errors of the block stay as they are.
 
     Args:
         path: File to write.
@@ -58,27 +70,26 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         OwnFileError: The file cannot be written, for instance because the disk is full.
     """
     path = Path(path)
-    with _own(path), _replacing(path, mode) as file:
-        yield file
-
-
-@contextmanager
-def _replacing(path: Path, mode: str) -> Iterator[IO[Any]]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    with _own(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    temporary = Path(name)
     try:
-        text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-        with os.fdopen(handle, mode, **text) as file:
+        binary = io.BufferedWriter(_OwnFile(handle, path))
+        with binary if "b" in mode else io.TextIOWrapper(binary, encoding="utf-8", newline="") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes private files. The result gets the permissions of any other new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
+            with _own(path):
+                file.flush()
+                os.fsync(file.fileno())
+        with _own(path):
+            # mkstemp makes private files. The result gets the permissions of any other new file.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
 
 
@@ -123,7 +134,7 @@ def claimed(folder: str | Path, sweep: Sequence[str] = ()) -> Iterator[None]:
             killed processes left there are removed.
 
     Raises:
-        InputError: Another process holds the folder.
+        InputError: Another process holds the folder, or it cannot be made or written to.
     """
     with ExitStack() as stack:
         try:
@@ -132,22 +143,15 @@ def claimed(folder: str | Path, sweep: Sequence[str] = ()) -> Iterator[None]:
             raise InputError(
                 f"{folder} is in use by another process of mfh; wait for it, or use another --out"
             ) from None
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise InputError(f"{folder} cannot be used as a folder ({reason}); choose another --out") from None
         for pattern in sweep:
             for path in Path(folder).glob(f"{pattern}/.*.part"):
                 if _UNFINISHED.fullmatch(path.name):
-                    path.unlink(missing_ok=True)
+                    with suppress(OSError):  # it may be a folder of another program
+                        path.unlink()
         yield
-
-
-def remove_parts(folder: str | Path) -> None:
-    """Remove the temporary files that killed writes left behind.
-
-    Args:
-        folder: Folder of the files. The caller must hold it, so that no other process is writing there.
-    """
-    for part in Path(folder).glob(".*.part"):
-        with suppress(OSError):
-            part.unlink()
 
 
 #: The largest text file that is read, in bytes. The largest that mfh writes, an index of 200,000 clips, has 20 MB.
@@ -191,7 +195,12 @@ def read_text(path: str | Path) -> str:
 
 
 def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """SHA-256 of a regular file's content, in hexadecimal.
+
+    Raises:
+        OSError: There is no such file, or it is no regular file.
+    """
+    regular_size(path)
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -402,10 +411,14 @@ def load_array(path: str | Path) -> NDArray[Any]:
     return np.array(map_array(path))
 
 
-def map_array(path: str | Path) -> NDArray[Any]:
+def map_array(path: str | Path, mode: Literal["r", "c"] = "r") -> NDArray[Any]:
     """An array of numbers in a .npy file, read from the disk when it is used.
 
     No memory is taken for what the file only claims to hold.
+
+    Args:
+        path: File to read.
+        mode: "r" for an array that cannot be changed; "c" for one whose changes stay in memory.
 
     Raises:
         InputError: There is no such file, or it does not hold an array of plain numbers.
@@ -413,7 +426,7 @@ def map_array(path: str | Path) -> NDArray[Any]:
     try:
         regular_size(path)
         with np.errstate(over="ignore"):  # absurd shapes are refused, without a warning first
-            array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+            array: NDArray[Any] = np.lib.format.open_memmap(path, mode=mode)
     except FileNotFoundError:
         raise InputError(f"no file {path}; an array saved by numpy.save was expected") from None
     except Exception as error:  # a damaged header raises errors of many kinds

@@ -8,6 +8,7 @@ Bounds of an option are written once, in its annotation, and Python and the comm
 import dataclasses
 import functools
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Collection, Mapping
@@ -45,6 +46,21 @@ class Bounds:
 NumSeeds = Annotated[int, Bounds(1, 10_000)]
 AddSeeds = Annotated[int, Bounds(0, 10_000)]
 RandomSeed = Annotated[int, Bounds(0, 2**31 - 1)]
+#: Number of random permutations of a channel.
+NumPermutations = Annotated[int, Bounds(1, 1_000_000)]
+
+
+def whole(text: str, most: int = 2**63 - 1) -> int | None:
+    """A whole number from 0 to `most`, written in the digits 0 to 9; None for other text.
+
+    `str.isdigit` accepts signs that `int` does not, and `int` refuses thousands of digits.
+
+    Example:
+        >>> whole("012"), whole("-1"), whole("9" * 5000)
+        (12, None, None)
+    """
+    number = int(text) if re.fullmatch("[0-9]{1,19}", text) else most + 1
+    return number if number <= most else None
 
 
 #: Part of the annotation of a field whose owner checks it.

@@ -209,3 +209,27 @@ def test_control_characters_in_arguments_are_refused(capsys):
             run(*words)
         assert stop.value.code == 2
         assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "code"),
+    [
+        (MemoryError(), "there is not enough memory", 2),
+        (SystemExit(0), "the task's code ended the program (SystemExit: 0)", 2),
+        (KeyboardInterrupt(), "interrupted; the same command resumes", 130),
+        (ZeroDivisionError("x"), "ZeroDivisionError: x", 1),
+    ],
+)
+def test_one_process_and_several_tell_errors_in_the_same_words(capsys, error, said, code):
+    assert _tell(error) == code
+    assert said in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_does_not_promise_to_resume(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as end:
+        main(["pretrain", TINY, "--role", "student", "--out", str(tmp_path / "file" / "below")])
+    assert end.value.code == 2
+    printed = capsys.readouterr().err
+    assert "choose another --out" in printed
+    assert "resumes" not in printed

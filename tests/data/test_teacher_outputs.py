@@ -137,3 +137,25 @@ def test_a_teacher_of_both_modalities_teaches_one(tmp_path):
     both = dataclasses.replace(task, teacher=Both, layer="joined", **splits)
     result = mfh.study(both, num_seeds=1, epochs=1, processes=1)
     assert result.by_seed().shape == (1, 8)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        LOGITS.numpy().astype(">f4"),
+        LOGITS.numpy().astype(np.longdouble),
+        LOGITS.numpy()[::-1][::-1],
+        LOGITS.numpy().copy()[::-1, ::-1][::-1, ::-1],
+        np.ascontiguousarray(LOGITS.numpy()[::-1])[::-1],
+    ],
+)
+def test_arrays_of_every_layout(array, tmp_path):
+    assert torch.equal(teacher_outputs(array, 120).float(), LOGITS)
+    np.save(tmp_path / "saved.npy", array)
+    assert torch.equal(teacher_outputs(tmp_path / "saved.npy", 120).float(), LOGITS)
+
+
+def test_what_is_no_array_is_refused():
+    for wrong in (LOGITS.tolist(), 5):
+        with pytest.raises(InputError, match="a tensor, an array or the path of a file was expected"):
+            teacher_outputs(wrong, 120)

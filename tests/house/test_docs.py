@@ -44,7 +44,7 @@ def test_python_blocks_are_python(page):
 @pytest.mark.parametrize("page", pages_with("runnable"), ids=name_of)
 def test_runnable_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as where a script lies beside its files
     namespace: dict[str, object] = {"__name__": "documentation"}
     for block in blocks(page):
         if block.mark.startswith("file: "):

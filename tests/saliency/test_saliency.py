@@ -554,8 +554,8 @@ def test_bad_options():
     refused(r"score is 'distanze'", score="distanze")
     refused(r"distance is 'l2'; choose 'mse', 'l1'", distance="l2")
     refused(r"score 'probe' takes only 'mse'", score="probe", distance="l1")
-    for wrong in (0, -3, 2.5, True, "all", None):
-        refused(r"permutations is .*choose 'exact', 'auto' or a number from 1", permutations=wrong)
+    for wrong in (0, -3, 2.5, True, "all", None, 1_000_001):
+        refused(r"permutations is .* 1 to 1000000 or 'auto' or 'exact'", permutations=wrong)
     refused(r"channel_dim is 2, but layer '1' returns shape \(8, 9\)|channel_dim is 2", channel_dim=2)
     refused(r"'exact', but a callable distance has no closed form", distance=mse, permutations="exact")
     refused(r"one value per sample was expected", distance=lambda h, s: (h - s).square())

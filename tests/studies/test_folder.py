@@ -161,3 +161,14 @@ def test_any_layer_makes_a_file_name(tmp_path, layer):
     assert Path(name).name == name
     (tmp_path / name).write_text("")
     assert safe_name(f"saliency-{layer}y") != name
+
+
+@pytest.mark.parametrize(
+    ("resplit", "said"),
+    [({"foo": 1}, "resplit.num_"), ({"num_train": 1, "num_val": 1, "num_test": 1, "foo": 1}, "resplit.foo is not known")],
+)
+def test_what_a_configuration_says_of_splits_is_checked(tmp_path, resplit, said):
+    run = Run(tmp_path)
+    run.write_config({"command": "study", "resplit": resplit})
+    with pytest.raises(InputError, match=said):
+        _ = Run(tmp_path).repeats

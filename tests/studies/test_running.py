@@ -300,3 +300,21 @@ def test_a_choice_may_be_one_of_weights(tmp_path):
 def test_wrong_weights_end_in_one_line(change, message):
     with pytest.raises(InputError, match=message):
         mfh.study(TINY, **WEIGHTED | change)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"arms": 5}, "arms is 5, of type int; a sequence"),
+        ({"arms": "soft"}, "arms is 'soft', of type str; a sequence"),
+        ({"ratios": 0.5}, "ratios is 0.5"),
+        ({"ratios": ["x"]}, "ratios is "),
+        ({"weights": [1]}, "weights is "),
+        ({"label_fractions": 0.5}, "label_fractions is 0.5"),
+        ({"out": 5}, "out is 5"),
+        ({"select": "no"}, "select is 'no'; choose True or False"),
+    ],
+)
+def test_a_design_of_another_kind_is_refused_in_one_line(options, said):
+    with pytest.raises(InputError, match=said):
+        mfh.study(TINY, **options)

@@ -162,3 +162,24 @@ def test_an_empty_split_in_a_file_names_the_file(tmp_path):
     )
     with pytest.raises(InputError, match=r"mine.py: task 'tiny': the val split is empty"):
         mfh.study(mine, num_seeds=1)
+
+
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        yield from ()
+
+
+@pytest.mark.parametrize("wrong", [5, Endless(), iter([])])
+def test_unlabelled_pairs_that_are_no_data_set_are_refused(wrong):
+    with pytest.raises(InputError, match="task 'tiny': unlabelled is a "):
+        dataclasses.replace(tiny_task.task(), unlabelled=wrong)
+
+
+def test_a_student_that_fails_beside_embeddings_is_named():
+    def student():
+        raise KeyError("size")
+
+    task = tiny_task.task()
+    rows = {split: torch.randn(len(getattr(task, split)), 3) for split in ("train", "val", "test")}
+    with pytest.raises(InputError, match=r"student\(\) of task 'tiny' cannot make .*KeyError"):
+        dataclasses.replace(task, teacher=None, teacher_embeddings=rows, student=student)

@@ -87,3 +87,11 @@ def test_a_task_that_cannot_be_studied_is_refused(changes, said):
     fields = {name: getattr(whole, name) for name in ("name", "teacher", "student", "layer", "train", "val", "test")}
     with pytest.raises(InputError, match=said):
         mfh.Task(**fields | changes)
+
+
+def test_later_steps_add_to_the_arguments_of_the_first():
+    first = {"data": "here", "set": {"teacher": "audio", "labels": "50"}}
+    assert TaskArguments(set=("labels=20",)).or_else(first) == TaskArguments(
+        data="here", set=("teacher=audio", "labels=20")
+    )
+    assert TaskArguments().or_else({}) == TaskArguments()

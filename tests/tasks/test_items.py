@@ -200,6 +200,51 @@ def test_given_outputs_that_are_not_finite():
     assert frame.to_numpy().tolist() == [["train", 40, "teacher_logits are NaN or infinite"]]
 
 
+def test_bad_outputs_are_of_the_pair_that_the_user_gave():
+    outputs = randn(124, 2)
+    outputs[[7, 40, 123]] = float("nan")
+    target = TASK.train.tensors[2].clone()
+    target[[3, 40]] = -1
+    train = TensorDataset(*TASK.train.tensors[:2], target)
+    more = TensorDataset(randn(4, 8, seed=7), randn(4, 7, seed=8))
+    task = changed(teacher=None, teacher_logits=outputs, train=train, unlabelled=more, missing_target=-1)
+    assert mfh.check(task).to_numpy().tolist() == [
+        [split, index, "teacher_logits are NaN or infinite"]
+        for split, index in [("train", 7), ("train", 40), ("unlabelled", 3)]
+    ]
+
+
+def test_partly_missing_entries_are_not_counted():
+    target = torch.eye(2).repeat(60, 1)
+    target[:30, 1] = float("nan")
+    splits = {name: TensorDataset(*getattr(TASK, name).tensors[:2], target[:60]) for name in ("val", "test")}
+    splits["train"] = TensorDataset(*TASK.train.tensors[:2], target)
+    frame = mfh.check(changed(problem=Problem.multi_label(), missing_target=float("nan"), **splits))
+    assert frame.attrs["classes"]["train"] == [60, 45]
+
+
+def test_items_of_any_kind_of_tensor_are_looked_at():
+    target = torch.eye(2).repeat(60, 1).bfloat16()
+    splits = {name: TensorDataset(*getattr(TASK, name).tensors[:2], target[:60]) for name in ("val", "test")}
+    splits["train"] = TensorDataset(*TASK.train.tensors[:2], target)
+    assert mfh.check(changed(problem=Problem.multi_label(), **splits)).empty
+
+    def sparse(teacher, student, target):
+        return teacher, student.to_sparse(), target
+
+    frame = mfh.check(changed(train=Changed(TASK.train, {5: sparse})))
+    assert set(frame["index"]) <= {5}
+
+
+def test_what_the_teacher_alone_learns_from_is_read_too():
+    alone = TensorDataset(randn(30, 8, seed=5), torch.arange(30) % 2)
+    assert mfh.check(changed(teacher_train=alone)).attrs["items"]["teacher_train"] == 30
+    alone.tensors[0][4, 1] = float("nan")
+    alone.tensors[1][9] = 7
+    frame = mfh.check(changed(teacher_train=alone))
+    assert list(zip(frame["split"], frame["index"], strict=True)) == [("teacher_train", 4), ("teacher_train", 9)]
+
+
 # --- odd, but not wrong -----------------------------------------------------------------------------------------------
 
 
@@ -222,6 +267,28 @@ def test_classes_constants_and_leaks_are_odd():
         "1 of the 61 items of test are in train too, with equal inputs (first: test 0 is train 7): scores on test are "
         "too good",
     ]
+
+
+def test_unlabelled_pairs_of_the_test_split_make_its_scores_too_good():
+    inputs = [torch.cat([TASK.train.tensors[i][:2], TASK.test.tensors[i][:1]]) for i in (0, 1)]
+    assert mfh.check(changed(unlabelled=TensorDataset(*inputs))).attrs["odd"] == [
+        "1 of the 3 items of unlabelled are in test too, with equal inputs (first: unlabelled 2 is test 0): scores on "
+        "test are too good"
+    ]
+
+
+@pytest.mark.parametrize("classes", [5, None, ["cat"]])
+def test_names_of_classes_may_be_missing(classes):
+    frame = mfh.check(changed(val=Subset(TASK.val, [0, 1]), facts={"classes": classes}))
+    assert frame.empty
+
+
+@pytest.mark.parametrize("groups", [5, [[1], [1, 2]], ["ann"]])
+def test_groups_that_are_not_one_for_each_item_are_refused(groups):
+    part = TensorDataset(*TASK.train.tensors)
+    part.groups = groups
+    with pytest.raises(InputError, match="groups of a TensorDataset is .*the group of each of its 120 samples"):
+        mfh.check(changed(train=part))
 
 
 def test_groups_in_two_splits_are_odd():
@@ -310,8 +377,13 @@ def test_many_bad_items_are_shown_in_part(tmp_path, capsys):
 
 def test_a_number_of_workers_that_cannot_be():
     for count in (-1, 10**20):
-        with pytest.raises(InputError, match=f"num_workers is {count}; choose 0 .* to 256"):
+        with pytest.raises(InputError, match=f"num_workers is {count}; choose 0 to 256"):
             mfh.check(TASK, num_workers=count)
+    with pytest.raises(InputError, match="num_workers is '2', of type str"):
+        mfh.check(TASK, num_workers="2")
+    for seed in (-1, 2**63, 0.5):
+        with pytest.raises(InputError, match="seed is "):
+            find(TASK, seed=seed)
 
 
 def test_an_interrupted_check_does_not_promise_to_resume(tmp_path, capsys, monkeypatch):

@@ -62,6 +62,14 @@ def test_another_wheel_is_refused_and_not_kept(cache, wheel, monkeypatch):
     assert [path.name for path in cache.iterdir()] == [".lock"]
 
 
+def test_what_a_killed_fetch_left_is_removed(cache, monkeypatch):
+    (cache / ".fetch-old").mkdir(parents=True)
+    monkeypatch.setattr(packages, "_pip", lambda *_words: [sys.executable, "-c", "import no_pip_here"])
+    with pytest.raises(InputError):
+        fetch("0" * 64)
+    assert [path.name for path in cache.iterdir()] == [".lock"]
+
+
 @pytest.mark.parametrize("code", ["import no_pip_here", "raise SystemExit('ERROR: no network')"])
 def test_without_pip_or_network_one_line_says_what_to_do(cache, monkeypatch, code):
     monkeypatch.setattr(packages, "_pip", lambda *_words: [sys.executable, "-c", code])

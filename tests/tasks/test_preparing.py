@@ -105,7 +105,7 @@ def test_what_killed_writes_left_is_removed(tmp_path):
     with suppress(RuntimeError), preparing.preparing(tmp_path, "kind", {}) as pieces:
         raise RuntimeError
     for folder in (tmp_path, pieces):
-        (folder / ".meta.json.abc.part").write_text("half")
+        (folder / ".meta.json.abcd1234.part").write_text("half")
     with preparing.preparing(tmp_path, "kind", {}):
         assert not list(tmp_path.rglob("*.part"))
 
@@ -132,3 +132,11 @@ def test_a_folder_is_complete_only_at_the_end(tmp_path):
         pass
     with pytest.raises(InputError, match="was prepared for 'kind'"):
         preparing.read_meta(out, "other")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"run": "now"}', '{"run": "now", "counts": {"a": "x"}}'])
+def test_counts_that_were_damaged_count_nothing(tmp_path, content):
+    (tmp_path / "piece.deaths").write_text(content)
+    deaths = preparing.Deaths(tmp_path / "piece", "now")
+    assert not deaths.condemned
+    assert deaths.begin("a")

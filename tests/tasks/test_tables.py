@@ -159,3 +159,16 @@ def test_a_missing_file_and_a_broken_table_are_named(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"broken.csv is no readable .csv table"):
         find_task(path).make(0)
+
+
+def test_an_encrypted_npz_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", teacher=np.zeros((9, 2)), student=np.zeros((9, 2)), target=np.arange(9) % 3)
+    raw = bytearray((tmp_path / "a.npz").read_bytes())
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = raw.find(mark)
+        while place >= 0:
+            raw[place + offset] |= 1
+            place = raw.find(mark, place + 1)
+    (tmp_path / "a.npz").write_bytes(raw)
+    with pytest.raises(InputError, match="is not readable .*encrypted"):
+        find_task(tmp_path / "a.npz").make(0)

@@ -453,7 +453,7 @@ def few_rows(table, label='"playing violin, fiddle"', other="dog barking"):
         ([], "the annotations are missing; give --csv"),
         (["--csv", "gone.csv"], "no file gone.csv"),
         (["--csv", "CSV", "--size", "1"], "size is 1"),
-        (["--csv", "CSV", "--shard", "2/2"], "shard is 2/2; i/n with i from 0 to n - 1"),
+        (["--csv", "CSV", "--shard", "2/2"], "shard is 2/2; i/n with n from 1 to 100000"),
         (["--csv", "CSV", "--shard", "two"], "'two'; i/n was expected"),
         (["--csv", "CSV", "--shard", "0/2", "--merge"], "exclude each other"),
         (["--csv", "CSV", "--classes", "400"], "classes is 400; choose 2 to 4, the number of labels"),
@@ -561,3 +561,11 @@ def test_bad_strips(tmp_path):
     shutil.copy(next(stray.parent.glob("*.jpg")), stray)
     with pytest.raises(InputError, match=r"x_cat_1\.jpg is not named <id>_<label>_<n>\.jpg"):
         prepare(tmp_path / "data", tmp_path / "out", layout="strips", quiet=True)
+
+
+def test_names_of_parts_take_no_memory(tmp_path):
+    for name in ("part-0-of-99999", "part-1-of-99999999999999", "part-7-of-3"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "meta.json").write_text("{}")
+    with pytest.raises(InputError, match=r"lacks part 1, 2, 3, 4, 5, \.\.\. of 99999"):
+        _complete_parts(tmp_path)

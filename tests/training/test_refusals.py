@@ -161,6 +161,36 @@ def test_an_exception_of_the_users_own_code_is_the_users(name):
     assert isinstance(error.value.__cause__, OSError)
 
 
+def leave(*_given, **_more):
+    raise SystemExit(0)
+
+
+class Leaves(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+
+    forward = leave
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: supervised(train=Items(leave)),
+        lambda: supervised(train=Items(leave), recipe=Recipe(epochs=1, num_workers=1)),
+        lambda: supervised(val=Collated(DATA, leave)),
+        lambda: with_loss(leave),
+        lambda: taught(leave),
+        lambda: with_metric(float, statistics=leave),
+        lambda: supervised(Leaves()),
+        lambda: distill(Leaves(), network(), DATA, DATA, recipe=QUICK),
+    ],
+)
+def test_code_of_the_user_that_ends_the_program_is_told_as_its_error(call):
+    with pytest.raises(InputError, match="SystemExit"):
+        call()
+
+
 def items(data):
     return [data[index] for index in range(len(data))]
 

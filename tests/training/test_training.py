@@ -347,6 +347,11 @@ def test_checkpoints_that_cannot_be_resumed(tmp_path):
         train("pretrain", train=Fragile(100), checkpoint=path)
     with pytest.raises(InputError, match=r"run.ckpt is of other networks"):
         train("align", checkpoint=path)
+    whole = path.read_bytes()
+    for place in range(len(whole) // 4, 3 * len(whole) // 4, len(whole) // 8):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(InputError, match=r"run.ckpt cannot be resumed from .*checksum differs.*delete it"):
+            train("pretrain", checkpoint=path)
 
 
 class Counting(nn.Module):

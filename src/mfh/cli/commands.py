@@ -19,6 +19,7 @@ from mfh.files import OwnFileError
 from mfh.parallel.torchrun import is_first, launched
 from mfh.tasks.finding import ARRAY_FILES
 from mfh.tasks.sizes import RavdessFeatures, VggsoundSizes
+from mfh.values import whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,15 +56,10 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         with _working_together(options):
             code = run_command(options)
-    except (InputError, OSError, KeyboardInterrupt) as error:
-        sys.exit(_tell(error, resumes=not isinstance(options, opt.Check)))
-    except MemoryError:
-        sys.exit(_tell(InputError("there is not enough memory for this; choose smaller sizes or fewer processes")))
     except BaseException as error:
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and not isinstance(error, _TOLD):
             raise  # a bug of mfh, with its traceback
-        # No command ends by itself, so SystemExit and the like come from the user's code.
-        sys.exit(_tell(InputError(f"the task's code ended the program ({in_a_line(error)}); let it raise an error")))
+        sys.exit(_tell(error, resumes=not isinstance(options, opt.Check)))
     if code:
         sys.exit(code)
 
@@ -86,6 +82,10 @@ def run_command(options: Any) -> int | None:
     return code
 
 
+#: Exceptions that are told in one line.
+_TOLD = (InputError, OSError, MemoryError)
+
+
 def _tell(error: BaseException, resumes: bool = True) -> int:
     """Say what went wrong, and return the exit code; what is no user's fault keeps its traceback.
 
@@ -103,6 +103,10 @@ def _tell(error: BaseException, resumes: bool = True) -> int:
         code = 2
     elif isinstance(error, KeyboardInterrupt):
         message, code = "interrupted" + "; the same command resumes" * resumes, 130
+    elif isinstance(error, MemoryError):
+        message, code = "there is not enough memory for this; choose smaller sizes or fewer processes", 2
+    elif not isinstance(error, Exception):  # no command ends by itself, so SystemExit and the like are the user's code
+        message, code = f"the task's code ended the program ({in_a_line(error)}); let it raise an error", 2
     else:
         traceback.print_exception(error)
         return 1
@@ -330,7 +334,7 @@ def _check(options: opt.Check) -> int:
 
     task = find_task(options.task, options.dataset).make(options.seed)
     found = find(task, seed=options.seed, num_workers=options.workers, progress=not options.quiet)
-    for content in (item_table(found), class_table(found, task.facts.get("classes", ()))):
+    for content in (item_table(found), class_table(found, task.class_names)):
         if content is not None:
             _print_table(content, width=80)
     for sentence in found.odd:
@@ -403,10 +407,11 @@ def _prepare(options: opt.Prepare) -> None:
 def _part(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
-    part, slash, parts = text.partition("/")
-    if not (slash and part.isdecimal() and parts.isdecimal()):
+    part, _, parts = text.partition("/")
+    numbers = whole(part), whole(parts)
+    if numbers[0] is None or numbers[1] is None:
         raise InputError(f"shard is {text!r}; i/n was expected, for instance 0/4")
-    return int(part), int(parts)
+    return numbers[0], numbers[1]
 
 
 def _report(options: opt.Report) -> None:

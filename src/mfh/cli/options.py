@@ -165,7 +165,7 @@ class Check(Quiet):
 
     task: Annotated[Positional[str], arg(metavar="TASK")]
     """Task: digits, ravdess, vggsound, path/to/file.py with a function task(), or package.module:function."""
-    seed: int = 0
+    seed: RandomSeed = 0
     """Random seed of the task's data."""
     out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """CSV file for all bad items: split, index and reason (default: none is written)."""

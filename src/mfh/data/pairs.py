@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 from torch.utils.data._utils.collate import default_collate
 
-from mfh.errors import InputError, in_a_line
+from mfh.errors import FOREIGN, InputError, in_a_line, shown
 
 T = TypeVar("T")
 #: A tensor, or nested tuples, lists and mappings of tensors.
@@ -319,7 +319,7 @@ def _collated(dataset: Any, items: list[Any], indices: Sequence[int]) -> PairedB
             batch = collate(items)
         except InputError:
             raise
-        except Exception as error:  # the function is the user's own code
+        except FOREIGN as error:  # the function is the user's own code
             raise ItemError(
                 f"the collate function cannot make a batch of items {_listed(indices)}: {in_a_line(error)}"
             ) from error
@@ -331,7 +331,7 @@ def _collated(dataset: Any, items: list[Any], indices: Sequence[int]) -> PairedB
         return as_batch(default_collate(items))  # type: ignore[no-untyped-call]
     except InputError:
         raise
-    except Exception as error:  # types of the user's own take part
+    except FOREIGN as error:  # types of the user's own take part
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"items {_listed(indices)} of a {type(dataset).__name__} do not fit into one batch ({reason}); give "
@@ -363,7 +363,7 @@ def _items(dataset: Any, indices: Sequence[int]) -> list[Any]:
             return list(dataset.__getitems__(list(indices)))
         except InputError:
             raise
-        except Exception as error:  # the data set is the user's own code
+        except FOREIGN as error:  # the data set is the user's own code
             raise ItemError(
                 f"items {_listed(indices)} of a {type(dataset).__name__} cannot be read: {in_a_line(error)}"
             ) from error
@@ -373,7 +373,7 @@ def _items(dataset: Any, indices: Sequence[int]) -> list[Any]:
             items.append(dataset[index])
     except InputError:
         raise
-    except Exception as error:  # the data set is the user's own code
+    except FOREIGN as error:  # the data set is the user's own code
         raise ItemError(f"item {index} of a {type(dataset).__name__} cannot be read: {in_a_line(error)}") from error
     return items
 
@@ -420,7 +420,16 @@ def groups_of(dataset: Any) -> NDArray[Any] | None:
     """
     groups = getattr(dataset, "groups", None)
     if groups is not None:
-        return np.asarray(groups)
+        try:
+            found = np.asarray(groups)
+        except ValueError:  # rows of different lengths
+            found = np.empty((0, 0))
+        if found.shape != (len(dataset),):
+            raise InputError(
+                f"groups of a {type(dataset).__name__} is {shown(groups)}; a sequence with the group of each of its "
+                f"{len(dataset)} samples was expected"
+            )
+        return found
     if type(dataset) is Collated:
         return groups_of(dataset.dataset)
     if type(dataset) is Subset:

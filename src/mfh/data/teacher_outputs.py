@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mfh.errors import InputError
+from mfh.files import map_array
 
 # How many rows are checked at once: outputs may be larger than memory.
 _BLOCK = 4096
@@ -27,13 +28,15 @@ def teacher_outputs(source: Tensor | NDArray[Any] | str | Path, samples: int, na
     Raises:
         InputError: There is no such file, it holds something else, or its number of rows is not the number of samples.
     """
-    if isinstance(source, Tensor):
-        logits = source
-    elif isinstance(source, np.ndarray):
-        logits = torch.from_numpy(source) if source.dtype.kind == "f" else torch.empty(0)
-    else:
+    if isinstance(source, (str, Path)):
         name = f"{name} ({source})"
         logits = _read(Path(source), name)
+    elif isinstance(source, Tensor):
+        logits = source
+    elif isinstance(source, np.ndarray):
+        logits = _tensor(source) if source.dtype.kind == "f" else torch.empty(0)
+    else:
+        raise InputError(f"{name} is a {type(source).__name__}; a tensor, an array or the path of a file was expected")
     if logits.ndim < 2 or len(logits) != samples or not logits.is_floating_point():
         given = source if isinstance(source, np.ndarray) else logits
         raise InputError(
@@ -62,15 +65,20 @@ def check_finite(logits: Tensor, sample: str = "training sample") -> None:
             )
 
 
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """An array as a tensor, which shares its memory where PyTorch knows such arrays."""
+    kind = np.dtype(np.float64) if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
+    if array.dtype != kind or min(array.strides, default=0) < 0:
+        array = np.array(array, dtype=kind, order="C")
+    return torch.from_numpy(array)
+
+
 def _read(path: Path, name: str) -> Tensor:
     if not path.is_file():
         raise InputError(f"{name}: there is no such file; give a .npy or .safetensors file")
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path, name)
-        # Copy-on-write: torch needs writable memory, and the file must stay as it is.
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
-        return torch.from_numpy(array)
     except InputError:
         raise
     except Exception as error:  # whatever the file holds, it is not logits
@@ -78,6 +86,11 @@ def _read(path: Path, name: str) -> Tensor:
         raise InputError(
             f"{name} cannot be read ({reason}); a .npy or .safetensors file of one tensor was expected"
         ) from None
+    try:
+        # Copy-on-write: torch needs writable memory, and the file must stay as it is.
+        return _tensor(map_array(path, "c"))
+    except InputError as error:
+        raise InputError(f"{name} cannot be read: {error}") from None
 
 
 def _read_safetensors(path: Path, name: str) -> Tensor:

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,21 +72,15 @@ def run(
     config = resolve(experiments, num_seeds=num_seeds, first_seed=first_seed, options=options)
     run_folder = Run(out)
     _same_configuration(run_folder, config)  # before a folder is made
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(run_folder.locked())
-            run_folder.refresh()
-            if _same_configuration(run_folder, config) and run_folder.holds_results:
-                frames = read_frames(run_folder)
-                if finish is not None:
-                    finish(run_folder)
-                return frames
-            run_folder.write_config(config)
-            run_folder.write_environment(environment(device=device))
-        except OSError as error:
-            raise InputError(
-                f"out is {str(out)!r}, where nothing can be written ({error.strerror}); give a folder that can be made"
-            ) from None
+    with run_folder.locked():
+        run_folder.refresh()
+        if _same_configuration(run_folder, config) and run_folder.holds_results:
+            frames = read_frames(run_folder)
+            if finish is not None:
+                finish(run_folder)
+            return frames
+        run_folder.write_config(config)
+        run_folder.write_environment(environment(device=device))
         frames, started = {}, time.monotonic()
         for name, chosen in config["experiments"].items():
             frames[name] = _experiment(name, chosen, num_seeds, device, progress)

@@ -5,14 +5,14 @@ from typing import Annotated, Any, Literal
 
 from mfh.errors import InputError
 from mfh.gaussian.worlds import World, world_of
-from mfh.values import Bounds, check_fields, checked
+from mfh.values import Bounds, NumPermutations, check_fields, checked
 from mfh.venn import ModalityVenn
 
 #: A number of pairs, inputs or decisive inputs.
 Size = Annotated[int, Bounds(1, 1_000_000)]
 SizeOrNone = Annotated[int, Bounds(0, 1_000_000)]
 Steps = Annotated[int, Bounds(0, 100_000_000)]
-Permutations = Annotated[int, Bounds(1, 1_000_000)] | Literal["exact"]
+Permutations = NumPermutations | Literal["exact"]
 Rate = Annotated[float, Bounds(0, 1_000_000)]
 # All inputs of one setting and seed, at eight bytes each, are in memory at once: 4 GiB.
 _MOST_NUMBERS = 2**29

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mfh.errors import InputError, in_a_line
+from mfh.errors import FOREIGN, InputError, in_a_line
 from mfh.parallel.distributed import is_loss_of_a_process
 
 
@@ -68,7 +68,7 @@ def reading_samples(role: str, first: int, count: int) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:  # the network is the user's own code
+    except FOREIGN as error:  # the network is the user's own code
         if not is_users(error):
             raise
         samples = f"sample {first}" if count == 1 else f"samples {first} to {first + count - 1}"

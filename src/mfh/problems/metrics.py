@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mfh.errors import InputError, foreign, in_a_line
+from mfh.errors import FOREIGN, InputError, foreign, in_a_line
 from mfh.problems.scale import Scale
 
 
@@ -80,7 +80,7 @@ class Tally:
         else:
             try:  # not `foreign`: small batches come by thousands
                 batch = self.metric.statistics(logits.detach(), target)
-            except Exception as error:  # the function may be the user's own
+            except FOREIGN as error:  # the function may be the user's own
                 raise InputError(f"{self._failed}: {in_a_line(error)}") from error
             self._parts = [(self._parts[0][0] + batch if self._parts else batch,)]
 

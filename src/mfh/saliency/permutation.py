@@ -29,9 +29,10 @@ from mfh.networks.modes import device_of
 from mfh.networks.precision import at_least_single, relative_tolerance
 from mfh.parallel.distributed import gather, rank, share_rows, world_size
 from mfh.saliency.reader import Estimate, Read, Reader
+from mfh.values import NumPermutations
 
 Distance = Literal["mse", "l1"] | Callable[[Tensor, Tensor], Tensor]
-Permutations = Literal["auto", "exact"] | int
+Permutations = NumPermutations | Literal["auto", "exact"]
 
 AUTO_PERMUTATIONS = 10
 # How many elements are worked on at once: few enough for a processor's cache, or enough to keep a GPU busy.

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,6 +23,7 @@ from mfh.saliency.masks import ChannelMask
 from mfh.saliency.permutation import Distance, Permutations, permutation_scores
 from mfh.saliency.probe import StudentLayer, layer_names, probe_scores
 from mfh.saliency.reader import Reader
+from mfh.values import checked
 
 Score = Literal["distance", "agreement", "probe"]
 MaskKind = Literal["general", "specific", "random", "soft"]
@@ -97,10 +97,7 @@ def channel_saliency(
         raise InputError(f"distance is {distance!r}; choose 'mse', 'l1' or a callable")
     if score != "distance" and distance != "mse":
         raise InputError(f"distance is {distance!r}, but score {score!r} takes only 'mse'; use score='distance'")
-    if permutations not in ("auto", "exact"):
-        if isinstance(permutations, bool) or not isinstance(permutations, Integral) or permutations < 1:
-            raise InputError(f"permutations is {permutations!r}; choose 'exact', 'auto' or a number from 1")
-        permutations = int(permutations)
+    permutations = checked("permutations", permutations, Permutations)
     check_rereadable(pairs)
     teacher, student, layer = Frozen.of(teacher), Frozen.of(student), original_layer(layer)
     student_layers = layer_names(student_layer)

@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -82,13 +83,24 @@ class _Config(TypedDict, total=False):
     preset: str | None
     augment: bool
     data_redrawn: bool
-    resplit: dict[str, Any]
+    resplit: "_Resplit"
+    set: dict[str, str]
     metric: Scale
     facts: "_Facts | None"
     identity: dict[str, Any]
     experiments: dict[str, Any] | list[str]
     first_seed: int
     num_seeds: int
+
+
+@dataclass
+class _Resplit:
+    """What was split anew for every seed, see `Repeats`."""
+
+    num_train: int
+    num_val: int
+    num_test: int
+    unit: str = "pairs"
 
 
 class _Facts(TypedDict, total=False):

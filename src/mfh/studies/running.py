@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import sqrt
 from pathlib import Path
@@ -34,7 +34,7 @@ from mfh.tasks.checks import check_task
 from mfh.tasks.finding import TaskSource, find_task
 from mfh.tasks.task import Task
 from mfh.training.labels import check_terms
-from mfh.values import AddSeeds, NumSeeds, RandomSeed, checked
+from mfh.values import AddSeeds, NumSeeds, RandomSeed, check_fields, checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,13 +139,14 @@ def study(
     checked("first_seed", first_seed, RandomSeed)
     checked("add_seeds", add_seeds, AddSeeds)
     refuse_torchrun("a study starts its own processes (processes=...) and")
+    checked("out", out, str | Path | None)
     design = _Design(
-        tuple(arms),
-        tuple(ratios),
-        tuple(scores),
-        tuple(layers),
-        tuple(weights),
-        check_fractions(label_fractions),
+        _listed(arms),
+        _listed(ratios),
+        _listed(scores),
+        _listed(layers),
+        _listed(weights),
+        check_fractions(checked("label_fractions", _listed(label_fractions), tuple[float, ...])),
         select,
         first_seed,
         num_seeds,
@@ -172,6 +173,13 @@ class _Design:
     first_seed: int
     num_seeds: int
     add_seeds: int
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def _listed(values: Any) -> Any:
+    return tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else values
 
 
 def _seeds(run: Run, design: _Design) -> range:

@@ -14,7 +14,7 @@ from tyro.conf import Suppress, arg
 
 from mfh.errors import InputError, close_names
 from mfh.tasks.finding import TaskArguments
-from mfh.values import Bounds, check_fields
+from mfh.values import Bounds, NumPermutations, check_fields, checked, whole
 
 
 def _unless_unset(default: str) -> str:
@@ -232,15 +232,13 @@ def permutations_of(value: str | int) -> str | int:
     """A number of permutations, "exact" or "auto", as given on the command line or in Python.
 
     Args:
-        value: "exact", "auto", or a whole number from 1, which may be given as text.
+        value: "exact", "auto", or a whole number from 1 to 1,000,000, which may be given as text.
 
     Raises:
         InputError: It is something else.
     """
-    if value in ("auto", "exact"):
-        return value
-    if isinstance(value, str) and value.isdecimal():
-        value = int(value)
-    if type(value) is not int or value < 1:
-        raise InputError(f"permutations is {value!r}; choose 'exact', 'auto' or a number from 1")
-    return value
+    number = whole(value) if isinstance(value, str) else None
+    found: str | int = checked(
+        "permutations", value if number is None else number, NumPermutations | Literal["auto", "exact"]
+    )
+    return found

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from mfh.tasks.resplit import split_groups, split_rows, stratified_order
 from mfh.tasks.small_networks import Default, default_for
 from mfh.tasks.splits import SPLITS, Split
 from mfh.tasks.task import Task
+from mfh.training.checks import check_problem
 from mfh.training.recipe import Recipe
+from mfh.values import UNCHECKED, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +45,19 @@ class ArrayOptions:
     """
 
     name: str = "arrays"
-    labels: int | Literal["all"] = "all"
+    labels: Annotated[int | Literal["all"], UNCHECKED] = "all"
     unlabelled: bool = True
-    val: float = 0.2
-    test: float = 0.2
+    val: Annotated[float, UNCHECKED] = 0.2
+    test: Annotated[float, UNCHECKED] = 0.2
     teacher_network: Callable[[], nn.Module] | None = None
     student_network: Callable[[], nn.Module] | None = None
     layer: str | None = None
     recipe: Recipe | None = None
     unit: str = "groups"
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ def from_arrays(
     """The function behind `Task.from_arrays`, which documents it."""
     pairs = paired_arrays(teacher, student, target, groups, split)
     if problem is not None:
+        check_problem(problem)
         pairs = replace(pairs, problem=problem)
     known = [item.name for item in fields(ArrayOptions)]
     for name in options:
@@ -168,7 +174,7 @@ def _parts(
 
 def _size(size: Any, total: int, name: str, of: str) -> int:
     """A number of pairs or groups: itself from 1 on, a share below."""
-    if isinstance(size, bool) or not isinstance(size, int | float) or not size > 0 or (size > 1 and size != int(size)):
+    if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < 2**63 or size > max(1, int(size)):
         raise InputError(f"{name} is {size!r}; choose a share of the {of} below 1, or a number of {of} from 1")
     return int(size) if size >= 1 else max(1, round(size * total))
 

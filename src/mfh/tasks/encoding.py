@@ -69,6 +69,8 @@ def paired_arrays(teacher: Any, student: Any, target: Any, groups: Any = None, s
         lengths["groups"] = len(codes)
     if split is not None:
         names = _array(split).astype(str)
+        if names.ndim != 1:
+            raise InputError(f"split has shape {names.shape}; one name for each pair (N,) was expected")
         lengths["split"] = len(names)
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
@@ -188,7 +190,10 @@ def _from_objects(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]
         if all(isinstance(value, kinds) for value in present):
             filled = array.copy()
             filled[missing] = gap
-            plain, gaps = _without_gaps(filled.astype(dtype))
+            try:
+                plain, gaps = _without_gaps(filled.astype(dtype))
+            except OverflowError:
+                raise InputError("target holds a number of more than 64 bits; choose classes 0, 1, 2, ...") from None
             return plain, gaps | missing
     kinds_found = sorted({type(value).__name__ for value in present})
     raise InputError(

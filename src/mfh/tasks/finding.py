@@ -74,7 +74,9 @@ class TaskArguments:
 
     def or_else(self, before: Mapping[str, Any]) -> "TaskArguments":
         """These arguments; unset ones are taken from `before`, for instance from a run's configuration."""
-        return TaskArguments(**{name: value or before.get(name, value) for name, value in vars(self).items()})
+        given = {name: value or before.get(name, value) for name, value in vars(self).items()}
+        kept = dict(before.get("set", {})) | dict(text.split("=", 1) for text in self.set)
+        return TaskArguments(**given | {"set": kept})
 
     def facts(self) -> dict[str, Any]:
         """The arguments in a form that JSON can hold; "set" only where something is set."""

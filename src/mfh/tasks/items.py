@@ -2,20 +2,21 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
+from mfh.data.embeddings import alone
 from mfh.data.epochs import delivered, epoch_seed
-from mfh.data.pairs import Collated, ItemError, PairedBatch, fetch, tensors
-from mfh.errors import InputError, in_a_line
+from mfh.data.pairs import Collated, ItemError, PairedBatch, fetch, map_tensors, tensors
+from mfh.errors import FOREIGN, InputError, in_a_line
 from mfh.progress import Show, bars
 from mfh.tasks.checks import Shape, described, expected_logits, logits_shapes, made_networks, shared_groups
 from mfh.tasks.finding import TaskArguments, find_task
@@ -23,6 +24,7 @@ from mfh.tasks.splits import SPLITS
 from mfh.tasks.task import Task
 from mfh.training.checks import not_finite
 from mfh.training.loop import seed_generators, seeded
+from mfh.values import Bounds, RandomSeed, checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,9 +32,12 @@ if TYPE_CHECKING:
 _INPUTS = ("teacher_input", "student_input")
 # Items that a reading process reads at a time, and targets that are checked at a time.
 _READ, _CHECKED = 64, 256
-_MOST_WORKERS = 256
+_Workers = Annotated[int, Bounds(0, 256)]
 # Classes that a sentence names.
 _NAMED = 5
+
+#: From the split and the index of an item of a task to those that the user gave it.
+_Places = Callable[[str, int], tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Findings:
 
     Args:
         items: Number of items in each split.
-        bad: Reason for each bad item, by split and index, in the order of the splits.
+        bad: Reason for each bad item, by split and index as the user gave them, in the order of the splits.
         odd: Sentences about what is odd, but not wrong.
         classes: Number of items (pixels, in dense prediction) of each class, by split; empty without classes.
     """
@@ -104,7 +109,8 @@ def check(
         items of each split ("items") and of each class ("classes").
 
     Raises:
-        InputError: There is no such task, it cannot make its networks, or a reading process died.
+        InputError: There is no such task, it cannot make its networks, a reading process died, or an option is out of
+            range.
 
     Example:
         >>> from mfh.tasks.digits import task
@@ -113,7 +119,7 @@ def check(
         Columns: [split, index, reason]
         Index: []
     """
-    made = find_task(task, arguments).make(seed)
+    made = find_task(task, arguments).make(checked("seed", seed, RandomSeed))
     return find(made, seed=seed, num_workers=num_workers, progress=progress).table
 
 
@@ -127,34 +133,59 @@ def find(task: Task, *, seed: int = 0, num_workers: int | None = None, progress:
         progress: Whether to show a progress bar.
 
     Raises:
-        InputError: The task cannot make its networks, or a reading process died.
+        InputError: The task cannot make its networks, a reading process died, or an option is out of range.
     """
-    workers = task.recipe.num_workers if num_workers is None else num_workers
-    if not 0 <= workers <= _MOST_WORKERS:
-        raise InputError(f"num_workers is {workers}; choose 0 (read in this process) to {_MOST_WORKERS}")
+    checked("seed", seed, RandomSeed)
+    workers = task.recipe.num_workers if num_workers is None else checked("num_workers", num_workers, _Workers)
     splits: dict[str, Any] = {name: getattr(task, name) for name in SPLITS}
     if task.unlabelled is not None:
         splits["unlabelled"] = Subset(task.pairs, range(len(task.train), len(task.pairs)))
+    if task.teacher_train is not None:
+        splits["teacher_train"] = alone(task.teacher_train)
     with seeded(seed, torch.device("cpu")), bars(progress, lines=True) as show:
         networks = made_networks(task)
         read = {name: list(_read(dataset, name, seed, workers, show)) for name, dataset in splits.items()}
-        shapes, failed = _logits_shapes(task, networks, read)
+        shapes, failed = _logits_shapes(task, networks, splits, read)
     bad: dict[tuple[str, int], list[str]] = {}
     for name, items in read.items():
         faults = {index: [item.reason] for index, item in enumerate(items) if item.reason is not None}
-        for index, reason in [*_odd_ones(items), *_bad_targets(task, items, shapes, name == "train")]:
-            faults.setdefault(index, []).append(reason)
-        for index, reason in _bad_outputs(task) if name == "train" else ():
+        training = name in ("train", "teacher_train")
+        for index, reason in [*_odd_ones(items), *_bad_targets(task, items, shapes, training)]:
             faults.setdefault(index, []).append(reason)
         bad |= {(name, index): faults[index] for index in sorted(faults)}
-    for place, reason in [*_unlike_train(read), *failed]:
+    for place, reason in [*_bad_outputs(task), *_unlike_train(read), *failed]:
         bad.setdefault(place, []).append(reason)
+    classes = _classes(task, read, bad, shapes)
+    given = _given_places(task)
+    odd = [
+        *_missing_classes(task, classes),
+        *_constant(read, given),
+        *_in_two_splits(read, given),
+        *_shared_groups(task),
+    ]
+    reasons = {given(*place): "; ".join(bad[place]) for place in bad}
     names = list(splits)
-    order = sorted(bad, key=lambda place: (names.index(place[0]), place[1]))
-    reasons = {place: "; ".join(bad[place]) for place in order}
-    classes = _classes(task, read, reasons, shapes)
-    odd = [*_missing_classes(task, classes), *_constant(read), *_in_two_splits(read), *_shared_groups(task)]
-    return Findings({name: len(items) for name, items in read.items()}, reasons, odd, classes)
+    order = sorted(reasons, key=lambda place: (names.index(place[0]), place[1]))
+    return Findings(
+        {name: len(items) for name, items in read.items()}, {place: reasons[place] for place in order}, odd, classes
+    )
+
+
+def _given_places(task: Task) -> _Places:
+    """Where the user gave an item. Pairs without a label left `train`, where the task was made."""
+    train, rest = task.train, task.unlabelled
+    if type(rest) is ConcatDataset:
+        rest = rest.datasets[0]
+    parted = type(train) is Subset and type(rest) is Subset and train.dataset is rest.dataset
+    if not parted or task.problem.missing is None or len(train) + len(rest) != len(train.dataset):
+        return lambda split, index: (split, index)
+
+    def given(split: str, index: int) -> tuple[str, int]:
+        if split == "train" or (split == "unlabelled" and index < len(rest)):
+            return "train", int((train if split == "train" else rest).indices[index])
+        return split, index - len(rest) if split == "unlabelled" else index
+
+    return given
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -172,19 +203,19 @@ class _Inspected(Dataset[_Item]):
     def __getitem__(self, index: int) -> _Item:
         seed_generators(epoch_seed(self.seed, index), torch.device("cpu"))
         try:
-            batch = fetch(self.dataset, [index])
+            return _looked_at(fetch(self.dataset, [index]), whole=type(self.dataset) is not Collated)
         except ItemError as error:
             return _Item(f"cannot be read: {in_a_line(error.__cause__ or error)}")
         except InputError as error:
             return _Item(str(error))
-        except (Exception, SystemExit) as error:  # the data set is the user's own code
+        except FOREIGN as error:  # the data set is the user's own code
             return _Item(f"cannot be read: {in_a_line(error)}")
-        return _looked_at(batch, whole=type(self.dataset) is not Collated)
 
 
 def _looked_at(batch: PairedBatch, whole: bool) -> _Item:
     """What there is to know of an item that can be read. `whole`: lengths matter, as no function makes them equal."""
     reasons, constant, digest = [], [], hashlib.blake2b(digest_size=16)
+    batch = PairedBatch(*(map_tensors(_dense, part) for part in batch))
     for name in _INPUTS:
         part = getattr(batch, name)
         fault = not_finite(part)
@@ -196,10 +227,17 @@ def _looked_at(batch: PairedBatch, whole: bool) -> _Item:
         for tensor in found:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    target = batch.target.detach().cpu().numpy() if isinstance(batch.target, Tensor) else None
+    target = None
+    if isinstance(batch.target, Tensor):  # NumPy knows no bfloat16
+        held = batch.target.detach().cpu()
+        target = (held.float() if held.dtype == torch.bfloat16 else held).numpy()
     kinds = tuple(described(part, shapes=whole) for part in batch)
     loose = tuple(described(part) for part in batch)
     return _Item("; ".join(reasons) or None, kinds, loose, target, digest.digest(), tuple(constant))
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor if tensor.layout is torch.strided else tensor.to_dense()
 
 
 def _read(dataset: Any, split: str, seed: int, workers: int, show: Show) -> Iterator[_Item]:
@@ -226,15 +264,17 @@ def _as_it_is(items: list[_Item]) -> list[_Item]:
 
 
 def _logits_shapes(
-    task: Task, networks: Mapping[str, Any], read: Mapping[str, Sequence[_Item]]
+    task: Task, networks: Mapping[str, Any], splits: Mapping[str, Any], read: Mapping[str, Sequence[_Item]]
 ) -> tuple[list[Shape], list[tuple[tuple[str, int], str]]]:
     """Shapes of the logits of a sample, and what stops a network: both from the first good item of the first split."""
     for split, items in read.items():
+        if split == "teacher_train":  # no item for the student
+            continue
         usual = _usual(item.kinds for item in items)
         for index, item in enumerate(items):
             if item.reason is None and item.kinds == usual:
                 try:
-                    return logits_shapes(task, networks, split, fetch(getattr(task, split), [index])), []
+                    return logits_shapes(task, networks, split, fetch(splits[split], [index])), []
                 except InputError as error:
                     return [], [((split, index), str(error))]
     return [], []
@@ -262,7 +302,7 @@ def _unlike_train(read: Mapping[str, Sequence[_Item]]) -> Iterator[tuple[tuple[s
     for split, items in read.items():
         usual = _usual(item.loose for item in items)
         for name, ours, theirs in zip(PairedBatch._fields, train, usual, strict=False):
-            if ours != theirs:
+            if ours != theirs and (split, name) != ("teacher_train", "student_input"):
                 index = next(index for index, item in enumerate(items) if item.loose == usual)
                 yield (split, index), f"{name} of the whole split is {theirs}; in the train split it is {ours}"
 
@@ -292,20 +332,22 @@ def _target_fault(task: Task, target: NDArray[Any], shapes: Sequence[Shape], tra
     return None
 
 
-def _bad_outputs(task: Task) -> Iterator[tuple[int, str]]:
-    """Rows of a given teacher's outputs that are not finite."""
-    logits = task.teacher_logits
+def _bad_outputs(task: Task) -> Iterator[tuple[tuple[str, int], str]]:
+    """Rows of a given teacher's outputs that are not finite. Those of unlabelled pairs are the last ones."""
+    logits, labelled = task.teacher_logits, len(task.train)
     if isinstance(logits, Tensor):
         for start in range(0, len(logits), _CHECKED):
             well = torch.isfinite(logits[start : start + _CHECKED]).flatten(1).all(1)
-            yield from ((start + int(row), "teacher_logits are NaN or infinite") for row in (~well).nonzero())
+            for row in (start + int(wrong) for wrong in (~well).nonzero()):
+                place = ("train", row) if row < labelled else ("unlabelled", row - labelled)
+                yield place, "teacher_logits are NaN or infinite"
 
 
 # --- what is odd ------------------------------------------------------------------------------------------------------
 
 
 def _classes(
-    task: Task, read: Mapping[str, Sequence[_Item]], bad: Mapping[tuple[str, int], str], shapes: Sequence[Shape]
+    task: Task, read: Mapping[str, Sequence[_Item]], bad: Collection[tuple[str, int]], shapes: Sequence[Shape]
 ) -> dict[str, list[int]]:
     """How often each class occurs among the good items of each split; empty without classes."""
     if not shapes:
@@ -320,7 +362,7 @@ def _classes(
                 values = item.target[(item.target >= 0) & (item.target < width)]  # others are ignored pixels
                 total += np.bincount(values.ravel(), minlength=width)
             elif task.problem.name == "multi-label classification":
-                total += item.target.reshape(-1, width).astype(np.int64).sum(0)
+                total += (item.target.reshape(-1, width) == 1).sum(0)  # some entries may be missing
             else:
                 return {}
         counts[split] = total.tolist()
@@ -328,7 +370,7 @@ def _classes(
 
 
 def _missing_classes(task: Task, classes: Mapping[str, Sequence[int]]) -> Iterator[str]:
-    names = task.facts.get("classes", ())
+    names = task.class_names
     for split, counts in classes.items():
         if split == "unlabelled":
             continue
@@ -344,30 +386,36 @@ def _missing_classes(task: Task, classes: Mapping[str, Sequence[int]]) -> Iterat
             )
 
 
-def _constant(read: Mapping[str, Sequence[_Item]]) -> Iterator[str]:
+def _constant(read: Mapping[str, Sequence[_Item]], given: _Places) -> Iterator[str]:
     for split, items in read.items():
         for name in _INPUTS:
             found = [index for index, item in enumerate(items) if name in item.constant]
             if found:
+                where, first = given(split, found[0])
                 yield (
                     f"{len(found)} of the {len(items)} items of {split} have a constant {name} (all its numbers are "
-                    f"equal), first item {found[0]}"
+                    f"equal), first item {first}{f' of {where}' if where != split else ''}"
                 )
 
 
-def _in_two_splits(read: Mapping[str, Sequence[_Item]]) -> Iterator[str]:
-    """Leaks: items whose inputs, the teacher's and the student's, are in an earlier split too."""
+def _in_two_splits(read: Mapping[str, Sequence[_Item]], given: _Places) -> Iterator[str]:
+    """Leaks: items whose inputs, the teacher's and the student's, are in an earlier split too.
+
+    Unlabelled pairs are trained with, so it is the other split that is known. Those of `train` are known anyway.
+    """
     known = {
         split: {item.digest: index for index, item in reversed(list(enumerate(items))) if item.digest}
         for split, items in read.items()
     }
     for earlier, later in _pairs(list(read)):
         found = [(index, item) for index, item in enumerate(read[later]) if item.digest in known[earlier]]
-        if found:
+        if found and (earlier, later) != ("train", "unlabelled"):
             index, item = found[0]
+            ours, theirs = given(later, index), given(earlier, known[earlier][item.digest])
             yield (
                 f"{len(found)} of the {len(read[later])} items of {later} are in {earlier} too, with equal inputs "
-                f"(first: {later} {index} is {earlier} {known[earlier][item.digest]}): scores on {later} are too good"
+                f"(first: {ours[0]} {ours[1]} is {theirs[0]} {theirs[1]}): scores on "
+                f"{earlier if later == 'unlabelled' else later} are too good"
             )
 
 

@@ -285,7 +285,11 @@ def read_picture(file: BinaryIO, fit: "Callable[[Image], Image]") -> NDArray[np.
 
     try:
         with Image.open(file) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise MediaError("too large")
             return np.asarray(fit(ImageOps.exif_transpose(picture).convert("RGB")))
+    except MediaError:
+        raise
     except Image.DecompressionBombError:
         raise MediaError("too large") from None
     except Exception:  # damaged files make Pillow raise all kinds of errors

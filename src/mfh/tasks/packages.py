@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -91,6 +92,8 @@ def cache_folder() -> Path:
 
 
 def _fetch(task: str, requirement: str, file: Path, digest: str) -> None:
+    for old in file.parent.glob(".fetch-*"):  # of killed processes: the caller holds the lock
+        shutil.rmtree(old, ignore_errors=True)
     log.info("fetching %s for task %s into %s, once", file.name, task, file.parent)
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".fetch-") as folder:
         done = subprocess.run(  # noqa: S603 - fixed words, no shell

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -54,9 +54,7 @@ def preparing(out: Path, kind: str, options: Mapping[str, Any]) -> Iterator[Path
     """
     options = json.loads(json.dumps(options, default=str))
     refuse_foreign(out)
-    with files.claimed(out):
-        for folder in (out, *out.glob(".pieces-*")):
-            files.remove_parts(folder)
+    with files.claimed(out, (".", ".pieces-*")):
         if (out / "meta.json").exists():
             check_options(out, read_meta(out, kind), options)
             yield None
@@ -225,9 +223,11 @@ class Deaths:
     def __init__(self, piece: Path, run: str) -> None:
         self.path, self.run = piece.with_name(f"{piece.name}.deaths"), run
         self.counts: dict[str, int] = {}
-        if self.path.exists():
+        # A power cut may leave anything behind, and what an earlier run counted does not matter.
+        with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
             kept = json.loads(self.path.read_text(encoding="utf-8"))
-            self.counts = kept["counts"] if kept["run"] == run else {}
+            if kept["run"] == run:
+                self.counts = {str(key): int(count) for key, count in kept["counts"].items()}
         self._now = ""
 
     @property

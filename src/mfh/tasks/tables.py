@@ -68,7 +68,7 @@ def _npz(path: Path) -> dict[str, NDArray[Any]]:
                 "(.astype(float), .astype(str))"
             ) from None
         raise InputError(f"{path} is not readable ({in_a_line(error)}); {expected}") from None
-    except (OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except (OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise InputError(f"{path} is not readable ({in_a_line(error)}); {expected}") from None
 
 

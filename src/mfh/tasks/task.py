@@ -17,7 +17,7 @@ from torch.utils.data import ConcatDataset, Subset
 from mfh.data.embeddings import embedded
 from mfh.data.pairs import AllPairs, Collated, fetch, in_split
 from mfh.data.teacher_outputs import teacher_outputs
-from mfh.errors import InputError, shown
+from mfh.errors import InputError, foreign, shown
 from mfh.networks.layers import as_logits
 from mfh.networks.modes import evaluating
 from mfh.problems.losses import DistillationLoss, KDLoss
@@ -26,7 +26,7 @@ from mfh.saliency.permutation import Distance
 from mfh.saliency.probe import StudentLayer
 from mfh.saliency.scores import Fill
 from mfh.tasks.splits import SPLITS, Seeds
-from mfh.training.checks import check_problem, check_split
+from mfh.training.checks import check_map_style, check_problem, check_split, num_items
 from mfh.training.heads import EmbeddingHead
 from mfh.training.labels import separated
 from mfh.training.recipe import Recipe
@@ -165,8 +165,8 @@ class Task:
             problem: What the targets mean (default: as above, with the usual loss and metric).
             seed: Seed of the split. A study takes each of its own seeds instead (`Task.resplit`).
             **options: Fields of `mfh.tasks.arrays.ArrayOptions`: `name`, `labels` (number of labelled training pairs),
-                `val` and `test` (shares or numbers, 0.2 each), `teacher_network`, `student_network`, `layer`, `recipe`,
-                `facts`.
+                `unlabelled` (whether the other training pairs are used), `val` and `test` (shares or numbers, 0.2
+                each), `teacher_network`, `student_network`, `layer`, `recipe`, `unit` (what a group is), `facts`.
 
         Raises:
             InputError: The arrays cannot be used; the message names the array and the first row that is wrong.
@@ -188,15 +188,20 @@ class Task:
         check_problem(self.problem)
         self._check_factories()
         check_fields(self, of=f" of task {self.name!r}")
-        given = ("unlabelled",) if self.unlabelled is not None and len(self.unlabelled) else ()
-        for split in (*SPLITS, *given, *(("teacher_train",) if self.teacher_train is not None else ())):
+        for split in (*SPLITS, "unlabelled", "teacher_train"):
             dataset = getattr(self, split)
+            if dataset is None and split not in SPLITS:
+                continue
             try:
+                check_map_style(dataset, split)
+                if split == "unlabelled" and not num_items(dataset, split):
+                    continue
                 check_split(dataset, split)
             except InputError as error:
                 raise InputError(f"task {self.name!r}: {error}") from None
             if self.collate is not None and not isinstance(dataset, Collated):
                 object.__setattr__(self, split, Collated(dataset, self.collate))
+        given = ("unlabelled",) if self.unlabelled is not None and len(self.unlabelled) else ()
         if self.missing_target is not None:
             if isinstance(self.missing_target, bool) or not isinstance(self.missing_target, Real):
                 raise InputError(f"missing_target of task {self.name!r} is {shown(self.missing_target)}; give a number")
@@ -220,6 +225,12 @@ class Task:
     def pairs(self) -> Any:
         """All training pairs, labelled ones first: `train`, or `AllPairs` where there are unlabelled ones."""
         return self.train if self.unlabelled is None else AllPairs(self.train, self.unlabelled)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in order, as the facts give them; empty where they do not."""
+        names = self.facts.get("classes")
+        return tuple(map(str, names)) if isinstance(names, (list, tuple)) else ()
 
     def with_labels(self, rows: Sequence[int]) -> "Task":
         """The same task with fewer labels: the other pairs of `train` join the unlabelled ones.
@@ -289,7 +300,8 @@ class Task:
     def _outputs(self) -> int:
         """How many numbers the student returns for a sample."""
         item = fetch(self.train, [0])
-        with torch.random.fork_rng(devices=[]):
-            network = self.student()
-        with evaluating(network), torch.no_grad():
-            return int(as_logits(network(item.student_input)).shape[1])
+        with foreign(f"student() of task {self.name!r} cannot make a network that reads student_input"):
+            with torch.random.fork_rng(devices=[]):
+                network = self.student()
+            with evaluating(network), torch.no_grad():
+                return int(as_logits(network(item.student_input)).shape[1])

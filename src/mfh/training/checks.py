@@ -93,6 +93,19 @@ def check_split(split: Any, name: str) -> None:
     Raises:
         InputError: It cannot be read by index, or has fewer samples than there are processes.
     """
+    check_map_style(split, name)
+    if not num_items(split, name):
+        raise InputError(f"the {name} split is empty; give at least one sample")
+    if num_items(split, name) < world_size() and name != "unlabelled":  # whose pairs are read with the labelled ones
+        raise InputError(f"the {name} split has {len(split)} samples for {world_size()} processes; start fewer")
+
+
+def check_map_style(split: Any, name: str) -> None:
+    """Refuse what cannot be read by index.
+
+    Raises:
+        InputError: It is no map-style data set.
+    """
     if isinstance(split, DataLoader):
         raise InputError(f"{name} is a DataLoader; a data set was expected: give loader.dataset")
     if isinstance(split, IterableDataset):
@@ -105,10 +118,6 @@ def check_split(split: Any, name: str) -> None:
             f"{name} is a {type(split).__name__}; a map-style data set of (teacher_input, student_input, target) was "
             "expected, with len() and an item for each index"
         )
-    if not num_items(split, name):
-        raise InputError(f"the {name} split is empty; give at least one sample")
-    if num_items(split, name) < world_size() and name != "unlabelled":  # whose pairs are read with the labelled ones
-        raise InputError(f"the {name} split has {len(split)} samples for {world_size()} processes; start fewer")
 
 
 def num_items(split: Any, name: str) -> int:
@@ -295,7 +304,7 @@ def _failing(error: BaseException, network: nn.Module, inputs: Any, indices: Seq
         try:
             with torch.no_grad():
                 network(map_tensors(lambda tensor, row=row: tensor[row : row + 1], inputs))  # type: ignore[misc]
-        except Exception:  # as before
+        except FOREIGN:  # as before
             failing.append(int(index))
     return failing[:1] if 0 < len(failing) < len(indices) else indices
 

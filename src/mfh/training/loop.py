@@ -1,7 +1,9 @@
 """The training loop: epochs, validation, the kept epoch, checkpoints; on one device or several processes."""
 
 import copy
+import hashlib
 import inspect
+import io
 import math
 import os
 import random
@@ -22,8 +24,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mfh.data.epochs import EpochBatches, MixedBatches, Reading, epoch_seed, generators_kept
 from mfh.data.pairs import AllPairs, PairedBatch
-from mfh.errors import InputError, foreign, in_a_line
-from mfh.files import atomic_write
+from mfh.errors import FOREIGN, InputError, foreign, in_a_line
+from mfh.files import atomic_write, regular_size
 from mfh.networks.modes import device_of, find_device, unfused_attention
 from mfh.parallel.distributed import (
     average_buffers,
@@ -44,7 +46,7 @@ from mfh.training.recipe import Recipe
 
 History = list[dict[str, float]]
 
-_FORMAT = 2
+_FORMAT = 3
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 # Losses stay on the device, one number each; so many are added up at a time.
 _LOSSES = 1024
@@ -184,7 +186,8 @@ class Training:
             objective.load_state_dict(self._resumed["objective"])
             for name, stateful in (("optimizer", optimizer), ("scheduler", scheduler), ("scaler", scaler)):
                 if stateful is not None:
-                    stateful.load_state_dict(self._resumed[name])
+                    with foreign(f"{self.checkpoint} cannot be resumed from, delete it to start afresh: {name}"):
+                        stateful.load_state_dict(self._resumed[name])
             self._resumed = {}
         batches = self._batches(train)
         how: dict[str, Any] = {
@@ -310,7 +313,6 @@ class Training:
 
     def _write_checkpoint(self, path: Path, optimizer: Optimizer, scheduler: Any, scaler: Any) -> None:
         content = {
-            "mfh": _FORMAT,
             "made_with": self.made_with,
             "progress": {name: getattr(self.state, name) for name in Progress.__dataclass_fields__},
             "objective": self.objective.state_dict(),
@@ -318,22 +320,30 @@ class Training:
             "scheduler": None if scheduler is None else scheduler.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
         }
+        packed = io.BytesIO()
+        torch.save(content, packed)
+        # Neither zip files nor torch.load notice a flipped bit.
+        sealed = torch.frombuffer(packed.getbuffer(), dtype=torch.uint8)
         with atomic_write(path, "wb") as file:
-            torch.save(content, file)
+            torch.save({"mfh": _FORMAT, "content": sealed, "checksum": _checksum(sealed)}, file)
 
     def _read_checkpoint(self, path: Path) -> dict[str, Any]:
         try:
-            kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            if kept.get("mfh") != _FORMAT:
+            regular_size(path)
+            file: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            if file.get("mfh") != _FORMAT:
                 raise ValueError("another version of mfh, or another program, has made it")
-            found = _shapes(kept["objective"])
+            if _checksum(file["content"]) != file["checksum"]:
+                raise ValueError("it was changed after it was written: its checksum differs")
+            packed = io.BytesIO(file["content"].numpy().tobytes())
+            kept: dict[str, Any] = torch.load(packed, map_location="cpu", weights_only=True)
+            found, made_with = _shapes(kept["objective"]), dict(kept["made_with"])
             Progress(**kept["progress"])
-        except Exception as error:  # whatever the file is, it is no checkpoint
+        except FOREIGN as error:  # whatever the file is, it is no checkpoint
             reason = str(error).split("\n")[0]
             raise InputError(f"{path} cannot be resumed from ({reason}); delete it to start afresh") from None
         if found != _shapes(self.objective.state_dict()):
             raise InputError(f"{path} is of other networks than the ones given; delete it to start afresh")
-        made_with = {"labelled_pairs": self.made_with.get("labelled_pairs"), **kept["made_with"]}  # of mfh 1 without
         for name in dict.fromkeys((*self.made_with, *made_with)):
             before, now = made_with.get(name), self.made_with.get(name)
             if before != now:
@@ -646,6 +656,10 @@ def _call(thing: Any, name: str, *arguments: Any) -> None:
 def _copied(value: Any) -> Any:
     """A copy of one entry of a network's state, on the CPU."""
     return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else copy.deepcopy(value)
+
+
+def _checksum(content: Tensor) -> str:
+    return hashlib.sha256(content.numpy().data).hexdigest()
 
 
 def _shapes(state: dict[str, Any]) -> dict[str, Any]:

@@ -55,13 +55,13 @@ class Objective(nn.Module):
         """The loss of a batch."""
         try:
             return self.loss(batch, indices, label_share)
-        except Exception as error:  # the loss function may be the user's own
+        except FOREIGN as error:  # the loss function may be the user's own
             found = self.failed(error, self.computes, batch, indices)
             if found is error:
                 raise
             raise found from error
 
-    def failed(self, error: Exception, what: str, batch: PairedBatch, indices: Tensor) -> Exception:
+    def failed(self, error: BaseException, what: str, batch: PairedBatch, indices: Tensor) -> BaseException:
         """What to raise where a function of the user fails on a batch: a wrong target, or what the function said.
 
         Args:
@@ -81,7 +81,7 @@ class Objective(nn.Module):
         """The label loss alone, for validation."""
         try:
             return self.problem.label_loss(logits, batch.target)
-        except Exception as error:  # the loss function may be the user's own
+        except FOREIGN as error:  # the loss function may be the user's own
             found = self.failed(error, "label loss", batch, indices)
             if found is error:
                 raise
@@ -111,7 +111,7 @@ class Objective(nn.Module):
         inputs = batch.student_input if role == "student" else batch.teacher_input
         try:
             output = self.networks[role](inputs)
-        except Exception as error:  # the network is the user's own code
+        except FOREIGN as error:  # the network is the user's own code
             read, split = self.read.get(self.split), self.split
             found = unreadable(error, self.networks[role], inputs, role, split, indices.tolist(), read)
             if found is error:

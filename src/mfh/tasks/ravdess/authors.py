@@ -10,6 +10,7 @@ from mfh.tasks.media import MediaFile
 from mfh.tasks.ravdess import names
 from mfh.tasks.ravdess.clips import FACTS, Clip, Found, skip
 from mfh.tasks.splits import SPLITS
+from mfh.values import whole
 
 _TABLES: dict[str, str] = dict(zip(SPLITS, ("spa_dl.csv", "spa_val.csv", "spa_test.csv"), strict=True))
 
@@ -71,9 +72,10 @@ def _read_table(path: Path) -> list[tuple[str, str, int]]:
         raise InputError(f"{path} is not a readable CSV table ({error})") from None
     lines = []
     for number, row in enumerate(rows, start=1):
-        label = row[2].strip() if len(row) == 3 else ""
-        if label.lstrip("-").isdigit():
-            lines.append((row[0].strip(), row[1].strip(), int(label)))
+        text = row[2].strip() if len(row) == 3 else ""
+        label = whole(text.removeprefix("-"))
+        if label is not None:
+            lines.append((row[0].strip(), row[1].strip(), -label if text.startswith("-") else label))
         elif number > 1 or len(row) != 3:  # the first line may be a heading
             raise InputError(
                 f"{path} line {number} is {','.join(row)[:80]!r}; audio file, image file, label was expected"

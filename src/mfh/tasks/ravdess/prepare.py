@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mfh import files
-from mfh.errors import InputError
+from mfh.errors import InputError, in_a_line
 from mfh.progress import bars
 from mfh.tasks import preparing
 from mfh.tasks.media import MediaError, MediaFile, cover, read_audio, read_frames, read_picture, require_media
@@ -243,7 +243,7 @@ def _assemble(
 ) -> None:
     lines, usable, seen, moments = list(skipped), [], set(), {}
     for piece, clip in jobs.items():
-        with np.load(piece, allow_pickle=False) as content:
+        with _opened(piece) as content:
             lines += [skip(file, reason) for file, reason in json.loads(bytes(content["tried"]))]
             if "mfcc" not in content:
                 continue
@@ -300,8 +300,21 @@ def _counting(lines: Sequence[Mapping[str, str]], where: str = "") -> Iterator[N
 
 def _rows(pieces: Sequence[Path], name: str) -> Iterable[NDArray[Any]]:
     for piece in pieces:
+        with _opened(piece) as content:
+            row = content[name]
+        yield row
+
+
+@contextmanager
+def _opened(piece: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """The content of a piece, which is read in the block."""
+    try:
         with np.load(piece, allow_pickle=False) as content:
-            yield content[name]
+            yield content
+    except Exception as error:  # zipfile, zlib and NumPy raise errors of many kinds
+        raise InputError(
+            f"{piece} is damaged ({in_a_line(error)}); remove it, and give the same command again"
+        ) from None
 
 
 def _moments(values: NDArray[Any]) -> NDArray[np.float64]:
@@ -333,7 +346,7 @@ def _write_array(path: Path, rows: Iterable[NDArray[Any]], shape: tuple[int, ...
 
 
 def _summary(out: Path) -> tuple[dict[str, int], dict[str, int]]:
-    counts = preparing.read_meta(out, KIND)["counts"]
+    counts = preparing.fact(preparing.read_meta(out, KIND), "counts", dict, str(out))
     skipped: dict[str, int] = {}
     for row in files.read_table(out / "skipped.csv", SKIPPED, "remove the folder to prepare it anew"):
         skipped[row["reason"]] = skipped.get(row["reason"], 0) + 1

@@ -11,6 +11,7 @@ from mfh.errors import InputError
 from mfh.files import read_table
 from mfh.tasks.ravdess.names import EMOTIONS
 from mfh.tasks.splits import SPLITS
+from mfh.values import whole
 
 log = logging.getLogger("mfh")
 
@@ -132,7 +133,9 @@ def _split_by_table(clips: Sequence[Clip], path: Path) -> dict[str, str]:
         raise InputError(f"{path} has neither a column 'id' nor 'actor' beside 'split' (or no rows)")
     table: dict[str, str] = {}
     for line, row in enumerate(rows, start=2):
-        name = row[key].strip() if key == "id" else str(int(row[key])) if row[key].strip().isdigit() else row[key]
+        name, number = row[key].strip(), whole(row[key].strip())
+        if key == "actor" and number is not None:
+            name = str(number)
         if row["split"] not in SPLITS:
             raise InputError(f"{path} line {line} has split {row['split']!r}; {', '.join(SPLITS)} were expected")
         if table.setdefault(name, row["split"]) != row["split"]:

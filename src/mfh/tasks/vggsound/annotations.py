@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from mfh import files
 from mfh.errors import InputError, close_names
 from mfh.tasks.media import MediaFile
 from mfh.tasks.sources import Unusable, media_files
+from mfh.values import whole
 
 log = logging.getLogger("mfh")
 
@@ -86,13 +88,14 @@ def _clip(row: list[str], where: str) -> Clip:
             "commas), split"
         )
     video, start, label, split = (value.strip() for value in row)
-    if not start.isdecimal():
+    second = whole(start)
+    if second is None:
         raise InputError(f"{where}: the start second is {start!r}; a whole number was expected (and no header)")
     if split not in ("train", "test"):
         raise InputError(f"{where}: the split is {split!r}; 'train' or 'test' was expected")
     if not 1 <= len(video) <= 64 or not set(video) <= _ID_CHARACTERS or not label:
         raise InputError(f"{where}: expected a YouTube id and a non-empty label, got {video!r} and {label!r}")
-    return Clip(video, int(start), label, "val" if split == "train" and is_validation(video) else split)
+    return Clip(video, second, label, "val" if split == "train" and is_validation(video) else split)
 
 
 _ID_CHARACTERS = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
@@ -134,11 +137,12 @@ def choose_classes(clips: Sequence[Clip], classes: str | None) -> list[str]:
     known = sorted({clip.label for clip in clips})
     if classes is None:
         return known
-    if classes.isdecimal():
-        if not 2 <= int(classes) <= len(known):
+    if re.fullmatch("[0-9]+", classes):
+        number = whole(classes)
+        if number is None or not 2 <= number <= len(known):
             raise InputError(f"classes is {classes}; choose 2 to {len(known)}, the number of labels in the annotations")
         counts = Counter(clip.label for clip in clips if clip.split != "test")
-        return sorted(sorted(known, key=lambda label: (-counts[label], label))[: int(classes)])
+        return sorted(sorted(known, key=lambda label: (-counts[label], label))[:number])
     labels = read_labels(Path(classes)) if classes.endswith(".json") else _read_lines(Path(classes))
     for label in labels:
         if label not in known:

@@ -116,8 +116,10 @@ def prepare(
         InputError: An argument or file cannot be used. Finished work is kept.
     """
     require_media()
-    if shard is not None and not 0 <= shard[0] < shard[1]:
-        raise InputError(f"shard is {shard[0]}/{shard[1]}; i/n with i from 0 to n - 1 was expected")
+    if shard is not None and not 0 <= shard[0] < shard[1] <= _MOST_PARTS:
+        raise InputError(
+            f"shard is {shard[0]}/{shard[1]}; i/n with n from 1 to {_MOST_PARTS} and i from 0 to n - 1 was expected"
+        )
     if shard is not None and merge:
         raise InputError("shard and merge exclude each other; make all parts first, then merge them")
     settings = settings or Settings()
@@ -385,22 +387,28 @@ def _counts(
             yield {"class": index, "label": label, "split": split, **counts}
 
 
+# A folder's name says how many parts there are.
+_MOST_PARTS = 100_000
+
+
 def _complete_parts(out: Path) -> list[Path]:
     """The folders of a complete set of parts, in order."""
     sets: dict[int, set[int]] = {}
     for folder in out.glob("part-*-of-*"):
-        numbers = re.fullmatch(r"part-(\d+)-of-(\d+)", folder.name)
-        if numbers and (folder / "meta.json").exists():
-            sets.setdefault(int(numbers[2]), set()).add(int(numbers[1]))
+        numbers = re.fullmatch("part-([0-9]{1,6})-of-([0-9]{1,6})", folder.name)
+        part, count = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+        if part < count <= _MOST_PARTS and (folder / "meta.json").exists():
+            sets.setdefault(count, set()).add(part)
     for count, found in sorted(sets.items()):
-        if found == set(range(count)):
+        if len(found) == count:
             return [out / f"part-{part}-of-{count}" for part in range(count)]
     if not sets:
         raise InputError(f"{out} has no complete part to merge; make all parts first, with --shard i/n")
     count, found = max(sets.items(), key=lambda item: len(item[1]))
-    missing = ", ".join(str(part) for part in range(count) if part not in found)
+    missing = [str(part) for part in range(count) if part not in found]
+    listed = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
     raise InputError(
-        f"{out} lacks part {missing} of {count}, or it is not complete; run --shard for it, or copy it there"
+        f"{out} lacks part {listed} of {count}, or it is not complete; run --shard for it, or copy it there"
     )
 
 
@@ -409,15 +417,16 @@ def _verified(shard: Shard, folder: Path, out: Path) -> dict[str, Any]:
     made = files.read_json(folder / f"{shard.name}.json")
     try:
         found = sorted([*(row["key"] for row in made["rows"]), *(_key(row) for row in made["skipped"])])
+        written = made["size"], made["sha256"]
     except (KeyError, TypeError, ValueError):
-        found = []
+        found, written = [], (0, "")
     if found != sorted(clip.key for clip in shard.clips):
         raise InputError(f"{folder / shard.name}.json is not of this preparation: it lists other clips")
     # An interrupted merge has moved some of them already.
     path = next((path for path in (folder / shard.name, out / shard.name) if path.exists()), None)
     if path is None:
         raise InputError(f"{folder} has no {shard.name}; copy the whole part, or make it again")
-    if path.stat().st_size != made["size"] or files.file_digest(path) != made["sha256"]:
+    if path.stat().st_size != written[0] or files.file_digest(path) != written[1]:
         raise InputError(f"{path} is not as it was written (truncated?); copy it again, or make the part again")
     return made
 

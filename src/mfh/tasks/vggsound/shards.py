@@ -27,9 +27,11 @@ from torch.utils.data import Dataset
 
 from mfh.errors import InputError, in_a_line
 from mfh.files import MOST_TEXT, atomic_write, file_digest, locked, read_table
+from mfh.tasks.packages import cache_folder
 from mfh.tasks.preparing import fact, read_meta
 from mfh.tasks.sizes import VGGSOUND_RATE, VggsoundOptions, VggsoundSizes
 from mfh.tasks.vggsound.writing import INDEX, KIND
+from mfh.values import whole
 
 _SHARD_NAME = re.compile(r"shard-(train|val|test)-\d{5}\.tar")
 _BLOCK = 512
@@ -44,14 +46,14 @@ class Store:
 
     Args:
         place: A folder, or a URL such as "s3://bucket/vggsound".
-        cache: Folder for files of a URL (default: the environment variable MFH_CACHE, else ~/.cache/mfh). It grows to
+        cache: Folder for files of a URL (default: see `mfh.tasks.packages.cache_folder`). It grows to
             the size of what is read.
     """
 
     def __init__(self, place: str | Path, cache: str | Path | None = None) -> None:
         self.place = str(place)
         self.remote = "://" in self.place
-        base = Path(cache or os.environ.get("MFH_CACHE") or Path.home() / ".cache" / "mfh")
+        base = Path(cache) if cache else cache_folder()
         digest = hashlib.sha256(self.place.rstrip("/").encode()).hexdigest()[:16]
         self.folder = base / digest if self.remote else Path(self.place)
 
@@ -245,11 +247,10 @@ def open_prepared(place: str | Path, cache: str | Path | None = None) -> Prepare
 
 def _is_possible(row: Mapping[str, str], meta: Mapping[str, Any]) -> bool:
     shard = meta["shards"].get(row["shard"])
-    numbers = (row["class"], row["offset"], row["size"])
-    if shard is None or not all(number.isdecimal() and len(number) < 19 for number in numbers):
+    label, offset, size = (whole(row[name]) for name in ("class", "offset", "size"))
+    if shard is None or label is None or offset is None or not size:
         return False
-    label, offset, size = map(int, numbers)
-    return label < len(meta["labels"]) and size > 0 and offset + size <= shard["size"]
+    return bool(label < len(meta["labels"]) and offset + size <= shard["size"])
 
 
 def _check(meta: Mapping[str, Any], place: str) -> None:

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from mfh import files
 from mfh.errors import InputError
 from mfh.tasks.media import SILENCE, MediaError, MediaFile, cover, read_audio
+from mfh.tasks.streams import MOST_PIXELS
 from mfh.tasks.vggsound.annotations import Clip, is_validation, read_labels
+from mfh.values import whole
 
 #: Number of frames in a strip.
 STRIP_FRAMES = 32
-
-_MOST_PIXELS = 2**28
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,14 @@ def find_strips(train: Path, test: Path | None) -> tuple[dict[Clip, Strip], list
 def _clip(path: Path, ends: dict[str, str], split: str) -> Clip:
     rest, _, number = path.stem.rpartition("_")
     fitting = [end for end in ends if rest.endswith(f"_{end}") and len(rest) > len(end) + 1]
-    if not fitting or not number.isdecimal():
+    second = whole(number)
+    if not fitting or second is None:
         raise InputError(f"{path} is not named <id>_<label>_<n>.jpg with a label of label.json")
     end = max(fitting, key=len)
     video = rest[: -len(end) - 1]
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", video):
         raise InputError(f"{path} has the id {video!r}; letters, digits, '-' and '_' were expected")
-    return Clip(video, int(number), ends[end], "val" if split == "train" and is_validation(video) else split)
+    return Clip(video, second, ends[end], "val" if split == "train" and is_validation(video) else split)
 
 
 def _audio(root: Path, stem: str) -> Path:
@@ -102,7 +103,7 @@ def read_strip(path: Path, num_frames: int, size: int) -> NDArray[np.uint8]:
         size: Height and width of the frames in pixels.
 
     Raises:
-        MediaError: The file is no picture of 32 frames.
+        MediaError: The file is no picture of 32 frames, or too large.
     """
     from PIL import Image
 
@@ -110,13 +111,15 @@ def read_strip(path: Path, num_frames: int, size: int) -> NDArray[np.uint8]:
         files.regular_size(path)
         with Image.open(path, formats=["JPEG"]) as picture:
             width, height = picture.size
-            if width * height > _MOST_PIXELS:
+            if width * height > MOST_PIXELS:
                 raise MediaError("too large")
             if height % STRIP_FRAMES:
                 raise MediaError("unreadable")
             strip = picture.convert("RGB")
     except MediaError:
         raise
+    except Image.DecompressionBombError:
+        raise MediaError("too large") from None
     except Exception:  # damaged files make Pillow raise all kinds of errors
         raise MediaError("unreadable") from None
     each, fit = height // STRIP_FRAMES, cover(size, size)
