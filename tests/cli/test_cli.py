@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import tiny_task
-from mfh.cli.commands import main
+from mfh.cli.commands import _tell, main
 from mfh.saliency.masks import ChannelMask
 
 TINY = str(Path(tiny_task.__file__))

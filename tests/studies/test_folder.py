@@ -165,7 +165,10 @@ def test_any_layer_makes_a_file_name(tmp_path, layer):
 
 @pytest.mark.parametrize(
     ("resplit", "said"),
-    [({"foo": 1}, "resplit.num_"), ({"num_train": 1, "num_val": 1, "num_test": 1, "foo": 1}, "resplit.foo is not known")],
+    [
+        ({"num_train": 1}, "resplit.num_test is missing"),
+        ({"num_train": 1, "num_val": 1, "num_test": 1, "foo": 1}, "resplit.foo is not known"),
+    ],
 )
 def test_what_a_configuration_says_of_splits_is_checked(tmp_path, resplit, said):
     run = Run(tmp_path)

@@ -287,7 +287,7 @@ def test_names_of_classes_may_be_missing(classes):
 def test_groups_that_are_not_one_for_each_item_are_refused(groups):
     part = TensorDataset(*TASK.train.tensors)
     part.groups = groups
-    with pytest.raises(InputError, match="groups of a TensorDataset is .*the group of each of its 120 samples"):
+    with pytest.raises(InputError, match=r"groups of a TensorDataset is .*the group of each of its 120 samples"):
         mfh.check(changed(train=part))
 
 

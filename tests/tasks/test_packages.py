@@ -7,6 +7,7 @@ import pytest
 
 from mfh.errors import InputError
 from mfh.tasks import packages
+from mfh.tasks.vggsound.shards import Store
 
 WHEEL = "views-1.0-py3-none-any.whl"
 
@@ -95,6 +96,7 @@ def test_the_cache_lies_where_the_platform_keeps_caches(tmp_path, monkeypatch, p
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setenv(variable, str(tmp_path))
     assert packages.cache_folder() == tmp_path / place
+    assert Store("memory://data").folder.parent == tmp_path / place
 
 
 @pytest.fixture

@@ -618,3 +618,13 @@ def test_a_study_reports_what_the_clips_show(prepared, tmp_path):
     page = mfh.report(out).read_text()
     assert "RAVDESS, eight emotions" in page
     assert "training randomness only" in page
+
+
+def test_a_damaged_piece_is_named(tmp_path):
+    piece = tmp_path / "piece.npz"
+    np.savez(piece, mfcc=np.zeros(100))
+    whole = piece.read_bytes()
+    for content in (b"", whole[:60], whole[:90] + b"?" + whole[91:], b"no piece"):
+        piece.write_bytes(content)
+        with pytest.raises(InputError, match=r"piece.npz is damaged .*remove it"):
+            list(preparation._rows([piece], "mfcc"))

@@ -170,5 +170,5 @@ def test_an_encrypted_npz_is_refused(tmp_path):
             raw[place + offset] |= 1
             place = raw.find(mark, place + 1)
     (tmp_path / "a.npz").write_bytes(raw)
-    with pytest.raises(InputError, match="is not readable .*encrypted"):
+    with pytest.raises(InputError, match=r"is not readable .*encrypted"):
         find_task(tmp_path / "a.npz").make(0)

@@ -22,6 +22,7 @@ from mfh.errors import InputError
 from mfh.files import read_table
 from mfh.tasks.media import MediaError, MediaFile
 from mfh.tasks.vggsound import prepare as preparation
+from mfh.tasks.vggsound import strips
 from mfh.tasks.vggsound.annotations import Clip, choose_classes, find_clips, is_validation, read_annotations
 from mfh.tasks.vggsound.prepare import Settings, normalised, plan, prepare
 from vggsound_clips import CLASSES, FAULTS, clip_name, write_strips, write_vggsound
@@ -330,6 +331,12 @@ def test_parts_are_verified(world, tmp_path):
         victim.write_bytes(damaged)
         with pytest.raises(InputError, match="not as it was written"):
             prepare(clips, out, merge=True, **arguments)
+    listed = victim.with_name(f"{victim.name}.json")
+    content = json.loads(listed.read_text())
+    listed.write_text(json.dumps({name: value for name, value in content.items() if name != "size"}))
+    with pytest.raises(InputError, match=f"{listed.name} is not of this preparation"):
+        prepare(clips, out, merge=True, **arguments)
+    listed.write_text(json.dumps(content))
     victim.unlink()
     with pytest.raises(InputError, match=f"has no {victim.name}"):
         prepare(clips, out, merge=True, **arguments)
@@ -568,4 +575,13 @@ def test_names_of_parts_take_no_memory(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "meta.json").write_text("{}")
     with pytest.raises(InputError, match=r"lacks part 1, 2, 3, 4, 5, \.\.\. of 99999"):
-        _complete_parts(tmp_path)
+        preparation._complete_parts(tmp_path)
+
+
+@pytest.mark.parametrize("owner", [strips, Image])
+def test_strips_of_too_many_pixels_are_refused(tmp_path, monkeypatch, owner):
+    Image.new("RGB", (8, 8 * strips.STRIP_FRAMES)).save(tmp_path / "strip.jpg")
+    assert strips.read_strip(tmp_path / "strip.jpg", 2, 8).shape == (2, 8, 8, 3)
+    monkeypatch.setattr(owner, "MOST_PIXELS" if owner is strips else "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(MediaError, match="too large"):
+        strips.read_strip(tmp_path / "strip.jpg", 2, 8)

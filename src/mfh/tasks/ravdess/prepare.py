@@ -309,7 +309,7 @@ def _rows(pieces: Sequence[Path], name: str) -> Iterable[NDArray[Any]]:
 def _opened(piece: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
     """The content of a piece, which is read in the block."""
     try:
-        with np.load(piece, allow_pickle=False) as content:
+        with piece.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
             yield content
     except Exception as error:  # zipfile, zlib and NumPy raise errors of many kinds
         raise InputError(

@@ -421,7 +421,9 @@ def _verified(shard: Shard, folder: Path, out: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError):
         found, written = [], (0, "")
     if found != sorted(clip.key for clip in shard.clips):
-        raise InputError(f"{folder / shard.name}.json is not of this preparation: it lists other clips")
+        raise InputError(
+            f"{folder / shard.name}.json is not of this preparation: it lists other clips, or it was changed"
+        )
     # An interrupted merge has moved some of them already.
     path = next((path for path in (folder / shard.name, out / shard.name) if path.exists()), None)
     if path is None:
