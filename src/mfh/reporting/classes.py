@@ -40,16 +40,11 @@ def classes_section(folders: Sequence[SeedFolder], summary: Summary, facts: Mapp
     none, best = summary.chosen("no-kd"), summary.chosen()
     if none is None or best is None:
         return section
-    pairs = [
-        (before, after)
-        for folder in folders
-        if (before := folder.read_counts(none.cell, summary.split)) is not None
-        and (after := folder.read_counts(best.cell, summary.split)) is not None
-        and before.shape == after.shape
-    ]
-    pairs = [pair for pair in pairs if pair[0].shape == pairs[0][0].shape]
-    if not pairs:
-        return section
+    found = [[folder.read_counts(cell, summary.split) for cell in (none.cell, best.cell)] for folder in folders]
+    pairs = [(before, after) for before, after in found if before is not None and after is not None]
+    shapes = {counts.shape for pair in pairs for counts in pair}
+    if not pairs or len(pairs) < len(folders) or len(shapes) > 1:
+        return section  # classes of some of the seeds would stand beside means over all
     num_classes, num_columns = pairs[0][0].shape
     names = _names(facts, num_classes)
     if num_columns == num_classes <= _MOST_SQUARES:

@@ -37,7 +37,8 @@ def study_sections(run: Run) -> tuple[str, str, list[Section]]:
         InputError: The folder holds no study, or one of its files cannot be read.
     """
     facts: Mapping[str, Any] = run.config.get("facts") or {}
-    summary = run.summary
+    summary, seeds = run.summary, set(run.results["seed"])
+    measured = [folder for folder in run.seeds if folder.seed in seeds]  # others are being added
     sections = [
         _results(summary, run),
         budgets_section(run),
@@ -45,8 +46,8 @@ def study_sections(run: Run) -> tuple[str, str, list[Section]]:
         _world(run, facts, summary),
         *kept_diagnosis(run),
         _channels(run, summary),
-        classes_section(run.seeds, summary, facts),
-        training_section(run.seeds, summary),
+        classes_section(measured, summary, facts),
+        training_section(measured, summary),
         making_section(run.config, run.environment),
     ]
     title = f"Study: {run.config.get('task', run.folder.name)}"
