@@ -397,6 +397,10 @@ MISTAKES = {
         r"the scheduler, OneCycleLR, failed in epoch 2 of 4 \(it steps once per epoch\): ValueError: Tried to step 3",
     ),
     "an unknown logger": (lambda: supervised(logger="tensorboard"), "logger is of type str; an object"),
+    "an optimizer that fails in a step": (
+        lambda: supervised(recipe=Recipe(optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e308))),
+        "the optimizer, Adam, failed: RuntimeError: value cannot be converted",
+    ),
     "an optimizer that is none": (
         lambda: supervised(recipe=Recipe(optimizer=lambda parameters: None)),
         "optimizer made a NoneType; a torch.optim.Optimizer was expected",

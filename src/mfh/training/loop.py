@@ -418,8 +418,8 @@ class _Epoch:
 
     def train(self, reading: Any) -> float:
         """Take the steps of an epoch; returns the mean loss of its samples, over all processes."""
-        objective, together, accumulate, scaler = self.objective, self.together, self.accumulate, self.scaler
-        backward, optimizer, parameters = self._backward, self.optimizer, self.parameters
+        objective, together, accumulate = self.objective, self.together, self.accumulate
+        backward, step, parameters = self._backward, self._step, self.parameters
         objective.split = "train"
         objective.train()
         losses: list[Tensor] = []
@@ -438,11 +438,7 @@ class _Epoch:
                         losses.append(backward(batch, indices, number))
                 if not last:
                     continue
-                if scaler is None:
-                    optimizer.step()
-                else:
-                    scaler.step(optimizer)
-                    scaler.update()
+                step()
                 for parameter in parameters:
                     parameter.grad = None
                 if len(losses) >= _LOSSES:
@@ -478,6 +474,19 @@ class _Epoch:
                 f"the {self.objective.computes} returned {wrong}; a tensor of one number that depends on the network "
                 "was expected, for instance the mean over samples"
             ) from error
+
+    def _step(self) -> None:
+        """A step of the optimizer, which may be the user's own."""
+        try:
+            if self.scaler is None:
+                self.optimizer.step()
+            else:
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+        except torch.OutOfMemoryError:
+            raise
+        except FOREIGN as error:
+            raise InputError(f"the optimizer, {type(self.optimizer).__name__}, failed: {in_a_line(error)}") from error
 
     def _closed_step(self, batch: PairedBatch, indices: Tensor, number: int) -> Tensor:
         """A step of an optimizer that asks for the loss again and again."""
