@@ -292,6 +292,11 @@ def test_a_metric_in_test_that_is_no_number_is_refused_with_the_reason():
         evaluate(Sick(17), DATA, "student", split="test")
 
 
+class Jammed(torch.optim.SGD):
+    def step(self, closure=None):
+        raise OverflowError("too far")
+
+
 MISTAKES = {
     "a loader": (lambda: supervised(train=DataLoader(DATA)), "train is a DataLoader; .* give loader.dataset"),
     "a loader to validate": (lambda: supervised(val=DataLoader(DATA)), "val is a DataLoader"),
@@ -398,8 +403,8 @@ MISTAKES = {
     ),
     "an unknown logger": (lambda: supervised(logger="tensorboard"), "logger is of type str; an object"),
     "an optimizer that fails in a step": (
-        lambda: supervised(recipe=Recipe(optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e308))),
-        "the optimizer, Adam, failed: RuntimeError: value cannot be converted",
+        lambda: supervised(recipe=Recipe(optimizer=lambda parameters: Jammed(parameters, lr=0.1))),
+        "the optimizer, Jammed, failed: OverflowError: too far",
     ),
     "an optimizer that is none": (
         lambda: supervised(recipe=Recipe(optimizer=lambda parameters: None)),
