@@ -95,10 +95,10 @@ def test_damaged_or_exchanged_measurements_are_refused(seed):
         with pytest.raises(InputError, match=r"checksum differs.*remove it to measure this cell again"):
             seed.read_rows(NONE, splits, COLUMNS)
     none.write_text(soft.read_text())
-    with pytest.raises(InputError, match=r"another arm or seed \(soft, seed 0\)"):
+    with pytest.raises(InputError, match=r"another arm, seed or label fraction \(soft, seed 0\)"):
         seed.read_rows(NONE, splits, COLUMNS)
     other = SeedFolder(seed.folder, 1)
-    with pytest.raises(InputError, match=r"another arm or seed \(soft, seed 0\)"):
+    with pytest.raises(InputError, match=r"another arm, seed or label fraction \(soft, seed 0\)"):
         other.read_rows(SOFT, splits, COLUMNS)
 
 

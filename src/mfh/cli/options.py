@@ -164,7 +164,7 @@ class Check(Quiet):
     """Read every item of a task once and list the bad ones. Exit code 1 if there are any."""
 
     task: Annotated[Positional[str], arg(metavar="TASK")]
-    """Task: digits, ravdess, vggsound, path/to/file.py with a function task(), or package.module:function."""
+    """Task to check: a shipped one, file.py, package.module:function, or a file of arrays (.npz, .parquet, .csv)."""
     seed: RandomSeed = 0
     """Random seed of the task's data."""
     out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
