@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -273,3 +274,12 @@ def _content(path: Path) -> bytes:
 def chances(seed: int, *names: object) -> random.Random:
     """A random generator of its own for each trial."""
     return random.Random(f"{seed} {' '.join(map(str, names))}")
+
+
+def begun_folder(begin: Path | None, place: Path) -> Path:
+    """A run folder in `place`: a copy of one that was begun, or none yet."""
+    folder = place / "run"
+    shutil.rmtree(folder, ignore_errors=True)
+    if begin is not None:
+        shutil.copytree(begin, folder)
+    return folder

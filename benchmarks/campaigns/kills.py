@@ -7,7 +7,6 @@ The whole process group gets SIGKILL; nothing can clean up. Temporary files must
 """
 
 import math
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from campaigns.common import (
     TASK,
     Child,
     Totals,
+    begun_folder,
     chances,
     finish,
     in_child,
@@ -81,7 +81,7 @@ def campaign(kills: int, seed: int = 0, seconds: float = math.inf, names: tuple[
 
 
 def _whole(words: list[str], begin: Path | None, place: Path) -> dict[str, bytes]:
-    folder = _begun(begin, place)
+    folder = begun_folder(begin, place)
     outcome = Child(on(words, "run"), place).outcome(5 * LONGEST)
     if outcome.code != 0:
         raise RuntimeError(f"{words}: {outcome}")
@@ -91,7 +91,7 @@ def _whole(words: list[str], begin: Path | None, place: Path) -> dict[str, bytes
 def _killed(
     words: list[str], begin: Path | None, place: Path, whole: dict[str, bytes], moment: float
 ) -> tuple[str, str]:
-    folder = _begun(begin, place)
+    folder = begun_folder(begin, place)
     first = Child(on(words, "run"), place).outcome(moment)
     again = in_child(on(words, "run"), place)
     if again.verdict != "finished":
@@ -109,14 +109,6 @@ def _killed(
     if differing:
         return "silent wrong result", str(differing)
     return ("had finished" if first.code is not None else "same result"), ""
-
-
-def _begun(begin: Path | None, place: Path) -> Path:
-    folder = place / "run"
-    shutil.rmtree(folder, ignore_errors=True)
-    if begin is not None:
-        shutil.copytree(begin, folder)
-    return folder
 
 
 if __name__ == "__main__":

@@ -8,13 +8,26 @@ more, the folder must hold what one command alone leaves.
 """
 
 import math
-import shutil
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from campaigns.common import FOLDERS, TASK, Child, Totals, chances, finish, in_child, made, on, options, warm, workplace
+from campaigns.common import (
+    FOLDERS,
+    TASK,
+    Child,
+    Totals,
+    begun_folder,
+    chances,
+    finish,
+    in_child,
+    made,
+    on,
+    options,
+    warm,
+    workplace,
+)
 
 _OUT = ["--quiet", "--out", "RUN"]
 _STUDY, _GAUSS = [*FOLDERS["study"], *_OUT], [*FOLDERS["gauss"], *_OUT]
@@ -56,11 +69,11 @@ def campaign(pairs: int, seed: int = 0, seconds: float = math.inf, names: tuple[
             if name not in alone:
                 begun = time.monotonic()
                 alone[name] = (
-                    _afterwards(first, _begun(folders.get(begin or ""), place), place),
+                    _afterwards(first, begun_folder(folders.get(begin or ""), place), place),
                     time.monotonic() - begun,
                 )
             whole, seconds = alone[name]
-            folder = _begun(folders.get(begin or ""), place)
+            folder = begun_folder(folders.get(begin or ""), place)
             one = Child(on(first, "run"), place)
             time.sleep(seconds * chances(seed, number).random())
             other = Child(on(second, "run"), place)
@@ -77,14 +90,6 @@ def campaign(pairs: int, seed: int = 0, seconds: float = math.inf, names: tuple[
 def _afterwards(words: list[str], folder: Path, place: Path) -> bytes:
     outcome = in_child(on(words, "run"), place)
     return (folder / "results.csv").read_bytes() if outcome.code == 0 else outcome.complained.encode()
-
-
-def _begun(begin: Path | None, place: Path) -> Path:
-    folder = place / "run"
-    shutil.rmtree(folder, ignore_errors=True)
-    if begin is not None:
-        shutil.copytree(begin, folder)
-    return folder
 
 
 if __name__ == "__main__":

@@ -160,10 +160,6 @@ class EpochBatches(Sampler[list[int]]):
         start, stop = self._range(index)
         return stop - start
 
-    def labelled(self, index: int) -> int:
-        """Labelled samples in a batch that count."""
-        return self.count(index)
-
     def weights(self, index: int) -> tuple[float, float]:
         """Factors of a batch's mean label loss and of its mean loss over all pairs, 1 unless a step has uneven parts.
 

@@ -85,6 +85,5 @@ def _by_group(groups: NDArray[Any], fraction: float, generator: np.random.Genera
 
 def _named(index: Any, task: Task) -> str:
     """A class by number and name."""
-    names = task.facts.get("classes")
-    known = isinstance(names, (list, tuple)) and int(index) < len(names)
-    return f"class {int(index)}" + (f" ({names[int(index)]})" if known and names is not None else "")
+    names, number = task.class_names, int(index)
+    return f"class {number}" + (f" ({names[number]})" if number < len(names) else "")

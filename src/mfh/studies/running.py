@@ -215,8 +215,6 @@ def _study(
     plan = Plan(task, settings, tuple(grid), splits, run.folder, seeds, scale, design.select, design.fractions)
     made = plan.seed(first, plan.units[0])
     _check(design, grid, first, settings, made)
-    for cell in grid:
-        made.networks.loss(cell)  # says what is wrong with the weights
     config = _config(plan, first, made, source, sorted(set(ratios)), design)
     run.refuse_foreign()
     with run.locked():
@@ -245,10 +243,11 @@ def _check(design: _Design, grid: Sequence[Cell], task: Task, settings: Settings
         raise InputError("select compares with no-kd; add it, and at least one other arm that is no control, to arms")
     if any(cell.arm == "label-smoothing" for cell in grid):
         task.problem.smoothed(LABEL_SMOOTHING)  # says what is wrong with it
-    if task.unlabelled is not None or min(design.fractions, default=1.0) < 1:
-        for cell in grid:
-            if cell.teacher is not None:
-                check_terms(made.networks.loss(cell))
+    unlabelled = task.unlabelled is not None or min(design.fractions, default=1.0) < 1
+    for cell in grid:
+        loss = made.networks.loss(cell)  # says what is wrong with the weights
+        if unlabelled and cell.teacher is not None:
+            check_terms(loss)
     known = ("no-kd", "longer", "label-smoothing", LINEAR, *TAUGHT_BY_OUTPUTS)
     if task.teacher is None and any(cell.arm not in known for cell in grid):
         raise InputError(f"task {task.name!r} has only its teacher's outputs; choose arms from {', '.join(known)}")
@@ -330,14 +329,13 @@ def _choose(plan: Plan, run: Run) -> list[Cell]:
 
     The run folder keeps it, and it stays when seeds are added: the test split is read for one choice only.
     """
-    held = run.selection
+    values, held = plan.validation(plan.units), run.selection
+    means = {cell: sum(v) / len(v) for cell, v in values.items()}
     if held is not None:
         best = Cell.chosen(held)
         if best not in plan.grid:
             raise InputError(f"{run.selection_file} names no variant of this study; remove it to choose again")
-        return [*_references(plan, best), best]
-    values = plan.validation(plan.units)
-    means = {cell: sum(v) / len(v) for cell, v in values.items()}
+        return [*_references(plan, best, means), best]
     candidates = {cell: mean for cell, mean in means.items() if cell.arm not in ("no-kd", *CONTROLS)}
     best = max(candidates, key=lambda cell: plan.scale.sign * candidates[cell])
     none = next(cell for cell in values if cell.arm == "no-kd")
@@ -355,11 +353,11 @@ def _choose(plan: Plan, run: Run) -> list[Cell]:
         "num_seeds": len(plan.seeds),
     }
     run.write_selection(choice)
-    return [*_references(plan, best), best]
+    return [*_references(plan, best, means), best]
 
 
-def _references(plan: Plan, best: Cell) -> list[Cell]:
+def _references(plan: Plan, best: Cell, means: Mapping[Cell, float]) -> list[Cell]:
     """What the chosen variant is compared with: no-kd, the same teacher unmasked, the best control by validation."""
-    means = {cell: sum(v) / len(v) for cell, v in plan.validation(plan.units).items() if cell.arm in PLAIN_CONTROLS}
-    control = max(means, key=lambda cell: plan.scale.sign * means[cell], default=None)
+    controls = [cell for cell in means if cell.arm in PLAIN_CONTROLS]
+    control = max(controls, key=lambda cell: plan.scale.sign * means[cell], default=None)
     return [cell for cell in plan.grid if cell.arm == "no-kd" or cell in (best.unmasked, control)]

@@ -74,6 +74,7 @@ class Seed:
         self.networks = Networks(task, seed, self.settings, folder, progress=progress)
         self.recipe, self.protocol, self.device = self.networks.recipe, self.networks.protocol, self.networks.device
         self._saliencies: dict[tuple[Score, str], ChannelSaliency] = {}
+        self._read_targets: dict[str, Tensor] = {}
 
     # --- saliencies and masks ---------------------------------------------------------------------------------------
 
@@ -370,6 +371,13 @@ class Seed:
 
         return linear_baseline(self.task, self.seed, split)
 
+    def _targets(self, split: str) -> Tensor:
+        """Targets of a split, read once for all arms."""
+        if split not in self._read_targets:
+            dataset = only_role(getattr(self.task, split), "teacher")
+            self._read_targets[split] = torch.cat([batch.target for batch in PairLoader(dataset, split=split)])
+        return self._read_targets[split]
+
     def _teacher_value(self, cell: Cell, split: str, logits: Tensor) -> float:
         """The metric of an arm's teacher on a split.
 
@@ -378,7 +386,7 @@ class Seed:
         """
         metric = self.task.problem.metric
         check_finite(logits, f"{split} split, sample")
-        value = metric.of(logits, _targets(getattr(self.task, split), split))
+        value = metric.of(logits, self._targets(split))
         if math.isnan(value):
             raise InputError(f"{split} split: {metric.name} of the teacher of arm {cell.arm!r} is NaN; mend the metric")
         return value
@@ -444,7 +452,3 @@ def matching_temperature(logits: Tensor, softer: Tensor) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if entropy(logits / 2**middle) < wanted else (low, middle)
     return float(2**low)
-
-
-def _targets(dataset: Any, split: str) -> Tensor:
-    return torch.cat([batch.target for batch in PairLoader(only_role(dataset, "teacher"), split=split)])
