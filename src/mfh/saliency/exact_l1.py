@@ -1,9 +1,9 @@
 """Sums of absolute differences over all pairs of samples, which the exact L1 distance needs.
 
 Replacing the contribution w x_i of a channel by that of a sample j drawn uniformly turns the difference of logits r_i
-into a_i + w x_j, with a_i = r_i - w x_i. The mean of |a_i + w x_j| over j follows from the number and the sum of the x_j
-below -a_i / w. That takes one sort of the channel's activations, which serves all logits, and a search for each sample
-and logit. A table of even steps over the activations leaves few to search among.
+into a_i + w x_j, where a_i = r_i - w x_i. The mean of |a_i + w x_j| over j follows from the number and the sum of the
+x_j below -a_i / w. That takes one sort of the channel's activations, which serves all logits, and a search for each
+sample and logit. A table of even steps over the activations leaves few to search among.
 """
 
 import functools
