@@ -39,8 +39,8 @@ AUTO_PERMUTATIONS = 10
 # How many elements are worked on at once: few enough for a processor's cache, or enough to keep a GPU busy.
 _CHUNK_ELEMENTS_CPU, _CHUNK_ELEMENTS_GPU = 2**19, 2**26
 
-# Samples x channels x logits from which the compiled L1 sums pay for being loaded, which takes about a second. Torch takes
-# 0.1 to 0.4 microseconds for each.
+# Samples x channels x logits from which the compiled L1 sums pay for being loaded, which takes about a second. Torch
+# takes 0.1 to 0.4 microseconds for each.
 _COMPILED_FROM = 2**23
 
 # The tail's matrix is computed up to this size, outputs times activations; dense prediction has many outputs.
