@@ -40,10 +40,8 @@ def test_classes_come_equally_often_and_so_do_their_samples(classes, needed, see
 
 
 def test_the_class_that_has_one_more_varies():
-    more = {
-        int(CLASSES[drawn(40, 4, torch.Generator().manual_seed(s), CLASSES)].bincount().argmax()) for s in range(20)
-    }
-    assert more == {0, 1, 2}
+    found = (drawn(40, 4, torch.Generator().manual_seed(seed), CLASSES) for seed in range(20))
+    assert {int(CLASSES[rows].bincount().argmax()) for rows in found} == {0, 1, 2}
 
 
 def test_without_classes_it_is_one_shuffle_after_another():
@@ -120,8 +118,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     whole = pretrain(seeded(lambda: nn.Linear(2, 2)), rare, rare, **given)
     with pytest.raises(KeyboardInterrupt):
         pretrain(seeded(lambda: nn.Linear(2, 2)), Stops(), rare, checkpoint=file, **given)
+    plain = given | {"recipe": Recipe(epochs=4, keep="last")}
     with pytest.raises(InputError, match="balanced_sampling"):
-        plain = given | {"recipe": Recipe(epochs=4, keep="last")}
         pretrain(seeded(lambda: nn.Linear(2, 2)), rare, rare, checkpoint=file, **plain)
     resumed = pretrain(seeded(lambda: nn.Linear(2, 2)), rare, rare, checkpoint=file, **given)
     assert resumed.history == whole.history

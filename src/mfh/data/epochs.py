@@ -92,7 +92,7 @@ def drawn(num_samples: int, needed: int, generator: torch.Generator, classes: Te
             for _ in range(-(-needed // num_samples) if num_samples else 0)
         ]
         return torch.cat(shuffles)[:needed] if shuffles else torch.empty(0, dtype=torch.long)
-    members = [(classes == value).nonzero().flatten() for value in classes.unique()]
+    members = [(classes == value).nonzero().flatten() for value in sorted(set(classes.tolist()))]
     first = torch.randperm(len(members), generator=generator).tolist()  # those that have one sample more
     sizes = [needed // len(members) + (turn < needed % len(members)) for turn in first]
     chosen = [rows[drawn(len(rows), size, generator)] for rows, size in zip(members, sizes, strict=True)]
