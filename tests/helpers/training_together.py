@@ -41,12 +41,14 @@ def trainings(accumulate):
     given = {"train": task.train, "val": task.val, "recipe": replace(task.recipe, accumulate=accumulate)}
     teacher, student = seeded(tiny_task.teacher), seeded(tiny_task.student, 1)
     first = pretrain(seeded(tiny_task.student, 1), role="student", **given)
+    balanced = given | {"recipe": replace(given["recipe"], balanced_sampling=True)}
+    even = pretrain(seeded(tiny_task.student, 1), role="student", **balanced)
     pair = align(teacher, student, **given)
     taught = distill(seeded(tiny_task.teacher, 2), seeded(tiny_task.student, 1), **given)
     return {
-        "histories": [first.history, pair.history, taught.history],
-        "best_epochs": [first.best_epoch, taught.best_epoch],
-        "weights": [weights(n) for n in (first.network, pair.teacher, pair.student, taught.student)],
+        "histories": [first.history, even.history, pair.history, taught.history],
+        "best_epochs": [first.best_epoch, even.best_epoch, taught.best_epoch],
+        "weights": [weights(n) for n in (first.network, even.network, pair.teacher, pair.student, taught.student)],
     }
 
 

@@ -2,33 +2,12 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis.extra import numpy as hnp
 from torch import nn
 
 from mfh.saliency import permutation
-from mfh.saliency.permutation import _Moments, _permuted_sums, mean_absolute_sums
+from mfh.saliency.permutation import _Moments, _permuted_sums
 from mfh.saliency.reader import Reader
 from networks import batches, flat, randn, seeded
-
-values = st.floats(-100, 100, allow_nan=False, width=32)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    hnp.arrays("float64", (2, 9), elements=st.one_of(values, st.integers(-2, 2).map(float))),
-    hnp.arrays("float64", (2, 5), elements=st.one_of(values, st.integers(-2, 2).map(float))),
-)
-def test_mean_absolute_sums(a, b):
-    a, b = torch.from_numpy(a), torch.from_numpy(b)
-    slow = (a[:, :, None] + b[:, None, :]).abs().mean(2)
-    torch.testing.assert_close(mean_absolute_sums(a, b), slow, atol=1e-9, rtol=1e-9)
-
-
-def test_mean_absolute_sums_of_ties():
-    a = torch.tensor([1.0, 1.0, -1.0, 0.0])
-    b = torch.tensor([-1.0, -1.0, 1.0, 0.0])
-    slow = (a[:, None] + b).abs().mean(1)
-    assert torch.equal(mean_absolute_sums(a, b), slow)
 
 
 @settings(max_examples=25, deadline=None)

@@ -4,6 +4,9 @@ import torch
 
 import mfh
 from mfh.errors import InputError
+from mfh.problems import Problem
+from mfh.problems.metrics import f1
+from mfh.tasks.baseline import linear_baseline
 from mfh.tasks.checks import check_task
 from mfh.tasks.finding import find_task
 
@@ -123,6 +126,75 @@ def test_rows_without_a_label_are_in_no_labelled_split(whole, gap):
     torch.testing.assert_close(task.teacher().standardise.mean[0], training.mean())
 
 
+def some_labels(kind="whole numbers"):
+    """60 pairs of three labels: in 12 only some are known, in 6 none."""
+    target = np.tile([[0, 1, 0], [1, 0, 0], [1, 1, 1]], (N // 3, 1))
+    gap = -1
+    if kind == "NaN":
+        target, gap = target.astype(float), np.nan
+    target[6:12, 1] = gap
+    target[12:18, ::2] = gap
+    target[18:24] = gap
+    return target
+
+
+@pytest.mark.parametrize("kind", ["whole numbers", "NaN"])
+@pytest.mark.parametrize("how", ["drawn", "by group", "named"])
+@pytest.mark.parametrize("problem", [None, Problem.multi_label(missing=-1), Problem.multi_label(metric=f1())])
+def test_rows_with_labels_for_some_classes(kind, how, problem):
+    index = np.arange(N, dtype=float)[:, None]
+    more = {
+        "drawn": {},
+        "by group": {"groups": np.arange(N) % 12},
+        "named": {"split": ["train"] * 24 + ["val"] * 18 + ["test"] * 18},
+    }[how]
+    task = task_of(teacher=index, target=some_labels(kind), problem=problem, **more)
+    check_task(task)
+    assert task.problem.metric.name == ("mean_average_precision" if problem is None else problem.metric.name)
+    assert np.isnan(task.problem.missing)
+    held = torch.cat([task.val.tensors[0], task.test.tensors[0]]).flatten()
+    assert not np.isin(held, range(6, 24)).any()
+    rows, target = task.train.tensors[0].flatten(), task.train.tensors[2]
+    gaps = target.isnan()
+    # Those of groups that are held out are not used.
+    expected = [row for row in range(6, 18) if how != "by group" or row % 12 not in set((held % 12).tolist())]
+    assert rows[gaps.any(1)].tolist() == expected
+    assert expected
+    assert torch.equal(target[~gaps].double(), torch.tensor(some_labels(kind)[rows.int()][~gaps.numpy()]).double())
+    assert gaps[rows < 12].int().sum(0).tolist()[::2] == [0, 0]
+    assert not np.isin(rows, range(18, 24)).any()  # pairs without any label
+    assert np.isin(task.unlabelled.tensors[0].flatten(), range(18, 24)).all()
+    assert f"({len(expected)} of them for some classes only)" in task.facts["description"]
+
+
+def test_rows_with_labels_for_some_classes_are_trained_on():
+    """The loss is that of the entries that are known, by a slow loop; and a network learns from such rows."""
+    task = task_of(target=some_labels("NaN"))
+    logits = torch.randn(len(task.train), 3, generator=torch.Generator().manual_seed(0))
+    target = task.train.tensors[2]
+    each = [
+        torch.nn.functional.binary_cross_entropy_with_logits(logit, entry)
+        for logit, entry in zip(logits.flatten(), target.flatten(), strict=True)
+        if not entry.isnan()
+    ]
+    assert len(each) < target.numel()
+    torch.testing.assert_close(task.problem.known_loss(logits, target), torch.stack(each).mean())
+    fit = mfh.distill(
+        task.teacher(), task.student(), task.train, task.val, unlabelled=task.unlabelled, problem=task.problem,
+        recipe=mfh.Recipe(epochs=2, batch_size=16), device="cpu",
+    )  # fmt: skip
+    assert np.isfinite(fit.history[-1]["train_loss"])
+    assert 0 <= linear_baseline(task) <= 1
+
+
+def test_a_label_that_no_training_pair_has_is_left_open_by_the_baseline():
+    target = some_labels("NaN")
+    target[:, 2] = np.where(np.arange(N) < 24, np.nan, target[:, 2])
+    task = task_of(target=target, split=["train"] * 24 + ["val"] * 18 + ["test"] * 18)
+    assert task.train.tensors[2][:, 2].isnan().all()
+    assert 0 <= linear_baseline(task) <= 1
+
+
 def test_label_budgets_are_stratified_and_nested():
     index = np.arange(N)[:, None]
     few, more = (task_of(teacher=index, labels=labels) for labels in (9, 18))
@@ -195,10 +267,13 @@ def test_own_networks_get_raw_inputs():
         ({"target": RNG.integers(0, 5, size=(N, 2))}, "whole numbers other than 0 and 1"),
         ({"target": np.array(["a", 3] * 30, dtype=object)}, "objects of the types int, str"),
         ({"target": np.where(np.arange(N) == 5, np.inf, 0.5)}, "first in row 5"),
-        ({"target": np.array([[0, 1], [1, -1], [1, 1]] * 20)}, "some classes only in row 1"),
         ({"target": np.zeros(N, dtype=complex)}, "complex128"),
         ({"groups": np.repeat([0, 1], 30)}, "2 groups with labels cannot be split"),
         ({"groups": [None] + [1] * (N - 1)}, "groups is missing in row 0"),
+        (
+            {"target": some_labels(), "split": ["val"] * 20 + ["test"] * 20 + ["train"] * 20},
+            "row 6 of the val split has labels for some classes only; only training pairs may lack labels",
+        ),
         ({"split": ["train"] * N}, "the val split has no labelled pair"),
         ({"split": ["training"] * N}, "split is 'training' in row 0"),
         ({"labels": 2}, "labels is 2, fewer than the 3 classes"),

@@ -71,16 +71,45 @@ def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
     return (seed * 1_000_003 + epoch + rank * 500_009) % 2**63
 
 
+def drawn(num_samples: int, needed: int, generator: torch.Generator, classes: Tensor | None = None) -> Tensor:
+    """(needed,), positions of samples in random order, as they follow from one shuffle after another.
+
+    Args:
+        num_samples: Number of samples to draw from.
+        needed: Number of positions.
+        generator: The source of randomness.
+        classes: (num_samples,), the class of each sample. All classes then come equally often, but for one sample more
+            of some, and a class's own samples are shuffled one time after another. None treats all samples alike.
+
+    Example:
+        >>> rare = torch.tensor([0, 0, 0, 0, 1])
+        >>> rare[drawn(5, 8, torch.Generator().manual_seed(0), rare)].bincount()
+        tensor([4, 4])
+    """
+    if classes is None:
+        shuffles = [
+            torch.randperm(num_samples, generator=generator)
+            for _ in range(-(-needed // num_samples) if num_samples else 0)
+        ]
+        return torch.cat(shuffles)[:needed] if shuffles else torch.empty(0, dtype=torch.long)
+    members = [(classes == value).nonzero().flatten() for value in sorted(set(classes.tolist()))]
+    first = torch.randperm(len(members), generator=generator).tolist()  # those that have one sample more
+    sizes = [needed // len(members) + (turn < needed % len(members)) for turn in first]
+    chosen = [rows[drawn(len(rows), size, generator)] for rows, size in zip(members, sizes, strict=True)]
+    return torch.cat(chosen)[torch.randperm(needed, generator=generator)]
+
+
 class EpochShuffle(Sampler[int]):
     """A shuffle that is a function of `epoch_seed` alone, so an interrupted run resumes with the same order.
 
     Args:
         num_samples: Number of samples in the data set.
         seed: Seed of the shuffles.
+        classes: (num_samples,), the class of each sample, where classes come equally often; see `drawn`.
     """
 
-    def __init__(self, num_samples: int, seed: int) -> None:
-        self.num_samples, self.seed, self.epoch = num_samples, seed, 0
+    def __init__(self, num_samples: int, seed: int, classes: Tensor | None = None) -> None:
+        self.num_samples, self.seed, self.epoch, self.classes = num_samples, seed, 0, classes
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order is to come."""
@@ -92,7 +121,7 @@ class EpochShuffle(Sampler[int]):
     def order(self) -> Tensor:
         """The epoch's order as a tensor of indices."""
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
-        return torch.randperm(self.num_samples, generator=generator)
+        return drawn(self.num_samples, self.num_samples, generator, self.classes)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.order().tolist())
@@ -116,6 +145,8 @@ class EpochBatches(Sampler[list[int]]):
         least: Smallest wanted batch. If the last step would have smaller ones, its samples join the step before,
             whose batches are then a little larger than `batch_size`; the samples of an only step are dealt into fewer
             batches. Batch normalisation needs 2.
+        classes: (num_samples,), the class of each sample, where classes come equally often; see `drawn`. An epoch has
+            as many samples as without.
     """
 
     def __init__(
@@ -128,8 +159,9 @@ class EpochBatches(Sampler[list[int]]):
         processes: int = 1,
         rank: int = 0,
         least: int = 1,
+        classes: Tensor | None = None,
     ) -> None:
-        self.sampler = EpochShuffle(num_samples, seed)
+        self.sampler = EpochShuffle(num_samples, seed, classes)
         self.batch_size, self.accumulate, self.processes, self.rank = batch_size, accumulate, processes, rank
         self._parts = accumulate * processes
         self._step_size = batch_size * self._parts
@@ -205,6 +237,7 @@ class MixedBatches(EpochBatches):
         processes: Number of processes that share the epoch.
         rank: Number of this process among them.
         least: Smallest wanted batch. Steps that would have smaller ones are dealt into fewer batches.
+        classes: (labelled,), the class of each labelled pair, where classes come equally often; see `drawn`.
     """
 
     def __init__(
@@ -219,8 +252,10 @@ class MixedBatches(EpochBatches):
         processes: int = 1,
         rank: int = 0,
         least: int = 1,
+        classes: Tensor | None = None,
     ) -> None:
-        super().__init__(labelled + unlabelled, batch_size, seed, accumulate=accumulate, processes=processes, rank=rank)
+        how = {"accumulate": accumulate, "processes": processes, "rank": rank}
+        super().__init__(labelled + unlabelled, batch_size, seed, classes=classes, **how)
         self._least = least if least <= batch_size else 1
         self.num_labelled, self.num_unlabelled = labelled, unlabelled
         self._each: tuple[int, int] | None = None  # labelled and unlabelled pairs of every step
@@ -233,8 +268,8 @@ class MixedBatches(EpochBatches):
     def rows(self) -> list[Tensor]:
         """The epoch's batches as tensors of indices, those of labelled pairs first."""
         generator = torch.Generator().manual_seed(epoch_seed(self.sampler.seed, self.sampler.epoch))
-        known = self._stream(self.num_labelled, 0, generator)
-        unknown = self._stream(self.num_unlabelled, 1, generator) + self.num_labelled
+        known = drawn(self.num_labelled, self._needed(0), generator, self.sampler.classes)
+        unknown = drawn(self.num_unlabelled, self._needed(1), generator) + self.num_labelled
         found = []
         for index in range(len(self)):
             (a, b), (c, d) = self._place(index, 0), self._place(index, 1)
@@ -258,11 +293,9 @@ class MixedBatches(EpochBatches):
         label = self.labelled(index) * self._parts / sizes[0] if sizes[0] else 0.0
         return label, self.count(index) * self._parts / sum(sizes)
 
-    def _stream(self, pairs: int, kind: int, generator: torch.Generator) -> Tensor:
-        """As many shuffled positions of labelled (0) or unlabelled (1) pairs as the epoch needs."""
-        _, needed = self._of_step(self._steps - 1, kind)
-        shuffles = [torch.randperm(pairs, generator=generator) for _ in range(-(-needed // pairs) if pairs else 0)]
-        return torch.cat(shuffles) if shuffles else torch.empty(0, dtype=torch.long)
+    def _needed(self, kind: int) -> int:
+        """How many labelled (0) or unlabelled (1) pairs an epoch needs."""
+        return self._of_step(self._steps - 1, kind)[1]
 
     def _of_step(self, step: int, kind: int) -> tuple[int, int]:
         """Where the labelled (0) or unlabelled (1) pairs of a step lie in their stream."""

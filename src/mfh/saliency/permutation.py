@@ -28,6 +28,7 @@ from mfh.networks.cut import Whole
 from mfh.networks.modes import device_of
 from mfh.networks.precision import at_least_single, relative_tolerance
 from mfh.parallel.distributed import gather, rank, share_rows, world_size
+from mfh.saliency.exact_l1 import compiled_channel_sums, mean_absolute_sums
 from mfh.saliency.reader import Estimate, Read, Reader
 from mfh.values import NumPermutations
 
@@ -37,6 +38,10 @@ Permutations = NumPermutations | Literal["auto", "exact"]
 AUTO_PERMUTATIONS = 10
 # How many elements are worked on at once: few enough for a processor's cache, or enough to keep a GPU busy.
 _CHUNK_ELEMENTS_CPU, _CHUNK_ELEMENTS_GPU = 2**19, 2**26
+
+# Samples x channels x logits from which the compiled L1 sums pay for being loaded, which takes about a second. Torch
+# takes 0.1 to 0.4 microseconds for each.
+_COMPILED_FROM = 2**23
 
 # The tail's matrix is computed up to this size, outputs times activations; dense prediction has many outputs.
 _MATRIX_ELEMENTS = 2**26
@@ -267,14 +272,8 @@ def _exact_l1(reader: Reader, track: Any) -> Estimate:
     mine, residual = kept.finish(), _double(residuals.finish()).to(matrix.device)
     everyone = share_rows(mine)
     count, (classes, width, _) = len(everyone), matrix.shape
-    step = max(1, _chunk(matrix) // (count * classes))
-    totals = []
-    for c in track(range(0, width, step)):
-        weights = matrix[:, c : c + step]
-        own = torch.einsum("ncp,kcp->ckn", _double(mine[:, c : c + step].to(weights.device)), weights)
-        donor = torch.einsum("ncp,kcp->ckn", _double(everyone[:, c : c + step].to(weights.device)), weights)
-        totals.append(mean_absolute_sums(residual.T - own, donor).sum((1, 2)))
-    local = torch.cat([*totals, residual.abs().sum()[None]])
+    totals = _l1_totals(mine, everyone, residual, matrix, track)
+    local = torch.cat([totals, residual.abs().sum()[None]])
     summed = torch.stack(gather(local.cpu())).sum(0) / (count * classes)
     return Estimate(
         scores=summed[:-1] - summed[-1],
@@ -286,25 +285,21 @@ def _exact_l1(reader: Reader, track: Any) -> Estimate:
     )
 
 
-def mean_absolute_sums(a: Tensor, b: Tensor) -> Tensor:
-    """For every entry of `a`, the mean of |a + b_j| over all j, in O(N log N) by sorting and prefix sums.
-
-    Args:
-        a: (..., N).
-        b: (..., M), with the same leading dimensions as `a`.
-
-    Returns:
-        (..., N), the means.
-
-    Example:
-        >>> mean_absolute_sums(torch.tensor([1.0, -2.0]), torch.tensor([0.0, 4.0]))
-        tensor([3., 2.])
-    """
-    ordered = b.sort(-1).values.contiguous()
-    sums = torch.nn.functional.pad(ordered.cumsum(-1), (1, 0))
-    below = torch.searchsorted(ordered, (-a).contiguous())  # the number of b_j that make a + b_j negative
-    count = b.shape[-1]
-    return (sums[..., -1:] - 2 * sums.gather(-1, below) + a * (count - 2 * below)) / count
+def _l1_totals(mine: Tensor, everyone: Tensor, residual: Tensor, matrix: Tensor, track: Any) -> Tensor:
+    """(C,): the expected distance for every channel, summed over this process's samples and logits."""
+    count, (classes, width, positions) = len(everyone), matrix.shape
+    if positions == 1 and matrix.device.type == "cpu" and len(mine) * width * classes >= _COMPILED_FROM:
+        compiled = compiled_channel_sums(mine[:, :, 0], everyone[:, :, 0], residual, matrix[:, :, 0], track)
+        if compiled is not None:
+            return compiled
+    step = max(1, _chunk(matrix) // (count * classes))
+    totals = []
+    for c in track(range(0, width, step)):
+        weights = matrix[:, c : c + step]
+        own = torch.einsum("ncp,kcp->ckn", _double(mine[:, c : c + step].to(weights.device)), weights)
+        donor = torch.einsum("ncp,kcp->ckn", _double(everyone[:, c : c + step].to(weights.device)), weights)
+        totals.append(mean_absolute_sums(residual.T - own, donor).sum((1, 2)))
+    return torch.cat(totals)
 
 
 # --- sampled --------------------------------------------------------------------------------------------------------

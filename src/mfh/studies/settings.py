@@ -48,6 +48,8 @@ class Training:
     """Floating point precision of training; 16-mixed needs a GPU (default: the task's, usually 32-true)."""
     class_weights: Annotated[Literal["balanced"] | None, Unset] = None
     """Weight classes in the label loss by the inverse of their size: balanced (default: the task's, usually equal)."""
+    balanced_sampling: bool = False
+    """Draw labelled samples so that classes come equally often, instead of weighting them (single labels only)."""
     num_workers: Count = None
     """Number of processes that load data for each training process (default: the task's, usually 0)."""
     channels_last: bool = False

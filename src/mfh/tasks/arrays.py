@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 from mfh.errors import InputError, close_names
 from mfh.networks.standardise import moments
 from mfh.problems.problem import Problem
-from mfh.tasks.encoding import PairedArrays, paired_arrays
+from mfh.tasks.encoding import UNLABELLED, PairedArrays, paired_arrays
 from mfh.tasks.resplit import split_groups, split_rows, stratified_order
 from mfh.tasks.small_networks import Default, default_for
 from mfh.tasks.splits import SPLITS, Split
@@ -85,7 +85,8 @@ def from_arrays(
     pairs = paired_arrays(teacher, student, target, groups, split)
     if problem is not None:
         check_problem(problem)
-        pairs = replace(pairs, problem=problem)
+        missing = problem.missing if pairs.problem.missing is None else pairs.problem.missing
+        pairs = replace(pairs, problem=replace(problem, missing=missing))
     known = [item.name for item in fields(ArrayOptions)]
     for name in options:
         if name not in known:
@@ -151,7 +152,7 @@ def split_pairs(pairs: PairedArrays, options: ArrayOptions, seed: int) -> Rows:
         order = stratified_order(pairs.strata[labelled], generator)
         unlabelled = np.concatenate([unlabelled, labelled[order[options.labels :]]])
         labelled = labelled[order[: options.labels]]
-    held = {split: parts[split][pairs.labelled[parts[split]]] for split in SPLITS[1:]}
+    held = {split: parts[split][pairs.complete[parts[split]]] for split in SPLITS[1:]}
     return Rows(np.sort(labelled), held["val"], held["test"], np.sort(unlabelled))
 
 
@@ -161,14 +162,15 @@ def _parts(
     if pairs.split is not None:
         return {split: np.flatnonzero(pairs.split == split) for split in SPLITS}
     if pairs.groups is not None:
-        number = len(np.unique(pairs.groups[pairs.labelled]))
+        number = len(np.unique(pairs.groups[pairs.complete]))
         sizes = [_size(getattr(options, name), number, name, "groups") for name in ("val", "test")]
-        return split_groups(pairs.groups, pairs.strata, sizes[0], sizes[1], generator)
-    labelled = np.flatnonzero(pairs.labelled)
+        strata = np.where(pairs.complete, pairs.strata, UNLABELLED)
+        return split_groups(pairs.groups, strata, sizes[0], sizes[1], generator)
+    labelled = np.flatnonzero(pairs.complete)
     sizes = [_size(getattr(options, name), len(labelled), name, "labelled pairs") for name in ("val", "test")]
     parts = split_rows(pairs.strata[labelled], sizes[0], sizes[1], generator)
     found = {split: labelled[part] for split, part in parts.items()}
-    found["train"] = np.concatenate([found["train"], np.flatnonzero(~pairs.labelled)])
+    found["train"] = np.concatenate([found["train"], np.flatnonzero(~pairs.complete)])
     return found
 
 
@@ -207,13 +209,15 @@ def _dataset(pairs: PairedArrays, rows: NDArray[np.int64]) -> TensorDataset:
 
 def _facts(pairs: PairedArrays, rows: Rows, options: ArrayOptions) -> dict[str, Any]:
     """What a report says of the data: a description, the names of classes, and how many groups each split has."""
+    partly = int((~pairs.complete[rows.train]).sum())
+    some = f" ({partly} of them for some classes only)" if partly else ""
     teacher, student = (" x ".join(map(str, part.shape[1:])) for part in (pairs.teacher, pairs.student))
     what = f"{len(pairs.classes)} classes" if pairs.classes else f"{pairs.num_outputs} outputs"
     facts: dict[str, Any] = {
         "linear_baseline": True,
         "description": (
             f"Pairs of a teacher's input ({teacher}) and a student's input ({student}), {pairs.problem.name} with "
-            f"{what}. Training: {len(rows.train)} pairs with labels, {len(rows.unlabelled)} without; validation: "
+            f"{what}. Training: {len(rows.train)} pairs with labels{some}, {len(rows.unlabelled)} without; validation: "
             f"{len(rows.val)}; test: {len(rows.test)}."
         ),
     }

@@ -43,8 +43,12 @@ def linear_baseline(task: Task, seed: int = 0, split: Split = "test") -> float:
     test_inputs, test_target = _table(task, split)
     if target.ndim > (1 if task.problem.categorical else 2):
         raise InputError(f"the linear baseline knows no {task.problem.name}; leave it out for task {task.name!r}")
-    num_classes = int(max(target.max(), test_target.max())) + 1
-    outputs = _outputs(inputs, target.numpy(), test_inputs, num_classes, seed)
+    known = task.problem.known(target).numpy()
+    if target.ndim == 1:
+        num_classes = int(max(target.max(), test_target.max())) + 1
+        outputs = _logits(inputs, target.numpy(), test_inputs, num_classes, seed)
+    else:
+        outputs = _outputs(inputs, target.numpy(), known, test_inputs, seed)
     return float(task.problem.metric.of(torch.from_numpy(outputs).float(), test_target))
 
 
@@ -57,13 +61,18 @@ def _table(task: Task, split: str) -> tuple[NDArray[np.float64], Tensor]:
 
 
 def _outputs(
-    inputs: NDArray[np.float64], target: NDArray[Any], test_inputs: NDArray[np.float64], num_classes: int, seed: int
+    inputs: NDArray[np.float64],
+    target: NDArray[Any],
+    known: NDArray[np.bool_],
+    test_inputs: NDArray[np.float64],
+    seed: int,
 ) -> NDArray[np.float64]:
-    """What the linear model says of the test split, as logits (N, K)."""
-    if target.ndim == 1:
-        return _logits(inputs, target, test_inputs, num_classes, seed)
-    if np.isin(target, (0, 1)).all():
-        each = [_logits(inputs, column.astype(np.int64), test_inputs, 2, seed) for column in target.T]
+    """What the linear model says of the test split for targets (N, K), as logits or numbers (N, K)."""
+    if np.isin(target[known], (0, 1)).all():
+        each = [
+            _logits(inputs[rows], column[rows].astype(np.int64), test_inputs, 2, seed)
+            for column, rows in zip(target.T, known.T, strict=True)
+        ]
         return np.stack([logits[:, 1] - logits[:, 0] for logits in each], axis=1)
     from sklearn.linear_model import Ridge
 
@@ -79,7 +88,7 @@ def _logits(
 
     logits = np.full((len(test_inputs), num_classes), _NEVER)
     present, counts = np.unique(target, return_counts=True)
-    if len(present) == 1:
+    if len(present) < 2:
         logits[:, present] = 0
         return logits
     model = _fitted(LogisticRegression(max_iter=300), {"C": _CHOICES}, inputs, target, min(_FOLDS, counts.min()), seed)

@@ -24,8 +24,9 @@ class PairedArrays:
     Args:
         teacher: The teacher's inputs, (N, ...) float32.
         student: The student's inputs, (N, ...) float32.
-        target: Targets: class indices (N,) int64, or numbers (N, K) float32. Rows without a label hold any value.
-        labelled: Whether each pair has a label, (N,).
+        target: Targets: class indices (N,) int64, or numbers (N, K) float32. Rows without a label hold any value;
+            single entries without one, in rows of several labels, hold NaN.
+        labelled: Whether each pair has a label, (N,), for some of its classes at least.
         problem: What the targets mean.
         num_outputs: Number K of outputs of the networks.
         classes: Names of the classes, in order; None for regression and unnamed labels.
@@ -42,6 +43,11 @@ class PairedArrays:
     classes: tuple[str, ...] | None = None
     groups: NDArray[np.int64] | None = None
     split: NDArray[np.str_] | None = None
+
+    @property
+    def complete(self) -> NDArray[np.bool_]:
+        """Whether each pair has all labels, (N,). Only such pairs can be measured, in the splits val and test."""
+        return self.labelled if self.target.ndim == 1 else self.labelled & ~np.isnan(self.target).any(1)
 
     @property
     def strata(self) -> NDArray[np.int64]:
@@ -129,13 +135,11 @@ def _targets(array: NDArray[Any]) -> dict[str, Any]:
         )
     array, missing = _without_gaps(array)
     if not missing.all() and array.ndim == 2 and _is_multi_label(array[~missing]):
-        problem, given = Problem.multi_label(), array[~missing]
-        if np.isnan(given).any() if given.dtype.kind == "f" else (given < 0).any():
-            raise InputError(
-                f"target has labels for some classes only in row {int(_partly(array, missing).argmax())}; give all "
-                "labels of a pair or none"
-            )
-        target = np.where(missing[:, None], 0, array).astype(np.float32)
+        unknown = _nan(array) | (array.astype(np.float64) < 0)
+        partly = bool((unknown.any(1) & ~missing).any())
+        target = np.where(unknown, np.nan, array).astype(np.float32)
+        target[missing] = 0
+        problem = Problem.multi_label(missing=float("nan") if partly else None)
         return {"target": target, "labelled": ~missing, "problem": problem, "num_outputs": array.shape[1]}
     if missing.all():
         raise InputError("target has no label at all; at least two classes, or numbers, were expected")
@@ -216,10 +220,6 @@ def _nan(array: NDArray[Any]) -> NDArray[np.bool_]:
     return np.isnan(array) if array.dtype.kind == "f" else np.zeros(array.shape, dtype=bool)
 
 
-def _partly(array: NDArray[Any], missing: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return (_nan(array) | (array.astype(np.float64) < 0)).any(1) & ~missing
-
-
 def _numbers(array: NDArray[Any], missing: NDArray[np.bool_]) -> dict[str, Any]:
     target = array.reshape(len(array), -1).astype(np.float32)
     bad = ~np.isfinite(target).all(1) & ~missing
@@ -272,11 +272,13 @@ def _check_named_splits(pairs: PairedArrays, names: NDArray[np.str_]) -> None:
         chosen = names == split
         if not pairs.labelled[chosen].any():
             raise InputError(f"the {split} split has no labelled pair; give some pairs with labels the split {split!r}")
-        gaps = chosen & ~pairs.labelled
+        gaps = chosen & ~pairs.complete
         if split != "train" and gaps.any():
+            row = int(gaps.argmax())
+            what = "labels for some classes only" if pairs.labelled[row] else "no label"
             raise InputError(
-                f"row {int(gaps.argmax())} of the {split} split has no label; only training pairs may lack it: give it "
-                "a label, or the split 'train'"
+                f"row {row} of the {split} split has {what}; only training pairs may lack labels: give it all labels, "
+                "or the split 'train'"
             )
         unknown = np.setdiff1d(pairs.strata[chosen & pairs.labelled], pairs.strata[names == "train"])
         if len(unknown):

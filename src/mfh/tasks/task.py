@@ -150,7 +150,8 @@ class Task:
     ) -> "Task":
         """A task from paired arrays: splits by seed, and small networks that standardise their inputs themselves.
 
-        Rows whose target is -1, NaN, None or an empty text are pairs without a label. They serve training only.
+        Rows whose target is -1, NaN, None or an empty text are pairs without a label. They serve training only. So do
+        multi-label rows some of whose entries are -1 (whole numbers) or NaN: the label loss counts their other entries.
 
         Args:
             teacher: The teacher's inputs: vectors (N, features), series (N, channels, time) or images (N, channels,

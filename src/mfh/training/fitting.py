@@ -145,14 +145,15 @@ def pretrain(
     train = separated(train, None, problem).labelled
     if epoch_size is not None and epoch_size < len(train):
         raise InputError(f"epoch_size is {epoch_size}; choose at least the number of training samples, {len(train)}")
-    problem = _weighted(problem, recipe, train)
+    problem, classes = _weighted(problem, recipe, train), _sampled(problem, recipe, train)
     train, val = only_role(train, role), only_role(val, role)
     loss = problem.smoothed(label_smoothing) if label_smoothing else None
     objective = Supervised(network, role, problem, loss)
     facts = {"labelled_pairs": len(train), "label_smoothing": label_smoothing or None, "epoch_size": epoch_size}
     training = _training(
-        objective, recipe, role, seed, device, progress, checkpoint, logger, epoch_size=epoch_size, facts=facts
-    )
+        objective, recipe, role, seed, device, progress, checkpoint, logger,
+        epoch_size=epoch_size, facts=facts, classes=classes,
+    )  # fmt: skip
     return _fit(network, role, training.run(train, val))
 
 
@@ -213,6 +214,7 @@ def align(
         logger,
         early_stopping=False,
         facts=_counts(parts),
+        classes=_sampled(problem, recipe, parts.labelled),
     )
     kept = training.run(train, val)
     last = {name: copy.deepcopy(value) for name, value in student.state_dict().items()} if not kept.weights else {}
@@ -296,7 +298,10 @@ def distill(
         teacher_logits = teacher_outputs(teacher_logits, len(train))
         teacher_logits = teacher_logits if parts.order is None else teacher_logits[parts.order]
     objective = Distillation(student, _weighted(problem, recipe, parts.labelled, loss), loss)
-    training = _training(objective, recipe, "student", seed, device, progress, checkpoint, logger, facts=_counts(parts))
+    classes = _sampled(problem, recipe, parts.labelled)
+    training = _training(
+        objective, recipe, "student", seed, device, progress, checkpoint, logger, facts=_counts(parts), classes=classes
+    )
     if training.finished:
         return _fit(student, "student", training.run(train, val))
     if teacher_logits is None and teacher is not None:
@@ -414,6 +419,24 @@ def _weighted(problem: Problem, recipe: Recipe | None, train: Any, loss: Distill
     return problem.weighted((given / mean).tolist())
 
 
+def _sampled(problem: Problem, recipe: Recipe | None, train: Any) -> Tensor | None:
+    """(N,), the classes by which labelled samples are drawn; None where the recipe draws all alike."""
+    if recipe is None or not recipe.balanced_sampling:
+        return None
+    if problem.name != "classification":
+        raise InputError(
+            f"balanced_sampling was given for the problem {problem.name}; it draws the classes of "
+            "Problem.classification() equally often: leave it out"
+        )
+    targets = all_targets(train)
+    if targets.ndim != 1 or targets.is_floating_point():
+        raise InputError(
+            f"balanced_sampling needs one class index for each sample, and the targets of the train split are "
+            f"{targets.dtype} of shape {tuple(targets.shape)}; give class indices (N,), or leave it out"
+        )
+    return targets
+
+
 def _role(role: Any, modality: Any) -> Role:
     """The role, which may have been given by its old name."""
     if modality is not None:
@@ -438,6 +461,7 @@ def _training(
     early_stopping: bool = True,
     epoch_size: int | None = None,
     facts: Mapping[str, Any],
+    classes: Tensor | None,
 ) -> Training:
     return Training(
         objective,
@@ -448,6 +472,7 @@ def _training(
         early_stopping=early_stopping,
         epoch_size=epoch_size,
         facts=facts,
+        classes=classes,
         progress=progress,
         checkpoint=checkpoint,
         logger=logger,

@@ -89,6 +89,8 @@ class Training:
         epoch_size: Number of samples that an epoch's steps are counted by; the training samples come around several
             times, if there are fewer. None is their number.
         facts: What else a checkpoint must have been made with, by name; None is left out.
+        classes: (N,), the class of each labelled training sample, where classes come equally often; None draws all
+            samples alike.
 
     Raises:
         InputError: The checkpoint belongs to another training, or is none.
@@ -108,8 +110,9 @@ class Training:
         logger: Any = None,
         epoch_size: int | None = None,
         facts: Mapping[str, Any] | None = None,
+        classes: Tensor | None = None,
     ) -> None:
-        self.epoch_size = epoch_size
+        self.epoch_size, self.classes = epoch_size, classes
         self.objective, self.recipe, self.watched, self.seed, self.device = objective, recipe, watched, seed, device
         self.patience = recipe.patience if early_stopping and recipe.keep != "last" else None
         self.shows_progress = progress and rank() == 0
@@ -214,6 +217,7 @@ class Training:
         """The batches of an epoch, for this process."""
         recipe = self.recipe
         how: dict[str, Any] = {"accumulate": recipe.accumulate, "processes": world_size(), "rank": rank()}
+        how["classes"] = self.classes
         # Batch normalisation needs two samples.
         how["least"] = 2 if any(isinstance(module, _BatchNorm) for module in self.objective.modules()) else 1
         if type(train) is AllPairs:

@@ -54,6 +54,10 @@ class Recipe:
             N / (K n_k) with n_k of N training samples in class k of K, or a number for each class, which is scaled so
             that the mean over training samples is 1. None weights all samples equally. The divergence from a teacher is
             not weighted.
+        balanced_sampling: Whether labelled samples are drawn so that the classes of single-label classification come
+            equally often in an epoch. Samples of rare classes then come around several times, and not all samples of
+            frequent classes have their turn; an epoch has as many samples as without. Unlabelled pairs are drawn as
+            ever. It is another remedy than `class_weights`, so only one of them can be given.
 
     Raises:
         InputError: A value has the wrong type or is out of range.
@@ -72,6 +76,7 @@ class Recipe:
     keep: Keep = "best-metric"
     labelled_share: Annotated[float | None, Bounds(1e-4, 1)] = None
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
+    balanced_sampling: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.precision, (str, int)):
@@ -84,14 +89,19 @@ class Recipe:
             example = "lambda optimizer: torch.optim.lr_scheduler.{}(optimizer, ...)"
             _check_factory("scheduler", self.scheduler, example, "StepLR")
         check_fields(self)
+        if self.balanced_sampling and self.class_weights is not None:
+            raise InputError(
+                "balanced_sampling and class_weights are both given; together they would correct twice for the sizes "
+                "of classes: leave one of them out"
+            )
 
     def facts(self) -> dict[str, Any]:
         """What decides the result beyond floating point, as JSON can hold it; functions by their names."""
         names = ("epochs", "batch_size", "accumulate", "optimizer", "scheduler", "patience", "precision", "keep")
         facts = {name: describe(getattr(self, name)) for name in names}
         # Only where they are given: a run of an earlier version has no such entry.
-        more = {name: getattr(self, name) for name in ("labelled_share", "class_weights")}
-        return facts | {name: value for name, value in more.items() if value is not None}
+        more = {name: getattr(self, name) for name in ("labelled_share", "class_weights", "balanced_sampling")}
+        return facts | {name: value for name, value in more.items() if value not in (None, False)}
 
 
 def _weights(value: Any) -> tuple[float, ...]:
