@@ -104,8 +104,9 @@ def facts_of(method: Method) -> dict[str, Any]:
     """What decides a method, as JSON can hold it: its class, its options, and a digest of code that is not mfh's."""
     kind: Any = method.function if isinstance(method, FunctionMethod) else type(method)
     options = {name: _plain(value) for name, value in sorted(vars(method).items()) if name != "function"}
-    facts = {"method": f"{kind.__module__}.{kind.__qualname__}", **options}
-    return facts if str(kind.__module__).startswith("mfh.") else facts | {"code": _code_digest(kind)}
+    if str(kind.__module__).startswith("mfh."):
+        return {"method": f"{kind.__module__}.{kind.__qualname__}", **options}
+    return {"method": kind.__qualname__, "code": _code_digest(kind), **options}  # a file's module may have any name
 
 
 def _plain(value: Any) -> Any:
