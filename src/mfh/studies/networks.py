@@ -3,12 +3,13 @@
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -311,7 +312,7 @@ class Networks:
                     **how,
                     **options,
                 )
-            return _Training({cell: fit.network}, fit.best_epoch, fit.history)
+            return _Training({cell: fit.network}, fit.best_epoch, fit.history, fit.extra_parameters, fit.extra_bytes)
 
         return self._of_arm(cell, train, decided_by)
 
@@ -383,8 +384,7 @@ class Networks:
         decided_by: Mapping[str, Any] | None,
     ) -> Trained:
         if decided_by is None:
-            made = train(None)
-            self._write_history(cell, made.history)
+            made = self._timed(cell, lambda: train(None))
             return Trained(Frozen(made.networks[cell]), made.best_epoch, made.history)
         return self._kept_or_made([cell], cell, train, decided_by)[cell]
 
@@ -471,8 +471,7 @@ class Networks:
         train: "Callable[[Path | None], _Training]",
         made_with: Mapping[str, Any],
     ) -> dict[NetworkKey, Trained]:
-        made = train(self._checkpoint(keys, made_with))
-        self._write_history(history, made.history)
+        made = self._timed(history, lambda: train(self._checkpoint(keys, made_with)))
         facts = {
             "made_with": made_with,
             "processes": world_size(),
@@ -495,9 +494,14 @@ class Networks:
         if checkpoint is not None and rank() == 0:
             checkpoint.unlink(missing_ok=True)
 
-    def _write_history(self, key: HistoryKey, history: History) -> None:
+    def _timed(self, key: HistoryKey, train: "Callable[[], _Training]") -> "_Training":
+        """A training whose history and cost are kept."""
+        started = time.monotonic()
+        made = train()
         if self.folder is not None and rank() == 0:
-            self.folder.write_history(key, history)
+            self.folder.write_history(key, made.history)
+            self.folder.write_cost(key, {"seconds": round(time.monotonic() - started, 3), **made.extra})
+        return made
 
 
 @dataclass(frozen=True)
@@ -507,6 +511,18 @@ class _Training:
     networks: Mapping[NetworkKey, nn.Module]
     best_epoch: int | None
     history: History
+    extra_parameters: int = 0
+    extra_bytes: int = 0
+
+    @property
+    def extra(self) -> "_Extra":
+        """What the training needed beside the networks."""
+        return {"extra_parameters": self.extra_parameters, "extra_bytes": self.extra_bytes}
+
+
+class _Extra(TypedDict):
+    extra_parameters: int
+    extra_bytes: int
 
 
 def _features_of(lesson: Lesson) -> dict[str, Any]:
