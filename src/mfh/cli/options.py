@@ -255,7 +255,7 @@ class Export(Quiet):
     """Write the student that a study recommends, or that of an arm, as a file to deploy, with a model card."""
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run folder of a study."""
+    """Run folder whose student to export."""
     arm: Text = None
     """Arm whose student to export, at its best variant by validation (default: the arm that the study recommends)."""
     format: Annotated[Literal["pt2", "onnx", "safetensors"] | None, Unset] = None
