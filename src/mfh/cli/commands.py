@@ -192,12 +192,15 @@ def _study(options: opt.Study) -> None:
 
 
 def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
+    from mfh.reporting.student import student_lines
     from mfh.studies.running import study
 
     def finish(run: "Run") -> None:
         page = _reported(run)
         _print_study(run)
         _say(f"\nReport: {page}")
+        for line in student_lines(run):
+            _say(line)
 
     study(out=out, progress=not quiet, finish=finish, **arguments)
 
@@ -235,7 +238,7 @@ def _print_study(run: "Run") -> None:
     _print_table(arms_table(run.summary))
     _say(f"\n{finding(run.summary)}")
     if run.selection is not None:
-        _say(recommendation(run.selection, run.scale))
+        _say(recommendation(run.selection, run.scale, tested_all=not run.config.get("select")))
 
 
 def _print_table(content: "PageTable", width: int = 160) -> None:
@@ -424,6 +427,17 @@ def _report(options: opt.Report) -> None:
     _say(f"Report: {page}")
 
 
+def _export(options: opt.Export) -> None:
+    from mfh.studies.recommended import Students
+
+    students = Students.of(options.run, options.task)
+    chosen = students.best(options.fraction) if options.arm is None else students.of_arm(options.arm, options.fraction)
+    made = chosen.export(options.out, format=options.format, int8=options.int8)
+    _say(chosen.report())
+    for line in made.lines:
+        _say(line)
+
+
 def _opened(
     options: opt.TaskCommand, *, keep_students: bool = False, methods: Mapping[str, Any] | None = None
 ) -> "AbstractContextManager[Seed]":
@@ -466,4 +480,5 @@ _COMMANDS: dict[type, Any] = {
     opt.Gauss: _gauss,
     opt.Prepare: _prepare,
     opt.Report: _report,
+    opt.Export: _export,
 }
