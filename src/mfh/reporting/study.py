@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mfh.reporting.budgets import budgets_section, labels_by_fraction
+from mfh.reporting.budgets import budgets_section
 from mfh.reporting.classes import classes_section
 from mfh.reporting.curves import training_section
 from mfh.reporting.diagnosis import estimated_venn, kept_diagnosis
@@ -18,10 +18,9 @@ from mfh.reporting.pictures import (
 from mfh.reporting.summary import (
     arms_table,
     auroc_table,
-    finding,
     questions_table,
-    recommendation,
 )
+from mfh.studies.findings import recommendation, study_finding
 from mfh.studies.folder import Run
 from mfh.studies.summary import Summary
 from mfh.venn import ModalityVenn
@@ -51,10 +50,7 @@ def study_sections(run: Run) -> tuple[str, str, list[Section]]:
         making_section(run.config, run.environment),
     ]
     title = f"Study: {run.config.get('task', run.folder.name)}"
-    labels = ""
-    if len(run.fractions) > 1:
-        labels = f"With {max(labels_by_fraction(run).values()):,} labels, the most of this study: "
-    return title, labels + finding(summary), [part for part in sections if part.blocks]
+    return title, study_finding(run), [part for part in sections if part.blocks]
 
 
 def comparison_table(runs: Mapping[str, Run]) -> Table:
