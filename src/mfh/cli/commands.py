@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 import mfh
+from mfh.cli import demo
 from mfh.cli import options as opt
 from mfh.errors import InputError, in_a_line, plain, shown
 from mfh.files import OwnFileError
 from mfh.parallel.torchrun import is_first, launched
+from mfh.progress import status
 from mfh.tasks.finding import ARRAY_FILES
 from mfh.tasks.sizes import RavdessFeatures, VggsoundSizes
 from mfh.values import whole
@@ -167,9 +169,38 @@ def _say(text: object) -> None:
 def _demo(options: opt.Demo) -> None:
     from mfh.studies.settings import Settings
 
+    if options.digits:
+        settings = Settings.of(processes=options.processes)
+        seeds = options.num_seeds or 6
+        _run_study(
+            options.out or Path("runs/demo-digits"), options.quiet, task="digits", num_seeds=seeds, settings=settings
+        )
+        return
+    with status("loading PyTorch", not options.quiet):
+        from mfh.reporting import report
+        from mfh.reporting.summary import arms_table
+        from mfh.studies.folder import Run
+        from mfh.studies.running import study
     out = options.out or Path("runs/demo")
-    settings = Settings.of(processes=options.processes)
-    _run_study(out, options.quiet, task="digits", num_seeds=options.num_seeds, settings=settings)
+    runs: dict[demo.Direction, Run] = {}
+    for direction in demo.DIRECTIONS:
+        _say(f"\n{direction.words}, {demo.LABELS} labels (task htad)")
+        settings = Settings.of(processes=options.processes, set=direction.arguments, **demo.TRAINING)
+        study(
+            "htad",
+            arms=demo.ARMS,
+            num_seeds=options.num_seeds or demo.NUM_SEEDS,
+            out=out / direction.folder,
+            settings=settings,
+            progress=not options.quiet,
+            finish=_note_command,
+        )
+        runs[direction] = Run.open(out / direction.folder)
+        _print_table(arms_table(runs[direction].summary))
+    _say("\n" + "\n".join(demo.findings(runs)))
+    _say(f"\nReport: {report(*runs.values(), out=out)}")
+    for line in demo.exported(runs[demo.DIRECTIONS[0]], out / "student.pt2"):
+        _say(line)
 
 
 def _study(options: opt.Study) -> None:
@@ -192,7 +223,8 @@ def _study(options: opt.Study) -> None:
 
 
 def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
-    from mfh.studies.running import study
+    with status("loading PyTorch", not quiet):
+        from mfh.studies.running import study
 
     def finish(run: "Run") -> None:
         page = _reported(run)

@@ -22,7 +22,7 @@ from mfh.networks.modes import device_of, eager, evaluating, placed, reading_sam
 from mfh.parallel.distributed import share_rows
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ChannelMask:
     """How much of each channel a focused teacher keeps: means + weights * (z - means).
 
@@ -73,6 +73,11 @@ class ChannelMask:
     def removed(self) -> NDArray[np.intp]:
         """The indices of the channels whose weight is 0, ascending."""
         return np.flatnonzero(self.weights == 0)
+
+    def __repr__(self) -> str:
+        kept = f"keeps {self.weights.sum():.4g} of {len(self.weights)} channels of layer {self.layer!r}"
+        score = "" if self.score is None else f", by {self.score}"
+        return f"ChannelMask({self.kind}, {kept}{score})"
 
     def save(self, path: str | Path) -> None:
         """Write the mask to a safetensors file, atomically."""

@@ -22,6 +22,7 @@ from mfh.networks.modes import find_device
 from mfh.parallel.distributed import exists, gather, rank, world_size
 from mfh.problems.losses import DistillationLoss, KDLoss
 from mfh.problems.problem import Problem
+from mfh.progress import doing
 from mfh.saliency.scores import distance_name
 from mfh.studies.folder import FORMAT, HistoryKey, NetworkKey, SeedFolder, refuse_other_format, safe_name
 from mfh.studies.grid import WEIGHTS, Cell
@@ -294,6 +295,7 @@ class Networks:
         decided_by: Mapping[str, Any] | None,
     ) -> Trained:
         if decided_by is None:
+            doing(_work(cell))
             made = train(None)
             self._write_history(cell, made.history)
             return Trained(Frozen(made.networks[cell]), made.best_epoch, made.history)
@@ -374,6 +376,7 @@ class Networks:
         train: "Callable[[Path | None], _Training]",
         made_with: Mapping[str, Any],
     ) -> dict[NetworkKey, Trained]:
+        doing(_work(history))
         made = train(self._checkpoint(keys, made_with))
         self._write_history(history, made.history)
         facts = {
@@ -410,6 +413,14 @@ class _Training:
     networks: Mapping[NetworkKey, nn.Module]
     best_epoch: int | None
     history: History
+
+
+def _work(key: HistoryKey) -> str:
+    """What a training is, in words."""
+    if isinstance(key, Cell):
+        return f"training student {key.name}"
+    words = {"student": "training student no-kd", "aligned": "training teacher and student together"}
+    return words.get(key, "training teacher")
 
 
 def _role(key: NetworkKey) -> Role:

@@ -3,7 +3,10 @@
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from html import escape
 from math import sqrt
 from pathlib import Path
 from statistics import stdev
@@ -11,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from mfh.errors import InputError
 from mfh.problems.scale import ACCURACY, Scale
+from mfh.progress import in_notebook, status
+from mfh.studies.findings import arms_frame, study_finding
 from mfh.studies.folder import Row, Run
+from mfh.studies.gains import draw_gains
 from mfh.studies.grid import (
     CONTROLS,
     FRACTION,
@@ -30,6 +36,7 @@ from mfh.studies.seed import LABEL_SMOOTHING, Seed
 from mfh.studies.settings import Settings
 from mfh.studies.stats import Repeats
 from mfh.studies.steps import refuse_torchrun, with_earlier_arguments
+from mfh.studies.summary import Summary, representatives, summarise
 from mfh.tasks.checks import check_task
 from mfh.tasks.finding import TaskSource, find_task
 from mfh.tasks.task import Task
@@ -38,13 +45,14 @@ from mfh.values import AddSeeds, NumSeeds, RandomSeed, check_fields, checked
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 DEFAULT_SCORES = ("distance",)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StudyResult:
-    """What a study measured.
+    """What a study measured. A notebook shows it as its finding and its table.
 
     Args:
         frame: One row for each measurement; columns arm, score, layer, ratio, seed, split, metric, value, and
@@ -52,12 +60,76 @@ class StudyResult:
         data_redrawn: Whether each seed drew its own data. Otherwise it split one data set anew, or all seeds share one.
         folder: The run folder, if there is one.
         scale: How the task's metric reads.
+        finding: What the study shows, in a sentence, as its report says it.
+        repeats: What differs between seeds, and so what intervals cover (default: as `data_redrawn` says).
     """
 
     frame: "pd.DataFrame"
     data_redrawn: bool
     folder: Path | None = None
     scale: Scale = ACCURACY
+    finding: str = ""
+    repeats: Repeats | None = None
+
+    @cached_property
+    def summary(self) -> Summary:
+        """Every arm against no-kd, the controls and the same teacher unmasked; of several label budgets, the largest.
+
+        Raises:
+            InputError: Nothing was measured.
+        """
+        largest = self.frame[FRACTION].max() if FRACTION in self.frame else None
+        return self._summary_at(largest)
+
+    def _summary_at(self, fraction: float | None) -> Summary:
+        rows = self.frame if fraction is None else self.frame[self.frame[FRACTION] == fraction]
+        repeats = self.repeats or Repeats("redrawn" if self.data_redrawn else "fixed")
+        return summarise(rows, repeats=repeats, scale=self.scale)
+
+    @cached_property
+    def table(self) -> "pd.DataFrame":
+        """The arms as numbers: columns arm, mean, gain, low, high, p, and the gain over the best control.
+
+        Accuracies are percentages and their differences points, as on the terminal. `low` and `high` are the ends of
+        the 95 % interval of `gain`, which is paired by seed; `p` is corrected for the number of arms. `over_control`,
+        `over_control_low` and `over_control_high` say the same of the gain over the control that is best on validation.
+        What was not measured is NaN. A study of several label fractions has the further column label_fraction.
+        """
+        import pandas as pd
+
+        if FRACTION not in self.frame:
+            return arms_frame(self.summary)
+        fractions = sorted(self.frame[FRACTION].unique())
+        frames = [arms_frame(self._summary_at(fraction)) for fraction in fractions]
+        return pd.concat(
+            [frame.assign(**{FRACTION: fraction}) for frame, fraction in zip(frames, fractions, strict=True)],
+            ignore_index=True,
+        )
+
+    def plot(self) -> "Figure":
+        """Draw what every arm gains over no-kd: a dot per seed, the mean and its 95 % interval.
+
+        Of several label fractions, the largest is drawn.
+
+        Returns:
+            A matplotlib figure.
+
+        Raises:
+            InputError: The study has no gains, because it lacks no-kd or any other arm.
+        """
+        gaining = [variant for variant in self.summary.variants if variant.gain is not None]
+        if not gaining:
+            raise InputError("there is no gain to draw: the study needs no-kd and at least one other arm")
+        return draw_gains(self.summary, representatives(self.summary, gaining))
+
+    def __repr__(self) -> str:
+        arms = ", ".join(dict.fromkeys(arm for arm in self.frame["arm"] if arm))
+        place = "" if self.folder is None else f", in {self.folder}"
+        return f"StudyResult({self.summary.seeds_in_words} of {arms}{place})"
+
+    def _repr_html_(self) -> str:
+        table = self.table.to_html(index=False, na_rep="", float_format="{:.3g}".format, border=0)
+        return f"<p>{escape(self.finding)}</p>\n{table}"
 
     def by_seed(self, split: str = "test", label_fraction: float | None = None) -> "pd.DataFrame":
         """The students' metric: a row per seed, a column per variant, for instance "general-distance-0.5-flatten".
@@ -89,7 +161,7 @@ def study(
     select: bool = False,
     out: str | Path | None = None,
     settings: Settings | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
     finish: Callable[[Run], object] | None = None,
     **changes: Any,
 ) -> StudyResult:
@@ -123,7 +195,8 @@ def study(
             its standard error over seeds.
         out: Run folder, which grows cell by cell, and from which the same call resumes. None keeps nothing.
         settings: Training, loss, given files, device and processes; see `Settings`.
-        progress: Whether to report progress on the terminal.
+        progress: Whether to report progress on the terminal or in the notebook (default: only in a notebook, where the
+            finding is printed at the end as well).
         finish: Called with the run folder when everything is measured and before the folder is released, for instance
             `mfh.report`. Seeds that are added count as added once it has returned.
         **changes: Single settings by name, as `Settings.of` takes them: `epochs=5`, `device="cpu"`, `processes=1`.
@@ -134,6 +207,8 @@ def study(
     Raises:
         InputError: Something is not as described, or `out` belongs to another configuration.
     """
+    if progress is None:
+        progress = in_notebook()
     settings = (settings or Settings()).changed(**changes)
     checked("num_seeds", num_seeds, NumSeeds)
     checked("first_seed", first_seed, RandomSeed)
@@ -152,11 +227,17 @@ def study(
         num_seeds,
         add_seeds,
     )
-    if out is None:
-        with tempfile.TemporaryDirectory(prefix="mfh-study-") as temporary:
-            run = Run(Path(temporary) / "run")
-            return replace(_study(task, design, run, settings, progress, finish), folder=None)
-    return _study(task, design, Run(out), settings, progress, finish)
+    with ExitStack() as stack:
+        stack.enter_context(status("reading the data and checking the task", progress))
+        if out is None:
+            temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="mfh-study-"))
+            kept_in = Run(Path(temporary) / "run")
+            result = replace(_study(task, design, kept_in, settings, progress, finish), folder=None)
+        else:
+            result = _study(task, design, Run(out), settings, progress, finish)
+    if progress and in_notebook():
+        print(result.finding)  # noqa: T201
+    return result
 
 
 @dataclass(frozen=True)
@@ -312,7 +393,8 @@ def _measured(plan: Plan, run: Run, source: TaskSource, first: Seed, progress: b
         seconds = time.monotonic() - started + float(run.environment.get("seconds", 0))
         run.write_environment(environment(seconds=round(seconds, 1)))
     redrawn = run.repeats.seeds == "redrawn"
-    return StudyResult(_frame(rows, plan.columns), redrawn, run.folder, plan.scale)
+    frame = _frame(rows, plan.columns)
+    return StudyResult(frame, redrawn, run.folder, plan.scale, study_finding(run), run.repeats)
 
 
 def _frame(rows: list[Row], columns: Sequence[str]) -> "pd.DataFrame":

@@ -25,6 +25,7 @@ from mfh.networks.layers import as_logits
 from mfh.networks.modes import device_of, evaluating, original_layer, placed
 from mfh.parallel.distributed import exists, gather, part, rank, share_rows
 from mfh.problems.metrics import confusion
+from mfh.progress import doing
 from mfh.saliency.masks import ChannelMask, check_fingerprint, mask_channels, masked_logits
 from mfh.saliency.permutation import AUTO_PERMUTATIONS
 from mfh.saliency.probe import layer_names
@@ -101,9 +102,11 @@ class Seed:
             saliency = ChannelSaliency.load(path)
             self._check_saliency(path, saliency, layer, base("teacher").frozen)
             return saliency
+        teacher, student = base("teacher").frozen, base("student").frozen
+        doing(f"scoring channels of layer {layer} by {score}")
         saliency = channel_saliency(
-            base("teacher").frozen,
-            base("student").frozen,
+            teacher,
+            student,
             pairs,
             layer=layer,
             channel_dim=self.task.channel_dim,
