@@ -361,10 +361,8 @@ class _Reporter:
         self.tick()
         if self.progress and self.live is None and unit not in self.told:
             self.told.add(unit)
-            seed, fraction = unit
-            share = "" if fraction is None else f" with {100 * fraction:g} % of the labels"
             scale, values = self.plan.scale, self.plan.validation([unit])
             shown = ", ".join(
                 f"{cell.name} {scale.show(value[0]).removesuffix(' %')}" for cell, value in values.items()
             )
-            self._print(f"seed {seed}{share} done, validation: {shown}")
+            self._print(f"{self._named(unit)} done, validation: {shown}")

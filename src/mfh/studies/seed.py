@@ -20,6 +20,7 @@ from mfh.data.pairs import only_role, to_device
 from mfh.data.spool import Rows
 from mfh.data.teacher_outputs import check_finite
 from mfh.errors import InputError
+from mfh.networks.calling import call
 from mfh.networks.frozen import Frozen
 from mfh.networks.layers import as_logits
 from mfh.networks.modes import device_of, evaluating, original_layer, placed
@@ -330,7 +331,7 @@ class Seed:
         dataset = part(only_role(self._dataset(split), "student"))
         with placed(self.device, student), evaluating(student):
             for batch in PairLoader(dataset, num_workers=self.recipe.num_workers):
-                rows.append(as_logits(student(to_device(batch.student_input, device_of(student)))).cpu())
+                rows.append(as_logits(call(student, to_device(batch.student_input, device_of(student)))).cpu())
         return share_rows(rows.finish())
 
     # --- measurements -----------------------------------------------------------------------------------------------
