@@ -7,7 +7,9 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import tyro
@@ -163,7 +165,11 @@ def _console(width: int = 160) -> "Console":
 
 def _say(text: object) -> None:
     """Print text that may quote what others wrote: no markup, and no control characters."""
-    _console().print(plain(str(text)), markup=False)
+    console = _console()
+    for line in plain(str(text)).split("\n"):
+        # A path that is longer than a line stays in one piece, to be copied.
+        whole = not console.is_terminal or any(len(word) > console.width for word in line.split(" "))
+        console.print(line, markup=False, soft_wrap=whole)
 
 
 def _demo(options: opt.Demo) -> None:
@@ -184,7 +190,7 @@ def _demo(options: opt.Demo) -> None:
     out = options.out or Path("runs/demo")
     runs: dict[demo.Direction, Run] = {}
     for direction in demo.DIRECTIONS:
-        _say(f"\n{direction.words}, {demo.LABELS} labels (task htad)")
+        _say(f"\n{direction.heading}")
         settings = Settings.of(processes=options.processes, set=direction.arguments, **demo.TRAINING)
         study(
             "htad",
@@ -196,8 +202,8 @@ def _demo(options: opt.Demo) -> None:
             finish=_note_command,
         )
         runs[direction] = Run.open(out / direction.folder)
-        _print_table(arms_table(runs[direction].summary))
-    _say("\n" + "\n".join(demo.findings(runs)))
+        _print_table(replace(arms_table(runs[direction].summary), caption=""))
+    _say("\n" + "\n".join(f"* {line}" for line in demo.findings(runs)))
     _say(f"\nReport: {report(*runs.values(), out=out)}")
     for line in demo.exported(runs[demo.DIRECTIONS[0]], out / "student.pt2"):
         _say(line)
@@ -271,16 +277,23 @@ def _print_study(run: "Run") -> None:
 
 
 def _print_table(content: "PageTable", width: int = 160) -> None:
-    from rich.table import Column, Table
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
     from rich.text import Text
 
     def cells(texts: Sequence[str]) -> list[Text]:
         return [Text(plain(text)) for text in texts]
 
-    headings = [Column(header=heading) for heading in cells(content.columns)]
-    table = Table(*headings, title=Text(plain(content.caption)), title_justify="left")
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for place, kind in enumerate(content.alignments):
+        # Headings are folded to the width of their column, which would otherwise fold the numbers.
+        longest = max((len(row[place]) for row in content.rows), default=0)
+        heading = "\n".join(wrap(plain(content.columns[place]), max(longest, 11), break_long_words=False))
+        table.add_column(Text(heading), justify="right" if kind == "number" else "left", no_wrap=not place)
     for row in content.rows:
         table.add_row(*cells(row))
+    if content.caption:
+        _say(content.caption)
     _console(width).print(table)
 
 

@@ -36,6 +36,16 @@ class Direction:
         return f"{self.teacher}-to-{self.student}"
 
     @property
+    def heading(self) -> str:
+        """What is studied, in a line."""
+        return f"{self.sentence}: home tasks (htad) with {LABELS} labels"
+
+    @property
+    def sentence(self) -> str:
+        """The direction as the beginning of a sentence."""
+        return self.words[0].upper() + self.words[1:]
+
+    @property
     def words(self) -> str:
         """The direction as a clause."""
         return f"{self.teacher} teaches {self.student}"
@@ -60,19 +70,15 @@ def findings(runs: "dict[Direction, Run]") -> list[str]:
         summary = run.summary
         best, longer = summary.chosen(), summary.chosen("longer")
         if best is None or best.gain is None:
-            lines.append(f"{direction.words}: nothing was compared.")
+            lines.append(f"{direction.sentence}: nothing was compared.")
             continue
         p_value = "" if best.corrected_p is None else f", p {_p(best.corrected_p)} corrected"
         says = summary.says(best.label, best.gain).removesuffix(")")
         end = f"{p_value})" if best.gain.num_pairs > 1 else p_value
-        lines.append(f"{direction.words}: against training on labels alone, {says}{end}.")
+        lines.append(f"{direction.sentence}: against training on labels alone, {says}{end}.")
         if longer is not None and longer.gain is not None:
-            controls.append(summary.difference(longer.gain))
-    pairs = next(iter(runs.values())).config["pairs"][0]
-    lines.append(
-        f"Every student has the same {pairs['labelled']} labels and {pairs['unlabelled']} pairs without labels. As "
-        f"many steps without a teacher (longer) change {' and '.join(controls)} points."
-    )
+            controls.append(f"{summary.difference(longer.gain)} points where {direction.words}")
+    lines.append(f"The control longer, as many steps without a teacher, gains {', and '.join(controls)}.")
     return lines
 
 
