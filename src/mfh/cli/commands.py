@@ -203,7 +203,8 @@ def _demo(options: opt.Demo) -> None:
         )
         runs[direction] = Run.open(out / direction.folder)
         _print_table(replace(arms_table(runs[direction].summary), caption=""))
-    _say("\n" + "\n".join(f"* {line}" for line in demo.findings(runs)))
+    _say("")
+    _print_list(demo.findings(runs))
     _say(f"\nReport: {report(*runs.values(), out=out)}")
     for line in demo.exported(runs[demo.DIRECTIONS[0]], out / "student.pt2"):
         _say(line)
@@ -274,6 +275,17 @@ def _print_study(run: "Run") -> None:
     _say(f"\n{finding(run.summary)}")
     if run.selection is not None:
         _say(recommendation(run.selection, run.scale))
+
+
+def _print_list(lines: Sequence[str]) -> None:
+    """Print lines with a mark before each, set in as a whole."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 1))
+    for line in lines:
+        table.add_row("*", Text(plain(line)))
+    _console().print(table)
 
 
 def _print_table(content: "PageTable", width: int = 160) -> None:
