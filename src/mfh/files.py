@@ -530,6 +530,34 @@ def load_tensors(path: str | Path, kind: str, place: str = "") -> tuple[dict[str
         InputError: There is no such file, it is not a safetensors file, it holds something else, or it was changed
             after it was written.
     """
+    with _tensor_file(path, kind) as (file, metadata):
+        facts = _facts_in(metadata, path, kind)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    checksum = metadata.pop("checksum", None)
+    if checksum is not None and checksum != _tensors_digest(tensors, metadata):
+        raise InputError(f"{path} was changed after it was written (its checksum differs); remove it to make it again")
+    if place and metadata.get("place", place) != place:
+        raise InputError(f"{path} was written as {metadata['place']}, it seems exchanged; remove it to make it again")
+    return tensors, facts
+
+
+def load_facts(path: str | Path, kind: str) -> dict[str, Any]:
+    """The facts of a file that `save_tensors` wrote, without reading its tensors, so without checking them.
+
+    Args:
+        path: File to read.
+        kind: What the file must hold.
+
+    Raises:
+        InputError: There is no such file, it is not a safetensors file, or it holds something else.
+    """
+    with _tensor_file(path, kind) as (_, metadata):
+        return _facts_in(metadata, path, kind)
+
+
+@contextmanager
+def _tensor_file(path: str | Path, kind: str) -> Iterator[tuple[Any, dict[str, str]]]:
+    """An open safetensors file of ours, and its metadata."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -539,21 +567,17 @@ def load_tensors(path: str | Path, kind: str, place: str = "") -> tuple[dict[str
             if metadata.get("mfh") != kind:
                 held = metadata.get("mfh", "tensors of another program")
                 raise InputError(f"{path} holds {held}, not a {kind} saved by mfh")
-            facts = _parsed(metadata["facts"])
-            if not isinstance(facts, dict):
-                raise InputError(
-                    f"{path} holds facts of type {type(facts).__name__}; a {kind} saved by mfh has a mapping"
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file, metadata
     except FileNotFoundError:
         raise InputError(f"no file {path}; a {kind} saved by mfh was expected") from None
     except InputError:
         raise
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not a {kind} saved by mfh ({error})") from None
-    checksum = metadata.pop("checksum", None)
-    if checksum is not None and checksum != _tensors_digest(tensors, metadata):
-        raise InputError(f"{path} was changed after it was written (its checksum differs); remove it to make it again")
-    if place and metadata.get("place", place) != place:
-        raise InputError(f"{path} was written as {metadata['place']}, it seems exchanged; remove it to make it again")
-    return tensors, facts
+
+
+def _facts_in(metadata: Mapping[str, str], path: str | Path, kind: str) -> dict[str, Any]:
+    facts = _parsed(metadata["facts"])
+    if not isinstance(facts, dict):
+        raise InputError(f"{path} holds facts of type {type(facts).__name__}; a {kind} saved by mfh has a mapping")
+    return facts

@@ -33,7 +33,7 @@ def documented_fields():
 def test_every_option_of_the_command_line_has_help():
     known = {(kind, name) for kind, name, _ in documented_fields()}
     assert len(known) > 80
-    groups = ("dataset", "training", "files", "execution", "loss", "scoring", "features", "sizes")
+    groups = ("dataset", "training", "files", "execution", "loss", "scoring", "keeping", "features", "sizes")
     for kind in typing.get_args(options.Command):
         command = typing.get_args(kind)[0]
         for field in dataclasses.fields(command):

@@ -205,9 +205,12 @@ def _demo(options: opt.Demo) -> None:
         _print_table(replace(arms_table(runs[direction].summary), caption=""))
     _say("")
     _print_list(demo.findings(runs))
-    _say(f"\nReport: {report(*runs.values(), out=out)}")
-    for line in demo.exported(runs[demo.DIRECTIONS[0]], out / "student.pt2"):
-        _say(line)
+    with status("exporting the student", not options.quiet):
+        lines = demo.export(runs[demo.DIRECTIONS[0]])
+    with status("writing the report", not options.quiet):
+        page = report(*runs.values(), out=out)
+    _say("\n" + "\n".join(lines))
+    _say(f"Report: {page}")
 
 
 def _study(options: opt.Study) -> None:
@@ -231,12 +234,15 @@ def _study(options: opt.Study) -> None:
 
 def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
     with status("loading PyTorch", not quiet):
+        from mfh.reporting.student import student_lines
         from mfh.studies.running import study
 
     def finish(run: "Run") -> None:
         page = _reported(run)
         _print_study(run)
         _say(f"\nReport: {page}")
+        for line in student_lines(run):
+            _say(line)
 
     study(out=out, progress=not quiet, finish=finish, **arguments)
 
@@ -274,7 +280,7 @@ def _print_study(run: "Run") -> None:
     _print_table(arms_table(run.summary))
     _say(f"\n{finding(run.summary)}")
     if run.selection is not None:
-        _say(recommendation(run.selection, run.scale))
+        _say(recommendation(run.selection, run.scale, tested_all=not run.config.get("select")))
 
 
 def _print_list(lines: Sequence[str]) -> None:
@@ -478,6 +484,17 @@ def _report(options: opt.Report) -> None:
     _say(f"Report: {page}")
 
 
+def _export(options: opt.Export) -> None:
+    from mfh.studies.recommended import Students
+
+    students = Students.of(options.run, options.task)
+    chosen = students.best(options.fraction) if options.arm is None else students.of_arm(options.arm, options.fraction)
+    made = chosen.export(options.out, format=options.format, int8=options.int8)
+    _say(chosen.report())
+    for line in made.lines:
+        _say(line)
+
+
 def _opened(options: opt.TaskCommand, *, keep_students: bool = False) -> "AbstractContextManager[Seed]":
     """The seed that a step works on."""
     from mfh.studies.steps import open_seed
@@ -517,4 +534,5 @@ _COMMANDS: dict[type, Any] = {
     opt.Gauss: _gauss,
     opt.Prepare: _prepare,
     opt.Report: _report,
+    opt.Export: _export,
 }

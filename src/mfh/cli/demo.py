@@ -1,7 +1,6 @@
 """The demonstration: two sensors of one room teach each other, on real data, in about a minute."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -88,11 +87,13 @@ def _p(value: float) -> str:
     return p_in_words(value)
 
 
-def exported(run: "Run", out: Path) -> list[str]:
+def export(run: "Run") -> list[str]:
     """Write the student that a direction recommends as a file to deploy; returns lines that say where it is.
 
     Args:
         run: The direction's run folder.
-        out: File to write.
     """
-    return []  # the hook for `mfh export`
+    from mfh.studies.recommended import Students
+
+    best = Students.of(run).best()
+    return [best.report(), *best.export().lines]

@@ -15,6 +15,7 @@ from mfh.studies.settings import (
     Execution,
     File,
     GivenFiles,
+    Keeping,
     Loss,
     Number,
     Pretrained,
@@ -68,6 +69,7 @@ class TaskCommand(RunCommand):
             scoring=getattr(self, "scoring", Scoring()),
             files=GivenFiles(**vars(self.files)),
             execution=Execution(**vars(self.execution)),
+            keeping=getattr(self, "keeping", Keeping()),
         )
 
 
@@ -150,6 +152,7 @@ class Study(TaskCommand):
     scoring: OmitArgPrefixes[Scoring] = field(default_factory=Scoring)
     files: OmitArgPrefixes[GivenFiles] = field(default_factory=GivenFiles)
     execution: OmitArgPrefixes[Execution] = field(default_factory=Execution)
+    keeping: OmitArgPrefixes[Keeping] = field(default_factory=Keeping)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +253,26 @@ class Report(RunCommand):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Export(Quiet):
+    """Write the student that a study recommends, or that of an arm, as a file to deploy, with a model card."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run folder whose student to export."""
+    arm: Text = None
+    """Arm whose student to export, at its best variant by validation (default: the arm that the study recommends)."""
+    format: Annotated[Literal["pt2", "onnx", "safetensors"] | None, Unset] = None
+    """File format: pt2 (torch.export), onnx or safetensors, weights alone (default: that of --out's name, or pt2)."""
+    out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """File to write (default: student.pt2, .onnx or .safetensors in the run folder)."""
+    fraction: Number = None
+    """Label fraction of the student, in a study of several (default: the largest)."""
+    int8: bool = False
+    """Write a second file with 8-bit weights beside an .onnx file, and report its agreement with the student."""
+    task: Text = None
+    """Task of the run, where it cannot be found by the name that the run keeps."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gauss(RunCommand):
     """Run the paper's synthetic Gaussian experiments. Options that are not given are as published."""
 
@@ -307,4 +330,5 @@ Command = (
     | Annotated[Gauss, subcommand("gauss")]
     | Annotated[Prepare, subcommand("prepare")]
     | Annotated[Report, subcommand("report")]
+    | Annotated[Export, subcommand("export")]
 )

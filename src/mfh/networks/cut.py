@@ -331,14 +331,14 @@ class _PathTracer(fx.Tracer):
 
 
 def _trace_by_export(model: nn.Module, layer: str, inputs: Nested) -> _Traced:
-    root = _OneInputLogits(model, inputs)
+    root = OneInputLogits(model, inputs)
     root.training = model.training
     batch = map_tensors(lambda _: {0: torch.export.Dim.AUTO}, inputs)  # type: ignore[arg-type,return-value]
 
     def mark(_module: nn.Module, _args: Any, output: Any) -> Tensor:
         return torch.ops.mfh.mark(output)  # type: ignore[no-any-return]
 
-    with hooked(find_layer(model, layer), mark), _silence():
+    with hooked(find_layer(model, layer), mark), silenced():
         program = torch.export.export(root, (inputs,), dynamic_shapes=(batch,), strict=False)
         graph_module = program.module(check_guards=False)
     found = [node for node in graph_module.graph.nodes if node.target is torch.ops.mfh.mark.default]
@@ -356,7 +356,7 @@ def _(activation: Tensor) -> Tensor:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Suppress what tracers log and print when they fail: here failing is an answer like any other."""
     before = logging.root.manager.disable
     try:
@@ -389,10 +389,11 @@ class _OneInput(nn.Module):
         return self.model(**{name: inputs[name] for name in self.names})
 
 
-class _OneInputLogits(_OneInput):
+class OneInputLogits(_OneInput):
     """The same for an exported network, which must return a tensor."""
 
     def forward(self, inputs: Any) -> Any:
+        """The logits of inputs."""
         return as_logits(super().forward(inputs))
 
 

@@ -15,6 +15,7 @@ from mfh.reporting.pictures import (
     teachers_picture,
     venn_picture,
 )
+from mfh.reporting.student import student_section
 from mfh.reporting.summary import (
     arms_table,
     auroc_table,
@@ -47,6 +48,7 @@ def study_sections(run: Run) -> tuple[str, str, list[Section]]:
         _channels(run, summary),
         classes_section(measured, summary, facts),
         training_section(measured, summary),
+        student_section(run),
         making_section(run.config, run.environment),
     ]
     title = f"Study: {run.config.get('task', run.folder.name)}"
@@ -83,7 +85,7 @@ def comparison_table(runs: Mapping[str, Run]) -> Table:
 def _results(summary: Summary, run: Run) -> Section:
     section, choice = Section("Results"), run.selection
     if choice is not None:
-        section.blocks.append(recommendation(choice, summary.scale))
+        section.blocks.append(recommendation(choice, summary.scale, tested_all=not run.config.get("select")))
     picture = gains_picture(summary)
     if picture is not None:
         section.blocks.append(picture)

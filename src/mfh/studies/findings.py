@@ -99,12 +99,13 @@ def arms_frame(summary: Summary) -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=["arm", "mean", "gain", "low", "high", "p", *over])
 
 
-def recommendation(choice: Mapping[str, Any], scale: Scale = ACCURACY) -> str:
+def recommendation(choice: Mapping[str, Any], scale: Scale = ACCURACY, *, tested_all: bool = False) -> str:
     """What a study with selection recommends, in a sentence.
 
     Args:
         choice: Content of selection.json.
         scale: How the study's metric reads (default: accuracy).
+        tested_all: Whether the test split was read for all arms, before the choice.
     """
     gain, error = (scale.factor * float(choice[name]) for name in ("validation_gain", "standard_error"))
     unit = f" {scale.unit}" if scale.unit else ""
@@ -112,7 +113,8 @@ def recommendation(choice: Mapping[str, Any], scale: Scale = ACCURACY) -> str:
     change = f"{sign}{abs(gain):.3g}{unit} there against no-kd, standard error {error:.2g}"
     best = f"{Cell.chosen(choice).name} is the best of {choice['candidates']} by validation"
     rule = "no-kd is recommended unless the gain exceeds its standard error"
-    return f"Recommended: {choice['recommended']}. {best} ({change}); {rule}."
+    note = " The test split was read for all arms before this choice, which rests on validation alone." * tested_all
+    return f"Recommended: {choice['recommended']}. {best} ({change}); {rule}.{note}"
 
 
 def _against_control(summary: Summary, best: Variant) -> str:

@@ -6,7 +6,7 @@ what one seed keeps in it: networks, saliencies, masks, measurements. Everything
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,15 +55,17 @@ _LONGEST_NAME = 150
 
 _CONFIG, _ENVIRONMENT, _RESULTS = "config.json", "environment.json", "results.csv"
 _SELECTION, _DIAGNOSIS, _TRUTH = "selection.json", "diagnosis.json", "truth.json"
-_CHECKSUMS, _ADDITION = "checksums.json", "addition.json"
+_CHECKSUMS, _ADDITION, _EXPORT = "checksums.json", "addition.json", "export.json"
+_STUDENTS = "students"
 _KINDS = {"study": "a study", "steps": "single steps", "diagnose": "a diagnosis", "gauss": "Gaussian experiments"}
 _COUNTS = ("target", "predicted", "count")
 _MEASURE_AGAIN = "remove it to measure this cell again"
+_TRAIN_AGAIN = "remove it, and give the command of the run again to train the student again"
 _WITHOUT_IT = "remove it to have a report without it"
 _RESTORE = "restore it, or choose another --out"
 _RUN_AGAIN = "remove it and give the command of the run again"
 #: Folders of a run folder that only the holder of its lock writes to.
-_OURS = (".", "figures", "seed-*", "seed-*/*", "seed-*/labels-*/*")
+_OURS = (".", "figures", "seed-*", "seed-*/*", "seed-*/labels-*/*", "students", "students/*")
 
 
 class _Config(TypedDict, total=False):
@@ -120,6 +122,7 @@ class _Environment(TypedDict, total=False):
 
     repeat: str
     seconds: float
+    source: str
 
 
 class _Selection(TypedDict):
@@ -148,6 +151,22 @@ class _NetworkFacts(TypedDict):
     made_with: dict[str, Any]
     best_epoch: int | None
     history: list[dict[str, Any]]
+
+
+class _StudentFacts(TypedDict):
+    """What is kept with the best student of a variant."""
+
+    made_with: dict[str, Any]
+    seed: int
+    validation: float
+
+
+class _Export(TypedDict):
+    """What was exported last: the file, the arm, and what the report says of it."""
+
+    file: str
+    arm: str
+    lines: list[str]
 
 
 class _Checksums(TypedDict):
@@ -502,6 +521,112 @@ class Run:
         diagnosis.save(self.folder / _DIAGNOSIS)
         self.__dict__.pop("diagnosis", None)
 
+    # --- students ---------------------------------------------------------------------------------------------------
+
+    def student_file(self, cell: Cell, fraction: float | None = None) -> Path:
+        """Where the best student of a variant is kept.
+
+        Args:
+            cell: The variant.
+            fraction: Share of the labels that it was trained on, in a study of several.
+        """
+        folder = self.folder / _STUDENTS
+        folder = folder if fraction is None else folder / f"labels-{fraction!r}"
+        return folder / f"{safe_name(cell.name)}.safetensors"
+
+    @property
+    def students_folder(self) -> Path:
+        """Where the best student of every variant is kept."""
+        return self.folder / _STUDENTS
+
+    @property
+    def holds_students(self) -> bool:
+        """Whether any student is kept as the best of its variant."""
+        return any(self.students_folder.glob("**/*.safetensors"))
+
+    def student_facts(self, cell: Cell, fraction: float | None = None) -> dict[str, Any] | None:
+        """Seed, validation metric and origin of the best student of a variant; None where none is kept.
+
+        Raises:
+            InputError: Its file cannot be read.
+        """
+        path = self.student_file(cell, fraction)
+        if not records.present(path, _TRAIN_AGAIN):
+            return None
+        return self._fitted_student(path, files.load_facts(path, "student"))
+
+    def read_student(self, cell: Cell, fraction: float | None = None) -> "tuple[dict[str, Tensor], dict[str, Any]]":
+        """Weights of the best student of a variant, and the facts kept with them.
+
+        Raises:
+            InputError: None is kept, or its file cannot be read.
+        """
+        path = self.student_file(cell, fraction)
+        weights, facts = files.load_tensors(path, "student", self._student_place(path))
+        return weights, self._fitted_student(path, facts)
+
+    def write_student(
+        self, cell: Cell, fraction: float | None, weights: "Mapping[str, Tensor]", facts: Mapping[str, Any]
+    ) -> None:
+        """Keep a student as the best of its variant.
+
+        Args:
+            cell: The variant.
+            fraction: Share of the labels that it was trained on, in a study of several.
+            weights: Its weights.
+            facts: `seed`, `validation` (its metric there) and `made_with`, as JSON can hold it.
+        """
+        path = self.student_file(cell, fraction)
+        files.save_tensors(path, "student", weights, facts, self._student_place(path))
+
+    def offer_student(
+        self,
+        cell: Cell,
+        fraction: float | None,
+        weights: "Callable[[], Mapping[str, Tensor]]",
+        facts: Mapping[str, Any],
+        sign: int,
+    ) -> None:
+        """Keep a student if it is better on validation than the one that is kept, or as good with a lower seed.
+
+        Cells finish in any order and in several processes; what is kept in the end is the same.
+
+        Args:
+            cell: The variant.
+            fraction: Share of the labels that it was trained on, in a study of several.
+            weights: Returns its weights.
+            facts: As in `write_student`.
+            sign: 1 if a higher metric is better, otherwise -1.
+        """
+        with files.locked(self.folder / _STUDENTS / ".lock"):
+            held = self.student_facts(cell, fraction)
+            if held is None or held["seed"] == facts["seed"] or _merit(facts, sign) > _merit(held, sign):
+                self.write_student(cell, fraction, weights(), facts)
+
+    def _fitted_student(self, path: Path, facts: dict[str, Any]) -> dict[str, Any]:
+        try:
+            fitted: dict[str, Any] = records.fitted(facts, _StudentFacts)
+        except ValueError as error:
+            raise InputError(f"{path}: {error}; {_TRAIN_AGAIN}") from None
+        return fitted
+
+    def _student_place(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    @property
+    def exported(self) -> dict[str, Any] | None:
+        """What was exported last: `file`, `arm` and the `lines` of the report on it; None where nothing was."""
+        path = self.folder / _EXPORT
+        return records.read_record(path, _Export, _WITHOUT_IT) if records.present(path, _WITHOUT_IT) else None
+
+    def write_exported(self, file: Path, arm: str, lines: Sequence[str]) -> None:
+        """Keep what was exported, for the report."""
+        records.write_record(self.folder / _EXPORT, {"file": str(file), "arm": arm, "lines": list(lines)})
+
+    def export_file(self, format: str) -> Path:  # noqa: A002 (the word users know)
+        """Where an exported student goes unless the user says otherwise."""
+        return self.folder / f"student.{format}"
+
     # --- seeds ------------------------------------------------------------------------------------------------------
 
     def seed(self, seed: int, fraction: float | None = None) -> "SeedFolder":
@@ -761,6 +886,11 @@ class SeedFolder:
         """What a file is within the run folder, however the run folder is called."""
         labels = "" if self.fraction is None else f"{self.folder.name}/"
         return f"seed-{self.seed}/{labels}{path.relative_to(self.folder).as_posix()}"
+
+
+def _merit(facts: Mapping[str, Any], sign: int) -> tuple[float, int]:
+    """What students of a variant are chosen by; of equal ones, the lowest seed."""
+    return sign * facts["validation"], -facts["seed"]
 
 
 def refuse_other_format(holder: str, identity: Mapping[str, Any]) -> None:

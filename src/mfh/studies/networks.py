@@ -37,6 +37,9 @@ from mfh.training.trackers import check_tracker, tracked
 Role = Literal["teacher", "student"]
 History = list[dict[str, float]]
 
+#: The part of the identity that says which data and architecture a student belongs to.
+_ORIGIN = ("task", "problem", "data", "networks")
+
 _SAME_OPTIONS = "use another --out, or the same options"
 
 
@@ -121,6 +124,29 @@ class Networks:
                     "all processes need the same: let its function draw from generators with a fixed seed"
                 )
         return identity
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a student is kept with: its seed, and what decided its data and architecture."""
+        return {"seed": self.seed, "made_with": {name: self.identity[name] for name in _ORIGIN}}
+
+    def restored(self, weights: dict[str, Any], facts: Mapping[str, Any], path: Path) -> nn.Module:
+        """A student that was kept with `origin`, in eval mode.
+
+        Args:
+            weights: Its weights.
+            facts: What was kept with them.
+            path: Its file, for messages.
+
+        Raises:
+            InputError: The task has other data or another network now.
+        """
+        refuse_difference(
+            str(path), facts["made_with"], self.origin["made_with"], "use the task and data that the study had"
+        )
+        network = self.new("student")
+        _load_state(network, weights, path)
+        return network.eval()
 
     def _data(self) -> dict[str, Any]:
         """All data sets that decide networks, by name; those that a task need not have only where it has them."""

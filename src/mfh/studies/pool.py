@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mfh.progress import doing, end_status, is_live, listening, progress_bar
 from mfh.studies.folder import Row, Run, SeedFolder
 from mfh.studies.grid import COLUMNS, FRACTION, WEIGHTS, Cell
 from mfh.studies.labels import with_label_fraction
+from mfh.studies.networks import Trained
 from mfh.studies.seed import Seed
 from mfh.studies.settings import Settings
 from mfh.tasks.finding import TaskSource, find_task
@@ -47,7 +49,7 @@ class Plan:
         folder: The run folder.
         seeds: The random seeds.
         scale: How the task's metric reads.
-        keep_students: Whether students are kept, because they are measured on another split later.
+        select: Whether the test split is read only for what validation chooses.
         fractions: The shares of the labels to compare; empty for all labels alone.
         notes: Folder where worker processes say what they are doing; None where nobody listens.
     """
@@ -59,9 +61,14 @@ class Plan:
     folder: Path
     seeds: range
     scale: Scale
-    keep_students: bool
+    select: bool
     fractions: tuple[float, ...] = ()
     notes: Path | None = None
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every student is kept: where the user wants it, or where the test split is read for some later."""
+        return self.select or self.settings.keeping.keep_students == "all"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -86,9 +93,17 @@ class Plan:
             seed,
             self.settings,
             self.kept(unit),
-            keep_students=self.keep_students,
+            keep_students=self.keeps_all,
             fraction=fraction,
         )
+
+    def offer(self, made: Seed, cell: Cell, student: Trained, rows: Sequence[Row]) -> None:
+        """Keep a student that was measured, if it is the best of its variant so far."""
+        values = [row["value"] for row in rows if (row["split"], row["metric"]) == ("val", self.scale.name)]
+        if self.settings.keeping.keep_students != "none" and values:
+            facts = {**made.networks.origin, "validation": values[0]}
+            run = Run(self.folder)
+            run.offer_student(cell, made.fraction, student.network.state_dict, facts, self.scale.sign)
 
     def missing(self, unit: Unit) -> list[Cell]:
         """Cells of a unit that are not measured yet."""
@@ -133,7 +148,8 @@ def _measure(
         if chunk is None:
             made.prepare(plan.missing(unit))
             return
-        for cell, rows in zip(chunk, made.measure(chunk, splits=plan.splits), strict=True):
+        measured = made.measure(chunk, splits=plan.splits, finished=partial(plan.offer, made))
+        for cell, rows in zip(chunk, measured, strict=True):
             kept.write_rows(cell, plan.splits, plan.columns, rows)
             if tick is not None:
                 tick()
@@ -213,7 +229,7 @@ class Crew:
         todo = [unit for unit in plan.units if plan.missing(unit) or plan.unrated(unit)]
         if self.workers == 1 or sum(len(plan.missing(unit)) for unit in todo) < 2:
             for unit in todo:
-                _measure(plan, unit, plan.missing(unit), self._seed(plan, unit), self.reporter.tick)
+                _measure(plan, unit, plan.missing(unit), self.seed(plan, unit), self.reporter.tick)
                 self.reporter.finished(unit)
             return
         # With more processes than units, what a unit's cells share is made first, and then the cells are shared out.
@@ -246,7 +262,8 @@ class Crew:
                 "workers"
             ) from None
 
-    def _seed(self, plan: Plan, unit: Unit) -> Seed:
+    def seed(self, plan: Plan, unit: Unit) -> Seed:
+        """A unit, ready to work on in this process."""
         if unit == (self.first.seed, self.first.fraction):
             return self.first
         return plan.seed(self.source.make(unit[0]), unit)

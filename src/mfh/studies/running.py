@@ -1,15 +1,14 @@
 """A study: arms x ratios x scores x seeds on one task, kept in a run folder and resumed from it."""
 
+import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from html import escape
-from math import sqrt
 from pathlib import Path
-from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 from mfh.errors import InputError
@@ -32,6 +31,7 @@ from mfh.studies.grid import (
 from mfh.studies.labels import check_fractions, with_label_fraction
 from mfh.studies.pool import Crew, Plan
 from mfh.studies.provenance import environment
+from mfh.studies.recommended import Recommended, Students, exceeds, mean_and_error, spec_of
 from mfh.studies.seed import LABEL_SMOOTHING, Seed
 from mfh.studies.settings import Settings
 from mfh.studies.stats import Repeats
@@ -60,6 +60,7 @@ class StudyResult:
         data_redrawn: Whether each seed drew its own data. Otherwise it split one data set anew, or all seeds share one.
         folder: The run folder, if there is one.
         scale: How the task's metric reads.
+        students: The students that the study kept.
         finding: What the study shows, in a sentence, as its report says it.
         repeats: What differs between seeds, and so what intervals cover (default: as `data_redrawn` says).
     """
@@ -68,6 +69,7 @@ class StudyResult:
     data_redrawn: bool
     folder: Path | None = None
     scale: Scale = ACCURACY
+    students: Students | None = field(default=None, repr=False, compare=False)
     finding: str = ""
     repeats: Repeats | None = None
 
@@ -131,6 +133,24 @@ class StudyResult:
         table = self.table.to_html(index=False, na_rep="", float_format="{:.3g}".format, border=0)
         return f"<p>{escape(self.finding)}</p>\n{table}"
 
+    @property
+    def best(self) -> Recommended:
+        """The student that the study recommends at its largest label fraction; see `best_at`."""
+        return self.best_at(None)
+
+    def best_at(self, label_fraction: float | None) -> Recommended:
+        """The student that the study recommends: that of no-kd where no other arm is shown to help.
+
+        Args:
+            label_fraction: The label fraction, in a study of several; None for the largest.
+
+        Raises:
+            InputError: The study has no such label fraction, or no arm no-kd.
+        """
+        if self.students is None:
+            raise InputError("this result belongs to no run; use the one that mfh.study returned")
+        return self.students.best(label_fraction)
+
     def by_seed(self, split: str = "test", label_fraction: float | None = None) -> "pd.DataFrame":
         """The students' metric: a row per seed, a column per variant, for instance "general-distance-0.5-flatten".
 
@@ -192,8 +212,9 @@ def study(
         select: Whether to choose arm, ratio, layer, score and weights by the mean metric on the validation split, and
             to read the test split only for the chosen one, for no-kd and for the same teacher unmasked. The choice
             stays when seeds are added. It recommends no-kd where the chosen one's mean validation gain does not exceed
-            its standard error over seeds.
-        out: Run folder, which grows cell by cell, and from which the same call resumes. None keeps nothing.
+            its standard error over seeds. In the folder of a study that read the test split for all, it only chooses.
+        out: Run folder, which grows cell by cell, and from which the same call resumes. None keeps everything in a
+            temporary folder, which goes with the result.
         settings: Training, loss, given files, device and processes; see `Settings`.
         progress: Whether to report progress on the terminal or in the notebook (default: only in a notebook, where the
             finding is printed at the end as well).
@@ -227,17 +248,33 @@ def study(
         num_seeds,
         add_seeds,
     )
-    with ExitStack() as stack:
-        stack.enter_context(status("reading the data and checking the task", progress))
-        if out is None:
-            temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="mfh-study-"))
-            kept_in = Run(Path(temporary) / "run")
-            result = replace(_study(task, design, kept_in, settings, progress, finish), folder=None)
-        else:
-            result = _study(task, design, Run(out), settings, progress, finish)
+    with status("reading the data and checking the task", progress):
+        result = _study_in(out, task, design, settings, progress, finish)
     if progress and in_notebook():
         print(result.finding)  # noqa: T201
     return result
+
+
+def _study_in(
+    out: str | Path | None,
+    task: Any,
+    design: "_Design",
+    settings: Settings,
+    progress: bool,
+    finish: Callable[[Run], object] | None,
+) -> StudyResult:
+    """A study in a run folder; without one, in a temporary folder that goes with the result."""
+    if out is not None:
+        return _study(task, design, Run(out), settings, progress, finish)
+    temporary = tempfile.mkdtemp(prefix="mfh-study-")
+    forget = partial(shutil.rmtree, temporary, ignore_errors=True)
+    try:
+        result = _study(task, design, Run(Path(temporary) / "run"), settings, progress, finish)
+    except BaseException:
+        forget()
+        raise
+    weakref.finalize(result.students, forget)  # `result.best` reads its student there
+    return replace(result, folder=None)
 
 
 @dataclass(frozen=True)
@@ -291,9 +328,10 @@ def _study(
     grid = cells(arms, ratios, design.scores, design.layers or [first.layer], design.weights)
     layers = dict.fromkeys(cell.layer for cell in grid if cell.layer)
     check_task(first, layers, source.origin, whole=["test"])
-    splits = ("val",) if design.select else ("val", "test")
+    select = design.select and not _tested_all(run)
+    splits = ("val",) if select else ("val", "test")
     scale = first.problem.metric.scale
-    plan = Plan(task, settings, tuple(grid), splits, run.folder, seeds, scale, design.select, design.fractions)
+    plan = Plan(task, settings, tuple(grid), splits, run.folder, seeds, scale, select, design.fractions)
     made = plan.seed(first, plan.units[0])
     _check(design, grid, first, settings, made)
     config = _config(plan, first, made, source, sorted(set(ratios)), design)
@@ -306,10 +344,17 @@ def _study(
             run.begin_addition(design.add_seeds, len(seeds))
         run.claim(config)
         result = _measured(plan, run, source, made, progress)
+        if design.select and not select:
+            _choose(plan, run)
         if finish is not None:
             finish(run)
         run.end_addition()
     return result
+
+
+def _tested_all(run: Run) -> bool:
+    """Whether the folder holds a study whose test split was read for all arms."""
+    return bool(run.holds_config and run.num_cells and run.command == "study" and not run.config.get("select"))
 
 
 def _check(design: _Design, grid: Sequence[Cell], task: Task, settings: Settings, made: Seed) -> None:
@@ -352,7 +397,7 @@ def _config(
         "scores": list(dict.fromkeys(design.scores)),
         "layers": list(dict.fromkeys(cell.layer for cell in plan.grid if cell.layer)) or [made.task.layer],
         "weights": list(dict.fromkeys(cell.weights for cell in plan.grid if cell.weights)) or None,
-        "select": design.select,
+        "select": plan.select,
         **({"label_fractions": list(design.fractions)} if design.fractions else {}),
         "pairs": [_counts(with_label_fraction(first, fraction, made.seed)) for fraction in design.fractions or (None,)],
         **plan.settings.task.facts(),
@@ -383,18 +428,47 @@ def _measured(plan: Plan, run: Run, source: TaskSource, first: Seed, progress: b
     with Crew(plan, source, first, progress=progress) as crew:
         crew.run(plan)
         rows = plan.collect(plan.units)
-        if plan.keep_students:
+        _keep_students(plan, rows, run, crew)
+        if plan.select:
             chosen = replace(plan, grid=tuple(_choose(plan, run)), splits=("test",))
             crew.run(chosen)
             rows += chosen.collect(plan.units)
     run.write_results(plan.columns, rows)
+    made_from = spec_of(plan.task)
     if run.num_cells > cached or not run.environment:
         # More seeds, or the rest after an interruption, add to the time.
         seconds = time.monotonic() - started + float(run.environment.get("seconds", 0))
-        run.write_environment(environment(seconds=round(seconds, 1)))
+        run.write_environment(environment(seconds=round(seconds, 1), **made_from))
+    elif made_from.items() - run.environment.items():
+        run.write_environment(run.environment | made_from)
     redrawn = run.repeats.seeds == "redrawn"
+    students = Students(run, source, plan.settings)
     frame = _frame(rows, plan.columns)
-    return StudyResult(frame, redrawn, run.folder, plan.scale, study_finding(run), run.repeats)
+    return StudyResult(frame, redrawn, run.folder, plan.scale, students, study_finding(run), run.repeats)
+
+
+def _keep_students(plan: Plan, rows: Sequence[Row], run: Run, crew: Crew) -> None:
+    """Train students again that are to be kept and are not, because a study before kept none or files were removed.
+
+    Students were kept while they were measured, so there is usually nothing to do. Here it is decided which one is the
+    best, whatever order the cells were measured in.
+    """
+    if plan.settings.keeping.keep_students == "none":
+        return
+    values: dict[tuple[float | None, Cell], list[tuple[float, int]]] = {}
+    for row in rows:
+        if (row["split"], row["metric"]) == ("val", plan.scale.name):
+            fraction = float(row[FRACTION]) if plan.fractions else None
+            values.setdefault((fraction, Cell.of(row)), []).append((float(row["value"]), int(row["seed"])))
+    for (fraction, cell), found in values.items():
+        if cell.arm == LINEAR:
+            continue
+        value, best = max(found, key=lambda one: (plan.scale.sign * one[0], -one[1]))
+        held = run.student_facts(cell, fraction)
+        if held is None or held["seed"] != best:
+            made = crew.seed(plan, (best, fraction))
+            facts = {**made.networks.origin, "validation": value}
+            run.write_student(cell, fraction, made.student(cell).network.state_dict(), facts)
 
 
 def _frame(rows: list[Row], columns: Sequence[str]) -> "pd.DataFrame":
@@ -422,7 +496,7 @@ def _choose(plan: Plan, run: Run) -> list[Cell]:
     best = max(candidates, key=lambda cell: plan.scale.sign * candidates[cell])
     none = next(cell for cell in values if cell.arm == "no-kd")
     gains = [plan.scale.sign * (taught - alone) for taught, alone in zip(values[best], values[none], strict=True)]
-    gain, error = sum(gains) / len(gains), stdev(gains) / sqrt(len(gains)) if len(gains) > 1 else 0.0
+    gain, error = mean_and_error(gains)
     # The best of many is flattered: below one standard error of its gain the plain student is the better bet
     # (research/worlds/reports).
     choice: Mapping[str, Any] = {
@@ -430,7 +504,7 @@ def _choose(plan: Plan, run: Run) -> list[Cell]:
         f"validation_{plan.scale.name}": means[best],
         "validation_gain": gain,
         "standard_error": error,
-        "recommended": best.name if gain > error else "no-kd",
+        "recommended": best.name if exceeds(gain, error) else "no-kd",
         "candidates": len(candidates),
         "num_seeds": len(plan.seeds),
     }

@@ -5,7 +5,7 @@ The steps of the command line, a diagnosis and the cells of a study go through h
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -336,7 +336,13 @@ class Seed:
 
     # --- measurements -----------------------------------------------------------------------------------------------
 
-    def measure(self, cells: Sequence[Cell], *, splits: Sequence[str] = ("val", "test")) -> Iterator[list[Row]]:
+    def measure(
+        self,
+        cells: Sequence[Cell],
+        *,
+        splits: Sequence[str] = ("val", "test"),
+        finished: Callable[[Cell, Trained, list[Row]], None] | None = None,
+    ) -> Iterator[list[Row]]:
         """Train and measure one student after the other; yields the rows of one cell at a time.
 
         All teachers' outputs are computed first: one trunk pass per teacher, layer and split serves all masks.
@@ -344,6 +350,7 @@ class Seed:
         Args:
             cells: The arms.
             splits: The splits to measure on.
+            finished: Called with each student and its rows before they are yielded.
         """
         taught = [cell for cell in cells if cell.teacher is not None]
         untrained = [cell for cell in taught if not (self.keep_students and self.networks.holds_distilled(cell))]
@@ -367,6 +374,8 @@ class Seed:
                 if cell in outputs[split]:
                     value = self._teacher_value(cell, split, outputs[split][cell])
                     rows.append(self._row(cell, split, f"teacher_{metric.name}", value))
+            if finished is not None:
+                finished(cell, student, rows)
             yield rows
 
     def _linear(self, split: Any) -> float:

@@ -150,6 +150,18 @@ class Execution(Processes, Device):
     """Number of CPU threads in each process."""
 
 
+#: Students that a study keeps.
+Keep = Literal["best", "all", "none"]
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What a study keeps of the students that it trains. Results do not depend on it."""
+
+    keep_students: Keep = "best"
+    """Students to keep in the run folder: the best of each variant by validation, all of them, or none."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything a user may change about a task, in groups.
@@ -163,6 +175,7 @@ class Settings:
         scoring: How channels are scored.
         files: Files of networks and scores that were made before.
         execution: Device, processes and threads.
+        keeping: Students that a study keeps.
 
     Raises:
         InputError: A setting has the wrong type or is out of range.
@@ -178,6 +191,7 @@ class Settings:
     scoring: Scoring = field(default_factory=Scoring)
     files: GivenFiles = field(default_factory=GivenFiles)
     execution: Execution = field(default_factory=Execution)
+    keeping: Keeping = field(default_factory=Keeping)
 
     def __post_init__(self) -> None:
         for group in dataclasses.fields(self):

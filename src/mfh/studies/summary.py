@@ -95,15 +95,15 @@ class Summary:
         if not candidates:
             return None
 
-        return max(candidates, key=self._rank)
+        return max(candidates, key=self.rank)
 
     @cached_property
     def control(self) -> Variant | None:
         """The control without the teacher's knowledge that is best on the validation split; None without any."""
         found = [variant for arm in PLAIN_CONTROLS if (variant := self.chosen(arm)) is not None]
-        return max(found, key=self._rank, default=None)
+        return max(found, key=self.rank, default=None)
 
-    def _rank(self, variant: Variant) -> float:
+    def rank(self, variant: Variant) -> float:
         """What variants are chosen by. Without validation the first one stands; the test split decides nothing."""
         return -math.inf if variant.validation is None else self.scale.sign * variant.validation
 

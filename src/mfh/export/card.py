@@ -1,0 +1,99 @@
+"""The model card: what a network is, and how to run it without `mfh`."""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from torch import nn
+
+from mfh.data.pairs import Nested, tensors
+from mfh.errors import plain
+from mfh.export.formats import Exporter, input_names
+from mfh.networks.calling import call
+from mfh.networks.layers import as_logits
+from mfh.networks.standardise import Standardise
+
+
+def card_text(
+    name: str,
+    exporter: Exporter,
+    network: nn.Module,
+    one: Nested,
+    about: Mapping[str, str],
+    classes: Sequence[str],
+    costs: Sequence[str],
+) -> str:
+    """A model card in Markdown.
+
+    Args:
+        name: Name of the exported file.
+        exporter: Its format.
+        network: The network, in eval mode.
+        one: Inputs of one sample.
+        about: What the network is: heading -> text.
+        classes: Names of the classes, in the order of outputs.
+        costs: Sentences on size and time.
+    """
+    facts = [f"* **{heading}:** {text}" for heading, text in about.items()]
+    inputs = [
+        f"* `{name}`: {_kind(tensor.dtype)}, ({', '.join(['N', *map(str, tensor.shape[1:])])})"
+        for name, tensor in zip(input_names(one), tensors(one), strict=True)
+    ]
+    shape = ", ".join(["N", *map(str, as_logits(call(network, one)).shape[1:])])
+    lines = [
+        f"# {name}",
+        "",
+        *facts,
+        *(f"* **Cost:** {text}" for text in costs),
+        "",
+        "## Load it",
+        "",
+        "```python",
+        exporter.loading(name, network, one),
+        "```",
+        "",
+        _needs(exporter, network),
+        "",
+        "## Inputs and outputs",
+        "",
+        *inputs,
+        f"* Output: logits, ({shape}). N is any number of samples from 1.",
+        "",
+        _preprocessing(network),
+    ]
+    if classes:
+        lines += ["", "Classes, in the order of the outputs:", ""]
+        lines += [f"{index}. {label}" for index, label in enumerate(classes)]
+    return plain("\n".join(lines) + "\n")
+
+
+def _kind(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _needs(exporter: Exporter, network: nn.Module) -> str:
+    """What a program needs to run the file."""
+    if exporter.suffix == "pt2":
+        return f"This needs PyTorch alone, {_at('torch')} or newer."
+    if exporter.suffix == "onnx":
+        return f"This needs onnxruntime ({_at('onnxruntime')} was tested) or another ONNX runtime."
+    return (
+        f"The file holds weights alone: `make_student` must make the same network, of the class "
+        f"`{type(network).__module__}.{type(network).__qualname__}`. The formats .pt2 and .onnx need no class."
+    )
+
+
+def _at(package: str) -> str:
+    try:
+        return f"version {version(package).partition('+')[0]}"
+    except PackageNotFoundError:
+        return "its present version"
+
+
+def _preprocessing(network: nn.Module) -> str:
+    """What is done to inputs inside the network, and what its user must do."""
+    if any(isinstance(module, Standardise) for module in network.modules()):
+        return (
+            "Give raw inputs: mean and standard deviation of the training samples are in the file, and the student "
+            "standardises its inputs itself."
+        )
+    return "Give inputs as the task's data set returns them; whatever it does to raw data is not in the file."

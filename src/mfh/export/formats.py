@@ -1,0 +1,298 @@
+"""The formats of exported networks: each turns a network into the bytes of a file, and runs such bytes.
+
+What is inside runs without `mfh`: an exported program, an ONNX graph, or weights. The batch size is free.
+"""
+
+import copy
+import io
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mfh.data.pairs import Nested, map_tensors, tensors
+from mfh.errors import FOREIGN, InputError, close_names, in_a_line
+from mfh.networks.calling import call
+from mfh.networks.cut import OneInputLogits, silenced
+from mfh.networks.layers import as_logits
+
+Format = Literal["pt2", "onnx", "safetensors"]
+#: A function from inputs to logits, (N, K, ...).
+Runner = Callable[[Nested], Tensor]
+
+_WEIGHTS_ALONE = "export it as .safetensors, which holds its weights alone and needs its class to be loaded"
+
+
+class Exporter(ABC):
+    """One format.
+
+    Attributes:
+        suffix: Ending of its files, without the dot.
+    """
+
+    suffix: Format
+
+    @abstractmethod
+    def write(self, network: nn.Module, example: Nested) -> bytes:
+        """The content of a file.
+
+        Args:
+            network: A network on the CPU, in eval mode.
+            example: Inputs of two samples or more.
+
+        Raises:
+            InputError: The network cannot be exported so.
+        """
+
+    @abstractmethod
+    def runner(self, content: bytes, network: nn.Module, threads: int = 0) -> Runner:
+        """A function that runs what `write` made.
+
+        Args:
+            content: The content of a file.
+            network: The network, whose class a format of weights alone needs.
+            threads: Number of threads, for a runtime that has its own; 0 leaves it to the runtime.
+        """
+
+    @abstractmethod
+    def loading(self, name: str, network: nn.Module, example: Nested) -> str:
+        """Python code that loads a file without `mfh` and runs it.
+
+        Args:
+            name: Name of the file.
+            network: The network.
+            example: Its inputs.
+        """
+
+
+class Program(Exporter):
+    """`torch.export`: a program of PyTorch's own operators, which needs torch alone."""
+
+    suffix: Format = "pt2"
+
+    def write(self, network: nn.Module, example: Nested) -> bytes:  # noqa: D102 (as in Exporter)
+        batch = torch.export.Dim("batch", min=1)
+        shapes = map_tensors(lambda _: {0: batch}, example)  # type: ignore[arg-type,return-value]
+        try:
+            with silenced():
+                program = torch.export.export(OneInputLogits(network, example), (example,), dynamic_shapes=(shapes,))
+                torch.export.save(program, content := io.BytesIO())
+        except FOREIGN as error:
+            raise InputError(_untraceable(network, self.suffix, error)) from error
+        return content.getvalue()
+
+    def runner(self, content: bytes, network: nn.Module, threads: int = 0) -> Runner:  # noqa: ARG002, D102
+        with silenced():
+            return torch.export.load(io.BytesIO(content)).module()
+
+    def loading(self, name: str, network: nn.Module, example: Nested) -> str:  # noqa: ARG002, D102
+        return f"""import torch
+student = torch.export.load("{name}").module()
+logits = student({_inputs_in_words(example)})"""
+
+
+class Onnx(Exporter):
+    """ONNX, for onnxruntime and other runtimes. Nested inputs become one input for each tensor."""
+
+    suffix: Format = "onnx"
+
+    def write(self, network: nn.Module, example: Nested) -> bytes:  # noqa: D102
+        _need_onnx()
+        batch = torch.export.Dim("batch", min=1)
+        flat, names = tuple(tensors(example)), input_names(example)
+        shapes = (tuple({0: batch} for _ in flat),)
+        try:
+            with silenced():
+                program = torch.onnx.export(
+                    _Flat(network, example),
+                    flat,
+                    dynamo=True,
+                    dynamic_shapes=shapes,
+                    input_names=names,
+                    output_names=["logits"],
+                    verbose=False,
+                )
+                assert program is not None
+                return program.model_proto.SerializeToString()  # type: ignore[no-any-return]
+        except FOREIGN as error:
+            raise InputError(_untraceable(network, self.suffix, error)) from error
+
+    def runner(self, content: bytes, network: nn.Module, threads: int = 0) -> Runner:  # noqa: ARG002, D102
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+        def run(inputs: Nested) -> Tensor:
+            arrays = [tensor.numpy() for tensor in tensors(inputs)]
+            return torch.from_numpy(session.run(None, dict(zip(input_names(inputs), arrays, strict=True)))[0])
+
+        return run
+
+    def loading(self, name: str, network: nn.Module, example: Nested) -> str:  # noqa: ARG002, D102
+        given = ", ".join(f'"{name}": {name.replace(".", "_")}' for name in input_names(example))
+        return f"""import onnxruntime
+student = onnxruntime.InferenceSession("{name}")
+logits = student.run(None, {{{given}}})[0]"""
+
+
+class Weights(Exporter):
+    """Weights alone, as safetensors. Whoever loads them needs the network's class."""
+
+    suffix: Format = "safetensors"
+
+    def write(self, network: nn.Module, example: Nested) -> bytes:  # noqa: ARG002, D102
+        from safetensors.torch import save
+
+        # Tensors that share memory, such as tied weights, cannot be written as they are.
+        return save({name: tensor.clone().contiguous() for name, tensor in network.state_dict().items()})
+
+    def runner(self, content: bytes, network: nn.Module, threads: int = 0) -> Runner:  # noqa: ARG002, D102
+        from safetensors.torch import load
+
+        filled = copy.deepcopy(network)
+        for value in filled.state_dict().values():  # whatever is not in the file must show
+            value.zero_()
+        filled.load_state_dict(load(content))
+        return lambda inputs: as_logits(filled(inputs))
+
+    def loading(self, name: str, network: nn.Module, example: Nested) -> str:  # noqa: D102
+        return f"""from safetensors.torch import load_file
+student = make_student().eval()  # your function that makes the {type(network).__name__}, with the same arguments
+student.load_state_dict(load_file("{name}"))
+logits = student({_inputs_in_words(example)})"""
+
+
+#: Ending -> format.
+FORMATS: dict[str, Exporter] = {exporter.suffix: exporter for exporter in (Program(), Onnx(), Weights())}
+
+
+def format_of(path: Path | None, given: str | None) -> Exporter:
+    """The format of a file, by its ending or as given.
+
+    Args:
+        path: The file; None where it is still to be named.
+        given: "pt2", "onnx" or "safetensors"; None to go by the ending, or .pt2 without one.
+
+    Raises:
+        InputError: There is no such format, or the two differ.
+    """
+    name = given or ("pt2" if path is None else path.suffix.removeprefix("."))
+    if name not in FORMATS:
+        what = f"format is {name!r}" if given else f"{path} ends in {'.' + name if name else 'nothing'!r}"
+        raise InputError(f"{what}; choose {', '.join(FORMATS)}; {close_names(name, list(FORMATS))}")
+    if path is not None and path.suffix != f".{name}":
+        raise InputError(f"{path} does not end in .{name}, the format; name the file so, or leave --format out")
+    return FORMATS[name]
+
+
+def quantised(content: bytes) -> bytes:
+    """An ONNX file with 8-bit weights, whose activations are quantised while it runs.
+
+    Args:
+        content: The content of an .onnx file.
+
+    Raises:
+        InputError: The runtime cannot quantise it.
+    """
+    _need_onnx()
+    import onnx
+
+    try:
+        with silenced(), tempfile.TemporaryDirectory() as folder:
+            from onnxruntime.quantization import QuantType, quantize_dynamic
+
+            path = Path(folder) / "int8.onnx"
+            # Signed weights of convolutions have no kernel in the CPU runtime.
+            quantize_dynamic(onnx.load_from_string(content), path, weight_type=QuantType.QUInt8)
+            return path.read_bytes()
+    except FOREIGN as error:
+        raise InputError(
+            f"onnxruntime cannot write 8-bit weights for this student ({in_a_line(error)}); leave --int8 out"
+        ) from error
+
+
+def input_names(inputs: Nested, prefix: str = "") -> list[str]:
+    """A name for each tensor of a nested input, in order: "input", or the keys and positions that lead to it.
+
+    Example:
+        >>> input_names(torch.zeros(1)), input_names({"sound": torch.zeros(1), "eyes": (torch.zeros(1),) * 2})
+        (['input'], ['sound', 'eyes.0', 'eyes.1'])
+    """
+    return [name or "input" for name in _names(inputs, prefix)]
+
+
+def _names(inputs: Nested, prefix: str) -> Iterator[str]:
+    if isinstance(inputs, Tensor):
+        yield prefix
+        return
+    items: Any = ()
+    if hasattr(inputs, "items"):
+        items = inputs.items()
+    elif isinstance(inputs, tuple | list):
+        items = enumerate(inputs)
+    for key, value in items:
+        yield from _names(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _inputs_in_words(example: Nested) -> str:
+    return "inputs" if isinstance(example, Tensor) else f"inputs of the structure {_structure(example)}"
+
+
+def _structure(inputs: Nested) -> str:
+    """The structure of nested inputs, with names for tensors."""
+    if isinstance(inputs, Tensor):
+        return "tensor"
+    if hasattr(inputs, "items"):
+        return "{" + ", ".join(f"{key!r}: {_structure(value)}" for key, value in inputs.items()) + "}"
+    if isinstance(inputs, tuple | list):
+        inner = ", ".join(map(_structure, inputs))
+        return f"[{inner}]" if isinstance(inputs, list) else f"({inner},)"
+    return repr(inputs)
+
+
+@dataclass(eq=False)
+class _Places:
+    """Fills a nested structure with tensors, in order."""
+
+    example: Nested
+
+    def fill(self, values: tuple[Tensor, ...]) -> Nested:
+        left = iter(values)
+        return map_tensors(lambda _: next(left), self.example)
+
+
+class _Flat(nn.Module):
+    """A network of one nested input as one of several tensors."""
+
+    def __init__(self, network: nn.Module, example: Nested) -> None:
+        super().__init__()
+        self.network, self.places = network, _Places(example)
+
+    def forward(self, *values: Tensor) -> Tensor:
+        return as_logits(call(self.network, self.places.fill(values)))
+
+
+def _untraceable(network: nn.Module, suffix: str, error: BaseException) -> str:
+    return (
+        f"{type(network).__name__} cannot be exported to .{suffix}: its forward has steps that cannot be traced for "
+        f"every input ({in_a_line(error)[:200]}); {_WEIGHTS_ALONE}"
+    )
+
+
+def _need_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"{error.name or 'onnx'} is not installed, which .onnx files need; pip install 'mfh[export]'"
+        ) from None

@@ -1,0 +1,19 @@
+"""The student to take home: what a study recommends, and what was exported."""
+
+from mfh.reporting.page import Section
+from mfh.studies.folder import Run
+
+
+def student_lines(run: Run) -> list[str]:
+    """The last lines of a study: what was exported, or where students are kept and how to export one."""
+    exported = run.exported
+    if exported is not None:
+        return [str(line) for line in exported["lines"]]
+    if not run.holds_students:
+        return []
+    return [f"Students: {run.students_folder}; export the recommended one: mfh export {run.folder}"]
+
+
+def student_section(run: Run) -> Section:
+    """The section on the student that was exported, or that can be."""
+    return Section("Take it home", list(student_lines(run)))

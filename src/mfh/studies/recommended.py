@@ -1,0 +1,366 @@
+"""The student that a study recommends, or that of any arm: found, loaded, described and exported."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import stdev
+from typing import TYPE_CHECKING, Any
+
+from mfh.errors import InputError, close_names
+from mfh.problems.scale import Scale
+from mfh.studies.folder import Run
+from mfh.studies.grid import FRACTION, LINEAR, Cell
+from mfh.studies.settings import Settings
+from mfh.studies.stats import Comparison, mean_interval
+from mfh.studies.steps import with_earlier_arguments
+from mfh.studies.summary import Summary, Variant, interval_in_words, summarise
+from mfh.tasks.finding import TaskSource, find_task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mfh.export.exporting import Exported
+    from mfh.export.formats import Format
+    from mfh.studies.seed import Seed
+
+#: Number of test samples that an exported student is compared on.
+_SAMPLES = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Students:
+    """The students that a study keeps.
+
+    Args:
+        run: Its run folder.
+        source: Makes its task.
+        settings: What differs from the task's own recipe and protocol.
+    """
+
+    run: Run
+    source: TaskSource
+    settings: Settings
+
+    @classmethod
+    def of(cls, run: str | Path | Run, task: str | None = None) -> "Students":
+        """The students in a run folder.
+
+        Args:
+            run: The folder of a study.
+            task: The task as `find_task` accepts it (default: the one that the run folder names).
+
+        Raises:
+            InputError: The folder holds no finished study, or its task cannot be found.
+        """
+        opened = Run.open(run)
+        if opened.command != "study":
+            raise InputError(f"{opened.described} keeps no student to export; give the folder of a study")
+        spec = task or opened.environment.get("source")
+        if spec is None:
+            raise InputError(
+                f"{opened.folder} does not say where its task comes from, as the task was a Python object or the run "
+                "is old; give --task, or use result.best.export in Python"
+            )
+        settings = with_earlier_arguments(Settings(), spec, opened)
+        try:
+            source = find_task(spec, settings.task)
+        except InputError as error:
+            raise InputError(
+                f"the task of {opened.folder} is needed: {error}; or say with --task where it is"
+            ) from None
+        return cls(opened, source, settings)
+
+    def best(self, fraction: float | None = None) -> "Recommended":
+        """The student of the arm that is best by validation, or of no-kd where nothing is shown to help.
+
+        The arm's mean gain over the best control must exceed the gain's standard error over seeds. Controls are no-kd
+        and the other arms without a teacher's knowledge. What `select` chose before stays chosen.
+
+        Args:
+            fraction: The label fraction, in a study of several (default: the largest).
+
+        Raises:
+            InputError: The study has no such fraction, or no arm no-kd.
+        """
+        fraction = self._fraction(fraction)
+        validation, choice = self._validation(fraction), self.run.selection
+        none, best = validation.chosen("no-kd"), validation.chosen()
+        if none is None:
+            raise InputError(f"{self.run.folder} has no arm no-kd to compare with; choose an arm")
+        if choice is not None:
+            best = next((one for one in validation.variants if one.cell == Cell.chosen(choice)), best)
+        if best is None:
+            return Recommended(self, none.cell, fraction, "No arm was compared with no-kd.")
+        control = max(filter(None, (validation.control, none)), key=validation.rank)
+        seeds = best.student.index.intersection(control.student.index)
+        differences = validation.scale.sign * (best.student.loc[seeds] - control.student.loc[seeds])
+        gain, error = mean_and_error(differences.tolist())
+        helps = exceeds(gain, error)
+        shown = f"{gain:+.{validation.digits}f}".replace("-", "\u2212")
+        unit = f" {validation.scale.unit}" if validation.scale.unit else ""
+        why = (
+            f"{best.label} is the best by validation: {shown}{unit} against {control.label}, the best control, with a "
+            f"standard error of {error:.2g}."
+        )
+        if not helps:
+            why = f"No arm is shown to help. {why}"
+        return Recommended(self, best.cell if helps else none.cell, fraction, why)
+
+    def of_arm(self, arm: str, fraction: float | None = None) -> "Recommended":
+        """The student of an arm, at its best variant by validation.
+
+        Args:
+            arm: Name of an arm, or of a variant such as "general-distance-0.5-flatten".
+            fraction: The label fraction, in a study of several (default: the largest).
+
+        Raises:
+            InputError: The arm was not run, or it leaves no network.
+        """
+        fraction = self._fraction(fraction)
+        validation = self._validation(fraction)
+        named = {variant.cell.name: variant for variant in validation.variants}
+        chosen = named.get(arm) or validation.chosen(arm)
+        if chosen is None:
+            known = list(dict.fromkeys([*(variant.arm for variant in validation.variants), *named]))
+            raise InputError(f"arm {arm!r} was not run in {self.run.folder}; {close_names(arm, known, limit=8)}")
+        if chosen.arm == LINEAR:
+            raise InputError("arm 'linear' is a linear model of scikit-learn, which leaves no network to export")
+        return Recommended(self, chosen.cell, fraction, f"{chosen.label} was asked for.")
+
+    def _fraction(self, fraction: float | None) -> float | None:
+        known = self.run.measured_fractions
+        if fraction is None:
+            return max(known, default=None)
+        if fraction not in known:
+            listed = ", ".join(f"{one:g}" for one in known) or "no others: it used all labels"
+            raise InputError(f"label fraction is {fraction:g}; {self.run.folder} has {listed}")
+        return float(fraction)
+
+    def _validation(self, fraction: float | None) -> Summary:
+        """The study as the validation split shows it."""
+        rows = self.run.results
+        rows = rows if fraction is None else rows[rows[FRACTION] == fraction]
+        return summarise(rows[rows["split"] == "val"], scale=self.run.scale)
+
+    def seed(self, seed: int, fraction: float | None) -> "Seed":
+        """A seed of the study, ready to load networks."""
+        from mfh.studies.labels import with_label_fraction
+        from mfh.studies.seed import Seed
+
+        task = with_label_fraction(self.source.make(seed), fraction, seed)
+        return Seed(task, seed, self.settings, self.run.seed(seed, fraction), fraction=fraction)
+
+
+@dataclass(frozen=True, eq=False)
+class Recommended:
+    """A student that a study kept: the best one of its variant by validation, of equal ones that of the lowest seed.
+
+    Args:
+        students: The students of the study.
+        cell: The variant.
+        fraction: The label fraction, in a study of several.
+        why: Why it is this variant, in a sentence.
+    """
+
+    students: Students
+    cell: Cell
+    fraction: float | None
+    why: str
+
+    def __repr__(self) -> str:
+        return f"Recommended(arm={self.arm!r})"
+
+    @property
+    def arm(self) -> str:
+        """Name of the arm; "no-kd" where nothing is shown to help."""
+        return self.cell.arm
+
+    @cached_property
+    def seed(self) -> int:
+        """Seed of the student.
+
+        Raises:
+            InputError: The study kept no student of this variant.
+        """
+        return int(self._facts["seed"])
+
+    @cached_property
+    def student(self) -> "nn.Module":
+        """The student, with its weights, in eval mode on the CPU.
+
+        Raises:
+            InputError: The study kept no student of this variant, or its task has changed since.
+        """
+        _ = self._facts
+        run = self.students.run
+        weights, facts = run.read_student(self.cell, self.fraction)
+        return self._made.networks.restored(weights, facts, run.student_file(self.cell, self.fraction))
+
+    @property
+    def gain(self) -> Comparison | None:
+        """The arm's gain over no-kd, paired by seed, on the test split where it was read; None for no-kd itself."""
+        variant = self._variant
+        return None if variant is None else variant.gain
+
+    def report(self) -> str:
+        """The arm, why it is recommended, and what its student reaches, in a few sentences."""
+        sentences = [f"{self._title}.", self.why]
+        if self._variant is not None and self._variant.gain is not None:
+            gains = self._summary.says(self._variant.label, self._variant.gain)
+            sentences.append(f"On the {self._summary.split} split, against no-kd, {gains}.")
+        return " ".join([*sentences, self._metric])
+
+    def export(
+        self,
+        path: str | Path | None = None,
+        *,
+        format: "Format | None" = None,  # noqa: A002 (the word users know)
+        int8: bool = False,
+    ) -> "Exported":
+        """Write the student as a file that runs without `mfh`, and a model card beside it.
+
+        Args:
+            path: File to write (default: student.pt2, .onnx or .safetensors in the run folder).
+            format: "pt2" (`torch.export`), "onnx" (extra `export`) or "safetensors" (weights alone) (default: by the
+                ending of `path`, or pt2).
+            int8: Whether to write a variant of an .onnx file with 8-bit weights too.
+
+        Raises:
+            InputError: There is no student, the file cannot be written there, the network cannot be exported so, or
+                file and network disagree on test samples.
+        """
+        from mfh.data.pairs import fetch, only_role
+        from mfh.export.exporting import check_place, export_network
+        from mfh.export.formats import format_of
+
+        run = self.students.run
+        exporter = format_of(None if path is None else Path(path), format)
+        place = run.export_file(exporter.suffix) if path is None else Path(path)
+        check_place(place)
+        task, student = self._made.task, self.student
+        rows = range(min(_SAMPLES, len(task.test)))
+        made = export_network(
+            student,
+            fetch(only_role(task.test, "student"), rows).student_input,
+            place,
+            about=self._about(),
+            classes=task.class_names,
+            categorical=task.problem.categorical,
+            int8=int8,
+        )
+        with run.locked():
+            run.write_exported(made.path, self.arm, made.lines)
+        return made
+
+    # --- what is known of it ----------------------------------------------------------------------------------------
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        run = self.students.run
+        facts = run.student_facts(self.cell, self.fraction)
+        if facts is None:
+            what = f"of {self.cell.name}" if run.holds_students else ""
+            raise InputError(
+                " ".join(f"{run.folder} kept no student {what}".split())
+                + "; give the command of the run again with --keep-students best, which trains what is missing"
+            )
+        return facts
+
+    @cached_property
+    def _made(self) -> "Seed":
+        return self.students.seed(self.seed, self.fraction)
+
+    @cached_property
+    def _summary(self) -> Summary:
+        return self.students.run.summary_at(self.fraction)
+
+    @cached_property
+    def _variant(self) -> Variant | None:
+        """The variant as the study measured it; None where the test split was read for others only."""
+        return next((variant for variant in self._summary.variants if variant.cell == self.cell), None)
+
+    @property
+    def _title(self) -> str:
+        share = "" if self.fraction is None else f" with {100 * self.fraction:g} % of the labels"
+        return f"{self.cell.name}, the student of seed {self.seed}{share}"
+
+    @property
+    def _metric(self) -> str:
+        """What this student reaches, and what the arm reaches over seeds."""
+        scale: Scale = self.students.run.scale
+        if self._variant is None or self.seed not in self._variant.student.index:
+            value = float(self._facts["validation"])
+            return f"This student: validation {scale.words} {scale.show(value)}; the test split was not read for it."
+        values, summary = self._variant.student, self._summary
+        mean, low, high = mean_interval(values.to_numpy(), test_to_train=summary.test_to_train)
+        percent = " %" if scale.percent else ""
+        digits = summary.digits
+        own = f"{float(values.loc[self.seed]):.{digits}f}{percent}"
+        text = f"This student: {summary.split} {scale.words} {own}."
+        if len(values) > 1:
+            interval = interval_in_words(mean, low, high, digits=digits)
+            text += f" All {len(values)} seeds of the arm: mean {interval}{percent}, with a 95 % interval."
+        return text
+
+    def _about(self) -> dict[str, str]:
+        """What the model card says of the student."""
+        import mfh
+
+        run, task = self.students.run, self._made.task
+        digests = self._facts["made_with"]["data"]
+        facts = {
+            "What it is": f"{self._title}, trained by `mfh` {mfh.__version__} on the task {task.name!r}.",
+            "Task": " ".join(str(task.facts.get("description") or task.problem.name).split()),
+            "Data": ", ".join(f"{split} {digest}" for split, digest in digests.items())
+            + " (number of samples and three of them, as a digest)",
+            "Arm": f"{self.cell.name}. {self.why}",
+            "Seed": str(self.seed),
+            "Metric": self._metric,
+            "Teacher": self._teacher,
+        }
+        if run.environment.get("repeat"):
+            facts["Made by"] = f"`{run.environment['repeat']}`"
+        return facts
+
+    @property
+    def _teacher(self) -> str:
+        """What the student learned from beside the labels."""
+        cell = self.cell
+        if cell.teacher is None:
+            return "none; the student learned from labels"
+        if cell.teacher == "student":
+            return "the student trained on labels alone"
+        mask = f", masked at the layer {cell.layer} ({cell.arm})" if cell.layer else ""
+        metric = ""
+        if self._variant is not None and len(self._variant.teacher):
+            scale = self.students.run.scale
+            metric = f"; {self._summary.split} {scale.words} {self._summary.number(self._variant.teacher)}"
+            metric += " %" if scale.percent else ""
+        return f"the {cell.teacher} teacher{mask}{metric}"
+
+
+def spec_of(task: Any) -> dict[str, str]:
+    """Where a task comes from, so that it can be found again; empty for an object of Python."""
+    if isinstance(task, str | Path):
+        return {"source": str(task)}
+    module, name = getattr(task, "__module__", "__main__"), getattr(task, "__qualname__", "")
+    return {"source": f"{module}:{name}"} if module != "__main__" and name.isidentifier() else {}
+
+
+def mean_and_error(differences: Sequence[float]) -> tuple[float, float]:
+    """Mean of paired differences, and its standard error over seeds; 0 for one seed."""
+    count = len(differences)
+    error = stdev(differences) / math.sqrt(count) if count > 1 else 0.0
+    return sum(differences) / count, error
+
+
+def exceeds(gain: float, error: float) -> bool:
+    """Whether a mean gain exceeds its standard error. Two seeds of which one gains nothing are a tie, not a gain.
+
+    Example:
+        >>> exceeds(*mean_and_error([0.0, 0.025])), exceeds(*mean_and_error([0.02, 0.025]))
+        (False, True)
+    """
+    return gain > error * (1 + 1e-9)

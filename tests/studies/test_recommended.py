@@ -1,0 +1,394 @@
+"""The student that a study keeps, recommends and exports."""
+
+import csv
+import gc
+import json
+import subprocess
+import sys
+from itertools import permutations
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import fake_study
+import mfh
+import tiny_task
+from mfh.cli import main
+from mfh.errors import InputError
+from mfh.reporting.student import student_lines
+from mfh.studies.folder import Run, SeedFolder
+from mfh.studies.grid import Cell
+from mfh.studies.recommended import Students, spec_of
+from mfh.tasks.finding import TaskSource
+
+TINY = str(Path(tiny_task.__file__))
+ARMS = ["no-kd", "regular", "longer", "aligned-student"]
+FEW = {"arms": ARMS, "num_seeds": 3, "processes": 1}
+
+
+def kept(folder):
+    """Variant -> seed and weights of the student that is kept."""
+    run = Run(folder)
+    found = {}
+    for arm in ARMS:
+        weights, facts = run.read_student(Cell(arm))
+        found[arm] = facts["seed"], {name: value.tolist() for name, value in weights.items()}
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return mfh.study(TINY, out=tmp_path_factory.mktemp("study") / "run", **FEW)
+
+
+# --- keeping ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_seed_of_each_variant_is_kept_whatever_the_processes(finished, tmp_path):
+    values = finished.by_seed("val")
+    assert values["regular"].nunique() > 1  # there is a choice
+    found = kept(finished.folder)
+    assert {arm: seed for arm, (seed, _) in found.items()} == {arm: values[arm].idxmax() for arm in ARMS}
+    two = mfh.study(TINY, out=tmp_path / "two", **FEW | {"processes": 2})
+    assert kept(two.folder) == found
+
+
+def test_equal_students_are_kept_by_the_lowest_seed_in_any_order(tmp_path):
+    offered = [(0, 0.5), (1, 0.7), (2, 0.7), (3, 0.6)]
+    for number, order in enumerate(permutations(offered)):
+        run = Run(tmp_path / str(number))
+        for seed, value in order:
+            facts = {"seed": seed, "validation": value, "made_with": {}}
+            run.offer_student(Cell("soft"), None, lambda seed=seed: {"weight": torch.full((1,), seed)}, facts, 1)
+        weights, facts = run.read_student(Cell("soft"))
+        assert (facts["seed"], int(weights["weight"])) == (1, 1)
+    run = Run(tmp_path / "errors")
+    for seed, value in offered:  # where less is better
+        facts = {"seed": seed, "validation": value, "made_with": {}}
+        run.offer_student(Cell("soft"), 0.1, lambda seed=seed: {"weight": torch.full((1,), seed)}, facts, -1)
+    assert run.student_facts(Cell("soft"), 0.1)["seed"] == 0
+    assert run.student_facts(Cell("soft"), 0.2) is run.student_facts(Cell("soft")) is None
+
+
+def test_a_study_that_kept_none_trains_them_when_asked_to(finished, tmp_path, capsys):
+    none = mfh.study(TINY, out=tmp_path / "run", **FEW, keep_students="none")
+    assert none.frame.equals(finished.frame)
+    assert not (tmp_path / "run" / "students").exists()
+    assert student_lines(Run(none.folder)) == []
+    with pytest.raises(SystemExit) as end:
+        main(["export", str(none.folder), "--arm", "regular"])
+    assert end.value.code == 2
+    assert "kept no student; give the command of the run again with --keep-students best" in capsys.readouterr().err
+    assert none.best.arm in ARMS  # what is recommended is known without the student
+    again = mfh.study(TINY, out=tmp_path / "run", **FEW)
+    assert again.frame.equals(finished.frame)
+    assert kept(again.folder) == kept(finished.folder)
+
+
+def test_a_lost_student_is_trained_again(finished, tmp_path):
+    result = mfh.study(TINY, out=tmp_path / "run", **FEW)
+    run, before = Run(result.folder), kept(result.folder)
+    run.student_file(Cell("regular")).unlink()
+    other = run.read_student(Cell("longer"))
+    run.write_student(Cell("longer"), None, other[0], other[1] | {"seed": 7})  # as if another seed had been best
+    mfh.study(TINY, out=tmp_path / "run", **FEW)
+    assert kept(result.folder) == before
+
+
+def test_an_interrupted_study_keeps_the_same_students(finished, tmp_path, monkeypatch):
+    write, count = SeedFolder.write_rows, 0
+
+    def interrupted(*arguments):  # after the student was kept, before its measurements are
+        nonlocal count
+        count += 1
+        if count in (2, 6, 9):
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    monkeypatch.setattr(SeedFolder, "write_rows", interrupted)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            mfh.study(TINY, out=tmp_path / "run", **FEW)
+    mfh.study(TINY, out=tmp_path / "run", **FEW)
+    assert kept(tmp_path / "run") == kept(finished.folder)
+
+
+def test_all_students_are_kept_on_request(tmp_path):
+    mfh.study(TINY, out=tmp_path / "run", **FEW | {"num_seeds": 2}, keep_students="all")
+    for seed in (0, 1):
+        assert (tmp_path / "run" / f"seed-{seed}" / "distilled-regular.safetensors").is_file()
+    with pytest.raises(InputError, match="keep_students is 'some'"):
+        mfh.study(TINY, keep_students="some")
+
+
+def test_more_seeds_may_have_a_better_student(tmp_path):
+    few = FEW | {"num_seeds": 1, "arms": ["no-kd", "regular"]}
+    mfh.study(TINY, out=tmp_path / "run", **few)
+    more = mfh.study(TINY, out=tmp_path / "run", **few | {"add_seeds": 2})
+    best = more.by_seed("val")["regular"].idxmax()
+    assert Run(more.folder).student_facts(Cell("regular"))["seed"] == best
+
+
+def test_each_label_fraction_has_its_own(tmp_path, capsys):
+    result = mfh.study(
+        TINY, out=tmp_path / "run", arms=["no-kd", "regular"], num_seeds=2, label_fractions=[0.5, 1.0], processes=1
+    )
+    for fraction in (0.5, 1.0):
+        best = result.by_seed("val", fraction)["no-kd"].idxmax()
+        assert Run(result.folder).student_facts(Cell("no-kd"), fraction)["seed"] == best
+        assert result.best_at(fraction).fraction == fraction
+        assert result.best_at(fraction).student(torch.zeros(1, 7)).shape == (1, 2)
+    assert result.best.fraction == 1.0
+    with pytest.raises(InputError, match=r"label fraction is 0.3; .* has 0.5, 1"):
+        result.best_at(0.3)
+    main(["export", str(result.folder), "--fraction", "0.5", "--format", "safetensors"])
+    assert "with 50 % of the labels" in capsys.readouterr().out
+
+
+# --- what is recommended ----------------------------------------------------------------------------------------------
+
+
+def recommended(folder, gains, **changes):
+    frame = fake_study.rows(gains=gains, **changes)
+    source = TaskSource(lambda seed: tiny_task.task(seed), True)
+    return Students(Run(fake_study.write(folder, frame)), source, mfh.Settings()).best()
+
+
+def test_the_best_arm_is_recommended_where_it_gains_more_than_its_standard_error(tmp_path):
+    assert recommended(tmp_path / "gain", {"no-kd": 0.0, "regular": 0.02, "soft": 0.06}).arm == "soft"
+    nothing = recommended(tmp_path / "nothing", {"no-kd": 0.0, "regular": -0.05, "soft": -0.03})
+    assert nothing.arm == "no-kd"
+    assert "No arm is shown to help. soft is the best by validation: \u2212" in nothing.why
+    assert "against no-kd, the best control" in nothing.why
+
+
+def test_a_control_that_gains_as_much_leaves_nothing_to_recommend(tmp_path):
+    found = recommended(tmp_path / "run", {"no-kd": 0.0, "soft": 0.05, "longer": 0.09})
+    assert found.arm == "no-kd"
+    assert "against longer, the best control" in found.why
+    assert found.gain is None
+    assert recommended(tmp_path / "alone", {"no-kd": 0.0, "longer": 0.1}).arm == "no-kd"
+
+
+def test_what_select_chose_stays_chosen(tmp_path):
+    folder = fake_study.write(tmp_path / "run", fake_study.rows(gains={"no-kd": 0.0, "regular": 0.05, "aligned": 0.06}))
+    students = Students(Run(folder), TaskSource(tiny_task.task, True), mfh.Settings())
+    assert students.best().arm == "aligned"
+    choice = {"arm": "regular", "score": "", "ratio": None, "layer": "", "weights": None, "recommended": "regular"}
+    Run(folder).write_selection(choice | {"validation_gain": 0.05, "standard_error": 0.0, "candidates": 2})
+    assert students.best().arm == "regular"
+    assert students.best().gain.mean_difference > 0
+
+
+def test_a_result_has_its_student_ready(finished):
+    best = finished.best
+    assert not best.student.training
+    assert repr(best) == f"Recommended(arm={best.arm!r})"
+    values = finished.by_seed("test")
+    accuracy = mfh.evaluate(best.student, tiny_task.task(best.seed).test, "student")
+    assert accuracy == values.loc[best.seed, best.arm]
+    assert f"test accuracy {100 * accuracy:.1f} %" in best.report()
+    assert "All 3 seeds of the arm" in best.report()
+
+
+def test_a_result_without_a_folder_has_a_student_as_long_as_it_lives():
+    result = mfh.study(TINY, **FEW | {"num_seeds": 1, "arms": ["no-kd", "regular"]})
+    folder = result.students.run.folder
+    assert result.folder is None
+    assert result.best.student(torch.zeros(1, 7)).shape == (1, 2)
+    assert folder.is_dir()
+    del result
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_a_changed_task_is_refused(finished):
+    def other(seed=0):
+        return tiny_task.task(seed + 100)
+
+    students = Students(finished.students.run, TaskSource(other, True), mfh.Settings())
+    with pytest.raises(InputError, match=r"was made with data\.train .*; use the task and data that the study had"):
+        _ = students.of_arm("regular").student
+
+
+def test_a_damaged_student_is_refused(tmp_path):
+    result = mfh.study(TINY, out=tmp_path / "run", **FEW | {"num_seeds": 1, "arms": ["no-kd", "regular"]})
+    path = Run(result.folder).student_file(Cell("regular"))
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="was changed after it was written"):
+        _ = result.students.of_arm("regular").student
+    path.write_bytes(Run(result.folder).student_file(Cell("no-kd")).read_bytes())
+    with pytest.raises(InputError, match="it seems exchanged"):
+        _ = result.students.of_arm("regular").student
+
+
+# --- choosing afterwards ----------------------------------------------------------------------------------------------
+
+
+def test_a_study_without_a_choice_can_choose_later(tmp_path):
+    first = mfh.study(TINY, out=tmp_path / "run", **FEW)
+    before = (tmp_path / "run" / "results.csv").read_bytes()
+    mfh.study(TINY, out=tmp_path / "run", **FEW, select=True)
+    assert (tmp_path / "run" / "results.csv").read_bytes() == before  # the test split was read for all
+    choice = Run(tmp_path / "run").selection
+    values = first.by_seed("val")
+    assert choice["arm"] == values[["regular", "aligned-student"]].mean().idxmax()
+    assert choice["validation_gain"] == pytest.approx((values[choice["arm"]] - values["no-kd"]).mean())
+    note = "The test split was read for all arms before this choice"
+    assert note in mfh.report(tmp_path / "run").read_text(encoding="utf-8")
+    mfh.study(TINY, out=tmp_path / "run", **FEW | {"num_seeds": 4}, select=True)
+    mfh.study(TINY, out=tmp_path / "run", **FEW | {"num_seeds": 4})  # both commands resume
+    assert Run(tmp_path / "run").selection == choice
+    mfh.study(TINY, out=tmp_path / "chosen", **FEW, select=True)
+    assert note not in mfh.report(tmp_path / "chosen").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="select true, now it is false"):
+        mfh.study(TINY, out=tmp_path / "chosen", **FEW)
+
+
+# --- from a stranger's arrays to a file that runs without mfh --------------------------------------------------------
+
+STRANGER = """
+import numpy as np
+generator = np.random.default_rng(5)
+hidden = generator.normal(size=(150, 3))
+sound = np.concatenate([hidden, generator.normal(size=(150, 4))], 1) * 5 + 300
+movement = np.concatenate([hidden + 0.5 * generator.normal(size=(150, 3)), generator.normal(size=(150, 2))], 1)
+movement = movement * [1, 10, 1000, 1, 0.01] + [0, 0, 5000, -7, 0]
+names = np.array(["still", "walk", "run"])[np.digitize(hidden.sum(1), [-0.8, 0.8])]
+split = np.array((["train"] * 3 + ["val", "test"]) * 30)
+np.savez("pairs.npz", teacher=sound, student=movement, target=names, split=split)
+"""
+WITHOUT_MFH = """
+import json, re, sys
+sys.modules["mfh"] = None
+import numpy as np, onnxruntime, torch
+file = np.load("pairs.npz")
+test = file["split"] == "test"
+raw, truth = file["student"][test].astype("float32"), file["target"][test]
+card = open("runs/pairs/student.md", encoding="utf-8").read()
+classes = np.array(re.findall(r"^\\d+\\. (.*)$", card, re.MULTILINE))
+program = torch.export.load("runs/pairs/student.pt2").module()
+session = onnxruntime.InferenceSession("runs/pairs/student.onnx")
+found = {}
+for size in (1, 7, 64):
+    parts = [raw[start : start + size] for start in range(0, len(raw), size)]
+    runs = {
+        "pt2": [program(torch.from_numpy(part)).detach().numpy() for part in parts],
+        "onnx": [session.run(None, {"input": part})[0] for part in parts],
+    }
+    for name, logits in runs.items():
+        logits = np.concatenate(logits)
+        found[f"{name}-{size}"] = [float((classes[logits.argmax(1)] == truth).mean()), logits.tolist()]
+try:
+    import mfh
+except ImportError:
+    print(json.dumps(found))
+"""
+
+
+def test_two_commands_lead_from_a_strangers_arrays_to_a_file_that_runs_without_mfh(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([sys.executable, "-I", "-c", STRANGER], check=True)
+    few = ["--num-seeds", "2", "--epochs", "3", "--processes", "1", "-q"]
+    main(["study", "pairs.npz", "--arms", "no-kd", "regular", "longer", *few])
+    run = Run(tmp_path / "runs" / "pairs")
+    assert "export the recommended one: mfh export runs/pairs" in " ".join(capsys.readouterr().out.split())
+    assert "mfh export" in (run.folder / "report.html").read_text(encoding="utf-8")
+    for suffix in ("pt2", "onnx"):
+        main(["export", "runs/pairs", "--arm", "regular", "--format", suffix])
+    out = capsys.readouterr().out
+    assert "parameters" in out
+    assert "ms for one sample on one core" in out
+    assert f"Student: runs/pairs/student.{suffix}" in (mfh.report(run.folder)).read_text(encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", WITHOUT_MFH], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    best = Students.of(run).of_arm("regular")
+    with (run.folder / "results.csv").open(newline="") as file:
+        (value,) = {
+            float(row["value"])
+            for row in csv.DictReader(file)
+            if (row["arm"], row["seed"], row["split"], row["metric"]) == ("regular", str(best.seed), "test", "accuracy")
+        }
+    with torch.no_grad():
+        expected = best.student(mfh.tasks.finding.find_task("pairs.npz").make(0).test.tensors[1])
+    assert 0.4 < value < 1  # it has learned something
+    assert len(found) == 6
+    for accuracy, logits in found.values():
+        assert accuracy == value
+        assert torch.allclose(torch.tensor(logits), expected, rtol=0, atol=1e-5)
+    card = (run.folder / "student.md").read_text(encoding="utf-8")
+    for text in (
+        f"seed {best.seed}",
+        "'pairs'",
+        f"test accuracy {100 * value:.1f} %",
+        "95 % interval",
+        "0. run",
+        "test ",
+    ):
+        assert text in card
+    assert card.count(best.students.run.config["identity"]["data"]["test"]) == 1
+
+
+def test_a_run_that_cannot_be_exported_says_why(finished, tmp_path, capsys):
+    def refused(*words):
+        with pytest.raises(SystemExit) as end:
+            main(["export", *map(str, words)])
+        assert end.value.code == 2
+        return capsys.readouterr().err
+
+    folder = finished.folder
+    assert "arm 'regulr' was not run" in refused(folder, "--arm", "regulr")
+    assert "close names: 'regular'" in refused(folder, "--arm", "regulr")
+    assert "student.pth ends in '.pth'; choose pt2, onnx, safetensors" in refused(
+        folder, "--out", tmp_path / "student.pth"
+    )
+    assert "missing is no folder; make it" in refused(folder, "--out", tmp_path / "missing" / "student.pt2")
+    assert "has no others: it used all labels" in refused(folder, "--fraction", "0.5")
+    assert "is no folder" in refused(tmp_path / "nothing")
+    assert "the task of" in refused(folder, "--task", "digts")
+    by_hand = mfh.study(lambda: tiny_task.task(), out=tmp_path / "object", **FEW | {"num_seeds": 1})
+    assert "does not say where its task comes from" in refused(by_hand.folder)
+    assert not list(tmp_path.glob("*.pt2"))
+    main(["export", str(by_hand.folder), "--arm", "no-kd", "--task", TINY, "--format", "safetensors"])
+    assert by_hand.best.export(tmp_path / "own.safetensors").path.is_file()
+    steps = tmp_path / "steps"
+    main(["pretrain", TINY, "--out", str(steps), "-q"])
+    capsys.readouterr()
+    assert "keeps no student to export; give the folder of a study" in refused(steps)
+
+
+def test_linear_models_leave_no_network(tmp_path):
+    frame = fake_study.rows(gains={"no-kd": 0.0, "linear": 0.1, "soft": 0.05})
+    students = Students(
+        Run(fake_study.write(tmp_path / "run", frame)), TaskSource(tiny_task.task, True), mfh.Settings()
+    )
+    with pytest.raises(InputError, match="leaves no network to export"):
+        students.of_arm("linear")
+    with pytest.raises(InputError, match="kept no student; give the command of the run again"):
+        _ = students.best().student
+
+
+def test_no_arm_without_a_comparison(tmp_path):
+    frame = fake_study.rows(gains={"regular": 0.05})
+    students = Students(
+        Run(fake_study.write(tmp_path / "run", frame)), TaskSource(tiny_task.task, True), mfh.Settings()
+    )
+    with pytest.raises(InputError, match="has no arm no-kd to compare with"):
+        students.best()
+    result = mfh.StudyResult(pd.DataFrame(), True)
+    with pytest.raises(InputError, match="belongs to no run"):
+        _ = result.best
+
+
+def test_where_a_task_comes_from_is_noted():
+    assert spec_of("digits") == spec_of(Path("digits")) == {"source": "digits"}
+    assert spec_of(tiny_task.task) == {"source": "tiny_task:task"}
+    assert spec_of(lambda: None) == spec_of(tiny_task.task()) == {}
