@@ -1,8 +1,10 @@
-"""Every progress display: a bar, a tracked loop, several named bars."""
+"""Every progress display: a bar, a tracked loop, several named bars, and what the work at hand is."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mfh.errors import plain
@@ -10,6 +12,7 @@ from mfh.errors import plain
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
+    from rich.status import Status
 
 T = TypeVar("T")
 
@@ -20,6 +23,98 @@ Show = Callable[[str, int, int], None]
 SECONDS_BETWEEN_LINES = 30.0
 
 
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    shell = sys.modules.get("IPython")  # a kernel has imported it
+    return shell is not None and type(shell.get_ipython()).__name__ == "ZMQInteractiveShell"
+
+
+def is_live(console: "Console") -> bool:
+    """Whether a display can be redrawn there: on a terminal, or in a notebook with the package ipywidgets."""
+    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+
+
+# --- what the work at hand is -----------------------------------------------------------------------------------------
+
+_listeners: list[Callable[[str], None]] = []
+_work = ""
+
+
+def doing(work: str) -> None:
+    """Say what the work at hand is, for instance "training teacher"; whoever listens shows it.
+
+    Args:
+        work: The work, in a few words.
+    """
+    global _work
+    _work = work
+    for listener in _listeners:
+        listener(work)
+
+
+def done_of(done: int, total: int, unit: str) -> None:
+    """Say how far the work at hand is.
+
+    Args:
+        done: Number of units that are finished.
+        total: Number of all units.
+        unit: Name of a unit, for instance "epoch".
+    """
+    for listener in _listeners:
+        listener(f"{_work}, {unit} {done} of {total}".removeprefix(", "))
+
+
+@contextmanager
+def listening(listener: Callable[[str], None]) -> Iterator[None]:
+    """Call `listener` with what `doing` and `done_of` say during the block, in this process.
+
+    Args:
+        listener: Takes a line of text.
+    """
+    _listeners.insert(0, listener)  # the last one to come hears first
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+_status: "Status | None" = None
+
+
+@contextmanager
+def status(text: str, enabled: bool = True) -> Iterator[None]:
+    """A line with a spinner, until the block ends or another display takes over; nothing where it cannot be redrawn.
+
+    Args:
+        text: What is going on.
+        enabled: Whether to show anything.
+    """
+    global _status
+    console = _stderr() if enabled else None
+    if console is None or not console.is_terminal or _status is not None:
+        yield
+        return
+    from rich.text import Text
+
+    _status = console.status(Text(plain(text)))
+    _status.start()
+    try:
+        yield
+    finally:
+        end_status()
+
+
+def end_status() -> None:
+    """Remove the line that `status` shows, for another display."""
+    global _status
+    if _status is not None:
+        _status.stop()
+        _status = None
+
+
+# --- bars -------------------------------------------------------------------------------------------------------------
+
+
 def track(loop: Iterable[T], description: str, enabled: bool = True) -> Iterable[T]:
     """The items of a loop, with a bar that grows as they are taken.
 
@@ -28,13 +123,14 @@ def track(loop: Iterable[T], description: str, enabled: bool = True) -> Iterable
         description: Text beside the bar.
         enabled: Whether to show the bar. False returns the loop as it is.
     """
-    if not enabled:
+    console = _stderr() if enabled else None
+    if console is None or (console.is_jupyter and not is_live(console)):
         return loop
     from rich.markup import escape
     from rich.progress import track as rich_track
 
     total = len(loop) if isinstance(loop, Sized) else None
-    return rich_track(loop, escape(plain(description)), total=total, console=_stderr(), transient=True)
+    return rich_track(loop, escape(plain(description)), total=total, console=console, transient=True)
 
 
 @contextmanager
@@ -49,7 +145,7 @@ def bars(enabled: bool = True, *, lines: bool = False) -> Iterator[Show]:
         A function show(name, done, total). The first call with a name adds its bar.
     """
     console = _stderr() if enabled else None
-    if console is not None and console.is_terminal:
+    if console is not None and is_live(console):
         with progress_bar(console) as progress:
             yield _on_bars(progress)
     elif console is not None and lines:

@@ -79,6 +79,7 @@ def supervised(network=network, train=DATA, val=DATA, **options):
 
 
 TOKENS = [({"input_ids": S[i], "attention_mask": S[i]}, {"input_ids": S[i], "attention_mask": S[i]}, int(Y[i])) for i in range(COUNT)]  # fmt: skip  # noqa: E501
+MORE_TOKENS = [(X[i], {"input_ids": S[i], "token_type_ids": S[i]}, int(Y[i])) for i in range(COUNT)]
 DICTS = [{"image": X[i], "sound": S[i], "label": int(Y[i])} for i in range(COUNT)]
 DOUBLE = [(X[i].numpy(), S[i].numpy().astype(np.float64), int(Y[i])) for i in range(COUNT)]
 WORDS = [(X[i], S[i], "cat") for i in range(COUNT)]
@@ -327,9 +328,9 @@ MISTAKES = {
     "no role": (lambda: pretrain(network(), DATA, DATA), "role is None; choose 'teacher' or 'student'"),
     "an unknown role to evaluate": (lambda: evaluate(network(), DATA, "pupil"), "role is 'pupil'; choose"),
     "two roles": (lambda: supervised(modality="student"), "role and modality are both given"),
-    "a network that takes names": (
-        lambda: supervised(ByName, TOKENS),
-        r"'input_ids', 'attention_mask'.*wrap it .*forward\(self, inputs\): return self.model\(\*\*inputs\).logits",
+    "a network that takes other names": (
+        lambda: supervised(ByName, MORE_TOKENS),
+        r"'input_ids', 'token_type_ids'.*ByName does not take 'token_type_ids' by name; leave it out of the data",
     ),
     "a network that fails": (
         lambda: supervised(Broken),

@@ -7,16 +7,20 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
 import mfh
+from mfh.cli import demo
 from mfh.cli import options as opt
 from mfh.errors import InputError, in_a_line, plain, shown
 from mfh.files import OwnFileError
 from mfh.parallel.torchrun import is_first, launched
+from mfh.progress import status
 from mfh.tasks.finding import ARRAY_FILES
 from mfh.tasks.sizes import RavdessFeatures, VggsoundSizes
 from mfh.values import whole
@@ -161,15 +165,52 @@ def _console(width: int = 160) -> "Console":
 
 def _say(text: object) -> None:
     """Print text that may quote what others wrote: no markup, and no control characters."""
-    _console().print(plain(str(text)), markup=False)
+    console = _console()
+    for line in plain(str(text)).split("\n"):
+        # A path that is longer than a line stays in one piece, to be copied.
+        whole = not console.is_terminal or any(len(word) > console.width for word in line.split(" "))
+        console.print(line, markup=False, soft_wrap=whole)
 
 
 def _demo(options: opt.Demo) -> None:
     from mfh.studies.settings import Settings
 
+    if options.digits:
+        settings = Settings.of(processes=options.processes)
+        seeds = options.num_seeds or 6
+        _run_study(
+            options.out or Path("runs/demo-digits"), options.quiet, task="digits", num_seeds=seeds, settings=settings
+        )
+        return
+    with status("loading PyTorch", not options.quiet):
+        from mfh.reporting import report
+        from mfh.reporting.summary import arms_table
+        from mfh.studies.folder import Run
+        from mfh.studies.running import study
     out = options.out or Path("runs/demo")
-    settings = Settings.of(processes=options.processes)
-    _run_study(out, options.quiet, task="digits", num_seeds=options.num_seeds, settings=settings)
+    runs: dict[demo.Direction, Run] = {}
+    for direction in demo.DIRECTIONS:
+        _say(f"\n{direction.heading}")
+        settings = Settings.of(processes=options.processes, set=direction.arguments, **demo.TRAINING)
+        study(
+            "htad",
+            arms=demo.ARMS,
+            num_seeds=options.num_seeds or demo.NUM_SEEDS,
+            out=out / direction.folder,
+            settings=settings,
+            progress=not options.quiet,
+            finish=_note_command,
+        )
+        runs[direction] = Run.open(out / direction.folder)
+        _print_table(replace(arms_table(runs[direction].summary), caption=""))
+    _say("")
+    _print_list(demo.findings(runs))
+    with status("exporting the student", not options.quiet):
+        lines = demo.export(runs[demo.DIRECTIONS[0]])
+    with status("writing the report", not options.quiet):
+        page = report(*runs.values(), out=out)
+    _say("\n" + "\n".join(lines))
+    _say(f"Report: {page}")
 
 
 def _study(options: opt.Study) -> None:
@@ -192,8 +233,9 @@ def _study(options: opt.Study) -> None:
 
 
 def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
-    from mfh.reporting.student import student_lines
-    from mfh.studies.running import study
+    with status("loading PyTorch", not quiet):
+        from mfh.reporting.student import student_lines
+        from mfh.studies.running import study
 
     def finish(run: "Run") -> None:
         page = _reported(run)
@@ -241,17 +283,35 @@ def _print_study(run: "Run") -> None:
         _say(recommendation(run.selection, run.scale, tested_all=not run.config.get("select")))
 
 
+def _print_list(lines: Sequence[str]) -> None:
+    """Print lines with a mark before each, set in as a whole."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 1))
+    for line in lines:
+        table.add_row("*", Text(plain(line)))
+    _console().print(table)
+
+
 def _print_table(content: "PageTable", width: int = 160) -> None:
-    from rich.table import Column, Table
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
     from rich.text import Text
 
     def cells(texts: Sequence[str]) -> list[Text]:
         return [Text(plain(text)) for text in texts]
 
-    headings = [Column(header=heading) for heading in cells(content.columns)]
-    table = Table(*headings, title=Text(plain(content.caption)), title_justify="left")
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for place, kind in enumerate(content.alignments):
+        # Headings are folded to the width of their column, which would otherwise fold the numbers.
+        longest = max((len(row[place]) for row in content.rows), default=0)
+        heading = "\n".join(wrap(plain(content.columns[place]), max(longest, 11), break_long_words=False))
+        table.add_column(Text(heading), justify="right" if kind == "number" else "left", no_wrap=not place)
     for row in content.rows:
         table.add_row(*cells(row))
+    if content.caption:
+        _say(content.caption)
     _console(width).print(table)
 
 

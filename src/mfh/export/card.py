@@ -8,6 +8,7 @@ from torch import nn
 from mfh.data.pairs import Nested, tensors
 from mfh.errors import plain
 from mfh.export.formats import Exporter, input_names
+from mfh.networks.calling import call
 from mfh.networks.layers import as_logits
 from mfh.networks.standardise import Standardise
 
@@ -37,7 +38,7 @@ def card_text(
         f"* `{name}`: {_kind(tensor.dtype)}, ({', '.join(['N', *map(str, tensor.shape[1:])])})"
         for name, tensor in zip(input_names(one), tensors(one), strict=True)
     ]
-    shape = ", ".join(["N", *map(str, as_logits(network(one)).shape[1:])])
+    shape = ", ".join(["N", *map(str, as_logits(call(network, one)).shape[1:])])
     lines = [
         f"# {name}",
         "",

@@ -15,6 +15,7 @@ from mfh.data.pairs import Nested, map_tensors, num_samples
 from mfh.errors import FOREIGN, InputError, in_a_line
 from mfh.export.card import card_text
 from mfh.export.formats import Exporter, Format, Runner, format_of, quantised
+from mfh.networks.calling import call
 from mfh.networks.layers import as_logits
 from mfh.networks.modes import evaluating, original
 
@@ -181,7 +182,7 @@ def _compared(exporter: Exporter, content: bytes, network: nn.Module, batches: S
     largest = 0.0
     try:
         run = exporter.runner(content, network)
-        pairs = [(run(batch), as_logits(network(batch))) for batch in batches]
+        pairs = [(run(batch), as_logits(call(network, batch))) for batch in batches]
     except FOREIGN as error:
         raise InputError(f"{path} was not written: the exported student does not run ({in_a_line(error)})") from error
     for found, expected in pairs:
@@ -234,7 +235,7 @@ def _quantised(
     """The variant with 8-bit weights, and the content of its file."""
     small = quantised(content)
     try:
-        found, expected = exporter.runner(small, network)(samples), as_logits(network(samples))
+        found, expected = exporter.runner(small, network)(samples), as_logits(call(network, samples))
     except FOREIGN as error:
         raise InputError(f"onnxruntime cannot run 8-bit weights of this student ({in_a_line(error)})") from error
     same = (found.argmax(1) == expected.argmax(1)).float().mean()

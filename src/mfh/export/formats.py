@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mfh.data.pairs import Nested, map_tensors, tensors
 from mfh.errors import FOREIGN, InputError, close_names, in_a_line
+from mfh.networks.calling import call
 from mfh.networks.cut import OneInputLogits, silenced
 from mfh.networks.layers import as_logits
 
@@ -79,7 +80,7 @@ class Program(Exporter):
         shapes = map_tensors(lambda _: {0: batch}, example)  # type: ignore[arg-type,return-value]
         try:
             with silenced():
-                program = torch.export.export(OneInputLogits(network), (example,), dynamic_shapes=(shapes,))
+                program = torch.export.export(OneInputLogits(network, example), (example,), dynamic_shapes=(shapes,))
                 torch.export.save(program, content := io.BytesIO())
         except FOREIGN as error:
             raise InputError(_untraceable(network, self.suffix, error)) from error
@@ -276,7 +277,7 @@ class _Flat(nn.Module):
         self.network, self.places = network, _Places(example)
 
     def forward(self, *values: Tensor) -> Tensor:
-        return as_logits(self.network(self.places.fill(values)))
+        return as_logits(call(self.network, self.places.fill(values)))
 
 
 def _untraceable(network: nn.Module, suffix: str, error: BaseException) -> str:

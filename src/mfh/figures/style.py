@@ -208,8 +208,14 @@ def new_figure(
     """
     from matplotlib.figure import Figure
 
+    class NotebookFigure(Figure):
+        """A figure that a notebook shows although pyplot does not know it."""
+
+        def _repr_png_(self) -> bytes:
+            return figure_bytes(self, "png")
+
     with style():
-        figure = Figure(figsize=figure_size(width, height, columns), layout="constrained")
+        figure = NotebookFigure(figsize=figure_size(width, height, columns), layout="constrained")
         return figure, figure.subplots(rows, columns, **options)
 
 

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves
 
 from mfh.data.pairs import Nested, map_tensors, num_samples
 from mfh.errors import InputError
+from mfh.networks.calling import takes_by_name
 from mfh.networks.layers import as_logits, capture, find_layer, hooked, replace
 from mfh.networks.precision import tolerance
 
@@ -311,8 +312,8 @@ class _Traced(NamedTuple):
     arguments: Callable[[Nested], list[Any]]
 
 
-def _trace_symbolically(model: nn.Module, layer: str, _inputs: Nested) -> _Traced:
-    root = _OneInput(model)
+def _trace_symbolically(model: nn.Module, layer: str, inputs: Nested) -> _Traced:
+    root = _OneInput(model, inputs)
     root.training = model.training
     tracer = _PathTracer(root, f"model.{layer}")
     graph = tracer.trace(root)
@@ -322,7 +323,7 @@ def _trace_symbolically(model: nn.Module, layer: str, _inputs: Nested) -> _Trace
         for node in graph.nodes
         if node.op == "call_module" and graph_module.get_submodule(str(node.target)) is tracer.target
     ]
-    return _Traced(graph_module, _only(found), lambda inputs: [inputs])
+    return _Traced(graph_module, _only(found), lambda batch: [batch])
 
 
 class _PathTracer(fx.Tracer):
@@ -341,7 +342,7 @@ class _PathTracer(fx.Tracer):
 
 
 def _trace_by_export(model: nn.Module, layer: str, inputs: Nested) -> _Traced:
-    root = OneInputLogits(model)
+    root = OneInputLogits(model, inputs)
     root.training = model.training
     batch = map_tensors(lambda _: {0: torch.export.Dim.AUTO}, inputs)  # type: ignore[arg-type,return-value]
 
@@ -386,14 +387,17 @@ def _only(found: list[fx.Node]) -> fx.Node:
 
 
 class _OneInput(nn.Module):
-    """Calls the network with one argument, so that tracing leaves its other arguments at their defaults."""
+    """Calls the network with its input, so that tracing leaves its other arguments at their defaults."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, inputs: Nested) -> None:
         super().__init__()
         self.model = model
+        self.names = list(inputs) if takes_by_name(model, inputs) else None
 
     def forward(self, inputs: Any) -> Any:
-        return self.model(inputs)
+        if self.names is None:
+            return self.model(inputs)
+        return self.model(**{name: inputs[name] for name in self.names})
 
 
 class OneInputLogits(_OneInput):
@@ -401,7 +405,7 @@ class OneInputLogits(_OneInput):
 
     def forward(self, inputs: Any) -> Any:
         """The logits of inputs."""
-        return as_logits(self.model(inputs))
+        return as_logits(super().forward(inputs))
 
 
 # --- verifying --------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Read and replace the output of a named layer, check it, and rearrange it to channels."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -9,7 +10,10 @@ from torch import Tensor, nn
 
 from mfh.data.pairs import Nested, num_samples
 from mfh.errors import InputError, close_names
+from mfh.networks.calling import call
 from mfh.networks.modes import eager
+
+log = logging.getLogger("mfh")
 
 
 def capture(model: nn.Module, layer: str, inputs: Nested) -> tuple[Tensor, Tensor]:
@@ -48,7 +52,7 @@ def capture_all(model: nn.Module, layers: Sequence[str], inputs: Nested) -> tupl
     with ExitStack() as stack:
         for layer in captured:
             stack.enter_context(hooked(find_layer(model, layer), reader(layer)))
-        logits = as_logits(model(inputs))
+        logits = as_logits(call(model, inputs))
     for layer, outputs in captured.items():
         _check_once(layer, len(outputs))
     return [captured[layer][0] for layer in layers], logits
@@ -78,7 +82,7 @@ def replace(model: nn.Module, layer: str, inputs: Nested, activation: Tensor) ->
         return activation.clone()
 
     with hooked(find_layer(model, layer), put):
-        logits = as_logits(model(inputs))
+        logits = as_logits(call(model, inputs))
     _check_once(layer, calls)
     return logits
 
@@ -202,6 +206,39 @@ def check_channel_dim(activation: Tensor, channel_dim: int, layer: str) -> int:
             f"choose 1 to {activation.ndim - 1} (dim 0 counts samples)"
         )
     return channel_dim % activation.ndim
+
+
+def warn_of_tokens(model: nn.Module, layer: str, activation: Tensor, channel_dim: int) -> None:
+    """Warn where the channels that were asked for look like the tokens of a transformer.
+
+    Its layers return (N, tokens, width), while convolutions over time return (N, channels, time). The parameters of the
+    last module that made the output know which it is: a linear layer or a normalisation has as many as its width.
+
+    Args:
+        model: The network.
+        layer: Name of the layer.
+        activation: Its output.
+        channel_dim: The dimension that counts channels, from the front.
+    """
+    if activation.ndim != 3 or channel_dim != 1 or activation.shape[1] == activation.shape[2]:
+        return
+    tokens, width = activation.shape[1:]
+    own = list(find_layer(model, layer).parameters())
+    if not own:  # a dropout or an activation function: what comes before it made the width
+        names = [name for name, _ in model.named_modules(remove_duplicate=False)]
+        before = names[: names.index(layer)]
+        own = [p for name in before for p in model.get_submodule(name).parameters(recurse=False)]
+    sizes = {size for parameter in own[-2:] for size in (parameter.shape[0], parameter.shape[-1])}
+    if width in sizes and tokens not in sizes:
+        log.warning(
+            "layer %r returns shape (N, %d, %d), and channel_dim=1 takes the %d tokens for its channels; channel_dim=2 "
+            "takes the %d units of its width",
+            layer,
+            tokens,
+            width,
+            tokens,
+            width,
+        )
 
 
 def to_channels(activation: Tensor, channel_dim: int) -> Tensor:

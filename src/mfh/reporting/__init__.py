@@ -79,7 +79,7 @@ def _compared(runs: Sequence[Run]) -> "tuple[str, str, list[Section]]":
         verdicts.append(f"{name}: {verdict.split(';')[0].rstrip('.')}.")  # the section of the run has the whole verdict
         combined.append(Section(f"{name} \u2013 {title}", [verdict]))
         combined.extend(replace(section, level=section.level + 1) for section in sections)
-    return f"{len(runs)} runs compared", " ".join(verdicts), combined
+    return f"{len(runs)} runs compared", "\n".join(verdicts), combined
 
 
 def _sections(run: Run) -> "tuple[str, str, list[Section]]":

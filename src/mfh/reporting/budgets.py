@@ -9,6 +9,7 @@ import numpy as np
 
 from mfh.figures.style import arm_colour, new_figure, style
 from mfh.reporting.page import Picture, Section, Table
+from mfh.studies.findings import labels_by_fraction
 from mfh.studies.grid import CONTROLS
 from mfh.studies.stats import mean_interval
 from mfh.studies.summary import Summary, Variant
@@ -38,15 +39,6 @@ def budgets_section(run: "Run") -> Section:
     if equal:
         section.blocks.append(" ".join(equal))
     return section
-
-
-def labels_by_fraction(run: "Run") -> dict[float, int]:
-    """Label fraction -> number of labelled training pairs of the first seed, in ascending order."""
-    counts = [int(pairs["labelled"]) for pairs in run.config.get("pairs") or []]
-    found = dict(zip(run.fractions, counts, strict=False))
-    # Of fractions that keep the same pairs, the first one is shown.
-    first = {count: fraction for fraction, count in reversed(found.items())}
-    return {f: n for f, n in found.items() if f in run.measured_fractions and first[n] == f}
 
 
 def _curves(summaries: dict[int, Summary]) -> dict[str, _Curve]:

@@ -13,6 +13,7 @@ from mfh.figures.style import FAINT, INK, arm_colour, new_figure, style
 from mfh.figures.venn import circle_areas, draw_venn
 from mfh.reporting.page import Picture
 from mfh.studies.criteria import Shares
+from mfh.studies.gains import comma_unit, draw_gains, possible, split_in_words
 from mfh.studies.grid import Cell
 from mfh.studies.summary import Summary, Variant, label_of, representatives
 from mfh.venn import ModalityVenn
@@ -31,36 +32,7 @@ def gains_picture(summary: Summary) -> Picture | None:
     if not variants:
         return None
     shown = representatives(summary, variants)
-    [none] = [variant for variant in summary.variants if variant.arm == "no-kd"]
-    with style():
-        figure, axes = new_figure(6.5, 0.9 + 0.44 * len(shown))
-        jitter = np.random.default_rng(0)
-        axes.axvline(0, color=INK, linewidth=1)
-        for row, variant in enumerate(shown):
-            gain, colour = variant.gain, arm_colour(variant.arm)
-            if gain is None:
-                continue
-            differences = summary.scale.sign * (variant.student - none.student).dropna().to_numpy()
-            places = row + 0.27 + jitter.uniform(-0.06, 0.06, len(differences))
-            axes.plot(differences, places, "o", color=colour, markersize=4, alpha=0.5, markeredgewidth=0)
-            if not math.isnan(gain.low):
-                axes.plot([gain.low, gain.high], [row, row], color=colour, linewidth=2.6, solid_capstyle="butt")
-            axes.plot([gain.mean_difference], [row], "o", color=colour, markersize=7.5, markeredgecolor="white")
-            axes.annotate(
-                summary.difference(gain),
-                (1.02, row),
-                xycoords=("axes fraction", "data"),
-                va="center",
-                annotation_clip=False,
-            )
-        axes.set_yticks(range(len(shown)), [variant.label for variant in shown])
-        axes.set_ylim(len(shown) - 0.5, -0.6)
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        axes.grid(axis="x")
-        if summary.scale.percent:
-            axes.set_xlim(*possible(axes.get_xlim(), -100, 100))
-        axes.set_xlabel(_gain_over_no_kd(summary))
+    figure = draw_gains(summary, shown)
     left_out = len(variants) - len(shown)
     listed = "; ".join(
         f"{variant.label} {summary.difference(variant.gain)}" for variant in shown if variant.gain is not None
@@ -100,8 +72,8 @@ def teachers_picture(summary: Summary) -> Picture | None:
                 axes.plot([teacher, teacher], ends, color=colour, linewidth=1.4, alpha=0.6)
             axes.plot([teacher], [student], "o", color=colour, markersize=8, markeredgecolor="white")
         unit = ", %" if summary.scale.percent else ""
-        axes.set_xlabel(f"{_split(summary)} {summary.scale.words} of the teacher, as masked{unit}")
-        axes.set_ylabel(f"{_split(summary)} {summary.scale.words} of the student{unit}")
+        axes.set_xlabel(f"{split_in_words(summary)} {summary.scale.words} of the teacher, as masked{unit}")
+        axes.set_ylabel(f"{split_in_words(summary)} {summary.scale.words} of the student{unit}")
         axes.locator_params(steps=[1, 2, 5, 10])
         axes.grid()
         if summary.scale.percent:
@@ -197,7 +169,7 @@ def sweep_picture(summary: Summary) -> Picture | None:
             gain = variant.gain.mean_difference if variant.gain is not None else 0.0
             axes.axhline(gain, color=arm_colour(variant.arm), linestyle=(0, (5, 2)), label=variant.label)
         axes.set_xlabel("ratio: fraction of the teacher's channels removed")
-        axes.set_ylabel(f"gain over no-kd{_comma_unit(summary)}")
+        axes.set_ylabel(f"gain over no-kd{comma_unit(summary)}")
         axes.grid(axis="y")
         figure.legend(loc="outside right upper")
     listed = "; ".join(
@@ -243,18 +215,6 @@ def saliency_picture(
             else "."
         )
     return Picture(draw_saliency(saliency.scores, score=saliency.score, ratio=ratio, truth=truth), name, caption, alt)
-
-
-def possible(limits: tuple[float, float], lowest: float, highest: float) -> tuple[float, float]:
-    """Ends of an axis, cut to little more than the possible values: intervals of few seeds can be far wider.
-
-    Args:
-        limits: Ends of the axis.
-        lowest: Smallest possible value.
-        highest: Largest possible value.
-    """
-    room = 0.03 * (highest - lowest)
-    return max(limits[0], lowest - room), min(limits[1], highest + room)
 
 
 def venn_picture(venn: ModalityVenn) -> Picture:
@@ -305,21 +265,6 @@ def estimated_venn_picture(shares: Shares, samples: int) -> Picture | None:
         "Areas are to scale with the estimate.",
         f"Venn diagram of two circles, estimated: {parts if gamma else 'nothing is shared'}; {', '.join(measures)}.",
     )
-
-
-def _split(summary: Summary) -> str:
-    return {"test": "test", "val": "validation"}[summary.split]
-
-
-def _gain_over_no_kd(summary: Summary) -> str:
-    metric = f"{_split(summary)} {summary.scale.words}"
-    if summary.scale.higher_is_better:
-        return f"{metric} of the student minus no-kd{_comma_unit(summary)}"
-    return f"how much lower the {metric} of the student is than of no-kd{_comma_unit(summary)}"
-
-
-def _comma_unit(summary: Summary) -> str:
-    return f", {summary.scale.unit}" if summary.scale.unit else ""
 
 
 def _in_unit(summary: Summary) -> str:

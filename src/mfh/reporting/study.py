@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mfh.reporting.budgets import budgets_section, labels_by_fraction
+from mfh.reporting.budgets import budgets_section
 from mfh.reporting.classes import classes_section
 from mfh.reporting.costs import costs_section
 from mfh.reporting.curves import training_section
@@ -20,10 +20,9 @@ from mfh.reporting.student import student_section
 from mfh.reporting.summary import (
     arms_table,
     auroc_table,
-    finding,
     questions_table,
-    recommendation,
 )
+from mfh.studies.findings import recommendation, study_finding
 from mfh.studies.folder import Run
 from mfh.studies.grid import method_and_focus
 from mfh.studies.summary import Summary
@@ -56,10 +55,7 @@ def study_sections(run: Run) -> tuple[str, str, list[Section]]:
         making_section(run.config, run.environment),
     ]
     title = f"Study: {run.config.get('task', run.folder.name)}"
-    labels = ""
-    if len(run.fractions) > 1:
-        labels = f"With {max(labels_by_fraction(run).values()):,} labels, the most of this study: "
-    return title, labels + finding(summary), [part for part in sections if part.blocks]
+    return title, study_finding(run), [part for part in sections if part.blocks]
 
 
 def comparison_table(runs: Mapping[str, Run]) -> Table:
@@ -76,7 +72,7 @@ def comparison_table(runs: Mapping[str, Run]) -> Table:
             [
                 name,
                 str(run.config.get("task", "")),
-                summary.seeds_in_words,
+                summary.seeds_in_words.removesuffix("s").removesuffix(" seed"),
                 summary.scale.title,
                 summary.number(none.student) if none else "",
                 best.label if best else "",

@@ -1,14 +1,14 @@
 """Tables and sentences about a study, for the terminal and for the report."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mfh.problems.scale import ACCURACY, Scale
 from mfh.reporting.page import Table
-from mfh.studies.grid import UNMASKED, Cell
+from mfh.studies.findings import finding as finding
+from mfh.studies.findings import recommendation as recommendation
+from mfh.studies.grid import UNMASKED
 from mfh.studies.stats import Comparison, mean_interval, pairs_needed
 from mfh.studies.summary import Summary, Variant, interval_in_words, p_in_words
 
@@ -33,7 +33,7 @@ def arms_table(summary: Summary) -> Table:
     unit = f", {scale.unit}" if scale.unit else ""
     direction = "" if scale.higher_is_better else f" Lower {scale.words} is better: a positive gain is a decrease."
     caveat = f"; {summary.repeats.caveat}" if summary.repeats.caveat else ""
-    return Table(
+    table = Table(
         [
             "Arm",
             f"{split} {scale.title}",
@@ -45,68 +45,12 @@ def arms_table(summary: Summary) -> Table:
         rows,
         f"Means over {summary.seeds_in_words}; differences are paired by seed, with 95 % intervals{caveat}.{direction}",
     )
+    return _without_column(table, 4) if all(variant.masking is None for variant in summary.variants) else table
 
 
-def finding(summary: Summary) -> str:
-    """What the study shows, in one sentence that claims no more than the intervals do."""
-    best = summary.chosen()
-    if best is None or best.gain is None:
-        return "This study cannot tell whether distillation helps: it needs no-kd and at least one other arm."
-    if best.gain.num_pairs == 1:
-        return f"Against no-kd, {summary.says(best.label, best.gain)}."
-    num_compared = sum(variant.gain is not None for variant in summary.variants)
-    among = f", the best of {summary.num_candidates} by validation," if summary.num_candidates > 1 else ""
-    regular = summary.chosen("regular")
-    sentence = "against no-kd, "
-    if regular is not None and regular.gain is not None and regular is not best:
-        sentence += f"{summary.says('ordinary distillation', regular.gain)} and "
-    sentence += f"{best.label}{among} {summary.says('', best.gain)}"
-    if best.gain.outcome == "gains":
-        sentence = sentence[0].upper() + sentence[1:] + _after_correction(best, num_compared)
-    else:
-        sentence = f"Distillation is not shown to help here: {sentence}"
-    sentence += _against_control(summary, best)
-    for arm in ("general", "soft"):
-        variant = summary.chosen(arm)
-        if variant is not None and variant.masking is not None:
-            shown = summary.says(variant.label, variant.masking)
-            sentence += f"; against {UNMASKED[arm]}, the same teacher unmasked, {shown}"
-    if summary.repeats.caveat:
-        sentence += f"; {summary.repeats.caveat}"
-    if summary.split != "test":
-        sentence += "; all numbers are of the validation split"
-    return sentence + "."
-
-
-def _against_control(summary: Summary, best: Variant) -> str:
-    """What the best arm gains over the best control, and whether the control gains as much; empty without controls."""
-    control, over = summary.control, summary.over_control(best)
-    if control is None or over is None:
-        return ""
-    text = f"; against {control.label}, the best control by validation, {summary.says(best.label, over)}"
-    gains = best.gain is not None and best.gain.outcome == "gains"
-    if not gains or over.outcome == "gains":
-        return text
-    as_much = over.mean_difference <= 0 or (control.gain is not None and control.gain.outcome == "gains")
-    return text + (": the control gains as much" if as_much else ": a gain over the control is not shown")
-
-
-def recommendation(choice: Mapping[str, Any], scale: Scale = ACCURACY, *, tested_all: bool = False) -> str:
-    """What a study with selection recommends, in a sentence.
-
-    Args:
-        choice: Content of selection.json.
-        scale: How the study's metric reads (default: accuracy).
-        tested_all: Whether the test split was read for all arms, before the choice.
-    """
-    gain, error = (scale.factor * float(choice[name]) for name in ("validation_gain", "standard_error"))
-    unit = f" {scale.unit}" if scale.unit else ""
-    sign = "\u2212" if gain < 0 else "+"
-    change = f"{sign}{abs(gain):.3g}{unit} there against no-kd, standard error {error:.2g}"
-    best = f"{Cell.chosen(choice).name} is the best of {choice['candidates']} by validation"
-    rule = "no-kd is recommended unless the gain exceeds its standard error"
-    note = " The test split was read for all arms before this choice, which rests on validation alone." * tested_all
-    return f"Recommended: {choice['recommended']}. {best} ({change}); {rule}.{note}"
+def _without_column(table: Table, place: int) -> Table:
+    rows = [[*row[:place], *row[place + 1 :]] for row in table.rows]
+    return Table([*table.columns[:place], *table.columns[place + 1 :]], rows, table.caption)
 
 
 def questions_table(summary: Summary) -> Table | None:
@@ -150,14 +94,6 @@ def auroc_table(frame: "pd.DataFrame") -> Table | None:
         return None
     caption = "Area under the ROC curve against the known truth, mean and 95 % interval: 1 is perfect, 0.5 is chance."
     return Table(["Score", "Layer", "AUROC", "Seeds"], rows, caption)
-
-
-def _after_correction(best: Variant, num_compared: int) -> str:
-    """What remains of the best arm's gain after correcting for the number of arms; empty for a single comparison."""
-    if best.gain is None or best.corrected_p is None or num_compared < 2:
-        return ""
-    p_value = f"p {p_in_words(best.corrected_p)} after correction for {num_compared} comparisons"
-    return f", {p_value}" if best.corrected_p <= 0.05 else f", taken alone ({p_value})"
 
 
 def _still_needed(comparison: Comparison) -> str:

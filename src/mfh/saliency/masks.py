@@ -15,6 +15,7 @@ from mfh import files
 from mfh.data.pairs import as_batch, num_samples, to_device
 from mfh.data.spool import Rows
 from mfh.errors import InputError
+from mfh.networks.calling import call
 from mfh.networks.cut import Split
 from mfh.networks.frozen import Frozen
 from mfh.networks.layers import as_logits, check_activation, find_layer
@@ -22,7 +23,7 @@ from mfh.networks.modes import device_of, eager, evaluating, placed, reading_sam
 from mfh.parallel.distributed import share_rows
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ChannelMask:
     """How much of each channel a focused teacher keeps: means + weights * (z - means).
 
@@ -73,6 +74,11 @@ class ChannelMask:
     def removed(self) -> NDArray[np.intp]:
         """The indices of the channels whose weight is 0, ascending."""
         return np.flatnonzero(self.weights == 0)
+
+    def __repr__(self) -> str:
+        kept = f"keeps {self.weights.sum():.4g} of {len(self.weights)} channels of layer {self.layer!r}"
+        score = "" if self.score is None else f", by {self.score}"
+        return f"ChannelMask({self.kind}, {kept}{score})"
 
     def save(self, path: str | Path) -> None:
         """Write the mask to a safetensors file, atomically."""
@@ -139,6 +145,8 @@ class FocusedTeacher(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the teacher on the masked channels; arguments and output are the teacher's."""
+        if torch.compiler.is_compiling():  # the hook is compiled with the teacher
+            return self.teacher(*args, **kwargs)
         self._calls = 0
         with unfused_attention(), eager():
             output = self.teacher(*args, **kwargs)
@@ -150,7 +158,8 @@ class FocusedTeacher(nn.Module):
         return output
 
     def _mask(self, _module: nn.Module, _args: Any, output: Any) -> Tensor:
-        self._calls += 1
+        if not torch.compiler.is_compiling():
+            self._calls += 1
         activation = check_activation(output, self.layer)
         return apply_mask(activation, self.weights, self.means, self.channel_dim)
 
@@ -199,7 +208,7 @@ def masked_logits(
             count = num_samples(batch.teacher_input)
             with reading_samples("teacher", samples, count):
                 if not given:
-                    logits = as_logits(teacher.network(inputs)).cpu()
+                    logits = as_logits(call(teacher.network, inputs)).cpu()
                 else:
                     split = split or teacher.split(given[0].layer, inputs)
                     passed = split(inputs)

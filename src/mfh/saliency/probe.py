@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mfh.data.pairs import Nested, as_batch, num_samples, tensors
 from mfh.data.spool import Rows, mean_rows
 from mfh.errors import InputError
+from mfh.networks.calling import call
 from mfh.networks.frozen import Frozen
 from mfh.networks.layers import as_logits, capture_all, default_layer, find_layer
 from mfh.networks.modes import original, original_layer
@@ -159,7 +160,7 @@ def student_features(student: nn.Module, student_layer: StudentLayer, inputs: Ne
 
     handle = student.get_submodule(name).register_forward_pre_hook(read)
     try:
-        logits = as_logits(student(inputs))
+        logits = as_logits(call(student, inputs))
     finally:
         handle.remove()
     if len(seen) != 1 or not isinstance(seen[0], Tensor) or len(seen[0]) != len(logits):

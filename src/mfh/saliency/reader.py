@@ -9,9 +9,18 @@ from torch import Tensor, nn
 
 from mfh.data.pairs import Nested, PairedBatch, as_batch, num_samples, to_device
 from mfh.errors import InputError
+from mfh.networks.calling import call
 from mfh.networks.cut import Passed, Split
 from mfh.networks.frozen import Frozen
-from mfh.networks.layers import as_logits, capture, check_channel_dim, find_layer, from_channels, to_channels
+from mfh.networks.layers import (
+    as_logits,
+    capture,
+    check_channel_dim,
+    find_layer,
+    from_channels,
+    to_channels,
+    warn_of_tokens,
+)
 from mfh.networks.modes import device_of, reading_samples
 from mfh.networks.precision import at_least_single
 from mfh.parallel.distributed import gather
@@ -151,6 +160,7 @@ class Reader:
                 passed = self._split(inputs)
         if not self.shape:
             self.channel_dim = check_channel_dim(passed.activation, self.channel_dim, self.layer)
+            warn_of_tokens(self.teacher.network, self.layer, passed.activation, self.channel_dim)
             self.shape = passed.activation.shape[1:]
         elif passed.activation.shape[1:] != self.shape:
             raise InputError(
@@ -163,7 +173,7 @@ class Reader:
         features = None
         with reading_samples("student", first, num_samples(batch.teacher_input)):
             if self._features is None:
-                student_logits = as_logits(student(student_input)).to(home)
+                student_logits = as_logits(call(student, student_input)).to(home)
             else:
                 student_logits, features = self._features(student, student_input)
                 student_logits = student_logits.to(home)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from mfh.saliency.permutation import Distance, Permutations, permutation_scores
 from mfh.saliency.probe import StudentLayer, layer_names, probe_scores
 from mfh.saliency.reader import Reader
 from mfh.values import checked
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Score = Literal["distance", "agreement", "probe"]
 MaskKind = Literal["general", "specific", "random", "soft"]
@@ -148,7 +151,7 @@ def channel_saliency(
     )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ChannelSaliency:
     """How modality-general each channel of a teacher's layer is. Made by `channel_saliency`.
 
@@ -332,20 +335,33 @@ class ChannelSaliency:
         """
         return files.load_fields(cls, path, "saliency")
 
-    def plot(self, path: str | Path, *, ratio: float | None = None, truth: NDArray[np.bool_] | None = None) -> None:
+    def plot(
+        self, path: str | Path | None = None, *, ratio: float | None = None, truth: NDArray[np.bool_] | None = None
+    ) -> "Figure":
         """Draw the scores by channel, and once more sorted, with the channels that a general mask keeps.
 
         This is the paper's saliency figure.
 
         Args:
-            path: The picture's path; its ending sets the format (svg, pdf, png).
+            path: The picture's path; its ending sets the format (svg, pdf, png). None writes no file.
             ratio: The fraction of channels that a general mask removes; None draws the sorted scores alone.
             truth: (C,) booleans that say whether a channel is modality-general, where that is known.
+
+        Returns:
+            The matplotlib figure, which a notebook shows.
         """
         from mfh.figures.saliency import draw_saliency
         from mfh.figures.style import save_figure
 
-        save_figure(draw_saliency(self.scores, score=self.score, ratio=ratio, truth=truth), path)
+        figure = draw_saliency(self.scores, score=self.score, ratio=ratio, truth=truth)
+        if path is not None:
+            save_figure(figure, path)
+        return figure
+
+    def __repr__(self) -> str:
+        width = f"{len(self.scores)} channels of layer {self.layer!r}"
+        best = ", ".join(map(str, self.ranking[:3]))
+        return f"ChannelSaliency({self.score}, {width}, {self.samples} pairs, most general: {best})"
 
 
 def soft_weights(r2: ArrayLike) -> NDArray[np.float64]:

@@ -93,7 +93,7 @@ class LayerView:
     note: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """What `diagnose` found. Everything but the layers' saliencies is measured on the validation split.
 
@@ -144,6 +144,12 @@ class Diagnosis:
     samples: int
     num_train: int
     num_unlabelled: int = 0
+
+    def __repr__(self) -> str:
+        layer = f" at layer {self.layer!r}" if self.layer else ""
+        return (
+            f"Diagnosis({self.task}, seed {self.seed}: {self.verdict}, by arm {self.arm}{layer}, {self.samples} pairs)"
+        )
 
     def save(self, path: str | Path) -> None:
         """Write everything as JSON, atomically."""

@@ -26,6 +26,7 @@ from mfh.networks.modes import find_device
 from mfh.parallel.distributed import exists, gather, rank, world_size
 from mfh.problems.losses import DistillationLoss, KDLoss
 from mfh.problems.problem import Problem
+from mfh.progress import doing
 from mfh.saliency.scores import distance_name
 from mfh.studies.folder import FORMAT, HistoryKey, NetworkKey, SeedFolder, refuse_other_format, safe_name
 from mfh.studies.grid import WEIGHTS, Cell
@@ -410,6 +411,7 @@ class Networks:
         decided_by: Mapping[str, Any] | None,
     ) -> Trained:
         if decided_by is None:
+            doing(_work(cell))
             made = self._timed(cell, lambda: train(None))
             return Trained(Frozen(made.networks[cell]), made.best_epoch, made.history)
         return self._kept_or_made([cell], cell, train, decided_by)[cell]
@@ -497,6 +499,7 @@ class Networks:
         train: "Callable[[Path | None], _Training]",
         made_with: Mapping[str, Any],
     ) -> dict[NetworkKey, Trained]:
+        doing(_work(history))
         made = self._timed(history, lambda: train(self._checkpoint(keys, made_with)))
         facts = {
             "made_with": made_with,
@@ -559,6 +562,14 @@ def _features_of(lesson: Lesson) -> dict[str, Any]:
         "channel_dim": lesson.channel_dim,
         "student_channel_dim": lesson.student_channel_dim,
     }
+
+
+def _work(key: HistoryKey) -> str:
+    """What a training is, in words."""
+    if isinstance(key, Cell):
+        return f"training student {key.name}"
+    words = {"student": "training student no-kd", "aligned": "training teacher and student together"}
+    return words.get(key, "training teacher")
 
 
 def _role(key: NetworkKey) -> Role:

@@ -2,10 +2,12 @@
 
 import os
 import pickle
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from mfh.errors import InputError, plain
 from mfh.networks.modes import find_device
 from mfh.parallel.pool import Job, WorkerDiedError, run_jobs, worker_pool
 from mfh.problems.scale import Scale
-from mfh.progress import progress_bar
+from mfh.progress import doing, end_status, is_live, listening, progress_bar
 from mfh.studies.folder import Row, Run, SeedFolder
 from mfh.studies.grid import COLUMNS, FRACTION, WEIGHTS, Cell
 from mfh.studies.labels import with_label_fraction
@@ -25,6 +27,11 @@ from mfh.studies.seed import Seed
 from mfh.studies.settings import Settings
 from mfh.tasks.finding import TaskSource, find_task
 from mfh.tasks.task import Task
+
+#: How often a training says at which epoch it is.
+_SECONDS_BETWEEN_NOTES = 0.3
+#: Off a terminal, what goes on is written at most once in this time.
+_SECONDS_BETWEEN_LINES = 30.0
 
 #: A seed and the share of the labels that it has; None for all of them in a study that compares none.
 Unit = tuple[int, float | None]
@@ -45,6 +52,7 @@ class Plan:
         select: Whether the test split is read only for what validation chooses.
         fractions: The shares of the labels to compare; empty for all labels alone.
         methods: Methods by name that are not shipped, or not as they are shipped.
+        notes: Folder where worker processes say what they are doing; None where nobody listens.
     """
 
     task: Any
@@ -57,6 +65,7 @@ class Plan:
     select: bool
     fractions: tuple[float, ...] = ()
     methods: tuple[tuple[str, Any], ...] = ()
+    notes: Path | None = None
 
     @property
     def keeps_all(self) -> bool:
@@ -135,9 +144,10 @@ def _measure(
 ) -> None:
     """Measure some cells of one unit; with None make only what they share. `tick` is called after each."""
     kept = plan.kept(unit)
-    if made is None:
-        made = plan.seed(find_task(plan.task, plan.settings.task).make(unit[0]), unit)
-    with _threads(plan.settings.execution.threads):
+    with _noting(plan, unit), _threads(plan.settings.execution.threads):
+        if made is None:
+            doing("reading the data")
+            made = plan.seed(find_task(plan.task, plan.settings.task).make(unit[0]), unit)
         if chunk is None:
             made.prepare(plan.missing(unit))
             return
@@ -148,6 +158,33 @@ def _measure(
                 tick()
         if plan.unrated(unit) and not plan.missing(unit):
             kept.write_rows(None, plan.splits, plan.columns, made.score_rows(plan.grid))
+
+
+@contextmanager
+def _noting(plan: Plan, unit: Unit) -> Iterator[None]:
+    """Keep what this process is doing in a file that the study's own process shows.
+
+    A file needs no lock: a process that dies in the middle of a note stops nobody.
+    """
+    if plan.notes is None:
+        yield
+        return
+    file, last = plan.notes / f"{plan.units.index(unit)}-{os.getpid()}", 0.0
+
+    def note(work: str) -> None:
+        nonlocal last
+        if time.monotonic() - last < _SECONDS_BETWEEN_NOTES and ", epoch " in work:
+            return
+        last = time.monotonic()
+        with suppress(OSError):  # the study goes on without its notes
+            file.write_text(work, encoding="utf-8")
+
+    with listening(note):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -191,6 +228,7 @@ class Crew:
         Raises:
             InputError: A worker process ended before its work.
         """
+        plan = replace(plan, notes=self.reporter.notes)
         todo = [unit for unit in plan.units if plan.missing(unit) or plan.unrated(unit)]
         if self.workers == 1 or sum(len(plan.missing(unit)) for unit in todo) < 2:
             for unit in todo:
@@ -244,39 +282,48 @@ def _can_travel(plan: Plan) -> bool:
 
 
 class _Reporter:
-    """What is done so far: a live table with the time left on a terminal, a line per seed elsewhere."""
+    """What is done so far and what goes on: live with the time left on a terminal, in lines elsewhere."""
 
     def __init__(self, plan: Plan, progress: bool) -> None:
         self.plan, self.progress = plan, progress
         self.live: Any = None
         self.told: set[Unit] = set()
+        #: Where worker processes, and this one, say what they are doing.
+        self.notes: Path | None = None
+        self._stack = ExitStack()
+        self._wrote = -_SECONDS_BETWEEN_LINES
 
     def __enter__(self) -> "_Reporter":
         if self.progress:
             from rich.console import Console
             from rich.live import Live
 
+            end_status()
             self.console = Console(stderr=True)
-            if self.console.is_terminal:
+            self.notes = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mfh-notes-")))
+            if is_live(self.console):
                 self.bar = progress_bar()
                 self.line = self.bar.add_task(
-                    "cells", total=len(self.plan.units) * len(self.plan.grid), completed=self.done()
+                    "students", total=len(self.plan.units) * len(self.plan.grid), completed=self.done()
                 )
                 self.live = Live(self.table(), console=self.console, transient=True, auto_refresh=False)
                 self.live.start()
-                self.tick()
+            # In this process there is nobody to wait for the others, so trainings redraw the display themselves.
+            self._stack.enter_context(listening(self._heard))
+            self.tick()
         return self
 
     def __exit__(self, *_: Any) -> None:
         if self.live is not None:
             self.live.stop()
+        self._stack.close()
 
     def done(self) -> int:
         """Finished cells."""
         return sum(len(self.plan.grid) - len(self.plan.missing(unit)) for unit in self.plan.units)
 
     def table(self) -> Any:
-        """Mean of the metric on the validation split for every variant so far, and the bar."""
+        """Mean of the metric on the validation split for every variant so far, what goes on, and the bar."""
         from rich.console import Group
         from rich.table import Column, Table
         from rich.text import Text
@@ -284,27 +331,58 @@ class _Reporter:
         scale, units = self.plan.scale, self.plan.units
         done = "Runs done" if self.plan.fractions else "Seeds done"
         table = Table("Variant", done, Column(header=Text(plain(f"Mean validation {scale.words}"))))
-        for cell, values in self.plan.validation(units).items():
-            mean = scale.show(sum(values) / len(values))
+        found = self.plan.validation(units)
+        for cell in self.plan.grid:
+            values = found.get(cell, [])
+            mean = scale.show(sum(values) / len(values)) if values else ""
             table.add_row(Text(plain(cell.name)), f"{len(values)} of {len(units)}", mean)
-        return Group(table, self.bar)
+        going_on = Text(plain("\n".join(self.going_on()) or "starting worker processes"), overflow="ellipsis")
+        return Group(table, going_on, self.bar)
+
+    def going_on(self) -> list[str]:
+        """What every process is doing, for instance "training teacher, epoch 12 of 60, seed 1 of 5"."""
+        lines = []
+        notes = {} if self.notes is None else {file: int(file.name.split("-")[0]) for file in self.notes.iterdir()}
+        for file, place in sorted(notes.items(), key=lambda note: note[1]):
+            with suppress(OSError, UnicodeDecodeError):  # a worker has just finished, or is writing
+                work = file.read_text(encoding="utf-8")
+                if work:
+                    lines.append(f"{work}, {self._named(self.plan.units[place])}")
+        return lines
+
+    def _named(self, unit: Unit) -> str:
+        seed, fraction = unit
+        place = f"seed {self.plan.seeds.index(seed) + 1} of {len(self.plan.seeds)}"
+        return place if fraction is None else f"{place}, {100 * fraction:g} % of the labels"
+
+    def _heard(self, _work: str) -> None:
+        """This process trains itself."""
+        if time.monotonic() - self._wrote > _SECONDS_BETWEEN_NOTES or self.live is None:
+            self.tick()
 
     def tick(self) -> None:
-        """Show what the workers have kept."""
+        """Show what the workers have kept, and what they are doing."""
         if self.live is not None:
+            self._wrote = time.monotonic()
             self.bar.update(self.line, completed=self.done())
             self.live.update(self.table(), refresh=True)
+        elif self.progress and time.monotonic() - self._wrote > _SECONDS_BETWEEN_LINES:
+            going_on = self.going_on()
+            if going_on:
+                self._wrote = time.monotonic()
+                done = f"{self.done()} of {len(self.plan.units) * len(self.plan.grid)} students; "
+                self._print(done + "; ".join(going_on))
+
+    def _print(self, line: str) -> None:
+        self.console.print(plain(line), highlight=False, soft_wrap=True, markup=False)
 
     def finished(self, unit: Unit) -> None:
         """A unit is complete."""
         self.tick()
         if self.progress and self.live is None and unit not in self.told:
             self.told.add(unit)
-            seed, fraction = unit
-            share = "" if fraction is None else f" with {100 * fraction:g} % of the labels"
             scale, values = self.plan.scale, self.plan.validation([unit])
             shown = ", ".join(
                 f"{cell.name} {scale.show(value[0]).removesuffix(' %')}" for cell, value in values.items()
             )
-            line = plain(f"seed {seed}{share} done, validation: {shown}")
-            self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+            self._print(f"{self._named(unit)} done, validation: {shown}")

@@ -6,14 +6,18 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfh.errors import InputError
 from mfh.problems.scale import ACCURACY, Scale
 from mfh.studies.arms import find_arms
+from mfh.progress import in_notebook, status
+from mfh.studies.findings import arms_frame, study_finding
 from mfh.studies.folder import Row, Run
+from mfh.studies.gains import draw_gains
 from mfh.studies.grid import (
     CONTROLS,
     FRACTION,
@@ -33,6 +37,7 @@ from mfh.studies.seed import LABEL_SMOOTHING, Seed
 from mfh.studies.settings import Settings
 from mfh.studies.stats import Repeats
 from mfh.studies.steps import refuse_torchrun, with_earlier_arguments
+from mfh.studies.summary import Summary, representatives, summarise
 from mfh.tasks.checks import check_task
 from mfh.tasks.finding import TaskSource, find_task
 from mfh.tasks.task import Task
@@ -41,13 +46,14 @@ from mfh.values import AddSeeds, NumSeeds, RandomSeed, check_fields, checked
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 DEFAULT_SCORES = ("distance",)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StudyResult:
-    """What a study measured.
+    """What a study measured. A notebook shows it as its finding and its table.
 
     Args:
         frame: One row for each measurement; columns arm, score, layer, ratio, seed, split, metric, value, and
@@ -56,6 +62,8 @@ class StudyResult:
         folder: The run folder, if there is one.
         scale: How the task's metric reads.
         students: The students that the study kept.
+        finding: What the study shows, in a sentence, as its report says it.
+        repeats: What differs between seeds, and so what intervals cover (default: as `data_redrawn` says).
     """
 
     frame: "pd.DataFrame"
@@ -63,6 +71,68 @@ class StudyResult:
     folder: Path | None = None
     scale: Scale = ACCURACY
     students: Students | None = field(default=None, repr=False, compare=False)
+    finding: str = ""
+    repeats: Repeats | None = None
+
+    @cached_property
+    def summary(self) -> Summary:
+        """Every arm against no-kd, the controls and the same teacher unmasked; of several label budgets, the largest.
+
+        Raises:
+            InputError: Nothing was measured.
+        """
+        largest = self.frame[FRACTION].max() if FRACTION in self.frame else None
+        return self._summary_at(largest)
+
+    def _summary_at(self, fraction: float | None) -> Summary:
+        rows = self.frame if fraction is None else self.frame[self.frame[FRACTION] == fraction]
+        repeats = self.repeats or Repeats("redrawn" if self.data_redrawn else "fixed")
+        return summarise(rows, repeats=repeats, scale=self.scale)
+
+    @cached_property
+    def table(self) -> "pd.DataFrame":
+        """The arms as numbers: columns arm, mean, gain, low, high, p, and the gain over the best control.
+
+        Accuracies are percentages and their differences points, as on the terminal. `low` and `high` are the ends of
+        the 95 % interval of `gain`, which is paired by seed; `p` is corrected for the number of arms. `over_control`,
+        `over_control_low` and `over_control_high` say the same of the gain over the control that is best on validation.
+        What was not measured is NaN. A study of several label fractions has the further column label_fraction.
+        """
+        import pandas as pd
+
+        if FRACTION not in self.frame:
+            return arms_frame(self.summary)
+        fractions = sorted(self.frame[FRACTION].unique())
+        frames = [arms_frame(self._summary_at(fraction)) for fraction in fractions]
+        return pd.concat(
+            [frame.assign(**{FRACTION: fraction}) for frame, fraction in zip(frames, fractions, strict=True)],
+            ignore_index=True,
+        )
+
+    def plot(self) -> "Figure":
+        """Draw what every arm gains over no-kd: a dot per seed, the mean and its 95 % interval.
+
+        Of several label fractions, the largest is drawn.
+
+        Returns:
+            A matplotlib figure.
+
+        Raises:
+            InputError: The study has no gains, because it lacks no-kd or any other arm.
+        """
+        gaining = [variant for variant in self.summary.variants if variant.gain is not None]
+        if not gaining:
+            raise InputError("there is no gain to draw: the study needs no-kd and at least one other arm")
+        return draw_gains(self.summary, representatives(self.summary, gaining))
+
+    def __repr__(self) -> str:
+        arms = ", ".join(dict.fromkeys(arm for arm in self.frame["arm"] if arm))
+        place = "" if self.folder is None else f", in {self.folder}"
+        return f"StudyResult({self.summary.seeds_in_words} of {arms}{place})"
+
+    def _repr_html_(self) -> str:
+        table = self.table.to_html(index=False, na_rep="", float_format="{:.3g}".format, border=0)
+        return f"<p>{escape(self.finding)}</p>\n{table}"
 
     @property
     def best(self) -> Recommended:
@@ -112,7 +182,7 @@ def study(
     select: bool = False,
     out: str | Path | None = None,
     settings: Settings | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
     finish: Callable[[Run], object] | None = None,
     **changes: Any,
 ) -> StudyResult:
@@ -149,7 +219,8 @@ def study(
         out: Run folder, which grows cell by cell, and from which the same call resumes. None keeps everything in a
             temporary folder, which goes with the result.
         settings: Training, loss, given files, device and processes; see `Settings`.
-        progress: Whether to report progress on the terminal.
+        progress: Whether to report progress on the terminal or in the notebook (default: only in a notebook, where the
+            finding is printed at the end as well).
         finish: Called with the run folder when everything is measured and before the folder is released, for instance
             `mfh.report`. Seeds that are added count as added once it has returned.
         **changes: Single settings by name, as `Settings.of` takes them: `epochs=5`, `device="cpu"`, `processes=1`.
@@ -160,6 +231,8 @@ def study(
     Raises:
         InputError: Something is not as described, or `out` belongs to another configuration.
     """
+    if progress is None:
+        progress = in_notebook()
     settings = (settings or Settings()).changed(**changes)
     checked("num_seeds", num_seeds, NumSeeds)
     checked("first_seed", first_seed, RandomSeed)
@@ -180,17 +253,33 @@ def study(
         add_seeds,
         tuple(found.methods.items()),
     )
-    if out is None:
-        temporary = tempfile.mkdtemp(prefix="mfh-study-")
-        forget = partial(shutil.rmtree, temporary, ignore_errors=True)
-        try:
-            result = _study(task, design, Run(Path(temporary) / "run"), settings, progress, finish)
-        except BaseException:
-            forget()
-            raise
-        weakref.finalize(result.students, forget)  # `result.best` reads its student there
-        return replace(result, folder=None)
-    return _study(task, design, Run(out), settings, progress, finish)
+    with status("reading the data and checking the task", progress):
+        result = _study_in(out, task, design, settings, progress, finish)
+    if progress and in_notebook():
+        print(result.finding)  # noqa: T201
+    return result
+
+
+def _study_in(
+    out: str | Path | None,
+    task: Any,
+    design: "_Design",
+    settings: Settings,
+    progress: bool,
+    finish: Callable[[Run], object] | None,
+) -> StudyResult:
+    """A study in a run folder; without one, in a temporary folder that goes with the result."""
+    if out is not None:
+        return _study(task, design, Run(out), settings, progress, finish)
+    temporary = tempfile.mkdtemp(prefix="mfh-study-")
+    forget = partial(shutil.rmtree, temporary, ignore_errors=True)
+    try:
+        result = _study(task, design, Run(Path(temporary) / "run"), settings, progress, finish)
+    except BaseException:
+        forget()
+        raise
+    weakref.finalize(result.students, forget)  # `result.best` reads its student there
+    return replace(result, folder=None)
 
 
 @dataclass(frozen=True)
@@ -366,7 +455,8 @@ def _measured(plan: Plan, run: Run, source: TaskSource, first: Seed, progress: b
         run.write_environment(run.environment | made_from)
     redrawn = run.repeats.seeds == "redrawn"
     students = Students(run, source, plan.settings)
-    return StudyResult(_frame(rows, plan.columns), redrawn, run.folder, plan.scale, students)
+    frame = _frame(rows, plan.columns)
+    return StudyResult(frame, redrawn, run.folder, plan.scale, students, study_finding(run), run.repeats)
 
 
 def _keep_students(plan: Plan, rows: Sequence[Row], run: Run, crew: Crew) -> None:

@@ -20,12 +20,14 @@ from mfh.data.pairs import fetch, only_role, to_device
 from mfh.data.spool import Rows
 from mfh.data.teacher_outputs import check_finite
 from mfh.errors import InputError, foreign
+from mfh.networks.calling import call
 from mfh.networks.frozen import Frozen
 from mfh.networks.layers import as_logits
 from mfh.networks.modes import device_of, evaluating, original_layer, placed
 from mfh.networks.taps import Tap, find_taps, layer_at
 from mfh.parallel.distributed import exists, gather, part, rank, share_rows
 from mfh.problems.metrics import confusion
+from mfh.progress import doing
 from mfh.saliency.masks import ChannelMask, check_fingerprint, mask_channels, masked_logits
 from mfh.saliency.permutation import AUTO_PERMUTATIONS
 from mfh.saliency.probe import layer_names
@@ -106,9 +108,11 @@ class Seed:
             saliency = ChannelSaliency.load(path)
             self._check_saliency(path, saliency, layer, base("teacher").frozen)
             return saliency
+        teacher, student = base("teacher").frozen, base("student").frozen
+        doing(f"scoring channels of layer {layer} by {score}")
         saliency = channel_saliency(
-            base("teacher").frozen,
-            base("student").frozen,
+            teacher,
+            student,
             pairs,
             layer=layer,
             channel_dim=self.task.channel_dim,
@@ -405,7 +409,7 @@ class Seed:
         dataset = part(only_role(self._dataset(split), "student"))
         with placed(self.device, student), evaluating(student):
             for batch in PairLoader(dataset, num_workers=self.recipe.num_workers):
-                rows.append(as_logits(student(to_device(batch.student_input, device_of(student)))).cpu())
+                rows.append(as_logits(call(student, to_device(batch.student_input, device_of(student)))).cpu())
         return share_rows(rows.finish())
 
     # --- measurements -----------------------------------------------------------------------------------------------

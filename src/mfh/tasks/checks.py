@@ -12,6 +12,7 @@ from mfh.data.embeddings import alone
 from mfh.data.epochs import PairLoader
 from mfh.data.pairs import ItemError, PairedBatch, fetch, groups_of, map_tensors, tensors
 from mfh.errors import FOREIGN, InputError, in_a_line
+from mfh.networks.calling import call
 from mfh.networks.layers import as_logits, find_layer
 from mfh.networks.modes import device_of, evaluating
 from mfh.tasks.splits import SPLITS
@@ -242,7 +243,7 @@ def _run(network: nn.Module, role: str, split: str, batch: PairedBatch) -> Tenso
     inputs = map_tensors(lambda tensor: tensor.to(home), getattr(batch, f"{role}_input"))
     try:
         with evaluating(network):
-            return as_logits(network(inputs)).cpu()
+            return as_logits(call(network, inputs)).cpu()
     except InputError as error:
         raise InputError(f"{role}: {error}") from None
     except FOREIGN as error:  # the network is the user's own code

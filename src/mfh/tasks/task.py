@@ -18,6 +18,7 @@ from mfh.data.embeddings import embedded
 from mfh.data.pairs import AllPairs, Collated, fetch, in_split
 from mfh.data.teacher_outputs import teacher_outputs
 from mfh.errors import InputError, foreign, shown
+from mfh.networks.calling import call
 from mfh.networks.layers import as_logits
 from mfh.networks.modes import evaluating
 from mfh.problems.losses import DistillationLoss, KDLoss
@@ -308,4 +309,4 @@ class Task:
             with torch.random.fork_rng(devices=[]):
                 network = self.student()
             with evaluating(network), torch.no_grad():
-                return int(as_logits(network(item.student_input)).shape[1])
+                return int(as_logits(call(network, item.student_input)).shape[1])

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mfh.data.pairs import PairedBatch, map_tensors, place_of, tensors
 from mfh.errors import FOREIGN, InputError, in_a_line, shown
+from mfh.networks.calling import argument_names, call
 from mfh.networks.modes import check_one_device, check_weights, is_users
 from mfh.parallel.distributed import world_size
 from mfh.problems.problem import Problem
@@ -288,11 +289,13 @@ def unreadable(
             f"{said}: {role}_input is float64 and the network's weights are {_short(weights)}; convert the data: "
             ".float() for tensors, .astype('float32') for arrays"
         )
-    if isinstance(inputs, Mapping) and _takes_by_name(network, inputs):
-        keys = ", ".join(map(repr, inputs))
+    names, _ = argument_names(network)
+    unknown = [key for key in inputs if key not in names] if isinstance(inputs, Mapping) else []
+    if unknown and isinstance(inputs, Mapping) and len(unknown) < len(inputs):
+        keys, extra = ", ".join(map(repr, inputs)), ", ".join(map(repr, unknown))
         return InputError(
-            f"{said}: it is called with one mapping ({keys}), and {type(network).__name__} takes these by name; wrap "
-            f"it in a module with forward(self, inputs): return self.model(**inputs).logits ({in_a_line(error)})"
+            f"{said}: it is called with one mapping ({keys}), because {type(network).__name__} does not take {extra} "
+            f"by name; leave {'it' if len(unknown) == 1 else 'them'} out of the data ({in_a_line(error)})"
         )
     if isinstance(error, torch.OutOfMemoryError):
         return InputError(f"{said}: {in_a_line(error)}; choose a smaller batch_size, with accumulate for equal steps")
@@ -313,7 +316,7 @@ def _failing(error: BaseException, network: nn.Module, inputs: Any, indices: Seq
     for row, index in enumerate(indices):
         try:
             with torch.no_grad():
-                network(map_tensors(lambda tensor, row=row: tensor[row : row + 1], inputs))  # type: ignore[misc]
+                call(network, map_tensors(lambda tensor, row=row: tensor[row : row + 1], inputs))  # type: ignore[misc]
         except FOREIGN:  # as before
             failing.append(int(index))
     return failing[:1] if 0 < len(failing) < len(indices) else indices
@@ -336,14 +339,6 @@ def where(dataset: Any, split: str, indices: Sequence[int]) -> str:
 def listed(indices: Sequence[int], limit: int = 3) -> str:
     """The first few indices, for a message."""
     return ", ".join(str(int(index)) for index in indices[:limit]) + (", ..." if len(indices) > limit else "")
-
-
-def _takes_by_name(network: nn.Module, inputs: Mapping[Any, Any]) -> bool:
-    try:
-        parameters = inspect.signature(network.forward).parameters
-    except (TypeError, ValueError):
-        return False
-    return bool(inputs) and len(parameters) > 1 and any(key in parameters for key in inputs)
 
 
 def _described(inputs: Any) -> str:

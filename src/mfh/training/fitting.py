@@ -46,7 +46,7 @@ log = logging.getLogger("mfh")
 Role = Literal["teacher", "student"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fit:
     """A trained network.
 
@@ -66,6 +66,9 @@ class Fit:
     extra_parameters: int = 0
     extra_bytes: int = 0
 
+    def __repr__(self) -> str:
+        return f"Fit({self.role} {_named(self.network)}, {_ending(self.best_epoch, self.history)})"
+
     @property
     def student(self) -> nn.Module:
         """The network, by the name it has in distillation.
@@ -78,7 +81,7 @@ class Fit:
         return self.network
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AlignedPair:
     """Teacher and student trained together, with the weights of the last epoch.
 
@@ -97,12 +100,30 @@ class AlignedPair:
     best_epoch: int = -1
     best_weights: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        networks = f"teacher {_named(self.teacher)}, student {_named(self.student)}"
+        return f"AlignedPair({networks}, {_ending(self.best_epoch, self.history)})"
+
     @cached_property
     def best_student(self) -> nn.Module:
         """A copy of the student with the weights of `best_epoch`; made when it is first asked for."""
         network = copy.deepcopy(self.student)
         network.load_state_dict(self.best_weights)
         return network
+
+
+def _named(network: nn.Module) -> str:
+    """A network in a line: its class and size."""
+    return f"{type(network).__name__} of {sum(parameter.numel() for parameter in network.parameters()):,} parameters"
+
+
+def _ending(best_epoch: int, history: History) -> str:
+    """Epoch that counts, and what was measured in it on the validation split."""
+    kept = f"epoch {best_epoch} of 0 to {len(history) - 1}"
+    if not 0 <= best_epoch < len(history):
+        return kept
+    measured = [f"{name} {value:.4g}" for name, value in history[best_epoch].items() if "_val_" in name]
+    return f"{kept}: {', '.join(measured)}" if measured else kept
 
 
 def pretrain(

@@ -40,6 +40,7 @@ from mfh.parallel.distributed import (
 )
 from mfh.parallel.torchrun import launched
 from mfh.problems.metrics import Tally
+from mfh.progress import done_of
 from mfh.training.acceleration import prepared
 from mfh.training.checks import no_loss
 from mfh.training.objectives import Objective
@@ -262,6 +263,7 @@ class Training:
             elif scheduler is not None:
                 scheduler.step()
         state.epochs += 1
+        done_of(state.epochs, self.recipe.epochs, "epoch")
 
     # --- the kept epoch -------------------------------------------------------------------------------------------
 

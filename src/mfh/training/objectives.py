@@ -10,6 +10,7 @@ from mfh.data.epochs import Reading
 from mfh.data.pairs import PairedBatch, to_device
 from mfh.data.spool import IN_MEMORY_BYTES
 from mfh.errors import FOREIGN, InputError, in_a_line
+from mfh.networks.calling import call
 from mfh.networks.layers import as_logits
 from mfh.networks.modes import device_of, is_users
 from mfh.networks.precision import at_least_single
@@ -121,7 +122,7 @@ class Objective(nn.Module):
         inputs = batch.student_input if role == "student" else batch.teacher_input
         network = self.networks[role] if self.split == "train" else self.kept(role)
         try:
-            output = network(inputs)
+            output = call(network, inputs)
         except FOREIGN as error:  # the network is the user's own code
             read, split = self.read.get(self.split), self.split
             found = unreadable(error, network, inputs, role, split, indices.tolist(), read)
@@ -270,7 +271,7 @@ class Taught(Objective):
             return rows.to(device)
         try:
             with torch.no_grad():
-                return as_logits(teacher(to_device(batch.teacher_input, device_of(teacher)))).to(device)
+                return as_logits(call(teacher, to_device(batch.teacher_input, device_of(teacher)))).to(device)
         except InputError:
             raise
         except FOREIGN as error:
