@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mfh.methods.batch import Batch, Context
-from mfh.methods.checks import Temperature, Weight, check_pairs, check_problem
+from mfh.methods.checks import Temperature, check_pairs, check_problem
 from mfh.methods.features import FeatureMethod, of_all_processes, pooled
 from mfh.networks.precision import at_least_single
 from mfh.problems.problem import Problem
@@ -22,7 +22,7 @@ class Attainable(FeatureMethod):
     The student first learns from the teacher's own logits, for `warm_up` epochs. Its features (means over positions) of
     the last of these epochs are kept for each training pair, together with the teacher's logits. Then the logits of
     each pair are replaced by their prediction from the features, by ridge regressions that were fitted on the other
-    folds of the pairs, with the penalties of the probe (`ridge_predictions`). The loss is weight x the divergence of
+    folds of the pairs, with the penalties of the probe (`ridge_predictions`). The loss is the divergence of
     the problem between the student and these targets. What of the logits the student's modality does not explain has
     mean zero given its features, and is removed rather than averaged out over pairs; see the theory in the
     documentation.
@@ -35,7 +35,6 @@ class Attainable(FeatureMethod):
     of the warm-up; pairs that did not keep the teacher's own logits.
 
     Args:
-        weight: Weight of the divergence.
         temperature: Softmax temperature of the divergence; 1 for regression.
         warm_up: Number of epochs before the targets are fitted.
         folds: Number of folds of the fit.
@@ -44,13 +43,12 @@ class Attainable(FeatureMethod):
         InputError: A field has another type than declared or is out of bounds.
     """
 
-    weight: Weight = 1.0
+    teacher_layers: tuple[str, ...] | None = ()
     temperature: Temperature = 1.0
     warm_up: Annotated[int, Bounds(1, 1_000_000)] = 1
     folds: Annotated[int, Bounds(2, 1000)] = 5
 
     name = "attainable"
-    teacher_layers = ()
 
     def begin(self, context: Context) -> nn.Module:
         """Make room for the features and logits of all training pairs.
@@ -71,10 +69,9 @@ class Attainable(FeatureMethod):
         elif batch.epoch >= self.warm_up:
             teacher = targets.of(batch.index, teacher)
         student = at_least_single(batch.student_logits)
-        divergence = targets.problem.divergence(
+        return targets.problem.divergence(
             student, teacher.to(student), temperature=self.temperature, reduction="batchmean"
         )
-        return self.weight * divergence
 
 
 class Targets(nn.Module):

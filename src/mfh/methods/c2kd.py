@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mfh.errors import InputError
 from mfh.methods.batch import Batch, Context
-from mfh.methods.checks import Weight, check_problem, drawing, warn_once
+from mfh.methods.checks import check_problem, drawing, warn_once
 from mfh.methods.dkd import non_target
 from mfh.methods.features import BatchNorm, FeatureMethod, pooled
 from mfh.networks.precision import at_least_single
@@ -33,19 +33,18 @@ class C2KD(FeatureMethod):
     It needs labels: unlabelled pairs teach nothing. It takes no focus, because it changes the teacher.
 
     Args:
-        weight: Weight of all terms but the student's label loss.
         agreement: Samples count where Kendall's tau of both proxies is above it.
 
     Raises:
         InputError: A field has another type than declared or is out of bounds.
     """
 
-    weight: Weight = 1.0
     agreement: Annotated[float, Bounds(-1, 1)] = 0.0
 
     name = "c2kd"
     needs_labels = True
     trains_teacher = True
+    takes_focus = False
 
     def begin(self, context: Context) -> nn.Module:
         """Make the proxies.
@@ -81,7 +80,7 @@ class C2KD(FeatureMethod):
         )
         ours, theirs = non_target(student_proxy, batch.target), non_target(teacher_proxy, batch.target)
         crossing = (agree * (_divergence(ours, theirs) + _divergence(theirs, ours))).mean()
-        return self.weight * (own + crossing + F.cross_entropy(teacher, batch.target))
+        return own + crossing + F.cross_entropy(teacher, batch.target)
 
 
 def _proxy(channels: int, classes: int) -> nn.Module:

@@ -23,7 +23,7 @@ class CRD(FeatureMethod):
     Both features (means over positions) are mapped linearly to `width` numbers and to length 1: u of the student, v of
     the teacher. Memories hold a moving average of both for each training pair. With P(a, b) = exp(a'b / T) / Z, m
     negatives and n pairs, each anchor a pays -log(P / (P + m / n)) for the memory of its own pair and
-    -log((m / n) / (P + m / n)) for each negative. The loss is weight x the mean over samples of both directions: u
+    -log((m / n) / (P + m / n)) for each negative. The loss is the mean over samples of both directions: u
     against the teacher's memory, v against the student's. Z is set by the first batch to n x the mean of exp(a'b / T).
     The negatives are all other pairs, or `negatives` of them at random where there are more. A focus multiplies the
     teacher's features by the square roots of the weights. With several processes the memories are the same in all.
@@ -35,7 +35,7 @@ class CRD(FeatureMethod):
     It needs no labels. The memories hold 2 x pairs x width numbers.
 
     Args:
-        weight: Weight of the loss.
+        teacher_weight: Weight of the loss in the training.
         width: Number of dimensions of the common space.
         negatives: The greatest number of negatives m.
         temperature: Temperature T.
@@ -45,7 +45,7 @@ class CRD(FeatureMethod):
         InputError: A field has another type than declared or is out of bounds.
     """
 
-    weight: Weight = 0.8
+    teacher_weight: Weight = 0.8
     width: Annotated[int, Bounds(1, 1_000_000)] = 128
     negatives: Annotated[int, Bounds(1, 10_000_000)] = 16384
     temperature: Temperature = 0.07
@@ -74,7 +74,7 @@ class CRD(FeatureMethod):
         loss = self._contrast(student, memories.teacher, rows, memories.teacher_scale)
         loss = loss + self._contrast(teacher, memories.student, rows, memories.student_scale)
         memories.learn(batch.index, student.detach(), teacher.detach(), self.momentum)
-        return self.weight * loss
+        return loss
 
     def _contrast(self, anchors: Tensor, memory: Tensor, rows: Tensor, scale: Tensor) -> Tensor:
         """The mean loss of the anchors; the first of their rows of the memory is their own pair."""

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mfh.methods.batch import Method
+from mfh.methods.checks import Weight
 from mfh.networks.precision import at_least_single
 from mfh.parallel.distributed import gather, rank, world_size
 from mfh.values import check_fields
@@ -19,6 +20,7 @@ class FeatureMethod(Method):
     Args:
         student_layers: Name of the student's layer, as a tuple of one; None means its penultimate layer.
         teacher_layers: Name of the teacher's layer, likewise.
+        teacher_weight: Weight of the loss in the training; `loss` itself is without it.
 
     Raises:
         InputError: A field has another type than declared or is out of bounds.
@@ -26,6 +28,7 @@ class FeatureMethod(Method):
 
     student_layers: tuple[str, ...] | None = None
     teacher_layers: tuple[str, ...] | None = None
+    teacher_weight: Weight = 1.0
 
     def __post_init__(self) -> None:
         check_fields(self)

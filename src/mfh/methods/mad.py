@@ -16,10 +16,10 @@ from mfh.networks.precision import at_least_single
 class MAD(FeatureMethod):
     """Margin-aware distillation: relations count more for samples that the teacher is unsure of.
 
-    weight x sum_i w_i |G_student[i] - G_teacher[i]|^2 with the similarities G of `SP` and w_i = H_i / sum_j H_j, where
-    H_i is the entropy of the teacher's prediction for sample i. In dense prediction H_i is the mean over positions;
-    with several labels per sample, the sum of the entropies of the classes (both are our extensions). A focus acts as
-    in `SP`. With several processes the samples of all are compared.
+    The loss is sum_i w_i |G_student[i] - G_teacher[i]|^2 with the similarities G of `SP` and w_i = H_i / sum_j H_j,
+    where H_i is the entropy of the teacher's prediction for sample i. In dense prediction H_i is the mean over
+    positions; with several labels per sample, the sum of the entropies of the classes (both are our extensions). A
+    focus acts as in `SP`. With several processes the samples of all are compared.
 
     Source: Wei et al., "MMANet: Margin-Aware Distillation and Modality-Aware Regularization for Incomplete Multimodal
     Learning", CVPR 2023, checked against the authors' code; the paper could not be read. The code weights columns of
@@ -29,13 +29,13 @@ class MAD(FeatureMethod):
     It needs no labels.
 
     Args:
-        weight: Weight of the loss.
+        teacher_weight: Weight of the loss in the training.
 
     Raises:
         InputError: A field has another type than declared or is out of bounds.
     """
 
-    weight: Weight = 30.0
+    teacher_weight: Weight = 30.0
 
     name = "mad"
 
@@ -55,7 +55,7 @@ class MAD(FeatureMethod):
         # The smallest positive number keeps a batch of certain samples from being divided by 0.
         weights = (entropy + 1e-12) / (entropy + 1e-12).sum()
         loss = (weights[:, None] * (student - teacher).square()).sum()
-        return share_of(self.weight * loss, len(batch.student_feature), len(student))
+        return share_of(loss, len(batch.student_feature), len(student))
 
 
 class Entropy(nn.Module):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mfh.methods.batch import Batch, Context
-from mfh.methods.checks import Temperature, Weight, drawing
+from mfh.methods.checks import Temperature, drawing
 from mfh.methods.features import FeatureMethod, focused, of_all_processes, pooled
 from mfh.values import Bounds
 
@@ -17,7 +17,7 @@ from mfh.values import Bounds
 class Queue(FeatureMethod):
     """Queue distillation: the student is as similar to recent teacher features as the teacher itself is.
 
-    weight x the mean over samples of -sum_j softmax(v'Q / T_teacher)_j log softmax(u'Q / T_student)_j. v is the
+    The loss is the mean over samples of -sum_j softmax(v'Q / T_teacher)_j log softmax(u'Q / T_student)_j. v is the
     teacher's feature and u the linearly projected feature of the student (means over positions), both of length 1. Q is
     a queue of the teacher's last features, with those of the batch at its end. A focus multiplies the teacher's
     features by the square roots of the weights. With several processes the queue holds the features of all.
@@ -30,7 +30,6 @@ class Queue(FeatureMethod):
     It needs no labels and no classes.
 
     Args:
-        weight: Weight of the loss.
         size: Length of the queue, at most the number of training pairs.
         teacher_temperature: Softmax temperature of the teacher's similarities.
         student_temperature: Softmax temperature of the student's similarities.
@@ -39,7 +38,6 @@ class Queue(FeatureMethod):
         InputError: A field has another type than declared or is out of bounds.
     """
 
-    weight: Weight = 1.0
     size: Annotated[int, Bounds(1, 10_000_000)] = 16384
     teacher_temperature: Temperature = 0.1
     student_temperature: Temperature = 0.05
@@ -71,7 +69,7 @@ class Queue(FeatureMethod):
         # Places that are still empty have probability 0 and logarithm minus infinity: their product counts as 0.
         products = torch.where(there, wanted.softmax(1) * found.log_softmax(1).masked_fill(~there, 0.0), 0.0)
         features.append(new)
-        return -self.weight * products.sum(1).mean()
+        return -products.sum(1).mean()
 
     @staticmethod
     def _unit(features: Tensor, weights: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mfh.errors import InputError
 from mfh.methods.batch import Batch, Context
-from mfh.methods.checks import Weight, check_positions, drawing
+from mfh.methods.checks import check_positions, drawing
 from mfh.methods.features import BatchNorm, FeatureMethod, pointwise, weighted_mean
 from mfh.networks.layers import capture
 from mfh.networks.precision import at_least_single
@@ -18,7 +18,7 @@ from mfh.networks.precision import at_least_single
 class SimKD(FeatureMethod):
     """SimKD: the student learns the teacher's features only, and is used with the teacher's own classifier.
 
-    weight x the mean squared difference between P(student) and the teacher's features, where P is a trained projector.
+    The mean squared difference between P(student) and the teacher's features, where P is a trained projector.
     The network that is kept is teacher tail(P(student layer)): the teacher's frozen layers after its layer, on the
     projected features. P is a bottleneck: pointwise to half of the teacher's channels, 3x3 convolution (on vectors a
     linear layer), pointwise to the teacher's channels, with batch normalisation and ReLU after the first two. A focus
@@ -32,14 +32,12 @@ class SimKD(FeatureMethod):
     It needs no labels and has no label loss, so the student's own last layers are not trained.
 
     Args:
-        weight: Weight of the loss.
         factor: The bottleneck has 1 / factor of the teacher's channels.
 
     Raises:
         InputError: A field has another type than declared or is out of bounds.
     """
 
-    weight: Weight = 1.0
     factor: int = 2
 
     name = "simkd"
@@ -73,7 +71,7 @@ class SimKD(FeatureMethod):
         error = at_least_single(batch.modules(batch.student_feature)) - batch.teacher_feature.detach()
         # Several processes expect a gradient for every parameter, also for those of the student's own last layers.
         unused = 0 * batch.student_logits.sum()
-        return self.weight * weighted_mean(error.square(), batch.channel_weight) + unused
+        return weighted_mean(error.square(), batch.channel_weight) + unused
 
     def deploy(self, student: nn.Module, modules: nn.Module | None) -> nn.Module:
         """The student up to its layer, the projector and the teacher's tail."""

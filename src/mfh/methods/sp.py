@@ -15,9 +15,9 @@ from mfh.networks.precision import at_least_single
 class SP(FeatureMethod):
     """Similarity-preserving distillation: samples that are alike for the teacher shall be alike for the student.
 
-    weight x |G_student - G_teacher|^2 / N^2, where G = F F' are the products of the flattened features F of the batch's
-    N samples, with rows of length 1. A focus multiplies the teacher's features by the square roots of the weights. With
-    several processes the samples of all are compared.
+    The loss is |G_student - G_teacher|^2 / N^2, where G = F F' are the products of the flattened features F of the
+    batch's N samples, with rows of length 1. A focus multiplies the teacher's features by the square roots of the
+    weights. With several processes the samples of all are compared.
 
     Source: Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019. The weight 3000 is that of
     RepDistiller and mdistiller.
@@ -25,20 +25,20 @@ class SP(FeatureMethod):
     It needs no labels.
 
     Args:
-        weight: Weight of the loss.
+        teacher_weight: Weight of the loss in the training.
 
     Raises:
         InputError: A field has another type than declared or is out of bounds.
     """
 
-    weight: Weight = 3000.0
+    teacher_weight: Weight = 3000.0
 
     name = "sp"
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean squared difference of similarities."""
         student, teacher = similarities(batch)
-        return share_of(self.weight * F.mse_loss(student, teacher), len(batch.student_feature), len(student))
+        return share_of(F.mse_loss(student, teacher), len(batch.student_feature), len(student))
 
 
 def similarities(batch: Batch) -> tuple[Tensor, Tensor]:

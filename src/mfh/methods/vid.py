@@ -20,7 +20,7 @@ _EPSILON = 1e-5
 class VID(FeatureMethod):
     """Variational information distillation: predict the teacher's channels, each as well as it can be predicted.
 
-    weight x the mean over samples, channels c and positions of [(mu_c(student) - teacher_c)^2 / v_c + log v_c] / 2, the
+    The mean over samples, channels c and positions of [(mu_c(student) - teacher_c)^2 / v_c + log v_c] / 2, the
     negative log-likelihood of a Gaussian but for a constant. mu is a trained network of three pointwise layers without
     bias, as wide as the teacher's layer, with ReLU between them. v_c = softplus(a_c) + 1e-5 is a trained variance of
     each teacher channel, so channels that the student cannot predict count less: the learned relative of the probe's
@@ -33,14 +33,12 @@ class VID(FeatureMethod):
     It needs no labels.
 
     Args:
-        weight: Weight of the loss.
         variance: The variance v_c in the beginning.
 
     Raises:
         InputError: A field has another type than declared or is out of bounds.
     """
 
-    weight: Weight = 1.0
     variance: Weight = 5.0
 
     name = "vid"
@@ -60,7 +58,7 @@ class VID(FeatureMethod):
         regression, teacher = batch.modules, at_least_single(batch.teacher_feature.detach())
         error = at_least_single(regression(batch.student_feature)) - teacher
         variance = regression.variance().reshape(-1, *[1] * (teacher.ndim - 2))
-        return self.weight * weighted_mean((error.square() / variance + variance.log()) / 2, batch.channel_weight)
+        return weighted_mean((error.square() / variance + variance.log()) / 2, batch.channel_weight)
 
 
 class Regression(nn.Module):
