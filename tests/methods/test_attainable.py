@@ -85,7 +85,7 @@ def test_during_the_warm_up_the_teacher_itself_teaches():
         seen = shown(given, modules, list(range(10)), x, z, epoch)
         a = arrays(seen)
         slow = np.mean([rel_entr(softmax(t), softmax(s)).sum() for s, t in zip(a.zs, a.zt, strict=True)])
-        assert float(method.loss(seen)) == pytest.approx(slow, rel=1e-9)
+        assert method.loss(seen).item() == pytest.approx(slow, rel=1e-9)
         assert int(modules.seen.sum()) == (10 if epoch == 1 else 0)
 
 
@@ -119,7 +119,7 @@ def test_other_problems_have_their_own_divergence(problem):
     seen = shown(given, modules, [0, 1, 2], x, z, 1)
     loss = method.loss(seen)
     expected = problem.divergence(seen.student_logits, modules.logits[:3], temperature=1, reduction="batchmean")
-    assert float(loss) == pytest.approx(float(expected))
+    assert loss.item() == pytest.approx(expected.item())
 
 
 def test_what_cannot_be_done_is_refused():

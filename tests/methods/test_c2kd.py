@@ -43,7 +43,7 @@ def test_equals_a_slow_computation(agreement):
         if tau > agreement:
             total += divergence(np.delete(s, y), np.delete(t, y)) + divergence(np.delete(t, y), np.delete(s, y))
         total -= log_softmax(zt)[y]
-    assert float(method.loss(seen)) == pytest.approx(total / 9, rel=1e-9)
+    assert method.loss(seen).item() == pytest.approx(total / 9, rel=1e-9)
 
 
 def test_kendall_equals_scipys():

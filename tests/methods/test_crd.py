@@ -59,7 +59,7 @@ def test_three_batches_equal_a_slow_computation(weights):
         ft = a.ft if weights is None else a.ft * np.sqrt(weights.numpy())
         rows = [[own, *(other for other in range(12) if other != own)] for own in index]
         losses.append(slow(a.fs, ft, rows))
-        assert float(method.loss(seen)) == pytest.approx(losses[-1], rel=1e-8)
+        assert method.loss(seen).item() == pytest.approx(losses[-1], rel=1e-8)
     assert len({round(loss, 6) for loss in losses}) == 3
     for memory, expected in ((modules.student, slow.student), (modules.teacher, slow.teacher)):
         np.testing.assert_allclose(memory.numpy(), expected, rtol=1e-8)
@@ -90,7 +90,7 @@ def test_the_loss_of_drawn_negatives_equals_a_slow_computation():
     slow, rows = Slow(modules, method), modules.rows(index, 5).tolist()
     seen = batch(given, modules, count=4, index=index)
     a = arrays(seen)
-    assert float(method.loss(seen)) == pytest.approx(slow(a.fs, a.ft, rows), rel=1e-8)
+    assert method.loss(seen).item() == pytest.approx(slow(a.fs, a.ft, rows), rel=1e-8)
 
 
 def test_the_global_random_state_stays():

@@ -26,7 +26,7 @@ def test_equals_a_slow_computation(beta, gamma, temperature):
     a = arrays(seen)
     expected = slow(softmax(a.zs / temperature, 1), softmax(a.zt / temperature, 1), beta, gamma, temperature)
     assert expected > 0.1
-    assert float(method.loss(seen)) == pytest.approx(expected, rel=1e-6)
+    assert method.loss(seen).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_every_position_of_dense_prediction_is_a_sample():
@@ -34,14 +34,14 @@ def test_every_position_of_dense_prediction_is_a_sample():
     seen = batch(given, begin(method, given))
     a = arrays(seen)
     ps, pt = (softmax(np.moveaxis(z, 1, -1).reshape(-1, 4), 1) for z in (a.zs, a.zt))
-    assert float(method.loss(seen)) == pytest.approx(slow(ps, pt, 1, 1), rel=1e-6)
+    assert method.loss(seen).item() == pytest.approx(slow(ps, pt, 1, 1), rel=1e-6)
 
 
 def test_several_labels_have_a_sigmoid_each():
     method, given = DIST(), context(problem=Problem.multi_label())
     seen = batch(given, begin(method, given), target=torch.zeros(7, 4))
     a = arrays(seen)
-    assert float(method.loss(seen)) == pytest.approx(slow(expit(a.zs), expit(a.zt), 1, 1), rel=1e-6)
+    assert method.loss(seen).item() == pytest.approx(slow(expit(a.zs), expit(a.zt), 1, 1), rel=1e-6)
 
 
 def test_correlation_agrees_with_torchmetrics():
@@ -58,7 +58,7 @@ def test_two_classes_have_no_relation_between_classes(caplog):
     assert "inter-class term vanishes" in caplog.text
     a = arrays(seen)
     expected = slow(softmax(a.zs, 1), softmax(a.zt, 1), 0, 1)
-    assert float(method.loss(seen)) == pytest.approx(expected, rel=1e-6)
+    assert method.loss(seen).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_batch_of_one_has_no_relation_between_samples():

@@ -28,7 +28,7 @@ def test_equals_a_slow_computation(alpha, beta, temperature):
     a = arrays(seen)
     expected = slow(a.zs, a.zt, a.y, alpha, beta, temperature)
     assert expected > 0.1
-    assert float(method.loss(seen)) == pytest.approx(expected, rel=1e-10)
+    assert method.loss(seen).item() == pytest.approx(expected, rel=1e-10)
 
 
 def test_with_weights_of_the_teacher_it_is_ordinary_distillation():
@@ -38,7 +38,7 @@ def test_with_weights_of_the_teacher_it_is_ordinary_distillation():
     a = arrays(seen)
     p = softmax(a.zt[0])
     method = DKD(beta=float(1 - p[a.y[0]]), temperature=1)
-    assert float(method.loss(seen)) == pytest.approx(rel_entr(p, softmax(a.zs[0])).sum(), rel=1e-10)
+    assert method.loss(seen).item() == pytest.approx(rel_entr(p, softmax(a.zs[0])).sum(), rel=1e-10)
 
 
 def test_dense_prediction_counts_positions_with_a_class():
@@ -52,9 +52,9 @@ def test_dense_prediction_counts_positions_with_a_class():
     known = (a.y >= 0) & (a.y != 1)
     assert 0 < known.sum() < known.size
     zs, zt = (np.moveaxis(z, 1, -1)[known] for z in (a.zs, a.zt))
-    assert float(method.loss(seen)) == pytest.approx(slow(zs, zt, a.y[known], 1, 8, 4), rel=1e-10)
+    assert method.loss(seen).item() == pytest.approx(slow(zs, zt, a.y[known], 1, 8, 4), rel=1e-10)
     nothing = batch(given, begin(method, given), target=torch.full((7, 2, 3), -1))
-    assert float(method.loss(nothing)) == 0
+    assert method.loss(nothing).item() == 0
 
 
 def test_it_is_finite_where_the_student_is_sure():
@@ -69,8 +69,8 @@ def test_it_is_finite_where_the_student_is_sure():
 
 def test_the_weight_rises_over_the_warm_up():
     given = context()
-    full = float(DKD().loss(batch(given, None, epoch=30)))
-    found = [float(DKD(warm_up=20).loss(batch(given, None, epoch=epoch))) / full for epoch in (0, 9, 19, 30)]
+    full = DKD().loss(batch(given, None, epoch=30)).item()
+    found = [DKD(warm_up=20).loss(batch(given, None, epoch=epoch)).item() / full for epoch in (0, 9, 19, 30)]
     assert found == pytest.approx([0.05, 0.5, 1, 1])
 
 
@@ -83,8 +83,8 @@ def test_two_classes_have_no_others(caplog):
     assert [record.message for record in caplog.records] == [
         "dkd: with two classes the term of the other classes vanishes; only the true class is distilled"
     ]
-    assert float(DKD(alpha=0).loss(batch(given, None))) == 0
-    assert float(DKD().loss(batch(given, None))) > 0
+    assert DKD(alpha=0).loss(batch(given, None)).item() == 0
+    assert DKD().loss(batch(given, None)).item() > 0
 
 
 @pytest.mark.parametrize("problem", [Problem.multi_label(), Problem.regression()])

@@ -74,7 +74,7 @@ def test_equals_a_slow_computation(width, factors, weights):
     seen = batch(given, modules, labelled=labelled)
     expected = slow(method, modules, arrays(seen), labelled, weights)
     assert expected > 0.01
-    assert float(method.loss(seen)) == pytest.approx(expected, rel=1e-9)
+    assert method.loss(seen).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_an_odd_width_is_divided_too():
@@ -82,7 +82,7 @@ def test_an_odd_width_is_divided_too():
     modules = begin(method, given)
     seen = batch(given, modules)
     expected = slow(method, modules, arrays(seen), seen.labelled, None)
-    assert float(method.loss(seen)) == pytest.approx(expected, rel=1e-9)
+    assert method.loss(seen).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_bands_add_up_to_the_vector():
@@ -97,7 +97,7 @@ def test_without_labels_the_distances_are_left():
     modules = begin(method, given)
     none = batch(given, modules, labelled=torch.zeros(7, dtype=torch.bool))
     loss = method.loss(none)
-    assert float(loss) == pytest.approx(float(FDCMKD(labels=0).loss(none)))
+    assert loss.item() == pytest.approx(FDCMKD(labels=0).loss(none).item())
     loss.backward()
     assert all(p.grad is not None for p in modules.parameters())  # several processes expect that
 
@@ -111,8 +111,8 @@ def test_other_labels_have_their_own_loss(problem):
     expected = 0.0
     for features in (modules.projector(seen.student_feature), seen.teacher_feature):
         for head, band in zip(modules.classifiers, bands_of(features), strict=True):
-            expected += float(problem.label_loss(head(band), target))
-    assert float(method.loss(seen)) == pytest.approx(expected)
+            expected += problem.label_loss(head(band), target).item()
+    assert method.loss(seen).item() == pytest.approx(expected)
 
 
 def test_what_cannot_be_done_is_refused():

@@ -21,7 +21,7 @@ def test_equals_a_slow_computation():
     a = arrays(seen)
     expected = slow(a.fs, a.ft * np.sqrt(WEIGHTS.numpy()), np.array([entropy(softmax(z)) for z in a.zt]))
     assert expected > 0.01
-    assert float(method.loss(seen)) == pytest.approx(expected, rel=1e-9)
+    assert method.loss(seen).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_dense_prediction_has_the_mean_entropy_of_its_positions():
@@ -29,7 +29,7 @@ def test_dense_prediction_has_the_mean_entropy_of_its_positions():
     seen = batch(given, begin(method, given))
     a = arrays(seen)
     uncertain = np.array([[entropy(softmax(z)) for z in sample.reshape(4, -1).T] for sample in a.zt]).mean(1)
-    assert float(method.loss(seen)) == pytest.approx(slow(a.fs, a.ft, uncertain), rel=1e-9)
+    assert method.loss(seen).item() == pytest.approx(slow(a.fs, a.ft, uncertain), rel=1e-9)
 
 
 def test_several_labels_have_the_sum_of_their_entropies():
@@ -37,7 +37,7 @@ def test_several_labels_have_the_sum_of_their_entropies():
     seen = batch(given, begin(method, given), target=torch.zeros(7, 4))
     a = arrays(seen)
     uncertain = np.array([sum(entropy([p, 1 - p]) for p in expit(z)) for z in a.zt])
-    assert float(method.loss(seen)) == pytest.approx(slow(a.fs, a.ft, uncertain), rel=1e-9)
+    assert method.loss(seen).item() == pytest.approx(slow(a.fs, a.ft, uncertain), rel=1e-9)
 
 
 def test_a_teacher_that_is_sure_of_all_weighs_all_alike():
@@ -45,7 +45,7 @@ def test_a_teacher_that_is_sure_of_all_weighs_all_alike():
     seen = batch(given, begin(method, given))
     seen.teacher_logits.data *= 1e4
     a = arrays(seen)
-    assert float(method.loss(seen)) == pytest.approx(slow(a.fs, a.ft, np.ones(7)), rel=1e-6)
+    assert method.loss(seen).item() == pytest.approx(slow(a.fs, a.ft, np.ones(7)), rel=1e-6)
 
 
 def test_numbers_are_refused():

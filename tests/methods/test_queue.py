@@ -41,7 +41,7 @@ def test_four_batches_equal_a_slow_computation(weights, known):
             expected -= softmax(keys @ v / 0.3) @ log_softmax(keys @ u / 0.2) / 4
         loss = method.loss(seen)
         loss.backward()
-        assert float(loss) == pytest.approx(expected, rel=1e-6)
+        assert loss.item() == pytest.approx(expected, rel=1e-6)
         assert torch.isfinite(seen.student_feature.grad).all()
         queue.extend(teacher)
     np.testing.assert_allclose(modules.queue.numpy(), np.array(queue), rtol=1e-6)
@@ -69,7 +69,7 @@ def test_the_queue_travels_with_the_modules():
     again.load_state_dict(modules.state_dict())
     seen = batch(given, modules, seed=1)
     other = batch(given, again, seed=1)
-    assert float(method.loss(seen)) == float(method.loss(other))
+    assert method.loss(seen).item() == method.loss(other).item()
 
 
 @pytest.mark.parametrize("problem", [Problem.multi_label(), Problem.regression(), Problem.dense()])

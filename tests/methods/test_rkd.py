@@ -40,14 +40,14 @@ def test_equals_a_slow_computation(distance, angle, weights):
     ft = a.ft if weights is None else a.ft * np.sqrt(weights.numpy())
     expected = slow(a.fs, ft, distance, angle)
     assert expected > 0.001
-    assert float(RKD(distance=distance, angle=angle).loss(seen)) == pytest.approx(expected, rel=1e-9)
+    assert RKD(distance=distance, angle=angle).loss(seen).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_maps_are_pooled():
     seen = batch(context(student=(5, 2, 3), teacher=(6, 4)), None)
     a = arrays(seen)
     expected = slow(a.fs.mean((2, 3)), a.ft.mean(2), 25, 50)
-    assert float(RKD().loss(seen)) == pytest.approx(expected, rel=1e-9)
+    assert RKD().loss(seen).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_scale_and_rotation_of_the_teacher_do_not_count():
@@ -55,7 +55,7 @@ def test_scale_and_rotation_of_the_teacher_do_not_count():
     turn, _ = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(1)).double())
     turned = batch(context(), None)
     turned.teacher_feature.data = 3 * seen.teacher_feature.detach() @ turn
-    assert float(RKD().loss(turned)) == pytest.approx(float(RKD().loss(seen)), rel=1e-9)
+    assert RKD().loss(turned).item() == pytest.approx(RKD().loss(seen).item(), rel=1e-9)
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -63,5 +63,5 @@ def test_small_batches_have_fewer_relations(count):
     seen = batch(context(), None, count=count)
     loss = RKD().loss(seen)
     loss.backward()
-    assert float(loss) == 0  # the only distance of two samples is 1, relative to itself
+    assert loss.item() == 0  # the only distance of two samples is 1, relative to itself
     assert torch.isfinite(seen.student_feature.grad).all()

@@ -35,7 +35,7 @@ def test_equals_a_slow_computation(weights):
     assert x.shape == a.ft.shape
     by_channel = ((x - a.ft) ** 2).mean(0)
     expected = by_channel.mean() if weights is None else (by_channel * weights.numpy()).mean()
-    assert float(method.loss(seen)) == pytest.approx(float(expected), rel=1e-10)
+    assert method.loss(seen).item() == pytest.approx(expected.item(), rel=1e-10)
 
 
 def test_the_bottleneck_is_half_as_wide_as_the_teacher():

@@ -13,7 +13,7 @@ def test_equals_a_slow_computation(student, teacher, weights):
     ft = a.ft if weights is None else np.moveaxis(np.moveaxis(a.ft, 1, -1) * np.sqrt(weights.numpy()), -1, 1)
     expected = ((similarities(a.fs) - similarities(ft)) ** 2).sum() / len(a.fs) ** 2
     assert expected > 0.001
-    assert float(SP().loss(seen)) == pytest.approx(expected, rel=1e-10)
+    assert SP().loss(seen).item() == pytest.approx(expected, rel=1e-10)
 
 
 def test_the_published_weight_is_outside_of_the_loss():

@@ -33,7 +33,7 @@ def test_equals_a_slow_computation(weights):
         for c, (mean, value, variance) in enumerate(zip(means, teacher, variances(modules), strict=True)):
             term = ((mean - value) ** 2 / variance + math.log(variance)) / 2
             total += term * (1 if weights is None else float(weights[c]))
-    assert float(method.loss(seen)) == pytest.approx(total / a.ft.size, rel=1e-10)
+    assert method.loss(seen).item() == pytest.approx(total / a.ft.size, rel=1e-10)
 
 
 def test_is_the_likelihood_of_a_gaussian():
@@ -42,7 +42,7 @@ def test_is_the_likelihood_of_a_gaussian():
     seen = batch(given, modules)
     normal = Normal(modules(seen.student_feature), torch.from_numpy(variances(modules)).sqrt())
     expected = -(normal.log_prob(seen.teacher_feature) + math.log(2 * math.pi) / 2).mean()
-    assert float(method.loss(seen)) == pytest.approx(float(expected), rel=1e-10)
+    assert method.loss(seen).item() == pytest.approx(expected.item(), rel=1e-10)
 
 
 def test_the_variance_begins_as_asked():
@@ -63,7 +63,7 @@ def test_maps_are_compared_position_by_position(positions):
     alone = batch(rows, flat, count=7 * math.prod(positions))
     for features, of in ((alone.student_feature, seen.student_feature), (alone.teacher_feature, seen.teacher_feature)):
         features.data = of.detach().movedim(1, -1).reshape(features.shape)
-    assert float(method.loss(seen)) == pytest.approx(float(method.loss(alone)), rel=1e-10)
+    assert method.loss(seen).item() == pytest.approx(method.loss(alone).item(), rel=1e-10)
 
 
 def test_a_channel_that_cannot_be_predicted_gets_a_large_variance():

@@ -10,7 +10,7 @@ from mfh.errors import InputError
 from mfh.methods.batch import Batch, Context
 from mfh.methods.checks import check_problem, drawing, warn_once
 from mfh.methods.dkd import non_target
-from mfh.methods.features import BatchNorm, FeatureMethod, pooled
+from mfh.methods.features import BatchNorm, FeatureMethod, in_single, pooled
 from mfh.networks.precision import at_least_single
 from mfh.values import Bounds
 
@@ -68,6 +68,7 @@ class C2KD(FeatureMethod):
                 }
             )
 
+    @in_single
     def loss(self, batch: Batch) -> Tensor:
         """The terms of both networks and the teacher's label loss."""
         student, teacher = at_least_single(batch.student_logits), at_least_single(batch.teacher_logits)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mfh.methods.batch import Batch, Context
 from mfh.methods.checks import Temperature, Weight, check_pairs, drawing
-from mfh.methods.features import FeatureMethod, focused, of_all_processes, pooled
+from mfh.methods.features import FeatureMethod, focused, in_single, of_all_processes, pooled
 from mfh.parallel.distributed import rank, total, world_size
 from mfh.values import Bounds
 
@@ -64,6 +64,7 @@ class CRD(FeatureMethod):
             widths = context.student_shape[0], context.teacher_shape[0]
             return Memories(*widths, self.width, context.num_pairs, context.seed)
 
+    @in_single
     def loss(self, batch: Batch) -> Tensor:
         """The contrastive loss of both directions; the memories then learn the batch."""
         memories: Memories = batch.modules

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mfh.errors import InputError
 from mfh.methods.batch import Batch, Context
 from mfh.methods.checks import Weight, check_problem, drawing
-from mfh.methods.features import FeatureMethod, pooled, weighted_mean
+from mfh.methods.features import FeatureMethod, in_single, pooled, weighted_mean
 from mfh.problems.problem import Problem
 
 
@@ -62,6 +62,7 @@ class FDCMKD(FeatureMethod):
         with drawing(context.seed):
             return Bands(student, teacher, context.num_classes, context.problem)
 
+    @in_single
     def loss(self, batch: Batch) -> Tensor:
         """The weighted sum of both distances and the classifiers' label losses."""
         bands: Bands = batch.modules

@@ -1,16 +1,21 @@
 """What methods that read features share: pooled vectors, focus, projectors, rows of all processes."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mfh.methods.batch import Method
+from mfh.methods.batch import Batch, Method
 from mfh.methods.checks import Weight
 from mfh.networks.precision import at_least_single
 from mfh.parallel.distributed import gather, rank, world_size
 from mfh.values import check_fields
+
+M = TypeVar("M", bound=Method)
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,21 @@ class FeatureMethod(Method):
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+def in_single(loss: Callable[[M, Batch], Tensor]) -> Callable[[M, Batch], Tensor]:
+    """A method's loss without autocast: small differences of products are lost in half precision.
+
+    Args:
+        loss: The method `loss` of a class. It makes features and logits single by `pooled` or `at_least_single`.
+    """
+
+    @functools.wraps(loss)
+    def exact(self: M, batch: Batch) -> Tensor:
+        with torch.autocast(batch.student_logits.device.type, enabled=False):
+            return loss(self, batch)
+
+    return exact
 
 
 def pooled(features: Tensor) -> Tensor:

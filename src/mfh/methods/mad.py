@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mfh.methods.batch import Batch, Context
 from mfh.methods.checks import Weight, check_problem
-from mfh.methods.features import FeatureMethod, of_all_processes, share_of
+from mfh.methods.features import FeatureMethod, in_single, of_all_processes, share_of
 from mfh.methods.sp import similarities
 from mfh.networks.precision import at_least_single
 
@@ -48,6 +48,7 @@ class MAD(FeatureMethod):
         check_problem(self.name, context, "classification", "dense prediction", "multi-label classification")
         return Entropy(context.problem.categorical)
 
+    @in_single
     def loss(self, batch: Batch) -> Tensor:
         """The weighted squared difference of similarities."""
         student, teacher = similarities(batch)

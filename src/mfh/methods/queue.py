@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mfh.methods.batch import Batch, Context
 from mfh.methods.checks import Temperature, drawing
-from mfh.methods.features import FeatureMethod, focused, of_all_processes, pooled
+from mfh.methods.features import FeatureMethod, focused, in_single, of_all_processes, pooled
 from mfh.values import Bounds
 
 
@@ -55,6 +55,7 @@ class Queue(FeatureMethod):
                 features.append(self._unit(chosen, next(iter(context.channel_weights.values()), None)))
         return features
 
+    @in_single
     def loss(self, batch: Batch) -> Tensor:
         """The cross-entropy between both distributions of similarities; the queue then moves on."""
         features: Features = batch.modules

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mfh.methods.batch import Batch
 from mfh.methods.checks import Weight
-from mfh.methods.features import FeatureMethod, focused, of_all_processes, pooled, share_of
+from mfh.methods.features import FeatureMethod, focused, in_single, of_all_processes, pooled, share_of
 from mfh.problems.losses import relational_angle_loss, relational_distance_loss
 
 
@@ -38,6 +38,7 @@ class RKD(FeatureMethod):
 
     name = "rkd"
 
+    @in_single
     def loss(self, batch: Batch) -> Tensor:
         """The weighted sum of both losses."""
         own = pooled(batch.student_feature)

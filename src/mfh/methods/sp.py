@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mfh.methods.batch import Batch
 from mfh.methods.checks import Weight
-from mfh.methods.features import FeatureMethod, focused, of_all_processes, share_of
+from mfh.methods.features import FeatureMethod, focused, in_single, of_all_processes, share_of
 from mfh.networks.precision import at_least_single
 
 
@@ -35,6 +35,7 @@ class SP(FeatureMethod):
 
     name = "sp"
 
+    @in_single
     def loss(self, batch: Batch) -> Tensor:
         """The mean squared difference of similarities."""
         student, teacher = similarities(batch)
