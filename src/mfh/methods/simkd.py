@@ -10,8 +10,9 @@ from mfh.errors import InputError
 from mfh.methods.batch import Batch, Context
 from mfh.methods.checks import check_positions, drawing
 from mfh.methods.features import BatchNorm, FeatureMethod, pointwise, weighted_mean
-from mfh.networks.layers import capture
+from mfh.networks.layers import as_logits
 from mfh.networks.precision import at_least_single
+from mfh.networks.taps import Reader, Tap, find_taps
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class SimKD(FeatureMethod):
             InputError: The features differ in their positions, or the teacher cannot be cut at its layer.
         """
         check_positions(self.name, context)
-        ((student_layer, (channels, *positions)),) = context.student_shapes.items()
+        channels, *positions = context.student_shape
         ((teacher_layer, (width, *_)),) = context.teacher_shapes.items()
         if teacher_layer not in context.teacher_tails:
             raise InputError(
@@ -64,7 +65,7 @@ class SimKD(FeatureMethod):
             )
         with drawing(context.seed):
             projector = _projector(channels, width, max(width // self.factor, 1), len(positions))
-        return Reuse(projector, student_layer, context.teacher_tails[teacher_layer])
+        return Reuse(projector, context.teacher_tails[teacher_layer])
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean squared difference of features."""
@@ -76,7 +77,8 @@ class SimKD(FeatureMethod):
     def deploy(self, student: nn.Module, modules: nn.Module | None) -> nn.Module:
         """The student up to its layer, the projector and the teacher's tail."""
         assert isinstance(modules, Reuse)
-        return Reused(student, modules)
+        (tap,) = find_taps(student, self.student_layers, "student")
+        return Reused(student, tap, modules)
 
 
 class Reuse(nn.Module):
@@ -84,13 +86,12 @@ class Reuse(nn.Module):
 
     Args:
         projector: From the student's features to the teacher's.
-        layer: Name of the student's layer.
         tail: Function from the output of the teacher's layer, channels first, to logits.
     """
 
-    def __init__(self, projector: nn.Module, layer: str, tail: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, projector: nn.Module, tail: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.projector, self.layer = projector, layer
+        self.projector = projector
         # In a tuple, so that the teacher's weights are not trained and not written with the projector's.
         self.tail = (tail,)
 
@@ -105,17 +106,20 @@ class Reused(nn.Module):
 
     Args:
         student: The trained student.
+        tap: Where its features are read.
         reuse: The trained projector and the teacher's tail.
     """
 
-    def __init__(self, student: nn.Module, reuse: Reuse) -> None:
+    def __init__(self, student: nn.Module, tap: Tap, reuse: Reuse) -> None:
         super().__init__()
-        self.student, self.layer, self.projector = student, reuse.layer, reuse.projector
+        self.student, self.tap, self.projector = student, tap, reuse.projector
         self.tail = reuse.tail[0]
 
     def forward(self, inputs: Any) -> Tensor:
         """(N, K, ...), the logits of the teacher's classifier."""
-        features, _ = capture(self.student, self.layer, inputs)
+        with Reader(self.student, (self.tap,)) as reader:
+            samples = len(as_logits(self.student(inputs)))
+            features = reader.take(samples)[self.tap.name]
         logits: Tensor = self.tail(self.projector(features))
         return logits
 
