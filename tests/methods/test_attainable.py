@@ -51,7 +51,7 @@ def warmed_up(method, given, rows=range(PAIRS)):
 
 
 def test_targets_equal_a_slow_cross_fit():
-    method, given = Attainable(temperature=2.0), context(pairs=PAIRS)
+    method, given = Attainable(temperature=2.0, warm_up=1), context(pairs=PAIRS)
     modules, x, z = warmed_up(method, given)
     rows = [3, 0, 17, 39, 20]
     seen = shown(given, modules, rows, x, z, 1)
@@ -71,7 +71,7 @@ def test_targets_equal_a_slow_cross_fit():
 
 
 def test_the_targets_are_nearer_to_what_the_student_can_see():
-    method, given = Attainable(), context(pairs=PAIRS)
+    method, given = Attainable(warm_up=1), context(pairs=PAIRS)
     modules, x, z = warmed_up(method, given)
     method.loss(shown(given, modules, [0, 1], x, z, 1))
     truth = x @ randn(5, 4, seed=2).double()
@@ -90,7 +90,7 @@ def test_during_the_warm_up_the_teacher_itself_teaches():
 
 
 def test_pairs_that_did_not_pass_keep_the_teacher():
-    method, given = Attainable(), context(pairs=PAIRS)
+    method, given = Attainable(warm_up=1), context(pairs=PAIRS)
     modules, _, z = warmed_up(method, given, range(30))
     targets = modules.of(torch.tensor([29, 30, 31]), z[29:32])
     assert not torch.allclose(targets[0], z[29], atol=1e-3)
@@ -98,13 +98,13 @@ def test_pairs_that_did_not_pass_keep_the_teacher():
 
 
 def test_too_few_pairs_that_passed_leave_all_as_they_are():
-    method, given = Attainable(), context(pairs=PAIRS)
+    method, given = Attainable(warm_up=1), context(pairs=PAIRS)
     modules, _, z = warmed_up(method, given, range(8))
     assert modules.of(torch.arange(PAIRS), z).equal(z)
 
 
 def test_a_resumed_training_keeps_its_targets():
-    method, given = Attainable(), context(pairs=PAIRS)
+    method, given = Attainable(warm_up=1), context(pairs=PAIRS)
     modules, x, z = warmed_up(method, given)
     method.loss(shown(given, modules, [0], x, z, 1))
     again = begin(method, given)
@@ -114,7 +114,7 @@ def test_a_resumed_training_keeps_its_targets():
 
 @pytest.mark.parametrize("problem", [Problem.multi_label(), Problem.regression()])
 def test_other_problems_have_their_own_divergence(problem):
-    method, given = Attainable(), context(problem=problem, pairs=PAIRS)
+    method, given = Attainable(warm_up=1), context(problem=problem, pairs=PAIRS)
     modules, x, z = warmed_up(method, given)
     seen = shown(given, modules, [0, 1, 2], x, z, 1)
     loss = method.loss(seen)
@@ -126,4 +126,4 @@ def test_what_cannot_be_done_is_refused():
     with pytest.raises(InputError, match="attainable cannot do dense prediction"):
         Attainable().begin(context(problem=Problem.dense(), positions=(2,), pairs=PAIRS))
     with pytest.raises(InputError, match="needs at least 10, got 9"):
-        Attainable().begin(context(pairs=9))
+        Attainable(warm_up=1).begin(context(pairs=9))

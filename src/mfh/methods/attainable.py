@@ -36,7 +36,7 @@ class Attainable(FeatureMethod):
 
     Args:
         temperature: Softmax temperature of the divergence; 1 for regression.
-        warm_up: Number of epochs before the targets are fitted.
+        warm_up: Number of epochs before the targets are fitted. A training of no more epochs never fits them.
         folds: Number of folds of the fit.
 
     Raises:
@@ -45,7 +45,7 @@ class Attainable(FeatureMethod):
 
     teacher_layers: tuple[str, ...] | None = ()
     temperature: Temperature = 1.0
-    warm_up: Annotated[int, Bounds(1, 1_000_000)] = 1
+    warm_up: Annotated[int, Bounds(1, 1_000_000)] = 5
     folds: Annotated[int, Bounds(2, 1000)] = 5
 
     name = "attainable"
