@@ -563,7 +563,7 @@ def load_tensors(path: str | Path, kind: str, place: str = "") -> tuple[dict[str
     return tensors, facts
 
 
-# --- Python files of users ----------------------------------------------------------------------------------------------
+# --- Python files of users --------------------------------------------------------------------------------------------
 
 
 def load_code(path: Path, kind: str, wanted: str) -> ModuleType:

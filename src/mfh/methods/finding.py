@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mfh.errors import InputError, close_names, foreign, shown
 from mfh.files import file_digest, import_code, load_code
@@ -44,7 +44,7 @@ class FunctionMethod(Method):
 
     def __init__(self, function: Callable[[Batch], Tensor], name: str = "", **reads: Any) -> None:
         self.function = function
-        self.name = name or getattr(function, "__name__", "")
+        self.name = name or getattr(function, "__name__", type(function).__name__).strip("<>")  # "<lambda>"
         try:
             inspect.signature(function).bind(None)
         except (TypeError, ValueError):
@@ -82,10 +82,11 @@ def resolve(method: Any) -> Method:
     if isinstance(found, type) and issubclass(found, Method):
         with foreign(f"method {found.__name__} cannot be made without arguments; give an instance of it"):
             found = found()
-    elif not isinstance(found, Method) and inspect.isroutine(found):
+    elif callable(found) and not isinstance(found, (Method, type, nn.Module)):
         found = FunctionMethod(found)
     if not isinstance(found, Method):
-        raise InputError(f"method is {shown(method)}; {_WANTED} was expected, or a name: {', '.join(SHIPPED)}")
+        what = "" if found is method else f", of type {type(found).__name__}"
+        raise InputError(f"method is {shown(method)}{what}; {_WANTED} was expected, or a name: {', '.join(SHIPPED)}")
     _check(found)
     return found
 
@@ -104,8 +105,9 @@ def facts_of(method: Method) -> dict[str, Any]:
     """What decides a method, as JSON can hold it: its class, its options, and a digest of code that is not mfh's."""
     kind: Any = method.function if isinstance(method, FunctionMethod) else type(method)
     options = {name: _plain(value) for name, value in sorted(vars(method).items()) if name != "function"}
-    facts = {"method": f"{kind.__module__}.{kind.__qualname__}", **options}
-    return facts if str(kind.__module__).startswith("mfh.") else facts | {"code": _code_digest(kind)}
+    if str(kind.__module__).startswith("mfh."):
+        return {"method": f"{kind.__module__}.{kind.__qualname__}", **options}
+    return {"method": kind.__qualname__, "code": _code_digest(kind), **options}  # a file's module may have any name
 
 
 def _plain(value: Any) -> Any:

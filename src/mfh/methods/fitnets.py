@@ -42,6 +42,6 @@ class FitNets(Method):
     def loss(self, batch: Batch) -> Tensor:
         """The mean over samples, channels and positions; with a focus, channels count by their weights."""
         projected = batch.modules(batch.student_feature.movedim(1, -1))
-        squares = (projected - batch.teacher_feature.movedim(1, -1)).square()
+        squares: Tensor = (projected - batch.teacher_feature.movedim(1, -1)).square()
         weight = batch.channel_weight
         return (squares if weight is None else squares * weight.to(squares)).mean()

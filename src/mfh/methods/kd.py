@@ -31,8 +31,8 @@ class KD(Method):
         loss = KDLoss() if distillation_loss is None else distillation_loss
         if not callable(loss):
             raise InputError(
-                f"KD was given a {type(loss).__name__}; a KDLoss, or a function of (student_logits, teacher_logits, "
-                "target), was expected"
+                f"loss is of type {type(loss).__name__}; a function of (student_logits, teacher_logits, target) was "
+                "expected: give mfh.KDLoss(...) or your own"
             )
         self.distillation_loss = loss
         self.needs_labels = self.owns_labels = not isinstance(loss, KDLoss)

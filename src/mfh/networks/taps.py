@@ -182,7 +182,7 @@ def layer_at(network: nn.Module, tap: Tap, inputs: Nested) -> str:
     with ExitStack() as stack:
         stack.callback(handle.remove)
         for name, module in network.named_modules():
-            stack.enter_context(hooked(module, lambda _module, _args, output, name=name: seen.append((name, output))))
+            stack.enter_context(hooked(module, _noting(name, seen)))
         network(inputs)
     names = [name for name, output in seen if name and read and output is read[0]]
     if not names:
@@ -191,3 +191,10 @@ def layer_at(network: nn.Module, tap: Tap, inputs: Nested) -> str:
             "the layer that the method reads (teacher_layers)"
         )
     return names[0]  # of a layer and the containers that end with it, the layer ends first
+
+
+def _noting(name: str, seen: list[tuple[str, Any]]) -> Any:
+    def note(_module: nn.Module, _arguments: Any, output: Any) -> None:
+        seen.append((name, output))
+
+    return note

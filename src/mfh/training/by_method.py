@@ -192,6 +192,16 @@ class ByMethod(Taught):
         term = self.teacher_weight * share * term
         return term if total is None else total + term
 
+    def rehearse(self, batch: PairedBatch) -> None:
+        """Compute the loss of one batch, in train mode, and forget it.
+
+        Raises:
+            InputError: There is no loss to minimise, or the method or a network fails.
+        """
+        self.train()
+        with generators_kept(torch.device("cpu")):
+            self(batch, torch.arange(num_samples(batch.student_input)))
+
     def _refuse(self, term: Any) -> None:
         """Refuse what cannot be minimised; asked once, because a later batch may well have nothing to say."""
         wrong = no_loss(term)
@@ -233,7 +243,7 @@ def _filled(target: Tensor, count: int) -> Tensor:
     return torch.cat([target, filler.expand(missing, *filler.shape[1:])])
 
 
-# --- what a method begins with ------------------------------------------------------------------------------------------
+# --- what a method begins with ----------------------------------------------------------------------------------------
 
 
 @contextmanager

@@ -379,7 +379,7 @@ def _method(method: Any, loss: Any, label_weight: float | None, teacher_weight: 
         raise InputError("loss and method are both given; loss=... is method=mfh.methods.KD(...): leave one out")
     chosen = KD(loss) if method is None else resolve(method)
     weights = {"label_weight": label_weight, "teacher_weight": teacher_weight}
-    changes = {name: value for name, value in weights.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in weights.items() if value is not None}
     for name, value in changes.items():
         checked(name, value, Annotated[float, Bounds(0, 1_000_000)])
     if isinstance(chosen, KD) and changes:
