@@ -1,7 +1,7 @@
 """A small synthetic setting in which every method helps, and a plain training loop as its own reference."""
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -82,7 +82,9 @@ class Plan:
     batch: int = 64
     rate: float = 0.005
     seed: int = 0
-    orders: list | None = field(default=None, compare=False)  # of the pairs, by epoch; None: shuffled
+    own_seed: int = 0  # of what the method draws
+    batches: list | None = None  # rows of the pairs by batch, by epoch; None shuffles
+    optimizer: type = torch.optim.Adam
 
 
 def new_student(seed):
@@ -97,29 +99,29 @@ def trained(method: Method | None, data: World, plan: Plan, start: nn.Module):
     student, teacher, labelled = copy.deepcopy(start), copy.deepcopy(data.teacher), len(data.target)
     modules = None
     if method is not None:
-        modules = method.begin(
-            Context(
-                problem=Problem.classification(),
-                student=student,
-                teacher=teacher,
-                student_shapes={"input of head": (student.head.in_features,)},
-                teacher_shapes={"input of head": (teacher.head.in_features,)},
-                logits_shape=(CLASSES,),
-                num_labelled=labelled,
-                num_pairs=data.pairs,
-                teacher_tails={"input of head": copy.deepcopy(teacher.head)},
-                seed=plan.seed,
-            )
+        given = Context(
+            problem=Problem.classification(),
+            student=student,
+            teacher=teacher,
+            student_shapes={"input of head": (student.head.in_features,)},
+            teacher_shapes={"input of head": (teacher.head.in_features,)},
+            logits_shape=(CLASSES,),
+            teacher_features={} if method.trains_teacher else {"input of head": shown_by(teacher, data)},
+            num_labelled=labelled,
+            num_pairs=data.pairs,
+            teacher_tails={"input of head": copy.deepcopy(teacher.head)},
+            seed=plan.own_seed,
         )
+        modules = seeded(lambda: method.begin(given), plan.own_seed)
     parameters = [*student.parameters(), *([] if modules is None else modules.parameters())]
     if method is not None and method.trains_teacher:
         parameters += teacher.parameters()
-    optimizer = torch.optim.Adam(parameters, plan.rate)
+    optimizer = plan.optimizer(parameters, plan.rate)
     draws = torch.Generator().manual_seed(plan.seed)
     student.train()
     for epoch in range(plan.epochs):
-        order = torch.randperm(data.pairs, generator=draws) if plan.orders is None else plan.orders[epoch]
-        for rows in order.split(plan.batch):
+        shuffled = torch.randperm(data.pairs, generator=draws).split(plan.batch)
+        for rows in shuffled if plan.batches is None else plan.batches[epoch]:
             rows = torch.cat([rows[rows < labelled], rows[rows >= labelled]])
             known = int((rows < labelled).sum())
             features = student.trunk(data.student_input[rows])
@@ -152,6 +154,12 @@ def trained(method: Method | None, data: World, plan: Plan, start: nn.Module):
             loss.backward()
             optimizer.step()
     return student if method is None else method.deploy(student, modules)
+
+
+@torch.no_grad()
+def shown_by(teacher, data):
+    """The teacher's features of all pairs."""
+    return teacher.trunk(data.teacher_input)
 
 
 @torch.no_grad()
