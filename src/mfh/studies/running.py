@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from mfh.errors import InputError
 from mfh.problems.scale import ACCURACY, Scale
-from mfh.studies.arms import find_arms
 from mfh.progress import in_notebook, status
+from mfh.studies.arms import find_arms
 from mfh.studies.findings import arms_frame, study_finding
 from mfh.studies.folder import Row, Run
 from mfh.studies.gains import draw_gains

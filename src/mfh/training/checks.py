@@ -302,8 +302,8 @@ def unreadable(
     samples = ""
     if indices:
         failing = _failing(error, network, inputs, indices)
-        place, _, names = where(dataset, split, failing).partition(" split, ")
-        said, samples = f"the {role} cannot read {role}_input of the {place} split", f", {names}"
+        place, _, rows = where(dataset, split, failing).partition(" split, ")
+        said, samples = f"the {role} cannot read {role}_input of the {place} split", f", {rows}"
     return InputError(f"{said} ({_described(inputs)}{samples}): {in_a_line(error)}")
 
 
