@@ -6,17 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch.utils.data import TensorDataset
 
 from method_batches import batch, begin, context
+from mfh import Recipe, distill
 from mfh.cli.commands import _tell
 from mfh.methods.attainable import Attainable
 from mfh.methods.crd import CRD
 from mfh.methods.dist import DIST
 from mfh.methods.mad import MAD
+from mfh.methods.names import SHIPPED
 from mfh.methods.queue import Queue
 from mfh.methods.rkd import RKD
 from mfh.methods.sp import SP
 from mfh.parallel.distributed import joined, rank, total, world_size
+from taught_world import new_student, world
 
 PAIRS, FIRST = 12, 3
 
@@ -67,7 +71,28 @@ def measured():
     return found
 
 
+def students():
+    """Weights of students by method. Two processes with batches of 8 make the steps of one with batches of 16.
+
+    Batch normalisation is of a process, so methods with projectors that have it are compared between processes only.
+    """
+    data, size = world(0, unlabelled=24), 16 // world_size()
+    labelled = len(data.target)
+    train = TensorDataset(data.teacher_input[:labelled], data.student_input[:labelled], data.target)
+    more = TensorDataset(data.teacher_input[labelled:], data.student_input[labelled:])
+    recipe = Recipe(epochs=2, batch_size=size, optimizer=lambda p: torch.optim.SGD(p, 0.002), keep="last")
+    found = {}
+    for name in SHIPPED:
+        # With one epoch of warm-up the targets are fitted within the training.
+        method = Attainable(warm_up=1) if name == "attainable" else name
+        fit = distill(
+            data.teacher, new_student(0), train, train, unlabelled=more, method=method, recipe=recipe, device="cpu"
+        )
+        found[name] = torch.cat([parameter.detach().flatten() for parameter in fit.student.parameters()]).tolist()
+    return found
+
+
 if __name__ == "__main__":
     with joined("cpu", _tell):
-        results = measured()
+        results = {"measured": measured(), "students": students()}
         (Path(sys.argv[1]) / f"{rank()}.json").write_text(json.dumps(results))

@@ -61,13 +61,28 @@ def test_layers_are_named_in_a_tuple():
         RKD(student_layers="a")
 
 
-def test_two_processes_compute_what_one_computes(tmp_path):
-    """Losses, gradients that are averaged by numbers of rows, queues and memories."""
-    code, said = torchrun(methods_together.__file__, tmp_path, folder=tmp_path)
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("together")
+    code, said = torchrun(methods_together.__file__, folder, folder=folder)
     assert code == 0, said
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    alone = methods_together.measured()
-    for name, expected in alone.items():
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_two_processes_compute_what_one_computes(together):
+    """Losses, gradients that are averaged by numbers of rows, queues and memories."""
+    first, second = (found["measured"] for found in together)
+    for name, expected in methods_together.measured().items():
         assert first[name] == second[name], name
         assert first[name] == pytest.approx(expected, rel=1e-6, abs=1e-9), name
         assert any(expected) or name == "attainable fitted", name
+
+
+def test_two_processes_train_the_students_of_one(together):
+    first, second = (found["students"] for found in together)
+    alone = methods_together.students()
+    for name, expected in alone.items():
+        assert first[name] == second[name], name
+        if name not in ("simkd", "c2kd"):  # they normalise the batch of a process
+            assert first[name] == pytest.approx(expected, rel=1e-3, abs=1e-5), name
+    assert len({str(weights) for weights in alone.values()}) == len(alone)

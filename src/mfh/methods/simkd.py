@@ -10,9 +10,9 @@ from mfh.errors import InputError
 from mfh.methods.batch import Batch, Context
 from mfh.methods.checks import check_positions, drawing
 from mfh.methods.features import BatchNorm, FeatureMethod, pointwise, weighted_mean
-from mfh.networks.layers import as_logits
+from mfh.networks.modes import original
 from mfh.networks.precision import at_least_single
-from mfh.networks.taps import Reader, Tap, find_taps
+from mfh.networks.taps import Tap, find_taps
 
 
 @dataclass(frozen=True)
@@ -112,14 +112,22 @@ class Reused(nn.Module):
 
     def __init__(self, student: nn.Module, tap: Tap, reuse: Reuse) -> None:
         super().__init__()
-        self.student, self.tap, self.projector = student, tap, reuse.projector
+        self.student, self.tap, self.projector = original(student), tap, reuse.projector
         self.tail = reuse.tail[0]
 
     def forward(self, inputs: Any) -> Tensor:
         """(N, K, ...), the logits of the teacher's classifier."""
-        with Reader(self.student, (self.tap,)) as reader:
-            samples = len(as_logits(self.student(inputs)))
-            features = reader.take(samples)[self.tap.name]
+        seen: list[Tensor] = []
+        layer = self.student.get_submodule(self.tap.layer)
+        if self.tap.at == "output":  # a copy, because operations in place may follow
+            handle = layer.register_forward_hook(lambda _layer, _inputs, output: seen.append(output.clone()))
+        else:
+            handle = layer.register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
+        try:
+            self.student(inputs)
+        finally:
+            handle.remove()
+        features = self.tap.channels_first(seen[0])
         logits: Tensor = self.tail(self.projector(features))
         return logits
 
