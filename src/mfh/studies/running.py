@@ -4,9 +4,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import sqrt
 from pathlib import Path
-from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 from mfh.errors import InputError
@@ -28,7 +26,7 @@ from mfh.studies.pool import Crew, Plan
 from mfh.studies.provenance import environment
 from mfh.studies.seed import LABEL_SMOOTHING, Seed
 from mfh.studies.settings import Settings
-from mfh.studies.stats import Repeats
+from mfh.studies.stats import Repeats, mean_and_error
 from mfh.studies.steps import refuse_torchrun, with_earlier_arguments
 from mfh.tasks.checks import check_task
 from mfh.tasks.finding import TaskSource, find_task
@@ -340,7 +338,7 @@ def _choose(plan: Plan, run: Run) -> list[Cell]:
     best = max(candidates, key=lambda cell: plan.scale.sign * candidates[cell])
     none = next(cell for cell in values if cell.arm == "no-kd")
     gains = [plan.scale.sign * (taught - alone) for taught, alone in zip(values[best], values[none], strict=True)]
-    gain, error = sum(gains) / len(gains), stdev(gains) / sqrt(len(gains)) if len(gains) > 1 else 0.0
+    gain, error = mean_and_error(gains, run.repeats.test_to_train("val"))
     # The best of many is flattered: below one standard error of its gain the plain student is the better bet
     # (research/worlds/reports).
     choice: Mapping[str, Any] = {
