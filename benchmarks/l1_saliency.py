@@ -29,19 +29,19 @@ KINDS = {
 }
 
 
-def setting(count, channels, kind="normal", scale=1.0):
+def setting(count, channels):
     generator = torch.Generator().manual_seed(0)
-    activations = KINDS[kind](torch.randn(count, channels, generator=generator))
+    activations = torch.randn(count, channels, generator=generator)
     pairs = mfh.PairLoader(torch.utils.data.TensorDataset(activations, activations, torch.zeros(count)))
     torch.manual_seed(0)
     teacher, student = nn.Sequential(nn.Identity(), nn.Linear(channels, LOGITS)), nn.Linear(channels, LOGITS)
     with torch.no_grad():  # as if each were one of 512 channels
         for linear in (teacher[1], student):
-            linear.weight *= scale * (channels / CHANNELS) ** 0.5
+            linear.weight *= (channels / CHANNELS) ** 0.5
     return teacher, student, pairs
 
 
-def measure(compiled, threads, *arguments):
+def measure(compiled, threads, count, channels):
     """Wall-clock and processor seconds, megabytes beyond the start at the peak, scores."""
     torch.set_num_threads(threads)
 
@@ -50,10 +50,23 @@ def measure(compiled, threads, *arguments):
 
     permutation._COMPILED_FROM = 0 if compiled else float("inf")
     score(*setting(50, 16))  # loads what is loaded once
-    given = setting(*arguments)
+    given = setting(count, channels)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, cpu, saliency = seconds(score, *given)
     return wall, cpu, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000, saliency.scores
+
+
+def nanoseconds(compiled, kind, scale, count):
+    """Processor time of the sums alone, for a sample, channel and logit. Logits differ by numbers of variance 1."""
+    generator = torch.Generator().manual_seed(0)
+    activations = KINDS[kind](torch.randn(count, PART, 1, generator=generator))
+    residual = torch.randn(count, LOGITS, generator=generator).double()
+    weights = (2 * torch.rand(LOGITS, PART, 1, generator=generator).double() - 1) / CHANNELS**0.5
+    permutation._COMPILED_FROM = 0 if compiled else float("inf")
+    rows = slice(0, 50)
+    permutation._l1_totals(activations[rows], activations[rows], residual[rows], weights, iter)
+    _, cpu, _ = seconds(permutation._l1_totals, activations, activations, residual, scale * weights, iter)
+    return cpu / (count * PART * LOGITS) * 1e9
 
 
 def alone(*arguments):
@@ -61,15 +74,8 @@ def alone(*arguments):
         return pool.submit(measure, *arguments).result()
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--report", type=Path, help="markdown file to write")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--samples", type=int, nargs=2, default=(6_000, 60_000))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    few, many = options.samples
-    say = Report("Exact L1 saliency: compiled against torch", "One run each, in turn.")
+def whole(say, threads, few, many):
+    """The whole score, both ways."""
     say(f"{CHANNELS} channels, one position each, {LOGITS} logits, normal activations, weights as PyTorch draws them.")
     say()
     say(
@@ -85,7 +91,7 @@ def main():
         (many, True, PART),
         (many, True, CHANNELS),
     ):
-        wall, cpu, peak, scores[count, compiled, channels] = alone(compiled, options.threads, count, channels)
+        wall, cpu, peak, scores[count, compiled, channels] = alone(compiled, threads, count, channels)
         way, times = "compiled" if compiled else "torch", CHANNELS / channels
         say(
             f"| {count:,} | {way} | {channels} | {wall:.1f} | {cpu:.1f} | {wall * times:.0f}, {cpu * times:.0f} "
@@ -98,22 +104,41 @@ def main():
     ]
     say(f"Largest relative difference of a score: {max(differences):.1e}.")
     say()
-    say("Nanoseconds of processor time for a sample, channel and logit, 16 channels:")
+    say(
+        "Times include one pass over the data with the check that the tail is affine. Peak: memory beyond the start, with"
+    )
+    say("the kept activations and differences of logits.")
+    say()
+
+
+def kinds(say, few, many):
+    """The sums alone, for activations and weights of several kinds."""
+    say(f"Nanoseconds of processor time for a sample, channel and logit, the sums of {PART} channels alone:")
     say()
     say(f"| activations | weights times | {few:,} samples, torch | compiled | {many:,} samples, compiled |")
     say("| --- | ---: | ---: | ---: | ---: |")
     for kind in KINDS:
-        for scale in (1.0, 10.0):
-            cells = []
-            for count, compiled in ((few, False), (few, True), (many, True)):
-                _, cpu, *_ = alone(compiled, options.threads, count, 16, kind, scale)
-                cells.append(f"{cpu / (count * 16 * LOGITS) * 1e9:.0f}")
-            say(f"| {kind} | {scale:.0f} | {' | '.join(cells)} |")
+        for scale in (1, 10):
+            cells = [
+                nanoseconds(*how, scale, count)
+                for *how, count in ((False, kind, few), (True, kind, few), (True, kind, many))
+            ]
+            say(f"| {kind} | {scale} | {' | '.join(f'{cell:.0f}' for cell in cells)} |")
     say()
-    say(
-        "Times include one pass over the data with the check that the tail is affine. Peak: memory beyond the start, with"
-    )
-    say("the kept activations. What was measured lives in the package's code: the choice between both ways is by size.")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--report", type=Path, help="markdown file to write")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only-kinds", action="store_true", help="measure the sums of several kinds of activations")
+    parser.add_argument("--samples", type=int, nargs=2, default=(6_000, 60_000))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    say = Report("Exact L1 saliency: compiled against torch", "One run each, in turn.")
+    if not options.only_kinds:
+        whole(say, options.threads, *options.samples)
+    kinds(say, *options.samples)
     say(f"Load average at the end: {os.getloadavg()[0]:.1f}.")
     say.write(options.report)
 

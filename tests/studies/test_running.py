@@ -137,6 +137,18 @@ def test_a_task_that_cannot_travel_runs_here():
     assert set(result.frame["arm"]) == {"no-kd", "soft"}
 
 
+def test_a_choice_on_re_split_data_has_the_corrected_standard_error(tmp_path):
+    def task(seed):
+        return replace(tiny_task.task(seed), seeds="resplit")
+
+    options = {"arms": ["no-kd", "regular"], "num_seeds": 3, "processes": 1, "epochs": 1}
+    values = mfh.study(task, out=tmp_path, select=True, **options).by_seed("val")
+    error = (values["regular"] - values["no-kd"]).sem()
+    choice = json.loads((tmp_path / "selection.json").read_text())
+    assert error > 0
+    assert choice["standard_error"] == pytest.approx(error * (1 + 3 * 60 / 120) ** 0.5)
+
+
 def test_a_study_that_re_splits_its_data_says_so(tmp_path):
     def task(seed):
         return replace(tiny_task.task(seed), seeds="resplit")

@@ -16,6 +16,7 @@ import tiny_task
 from mfh.cli.commands import main
 from mfh.errors import InputError
 from mfh.problems.problem import Problem
+from mfh.reporting.items import class_table
 from mfh.tasks.items import find
 from networks import randn
 
@@ -221,6 +222,14 @@ def test_partly_missing_entries_are_not_counted():
     splits["train"] = TensorDataset(*TASK.train.tensors[:2], target)
     frame = mfh.check(changed(problem=Problem.multi_label(), missing_target=float("nan"), **splits))
     assert frame.attrs["classes"]["train"] == [60, 45]
+
+
+def test_unlabelled_pairs_have_no_column_of_classes():
+    more = TensorDataset(randn(4, 8, seed=7), randn(4, 7, seed=8))
+    found = find(changed(unlabelled=more))
+    assert found.items["unlabelled"] == 4
+    assert list(found.classes) == ["train", "val", "test"]
+    assert "unlabelled" not in str(class_table(found))
 
 
 def test_items_of_any_kind_of_tensor_are_looked_at():

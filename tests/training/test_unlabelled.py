@@ -485,8 +485,9 @@ def test_a_training_is_not_resumed_with_other_settings(tmp_path, changed):
 
 
 def refused(match, train=TRAIN, unlabelled=UNLABELLED, **more):
+    given = {"val": VAL, "unlabelled": unlabelled, "recipe": SHORT, **more}
     with pytest.raises(InputError, match=match) as caught:
-        distill(teacher(), student(), train, more.pop("val", VAL), unlabelled=unlabelled, recipe=SHORT, **more)
+        distill(teacher(), student(), train, **given)
     assert "\n" not in str(caught.value)
 
 
@@ -542,6 +543,49 @@ def test_messages_name_pairs_as_they_were_given(kind):
     )
     with pytest.raises(InputError, match=r"^teacher_train split, sample 3: teacher_input holds inf"):
         pretrain(teacher(), alone(kind(spoiled(X, 3), Y)), VAL, role="teacher", recipe=SHORT)
+
+
+class Broken(Items):
+    """Items of which one cannot be read."""
+
+    row, error = 4, OSError("no file 4.wav")
+
+    def __getitem__(self, index):
+        if index == self.row:
+            raise self.error
+        return super().__getitem__(index)
+
+
+class Refused(Broken):
+    error = InputError("clip 4 is silent")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [(Broken, "item 4 of a Broken cannot be read: OSError: no file 4.wav"), (Refused, "clip 4 is silent")],
+)
+def test_errors_of_items_name_the_split_that_they_were_given_in(kind, said, num_workers):
+    recipe = Recipe(epochs=1, batch_size=16, num_workers=num_workers)
+    marked = torch.where(torch.arange(len(Y)) < 3, -1, Y)
+    given = {"problem": Problem.classification(missing=-1), "recipe": recipe}
+    targets = known(marked)  # so that items are read in training only
+    for changed, split in (
+        ({"unlabelled": kind(X[:9], S[:9])}, "unlabelled"),
+        ({"train": TensorDataset(X, S, marked), "unlabelled": kind(X[:9], S[:9])}, "unlabelled"),
+        ({"train": targets(kind(X, S, marked)), "unlabelled": TensorDataset(X[:9], S[:9])}, "train"),
+    ):
+        refused(rf"^{split} split: {said}$", **given | changed)
+    hidden = kind(X, S, torch.where(torch.arange(len(Y)) == 4, -1, Y))  # the pair without a label is the one
+    refused(rf"^train split: {said}$", train=known(hidden.tensors[2])(hidden), unlabelled=None, **given)
+
+
+def known(targets):
+    def with_targets(dataset):
+        dataset.targets = targets
+        return dataset
+
+    return with_targets
 
 
 def test_only_training_data_may_miss_targets():

@@ -1,7 +1,6 @@
 """The batches of an epoch: their order, how they are read, and how much each counts."""
 
 import random
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ from mfh.data.pairs import (
     as_batch,
     fetch,
     map_tensors,
+    named_split,
     only_role,
     place_of,
     tensors,
@@ -357,14 +357,14 @@ class PairLoader:
 
     def __init__(self, dataset: Any, batch_size: int | None = None, num_workers: int = 0, split: str = "") -> None:
         self.split = split
-        with _named(split) if split else nullcontext():
+        with named_split(split) if split else nullcontext():
             self.loader = indexed_loader(dataset, batch_size or reading_batch(dataset), num_workers=num_workers)
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[PairedBatch]:
-        with _named(self.split) if self.split else nullcontext():
+        with named_split(self.split) if self.split else nullcontext():
             for batch, _ in delivered(self.loader):
                 yield batch
 
@@ -412,7 +412,7 @@ class Reading:
         self._loader: DataLoader[tuple[PairedBatch, Tensor]] | None = None
         #: All samples of a tensor data set, as far as they are needed; None where items are read one by one.
         self.held: PairedBatch | None = None
-        with _named(self._name):
+        with named_split(self._name):
             needed = _whole(dataset, (*fields, "target"))
             if needed is not None:
                 size = sum(tensor.nbytes for tensor in needed)
@@ -460,7 +460,7 @@ class Reading:
             yield PairedBatch(*cut), number
 
     def _read(self) -> Iterator[tuple[PairedBatch, Tensor]]:
-        with _named(self._name):
+        with named_split(self._name):
             for batch, rows in self._source():
                 indices = rows + self.first if self.first else rows
                 if self.look is not None and (self._fresh or self.device.type != "cpu"):
@@ -618,20 +618,6 @@ def generators_kept(device: torch.device | None = None) -> Iterator[None]:
             random.setstate(python_state)
 
 
-@contextmanager
-def _named(split: str) -> Iterator[None]:
-    """Name the split in errors of its items."""
-    try:
-        yield
-    except InputError as error:
-        said = str(error)
-        if re.match(r"\w+ split[,:]", said):  # what `look` finds names it already
-            raise
-        if "\nOriginal Traceback" in said:  # of a reading process: the last line is the error as it was raised
-            said = said.rstrip().rsplit("\n", 1)[-1].partition(": ")[2]
-        raise type(error)(f"{split} split: {said}") from (error.__cause__ or error)
-
-
 def reads_the_same(dataset: Any, probes: int = 32) -> bool:
     """Whether teacher inputs of the training split are equal when read twice; False means augmented data.
 
@@ -644,7 +630,7 @@ def reads_the_same(dataset: Any, probes: int = 32) -> bool:
     if _in_memory(dataset):
         return True
     positions = sorted({int(position) for position in torch.linspace(0, len(dataset) - 1, probes)})
-    with _named("train"):
+    with named_split("train"):
         same = all(_reads_the_same(dataset, position) for position in positions)
     return all(gather(same))
 

@@ -3,8 +3,11 @@
 An input is a tensor, or nested tuples, lists and mappings of tensors, all with samples along dim 0.
 """
 
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -218,7 +221,12 @@ class AllPairs:
         """The items at `indices`, each of three parts."""
         count = len(self.labelled)
         found = _items(self.labelled, [index for index in indices if index < count])
-        others = _items(self.unlabelled, [index - count for index in indices if index >= count])
+        others: list[Any] = []
+        for split, group in groupby(
+            (index for index in indices if index >= count), lambda index: place_of(self, "train", index)[0]
+        ):
+            with named_split(split):
+                others += _items(self.unlabelled, [index - count for index in group])
         filler = self._target_of(found) if others else None
         collate = _collate_of(self.labelled)
         for item in others:
@@ -446,6 +454,25 @@ def in_split(dataset: T, split: str) -> T:
     """Note that a data set, which nobody else has, holds samples of a split of this name; see `place_of`."""
     setattr(dataset, _SPLIT, split)
     return dataset
+
+
+def with_split(message: str, split: str) -> str:
+    """A message that begins with the name of a split, which it may do already."""
+    return message if re.match(r"\w+ split[,:]", message) else f"{split} split: {message}"
+
+
+@contextmanager
+def named_split(split: str) -> Iterator[None]:
+    """Name the split in errors of its items, if they do not name one."""
+    try:
+        yield
+    except InputError as error:
+        said = str(error)
+        if "\nOriginal Traceback" in said:  # of a reading process: the last line is the error as it was raised
+            said = said.rstrip().rsplit("\n", 1)[-1].partition(": ")[2]
+        if said == str(error) == with_split(said, split):
+            raise
+        raise type(error)(with_split(said, split)) from (error.__cause__ or error)
 
 
 def place_of(dataset: Any, split: str, index: int) -> tuple[str, int]:

@@ -1,11 +1,8 @@
 """The student that a study recommends, or that of any arm: found, loaded, described and exported."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 from mfh.errors import InputError, close_names
@@ -13,7 +10,7 @@ from mfh.problems.scale import Scale
 from mfh.studies.folder import Run
 from mfh.studies.grid import FRACTION, LINEAR, Cell
 from mfh.studies.settings import Settings
-from mfh.studies.stats import Comparison, mean_interval
+from mfh.studies.stats import Comparison, mean_and_error, mean_interval
 from mfh.studies.steps import with_earlier_arguments
 from mfh.studies.summary import Summary, Variant, interval_in_words, summarise
 from mfh.tasks.finding import TaskSource, find_task
@@ -96,7 +93,7 @@ class Students:
         control = max(filter(None, (validation.control, none)), key=validation.rank)
         seeds = best.student.index.intersection(control.student.index)
         differences = validation.scale.sign * (best.student.loc[seeds] - control.student.loc[seeds])
-        gain, error = mean_and_error(differences.tolist())
+        gain, error = mean_and_error(differences.tolist(), self.run.repeats.test_to_train("val"))
         helps = exceeds(gain, error)
         shown = f"{gain:+.{validation.digits}f}".replace("-", "\u2212")
         unit = f" {validation.scale.unit}" if validation.scale.unit else ""
@@ -347,13 +344,6 @@ def spec_of(task: Any) -> dict[str, str]:
         return {"source": str(task)}
     module, name = getattr(task, "__module__", "__main__"), getattr(task, "__qualname__", "")
     return {"source": f"{module}:{name}"} if module != "__main__" and name.isidentifier() else {}
-
-
-def mean_and_error(differences: Sequence[float]) -> tuple[float, float]:
-    """Mean of paired differences, and its standard error over seeds; 0 for one seed."""
-    count = len(differences)
-    error = stdev(differences) / math.sqrt(count) if count > 1 else 0.0
-    return sum(differences) / count, error
 
 
 def exceeds(gain: float, error: float) -> bool:

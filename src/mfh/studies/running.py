@@ -32,10 +32,10 @@ from mfh.studies.grid import (
 from mfh.studies.labels import check_fractions, with_label_fraction
 from mfh.studies.pool import Crew, Plan
 from mfh.studies.provenance import environment
-from mfh.studies.recommended import Recommended, Students, exceeds, mean_and_error, spec_of
+from mfh.studies.recommended import Recommended, Students, exceeds, spec_of
 from mfh.studies.seed import LABEL_SMOOTHING, Seed
 from mfh.studies.settings import Settings
-from mfh.studies.stats import Repeats
+from mfh.studies.stats import Repeats, mean_and_error
 from mfh.studies.steps import refuse_torchrun, with_earlier_arguments
 from mfh.studies.summary import Summary, representatives, summarise
 from mfh.tasks.checks import check_task
@@ -508,7 +508,7 @@ def _choose(plan: Plan, run: Run) -> list[Cell]:
     best = max(candidates, key=lambda cell: plan.scale.sign * candidates[cell])
     none = next(cell for cell in values if cell.arm == "no-kd")
     gains = [plan.scale.sign * (taught - alone) for taught, alone in zip(values[best], values[none], strict=True)]
-    gain, error = mean_and_error(gains)
+    gain, error = mean_and_error(gains, run.repeats.test_to_train("val"))
     # The best of many is flattered: below one standard error of its gain the plain student is the better bet
     # (research/worlds/reports).
     choice: Mapping[str, Any] = {

@@ -284,6 +284,29 @@ def paired_comparison(
     )
 
 
+def mean_and_error(differences: ArrayLike, test_to_train: float = 0.0) -> tuple[float, float]:
+    """Mean of paired differences and its standard error, which is 0 for one pair.
+
+    Args:
+        differences: (n,), one per seed.
+        test_to_train: As in `paired_comparison`.
+
+    Raises:
+        InputError: There are no differences, one is not finite, or the share is negative.
+
+    Example:
+        >>> mean_and_error([1.0, 3.0]), mean_and_error([1.0, 3.0], test_to_train=1.5)
+        ((2.0, 1.0), (2.0, 2.0))
+    """
+    differences = _measurements("differences", differences)
+    _check_share(test_to_train)
+    mean = float(differences.mean())
+    if len(differences) < 2:
+        return mean, 0.0
+    spread = float(_widened(differences, test_to_train).std(ddof=1))
+    return mean, spread / math.sqrt(len(differences))
+
+
 def mean_interval(
     values: ArrayLike, *, confidence: float = 0.95, test_to_train: float = 0.0
 ) -> tuple[float, float, float]:

@@ -10,7 +10,7 @@ from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from mfh.data.embeddings import alone
 from mfh.data.epochs import PairLoader
-from mfh.data.pairs import ItemError, PairedBatch, fetch, groups_of, map_tensors, tensors
+from mfh.data.pairs import ItemError, PairedBatch, fetch, groups_of, map_tensors, tensors, with_split
 from mfh.errors import FOREIGN, InputError, in_a_line
 from mfh.networks.calling import call
 from mfh.networks.layers import as_logits, find_layer
@@ -108,7 +108,7 @@ def _first_and_last(dataset: Any, split: str, first: int = 0) -> PairedBatch:
         reason = in_a_line(error.__cause__ or error)
         raise InputError(f"{split} split: item {indices[0]} or {indices[-1]} cannot be read: {reason}") from error
     except InputError as error:
-        raise InputError(f"{split} split: {error}") from None
+        raise InputError(with_split(str(error), split)) from None
     except FOREIGN as error:  # the data set is the user's own code
         raise InputError(
             f"{split} split: item {indices[0]} or {indices[-1]} cannot be read: {in_a_line(error)}"

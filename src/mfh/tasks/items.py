@@ -48,7 +48,8 @@ class Findings:
         items: Number of items in each split.
         bad: Reason for each bad item, by split and index as the user gave them, in the order of the splits.
         odd: Sentences about what is odd, but not wrong.
-        classes: Number of items (pixels, in dense prediction) of each class, by split; empty without classes.
+        classes: Number of items (pixels, in dense prediction) of each class, by split with labels; empty without
+            classes.
     """
 
     items: dict[str, int]
@@ -349,11 +350,13 @@ def _bad_outputs(task: Task) -> Iterator[tuple[tuple[str, int], str]]:
 def _classes(
     task: Task, read: Mapping[str, Sequence[_Item]], bad: Collection[tuple[str, int]], shapes: Sequence[Shape]
 ) -> dict[str, list[int]]:
-    """How often each class occurs among the good items of each split; empty without classes."""
+    """How often each class occurs among the good items of each labelled split; empty without classes."""
     if not shapes:
         return {}
     width, counts = shapes[0][0], {}
     for split, items in read.items():
+        if split == "unlabelled":
+            continue
         total = np.zeros(width, dtype=np.int64)
         for index, item in enumerate(items):
             if item.target is None or (split, index) in bad:
@@ -372,8 +375,6 @@ def _classes(
 def _missing_classes(task: Task, classes: Mapping[str, Sequence[int]]) -> Iterator[str]:
     names = task.class_names
     for split, counts in classes.items():
-        if split == "unlabelled":
-            continue
         missing = [number for number, count in enumerate(counts) if not count]
         if missing:
             named = ", ".join(
