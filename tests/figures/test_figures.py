@@ -7,8 +7,8 @@ import pytest
 
 from mfh.errors import InputError
 from mfh.figures.saliency import draw_saliency
-from mfh.figures.style import PALETTE, arm_colour, new_figure, save_figure, style
-from mfh.studies.grid import ARMS, CONTROLS
+from mfh.figures.style import METHOD_COLOURS, PALETTE, arm_colour, new_figure, save_figure, style
+from mfh.studies.grid import ARMS, CONTROLS, METHODS
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -61,6 +61,14 @@ def test_every_arm_has_its_colour():
     assert len(set(colours)) == len(arms)
     assert set(PALETTE) - set(arms) == {"true-general", "algorithm-1"}
     assert arm_colour("somebody's arm") not in colours
+
+
+def test_every_method_has_its_colour_and_a_focus_is_a_darker_shade():
+    assert set(METHOD_COLOURS) == set(METHODS) - {"kd"}
+    assert len({*METHOD_COLOURS.values(), *PALETTE.values()}) == len(METHOD_COLOURS) + len(set(PALETTE.values()))
+    names = [*METHOD_COLOURS, "mine", "theirs"]
+    for name in names:
+        assert 3 <= contrast(arm_colour(name)) < contrast(arm_colour(f"{name}+soft"))
 
 
 def contrast(colour):
