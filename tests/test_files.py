@@ -18,6 +18,7 @@ from mfh.files import (
     atomic_write,
     claimed,
     load_array,
+    load_facts,
     load_tensors,
     locked,
     read_frame,
@@ -394,10 +395,10 @@ def test_facts_that_cannot_be_read(tmp_path, facts, said):
 
 def test_facts_are_read_without_the_tensors(tmp_path):
     path = tmp_path / "file.safetensors"
-    files.save_tensors(path, "student", {"weight": torch.ones(3)}, {"seed": 4}, "students/soft.safetensors")
-    assert files.load_facts(path, "student") == files.load_tensors(path, "student")[1] == {"seed": 4}
+    save_tensors(path, "student", {"weight": torch.ones(3)}, {"seed": 4}, "students/soft.safetensors")
+    assert load_facts(path, "student") == load_tensors(path, "student")[1] == {"seed": 4}
     with pytest.raises(InputError, match="holds student, not a network saved by mfh"):
-        files.load_facts(path, "network")
+        load_facts(path, "network")
     path.write_bytes(b"no tensors")
     with pytest.raises(InputError, match="is not a student saved by mfh"):
-        files.load_facts(path, "student")
+        load_facts(path, "student")
