@@ -196,7 +196,7 @@ class Recommended:
         _ = self._facts
         run = self.students.run
         weights, facts = run.read_student(self.cell, self.fraction)
-        return self._made.networks.restored(weights, facts, run.student_file(self.cell, self.fraction))
+        return self._made.networks.restored(self.cell, weights, facts, run.student_file(self.cell, self.fraction))
 
     @property
     def gain(self) -> Comparison | None:
