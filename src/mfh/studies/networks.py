@@ -145,10 +145,11 @@ class Networks:
         """What a student is kept with: its seed, and what decided its data and architecture."""
         return {"seed": self.seed, "made_with": {name: self.identity[name] for name in _ORIGIN}}
 
-    def restored(self, weights: dict[str, Any], facts: Mapping[str, Any], path: Path) -> nn.Module:
+    def restored(self, cell: Cell, weights: dict[str, Any], facts: Mapping[str, Any], path: Path) -> nn.Module:
         """A student that was kept with `origin`, in eval mode.
 
         Args:
+            cell: Its arm.
             weights: Its weights.
             facts: What was kept with them.
             path: Its file, for messages.
@@ -159,7 +160,7 @@ class Networks:
         refuse_difference(
             str(path), facts["made_with"], self.origin["made_with"], "use the task and data that the study had"
         )
-        network = self.new("student")
+        network = self._empty(cell)
         _load_state(network, weights, path)
         return network.eval()
 
