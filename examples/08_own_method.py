@@ -3,8 +3,8 @@
     python examples/08_own_method.py
     mfh study htad --arms no-kd regular fitnets examples/08_own_method.py:Directions --num-seeds 5
 
-The second line is the same from the command line, with a report; `htad` needs the extra `data`. A focus is one word more:
-`examples/08_own_method.py:Directions+soft`. Takes about ten seconds on one core.
+The second line is the same from the command line, with a report; `htad` needs the extra `data`. A focus is one word
+more: `examples/08_own_method.py:Directions+soft`. Takes about ten seconds on one core.
 """
 
 from torch import Tensor, nn
