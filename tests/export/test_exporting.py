@@ -1,3 +1,4 @@
+import ast
 import sys
 
 import pytest
@@ -81,6 +82,13 @@ class Hesitant(nn.Module):
         return self.out(x) if float(x.sum()) > 0 else self.out(-x)
 
 
+class Counting(Hesitant):
+    """Counts its samples to decide what to do."""
+
+    def forward(self, x):
+        return self.out(x) if len(x) > 5 else self.out(-x)
+
+
 class Deceitful(nn.Module):
     """Does something else while it is traced."""
 
@@ -155,6 +163,11 @@ def test_weights_alone_load_into_the_same_class(tmp_path):
     card = made.card.read_text(encoding="utf-8")
     assert "weights alone" in card
     assert "test_exporting.Nested`" in card
+    code = card.partition("```python\n")[2].partition("```")[0]
+    assert code.splitlines()[-1] == (
+        "logits = student(inputs)  # inputs: {'sound': tensor, 'eyes': (tensor,), 'gain': tensor}"
+    )
+    ast.parse(code)
 
 
 def test_raw_inputs_are_standardised_inside(tmp_path):
@@ -217,6 +230,13 @@ def test_what_cannot_be_traced_is_refused_with_a_way_out(suffix, tmp_path):
         export_network(Hesitant(), randn(9, 4), tmp_path / f"student.{suffix}", about=ABOUT)
     assert not list(tmp_path.iterdir())
     assert export_network(Hesitant(), randn(9, 4), tmp_path / "student.safetensors", about=ABOUT).path.is_file()
+
+
+@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
+def test_what_depends_on_the_number_of_samples_is_refused(suffix, tmp_path):
+    with pytest.raises(InputError, match=rf"Counting cannot be exported to \.{suffix}.*export it as \.safetensors"):
+        export_network(Counting(), randn(9, 4), tmp_path / f"student.{suffix}", about=ABOUT)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_differs_from_the_network_is_not_written(tmp_path):

@@ -25,8 +25,6 @@ Format = Literal["pt2", "onnx", "safetensors"]
 #: A function from inputs to logits, (N, K, ...).
 Runner = Callable[[Nested], Tensor]
 
-_WEIGHTS_ALONE = "export it as .safetensors, which holds its weights alone and needs its class to be loaded"
-
 
 class Exporter(ABC):
     """One format.
@@ -76,14 +74,9 @@ class Program(Exporter):
     suffix: Format = "pt2"
 
     def write(self, network: nn.Module, example: Nested) -> bytes:  # noqa: D102 (as in Exporter)
-        batch = torch.export.Dim("batch", min=1)
-        shapes = map_tensors(lambda _: {0: batch}, example)  # type: ignore[arg-type,return-value]
-        try:
-            with silenced():
-                program = torch.export.export(OneInputLogits(network, example), (example,), dynamic_shapes=(shapes,))
-                torch.export.save(program, content := io.BytesIO())
-        except FOREIGN as error:
-            raise InputError(_untraceable(network, self.suffix, error)) from error
+        program = _traced(OneInputLogits(network, example), (example,), network, self.suffix)
+        with silenced():
+            torch.export.save(program, content := io.BytesIO())
         return content.getvalue()
 
     def runner(self, content: bytes, network: nn.Module, threads: int = 0) -> Runner:  # noqa: ARG002, D102
@@ -93,7 +86,7 @@ class Program(Exporter):
     def loading(self, name: str, network: nn.Module, example: Nested) -> str:  # noqa: ARG002, D102
         return f"""import torch
 student = torch.export.load("{name}").module()
-logits = student({_inputs_in_words(example)})"""
+logits = student(inputs){_in_a_comment(example)}"""
 
 
 class Onnx(Exporter):
@@ -103,24 +96,24 @@ class Onnx(Exporter):
 
     def write(self, network: nn.Module, example: Nested) -> bytes:  # noqa: D102
         _need_onnx()
-        batch = torch.export.Dim("batch", min=1)
-        flat, names = tuple(tensors(example)), input_names(example)
-        shapes = (tuple({0: batch} for _ in flat),)
+        flat = tuple(tensors(example))
+        program = _traced(_Flat(network, example), flat, network, self.suffix)
         try:
             with silenced():
-                program = torch.onnx.export(
-                    _Flat(network, example),
-                    flat,
+                made = torch.onnx.export(
+                    program,
                     dynamo=True,
-                    dynamic_shapes=shapes,
-                    input_names=names,
+                    dynamic_shapes=_shapes(flat, of_one=True),  # names the axis
+                    input_names=input_names(example),
                     output_names=["logits"],
                     verbose=False,
                 )
-                assert program is not None
-                return program.model_proto.SerializeToString()  # type: ignore[no-any-return]
+                assert made is not None
+                return made.model_proto.SerializeToString()  # type: ignore[no-any-return]
         except FOREIGN as error:
-            raise InputError(_untraceable(network, self.suffix, error)) from error
+            raise InputError(
+                f"{type(network).__name__} cannot be exported to .onnx ({in_a_line(error)[:200]}); export it as .pt2"
+            ) from error
 
     def runner(self, content: bytes, network: nn.Module, threads: int = 0) -> Runner:  # noqa: ARG002, D102
         import onnxruntime
@@ -167,7 +160,7 @@ class Weights(Exporter):
         return f"""from safetensors.torch import load_file
 student = make_student().eval()  # your function that makes the {type(network).__name__}, with the same arguments
 student.load_state_dict(load_file("{name}"))
-logits = student({_inputs_in_words(example)})"""
+logits = student(inputs){_in_a_comment(example)}"""
 
 
 #: Ending -> format.
@@ -242,8 +235,9 @@ def _names(inputs: Nested, prefix: str) -> Iterator[str]:
         yield from _names(value, f"{prefix}.{key}" if prefix else str(key))
 
 
-def _inputs_in_words(example: Nested) -> str:
-    return "inputs" if isinstance(example, Tensor) else f"inputs of the structure {_structure(example)}"
+def _in_a_comment(example: Nested) -> str:
+    """The structure of nested inputs as the end of a line of code; empty for a tensor."""
+    return "" if isinstance(example, Tensor) else f"  # inputs: {_structure(example)}"
 
 
 def _structure(inputs: Nested) -> str:
@@ -280,11 +274,30 @@ class _Flat(nn.Module):
         return as_logits(call(self.network, self.places.fill(values)))
 
 
-def _untraceable(network: nn.Module, suffix: str, error: BaseException) -> str:
-    return (
-        f"{type(network).__name__} cannot be exported to .{suffix}: its forward has steps that cannot be traced for "
-        f"every input ({in_a_line(error)[:200]}); {_WEIGHTS_ALONE}"
-    )
+def _traced(
+    module: nn.Module, inputs: tuple[Nested, ...], network: nn.Module, suffix: str
+) -> torch.export.ExportedProgram:
+    """The program of a network, for any number of samples.
+
+    Raises:
+        InputError: What it does depends on the values of its inputs, or on their number.
+    """
+    try:
+        with silenced():
+            return torch.export.export(module, inputs, dynamic_shapes=_shapes(inputs, of_one=isinstance(module, _Flat)))
+    except FOREIGN as error:
+        raise InputError(
+            f"{type(network).__name__} cannot be exported to .{suffix}: its forward has steps that cannot be traced "
+            f"for every input ({in_a_line(error)[:200]}); export it as .safetensors, which holds its weights alone and "
+            "needs its class to be loaded"
+        ) from error
+
+
+def _shapes(inputs: tuple[Nested, ...], *, of_one: bool) -> Any:
+    """The free sizes of inputs: their batch. With `of_one`, they are one argument `*values`."""
+    batch = torch.export.Dim("batch", min=1)
+    shapes = map_tensors(lambda _: {0: batch}, inputs)  # type: ignore[arg-type,return-value]
+    return (shapes,) if of_one else shapes
 
 
 def _need_onnx() -> None:
