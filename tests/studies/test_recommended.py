@@ -23,7 +23,7 @@ from mfh.reporting.student import student_lines
 from mfh.reporting.study import study_sections
 from mfh.studies.folder import Run, SeedFolder
 from mfh.studies.grid import Cell
-from mfh.studies.recommended import Students, spec_of
+from mfh.studies.recommended import Students, origins
 from mfh.tasks.finding import TaskSource
 
 TINY = str(Path(tiny_task.__file__))
@@ -478,7 +478,41 @@ def test_no_arm_without_a_comparison(tmp_path):
         _ = result.best
 
 
-def test_where_a_task_comes_from_is_noted():
-    assert spec_of("digits") == spec_of(Path("digits")) == {"source": "digits"}
-    assert spec_of(tiny_task.task) == {"source": "tiny_task:task"}
-    assert spec_of(lambda: None) == spec_of(tiny_task.task()) == {}
+def test_where_task_and_methods_come_from_is_noted():
+    assert origins("digits", {}) == origins(Path("digits"), {}) == {"source": "digits"}
+    methods = {"mine": "mine.py:Mine", "own": lambda batch: batch}
+    assert origins(tiny_task.task, methods) == {"source": "tiny_task:task", "methods": {"mine": "mine.py:Mine"}}
+    assert origins(lambda: None, {}) == origins(tiny_task.task(), {}) == {}
+
+
+def test_a_student_of_a_method_in_a_file_is_found_with_what_the_method_deploys(tmp_path):
+    (tmp_path / "scaled.py").write_text(SCALED)
+    result = mfh.study(
+        TINY, arms=["no-kd", f"{tmp_path / 'scaled.py'}:Scaled"], num_seeds=1, out=tmp_path / "run", processes=1
+    )
+    student = Students.of(tmp_path / "run").of_arm("scaled").student
+    assert type(student).__name__ == "Sequential"
+    measured = result.by_seed()["scaled"]
+    made = tiny_task.task(0)
+    assert mfh.evaluate(student, made.test, role="student", problem=made.problem) == measured[0]
+    assert result.students.of_arm("scaled").seed == 0
+
+
+SCALED = """
+from torch import nn
+
+import mfh
+
+
+class Scaled(mfh.methods.Method):
+    name = "scaled"
+
+    def begin(self, context):
+        return nn.Linear(context.num_classes, context.num_classes)
+
+    def loss(self, batch):
+        return (batch.modules(batch.student_logits) - batch.teacher_logits).square().mean()
+
+    def deploy(self, student, modules):
+        return nn.Sequential(student, modules)
+"""

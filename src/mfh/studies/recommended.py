@@ -1,6 +1,7 @@
 """The student that a study recommends, or that of any arm: found, loaded, described and exported."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,11 +35,13 @@ class Students:
         run: Its run folder.
         source: Makes its task.
         settings: What differs from the task's own recipe and protocol.
+        methods: Methods by name that are not shipped, or not as they are shipped.
     """
 
     run: Run
     source: TaskSource
     settings: Settings
+    methods: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: str | Path | Run, task: str | None = None) -> "Students":
@@ -67,7 +70,7 @@ class Students:
             raise InputError(
                 f"the task of {opened.folder} is needed: {error}; or say with --task where it is"
             ) from None
-        return cls(opened, source, settings)
+        return cls(opened, source, settings, opened.environment.get("methods", {}))
 
     def best(self, fraction: float | None = None) -> "Recommended":
         """The student of the arm that is best by validation, or of no-kd where nothing is shown to help.
@@ -147,7 +150,8 @@ class Students:
         from mfh.studies.seed import Seed
 
         task = with_label_fraction(self.source.make(seed), fraction, seed)
-        return Seed(task, seed, self.settings, self.run.seed(seed, fraction), fraction=fraction)
+        folder = self.run.seed(seed, fraction)
+        return Seed(task, seed, self.settings, folder, fraction=fraction, methods=self.methods)
 
 
 @dataclass(frozen=True, eq=False)
@@ -338,12 +342,18 @@ class Recommended:
         return f"the {cell.teacher} teacher{mask}{metric}"
 
 
-def spec_of(task: Any) -> dict[str, str]:
-    """Where a task comes from, so that it can be found again; empty for an object of Python."""
-    if isinstance(task, str | Path):
-        return {"source": str(task)}
-    module, name = getattr(task, "__module__", "__main__"), getattr(task, "__qualname__", "")
-    return {"source": f"{module}:{name}"} if module != "__main__" and name.isidentifier() else {}
+def origins(task: Any, methods: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a study's task and methods come from, so that they can be found again; objects of Python are left out."""
+    found = {name: spec for name, method in methods.items() if (spec := _spec_of(method))}
+    source = _spec_of(task)
+    return ({"source": source} if source else {}) | ({"methods": found} if found else {})
+
+
+def _spec_of(given: Any) -> str:
+    if isinstance(given, str | Path):
+        return str(given)
+    module, name = getattr(given, "__module__", "__main__"), getattr(given, "__qualname__", "")
+    return f"{module}:{name}" if module != "__main__" and name.isidentifier() else ""
 
 
 def exceeds(gain: float, error: float) -> bool:

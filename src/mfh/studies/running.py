@@ -32,7 +32,7 @@ from mfh.studies.grid import (
 from mfh.studies.labels import check_fractions, with_label_fraction
 from mfh.studies.pool import Crew, Plan
 from mfh.studies.provenance import environment
-from mfh.studies.recommended import Recommended, Students, exceeds, spec_of
+from mfh.studies.recommended import Recommended, Students, exceeds, origins
 from mfh.studies.seed import LABEL_SMOOTHING, Seed
 from mfh.studies.settings import Settings
 from mfh.studies.stats import Repeats, mean_and_error
@@ -448,15 +448,15 @@ def _measured(plan: Plan, run: Run, source: TaskSource, first: Seed, progress: b
     run.write_results(plan.columns, rows)
     if run.num_cells > cached:
         run.forget_exported()
-    made_from = spec_of(plan.task)
+    made_from = origins(plan.task, dict(plan.methods))
     if run.num_cells > cached or not run.environment:
         # More seeds, or the rest after an interruption, add to the time.
         seconds = time.monotonic() - started + float(run.environment.get("seconds", 0))
         run.write_environment(environment(seconds=round(seconds, 1), **made_from))
-    elif made_from.items() - run.environment.items():
+    elif any(run.environment.get(name) != value for name, value in made_from.items()):
         run.write_environment(run.environment | made_from)
     redrawn = run.repeats.seeds == "redrawn"
-    students = Students(run, source, plan.settings)
+    students = Students(run, source, plan.settings, dict(plan.methods))
     frame = _frame(rows, plan.columns)
     return StudyResult(frame, redrawn, run.folder, plan.scale, students, study_finding(run), run.repeats)
 
