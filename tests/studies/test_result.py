@@ -125,12 +125,11 @@ def test_a_live_display_shows_work_and_progress(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "80")
     mfh.study(tiny_task.task, arms=["no-kd", "regular"], num_seeds=1, settings=FEW, progress=True)
-    shown = capsys.readouterr().err
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
     assert "training teacher, seed 1 of 1" in shown
     assert "starting worker processes" in shown
     assert "2/2 students" in shown
-    plain = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in shown.splitlines()]
-    assert max(map(len, (line.rpartition("\r")[2] for line in plain))) <= 80
+    assert max(len(line.rpartition("\r")[2]) for line in shown.splitlines()) <= 80
 
 
 def test_short_reprs():
