@@ -19,8 +19,7 @@ import tyro
 
 from mfh import reporting
 from mfh.cli import commands as command_line
-from mfh.cli import demo
-from mfh.cli import options
+from mfh.cli import demo, options
 from mfh.tasks import digits, ravdess, vggsound
 from mfh.training.recipe import Recipe
 from ravdess_clips import write_clips, write_features

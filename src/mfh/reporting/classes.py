@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from mfh.figures.style import INK, arm_colour, new_figure, style
 from mfh.reporting.page import Picture, Section
-from mfh.reporting.pictures import possible
 from mfh.studies.folder import SeedFolder
+from mfh.studies.gains import possible
 from mfh.studies.stats import Comparison, paired_comparison
 from mfh.studies.summary import Summary, Variant, interval_in_words
 
