@@ -18,6 +18,7 @@ from mfh.files import (
     atomic_write,
     claimed,
     load_array,
+    load_facts,
     load_tensors,
     locked,
     read_frame,
@@ -390,3 +391,14 @@ def test_facts_that_cannot_be_read(tmp_path, facts, said):
     (tmp_path / "deep.json").write_text("[" * 100_000)
     with pytest.raises(InputError, match="nested too deeply"):
         read_json(tmp_path / "deep.json")
+
+
+def test_facts_are_read_without_the_tensors(tmp_path):
+    path = tmp_path / "file.safetensors"
+    save_tensors(path, "student", {"weight": torch.ones(3)}, {"seed": 4}, "students/soft.safetensors")
+    assert load_facts(path, "student") == load_tensors(path, "student")[1] == {"seed": 4}
+    with pytest.raises(InputError, match="holds student, not a network saved by mfh"):
+        load_facts(path, "network")
+    path.write_bytes(b"no tensors")
+    with pytest.raises(InputError, match="is not a student saved by mfh"):
+        load_facts(path, "student")

@@ -515,32 +515,6 @@ def load_fields(made: type[T], path: str | Path, kind: str, place: str = "") -> 
         raise InputError(f"{path} is not a {kind} this version of mfh can read ({error})") from None
 
 
-def load_tensors(path: str | Path, kind: str, place: str = "") -> tuple[dict[str, "Tensor"], dict[str, Any]]:
-    """Read tensors and facts that `save_tensors` wrote.
-
-    Args:
-        path: File to read.
-        kind: What the file must hold.
-        place: What the file must be within its run folder, if it says what it is. Empty accepts any.
-
-    Returns:
-        The tensors, on the CPU, and the facts.
-
-    Raises:
-        InputError: There is no such file, it is not a safetensors file, it holds something else, or it was changed
-            after it was written.
-    """
-    with _tensor_file(path, kind) as (file, metadata):
-        facts = _facts_in(metadata, path, kind)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    checksum = metadata.pop("checksum", None)
-    if checksum is not None and checksum != _tensors_digest(tensors, metadata):
-        raise InputError(f"{path} was changed after it was written (its checksum differs); remove it to make it again")
-    if place and metadata.get("place", place) != place:
-        raise InputError(f"{path} was written as {metadata['place']}, it seems exchanged; remove it to make it again")
-    return tensors, facts
-
-
 def load_facts(path: str | Path, kind: str) -> dict[str, Any]:
     """The facts of a file that `save_tensors` wrote, without reading its tensors, so without checking them.
 
@@ -581,3 +555,29 @@ def _facts_in(metadata: Mapping[str, str], path: str | Path, kind: str) -> dict[
     if not isinstance(facts, dict):
         raise InputError(f"{path} holds facts of type {type(facts).__name__}; a {kind} saved by mfh has a mapping")
     return facts
+
+
+def load_tensors(path: str | Path, kind: str, place: str = "") -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+    """Read tensors and facts that `save_tensors` wrote.
+
+    Args:
+        path: File to read.
+        kind: What the file must hold.
+        place: What the file must be within its run folder, if it says what it is. Empty accepts any.
+
+    Returns:
+        The tensors, on the CPU, and the facts.
+
+    Raises:
+        InputError: There is no such file, it is not a safetensors file, it holds something else, or it was changed
+            after it was written.
+    """
+    with _tensor_file(path, kind) as (file, metadata):
+        facts = _facts_in(metadata, path, kind)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    checksum = metadata.pop("checksum", None)
+    if checksum is not None and checksum != _tensors_digest(tensors, metadata):
+        raise InputError(f"{path} was changed after it was written (its checksum differs); remove it to make it again")
+    if place and metadata.get("place", place) != place:
+        raise InputError(f"{path} was written as {metadata['place']}, it seems exchanged; remove it to make it again")
+    return tensors, facts

@@ -8,9 +8,11 @@ import sys
 from itertools import permutations
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 import fake_study
 import mfh
@@ -18,6 +20,7 @@ import tiny_task
 from mfh.cli import main
 from mfh.errors import InputError
 from mfh.reporting.student import student_lines
+from mfh.reporting.study import study_sections
 from mfh.studies.folder import Run, SeedFolder
 from mfh.studies.grid import Cell
 from mfh.studies.recommended import Students, spec_of
@@ -335,6 +338,93 @@ def test_two_commands_lead_from_a_strangers_arrays_to_a_file_that_runs_without_m
     ):
         assert text in card
     assert card.count(best.students.run.config["identity"]["data"]["test"]) == 1
+
+
+class Parts(nn.Module):
+    """Reads a mapping of a vector and a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.vector, self.other = nn.Linear(4, 3), nn.Linear(2, 3)
+
+    def forward(self, x):
+        return self.vector(x["vector"]) + self.other(x["parts"][0])
+
+
+class InParts(torch.utils.data.Dataset):
+    """60 items whose student input is nested."""
+
+    def __init__(self, seed):
+        generator = torch.Generator().manual_seed(seed)
+        self.inputs = torch.randn(60, 6, generator=generator)
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, index):
+        row = self.inputs[index]
+        return row, {"vector": row[:4], "parts": (row[4:],)}, (row[0] > 0).long() + (row[4] > 0).long()
+
+
+def task_of(kind):
+    generator = np.random.default_rng(0)
+    inputs, noise = generator.normal(size=(100, 6)), generator.normal(size=(100, 2, 20))
+    if kind == "nested":
+        parts = {"train": InParts(0), "val": InParts(1), "test": InParts(2)}
+        return mfh.Task(
+            "nested", lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), Parts, "1", **parts
+        )
+    students = {
+        "series, regression": (inputs[:, :2, None] + 0.1 * noise, inputs[:, :2]),
+        "images, several labels": (
+            np.repeat(inputs, 16, axis=1).reshape(100, 6, 4, 4),
+            (inputs[:, :3] > 0).astype(int),
+        ),
+    }
+    student, target = students[kind]
+    return mfh.Task.from_arrays(teacher=inputs, student=student, target=target, name=kind)
+
+
+@pytest.mark.parametrize("kind", ["nested", "series, regression", "images, several labels"])
+def test_students_of_every_kind_of_input_and_problem_are_exported(kind, tmp_path):
+    task = task_of(kind)
+    arms = ["no-kd", "regular"]
+    result = mfh.study(task, out=tmp_path / "run", arms=arms, num_seeds=1, epochs=2, processes=1)
+    made = result.students.of_arm("regular").export(tmp_path / "student.pt2")
+    chosen = result.students.of_arm("regular")
+    drawn = task if task.resplit is None else task.resplit(chosen.seed)
+    value = mfh.evaluate(_Loaded(made.path), drawn.test, "student", problem=task.problem)
+    assert value == result.by_seed("test").loc[chosen.seed, "regular"]
+    card = made.card.read_text(encoding="utf-8")
+    assert task.problem.metric.scale.words in card
+    assert ("`parts.0`: float32, (N, 2)" in card) == (kind == "nested")
+
+
+class _Loaded(nn.Module):
+    def __init__(self, path):
+        super().__init__()
+        self.program = torch.export.load(path).module()
+
+    def eval(self):  # exported programs have no modes
+        return self
+
+    def forward(self, x):
+        return self.program(x)
+
+
+def test_what_was_exported_ends_the_report_until_more_is_measured(tmp_path):
+    few = FEW | {"num_seeds": 1, "arms": ["no-kd", "regular"]}
+    result = mfh.study(TINY, out=tmp_path / "run", **few)
+    assert "mfh export" in student_lines(Run(result.folder))[0]
+    made = result.best.export(format="safetensors")
+    assert made.path == tmp_path / "run" / "student.safetensors"
+    assert student_lines(Run(result.folder)) == made.lines
+    sections = study_sections(Run(result.folder))[2]
+    assert (sections[-1].title, sections[-1].blocks) == ("Take it home", made.lines)
+    mfh.study(TINY, out=tmp_path / "run", **few)
+    assert student_lines(Run(result.folder)) == made.lines
+    mfh.study(TINY, out=tmp_path / "run", **few | {"num_seeds": 2})
+    assert "mfh export" in student_lines(Run(result.folder))[0]
 
 
 def test_a_run_that_cannot_be_exported_says_why(finished, tmp_path, capsys):

@@ -48,8 +48,8 @@ def study_sections(run: Run) -> tuple[str, str, list[Section]]:
         _channels(run, summary),
         classes_section(measured, summary, facts),
         training_section(measured, summary),
-        student_section(run),
         making_section(run.config, run.environment),
+        student_section(run),
     ]
     title = f"Study: {run.config.get('task', run.folder.name)}"
     return title, study_finding(run), [part for part in sections if part.blocks]

@@ -623,6 +623,10 @@ class Run:
         """Keep what was exported, for the report."""
         records.write_record(self.folder / _EXPORT, {"file": str(file), "arm": arm, "lines": list(lines)})
 
+    def forget_exported(self) -> None:
+        """Forget what was exported, because more was measured since; the file stays where it is."""
+        (self.folder / _EXPORT).unlink(missing_ok=True)
+
     def export_file(self, format: str) -> Path:  # noqa: A002 (the word users know)
         """Where an exported student goes unless the user says otherwise."""
         return self.folder / f"student.{format}"

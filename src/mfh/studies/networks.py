@@ -130,10 +130,11 @@ class Networks:
         """What a student is kept with: its seed, and what decided its data and architecture."""
         return {"seed": self.seed, "made_with": {name: self.identity[name] for name in _ORIGIN}}
 
-    def restored(self, weights: dict[str, Any], facts: Mapping[str, Any], path: Path) -> nn.Module:
+    def restored(self, cell: Cell, weights: dict[str, Any], facts: Mapping[str, Any], path: Path) -> nn.Module:
         """A student that was kept with `origin`, in eval mode.
 
         Args:
+            cell: Its arm.
             weights: Its weights.
             facts: What was kept with them.
             path: Its file, for messages.
@@ -144,7 +145,7 @@ class Networks:
         refuse_difference(
             str(path), facts["made_with"], self.origin["made_with"], "use the task and data that the study had"
         )
-        network = self.new("student")
+        network = self._empty(cell)
         _load_state(network, weights, path)
         return network.eval()
 
@@ -384,11 +385,15 @@ class Networks:
             weights, facts = self.folder.read_network(key)
             refuse_other_format(str(path), facts["made_with"])
             refuse_difference(str(path), facts["made_with"], made_with, _SAME_OPTIONS)
-            network = self.new(_role(key))
+            network = self._empty(key)
             _load_state(network, weights, path)
             found[key] = Trained(Frozen(network), facts["best_epoch"], facts["history"])
         self._forget_checkpoint(keys, made_with)
         return found
+
+    def _empty(self, key: NetworkKey) -> nn.Module:
+        """A network that the kept weights fit."""
+        return self.new(_role(key))
 
     def _all_kept(self, keys: Sequence[NetworkKey]) -> bool:
         assert self.folder is not None

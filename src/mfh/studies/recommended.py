@@ -196,7 +196,7 @@ class Recommended:
         _ = self._facts
         run = self.students.run
         weights, facts = run.read_student(self.cell, self.fraction)
-        return self._made.networks.restored(weights, facts, run.student_file(self.cell, self.fraction))
+        return self._made.networks.restored(self.cell, weights, facts, run.student_file(self.cell, self.fraction))
 
     @property
     def gain(self) -> Comparison | None:
@@ -222,7 +222,7 @@ class Recommended:
         """Write the student as a file that runs without `mfh`, and a model card beside it.
 
         Args:
-            path: File to write (default: student.pt2, .onnx or .safetensors in the run folder).
+            path: The file (default: `student` with the ending of the format, in the run folder).
             format: "pt2" (`torch.export`), "onnx" (extra `export`) or "safetensors" (weights alone) (default: by the
                 ending of `path`, or pt2).
             int8: Whether to write a variant of an .onnx file with 8-bit weights too.

@@ -434,6 +434,8 @@ def _measured(plan: Plan, run: Run, source: TaskSource, first: Seed, progress: b
             crew.run(chosen)
             rows += chosen.collect(plan.units)
     run.write_results(plan.columns, rows)
+    if run.num_cells > cached:
+        run.forget_exported()
     made_from = spec_of(plan.task)
     if run.num_cells > cached or not run.environment:
         # More seeds, or the rest after an interruption, add to the time.
