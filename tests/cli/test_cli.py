@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -100,7 +101,7 @@ def test_tables_and_lines_fit_80_columns(tmp_path, monkeypatch, capsys):
     commands._print_table(Table(columns, rows))
     commands._say("one two three " * 12)
     commands._say("x" * 100)
-    shown = capsys.readouterr().out.splitlines()
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     (row,) = [line for line in shown if line.startswith("aligned-student")]
     assert "+10.7 (+6.1 to +15.2)" in row
     assert shown[-1] == "x" * 100  # a long path stays in one piece
