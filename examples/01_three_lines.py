@@ -2,8 +2,8 @@
 
     python examples/01_three_lines.py
 
-Takes about ten seconds on one core. Four epochs are too few for good students; `make demo` runs all fifteen, on several
-seeds, with statistics.
+Takes about ten seconds on one core. Four epochs are too few for good students; `mfh demo --digits` runs all fifteen, on
+several seeds, with statistics.
 """
 
 import mfh

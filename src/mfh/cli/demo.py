@@ -95,5 +95,4 @@ def export(run: "Run") -> list[str]:
     """
     from mfh.studies.recommended import Students
 
-    best = Students.of(run).best()
-    return [best.report(), *best.export().lines]
+    return Students.of(run).best().export().lines

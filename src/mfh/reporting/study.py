@@ -72,7 +72,7 @@ def comparison_table(runs: Mapping[str, Run]) -> Table:
             [
                 name,
                 str(run.config.get("task", "")),
-                summary.seeds_in_words.removesuffix("s").removesuffix(" seed"),
+                summary.seeds_in_words,
                 summary.scale.title,
                 summary.number(none.student) if none else "",
                 best.label if best else "",

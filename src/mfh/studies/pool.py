@@ -355,9 +355,9 @@ class _Reporter:
         place = f"seed {self.plan.seeds.index(seed) + 1} of {len(self.plan.seeds)}"
         return place if fraction is None else f"{place}, {100 * fraction:g} % of the labels"
 
-    def _heard(self, _work: str) -> None:
+    def _heard(self, work: str) -> None:
         """This process trains itself."""
-        if time.monotonic() - self._wrote > _SECONDS_BETWEEN_NOTES or self.live is None:
+        if ", epoch " not in work or time.monotonic() - self._wrote > _SECONDS_BETWEEN_NOTES or self.live is None:
             self.tick()
 
     def tick(self) -> None:

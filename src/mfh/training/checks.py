@@ -289,8 +289,8 @@ def unreadable(
             f"{said}: {role}_input is float64 and the network's weights are {_short(weights)}; convert the data: "
             ".float() for tensors, .astype('float32') for arrays"
         )
-    names, _ = argument_names(network)
-    unknown = [key for key in inputs if key not in names] if isinstance(inputs, Mapping) else []
+    taken, _ = argument_names(network)
+    unknown = [key for key in inputs if key not in taken] if isinstance(inputs, Mapping) else []
     if unknown and isinstance(inputs, Mapping) and len(unknown) < len(inputs):
         keys, extra = ", ".join(map(repr, inputs)), ", ".join(map(repr, unknown))
         return InputError(

@@ -122,7 +122,8 @@ def _ending(best_epoch: int, history: History) -> str:
     kept = f"epoch {best_epoch} of 0 to {len(history) - 1}"
     if not 0 <= best_epoch < len(history):
         return kept
-    measured = [f"{name} {value:.4g}" for name, value in history[best_epoch].items() if "_val_" in name]
+    values = history[best_epoch].items()
+    measured = [f"{name} {value:.4g}" for name, value in values if "_val_" in name and not name.endswith("_loss")]
     return f"{kept}: {', '.join(measured)}" if measured else kept
 
 
