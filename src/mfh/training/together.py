@@ -1,0 +1,664 @@
+"""Small networks trained all at once: one forward pass, one backward pass and one optimizer step for all of them.
+
+On a CPU, a step of a small network is mostly the time of calling operations. Together, forty networks share that.
+Each network has its own initial weights, data, order of samples, weights of the loss and teacher outputs, and ends as
+it would alone, but for rounding. What cannot be done for several networks at once is trained alone.
+"""
+
+import functools
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from mfh.data.epochs import EpochBatches, MixedBatches, Reading
+from mfh.data.pairs import AllPairs, PairedBatch, to_device
+from mfh.networks.modes import placed, unfused_attention
+from mfh.networks.precision import at_least_single
+from mfh.networks.stacked import NotStackableError, Stacked, architecture, copies_needed
+from mfh.parallel.distributed import world_size
+from mfh.problems.losses import KDLoss, LabelLoss, WeightedCrossEntropy, kl_divergence
+from mfh.problems.metrics import Tally
+from mfh.problems.problem import Problem, Smoothed
+from mfh.training.loop import Training, made_optimizer
+from mfh.training.objectives import Alignment, Distillation, Objective, Supervised
+from mfh.training.recipe import Recipe
+
+#: Optimizers whose step treats every number on its own.
+ELEMENTWISE = (SGD, Adam, AdamW, RMSprop, Adagrad, Adadelta, Adamax, NAdam, RAdam)
+_FUSED = (SGD, Adam, AdamW)
+#: Most networks at once: more share the calls no better, and leave the processor's cache.
+MOST_NETWORKS = 64
+#: Inputs of a group are copied once, up to this size.
+_MOST_BYTES = 2**28
+
+
+class Ready(NamedTuple):
+    """A training that has not begun, with its data.
+
+    Args:
+        training: The training.
+        train: The training data as `Training.run` takes them.
+        val: The validation data likewise.
+    """
+
+    training: Training
+    train: Any
+    val: Any
+
+
+def train_together(ready: Sequence[Ready]) -> list[str | None]:
+    """Train as `Training.run` does for each, those that can be together at once and the others alone.
+
+    Args:
+        ready: The trainings. Afterwards their networks have the weights of the last epoch, and `training.state` what
+            is kept.
+
+    Returns:
+        For each why it was trained alone; None where it was not.
+
+    Raises:
+        InputError: Data, networks, optimizer or scheduler cannot be used, or a training diverged.
+    """
+    reasons: list[str | None] = [None] * len(ready)
+    groups: dict[Hashable, list[int]] = {}
+    members: dict[int, _Member] = {}
+    for number, one in enumerate(ready):
+        try:
+            members[number] = _Member.of(one)
+        except NotStackableError as error:
+            reasons[number] = str(error)
+        else:
+            groups.setdefault(members[number].shared, []).append(number)
+    for group in groups.values():
+        size = _group_size([members[number] for number in group])
+        for start in range(0, len(group), size):
+            part = group[start : start + size]
+            try:
+                trained = _Group([members[number] for number in part])
+            except NotStackableError as error:
+                reasons[:] = [str(error) if number in part else reason for number, reason in enumerate(reasons)]
+                continue
+            trained.run()
+    for one, reason in zip(ready, reasons, strict=True):
+        if reason is not None:
+            one.training.run(one.train, one.val)
+    return reasons
+
+
+def obstacle(ready: Ready) -> str | None:
+    """Why a training cannot be together with others, as far as that is known before; None if nothing is."""
+    try:
+        _Member.of(ready)
+    except NotStackableError as error:
+        return str(error)
+    return None
+
+
+def _group_size(members: Sequence["_Member"]) -> int:
+    """How many networks to train at once."""
+    largest = max(member.num_bytes for member in members)
+    return max(1, min(MOST_NETWORKS, _MOST_BYTES // max(1, largest)))
+
+
+# --- what networks must have in common --------------------------------------------------------------------------------
+
+
+class _Terms(NamedTuple):
+    """What a step minimises: weights of its terms.
+
+    Attributes:
+        label_weight: Weight of the cross-entropy with the labels.
+        class_weights: Its weight for each class, (K,) or fewer; None weights all equally.
+        others: Weight of further classes.
+        smoothing: How much of the label is spread over all classes.
+        teacher_weight: Weight of the divergence from the teacher, with the factor T^2.
+        temperature: Temperature T.
+        per_class: Whether the divergence is averaged over classes too.
+        teacher_logits: (N, K) teacher outputs on all training pairs; None without a teacher.
+    """
+
+    label_weight: float = 1.0
+    class_weights: Tensor | None = None
+    others: float = 0.0
+    smoothing: float = 0.0
+    teacher_weight: float = 0.0
+    temperature: float = 1.0
+    per_class: bool = False
+    teacher_logits: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One training, with what is found out about it before it starts."""
+
+    training: Training
+    batches: EpochBatches
+    train: PairedBatch
+    val: PairedBatch
+    #: Which data sets these are, so that trainings on the same ones share them.
+    sources: tuple[Hashable, Hashable]
+    terms: _Terms
+    #: Options of the optimizer in each epoch, by group of parameters.
+    schedule: "_Schedule"
+    #: What all networks of a group have in common.
+    shared: Hashable
+
+    @classmethod
+    def of(cls, ready: Ready) -> "_Member":
+        """Look at a training.
+
+        Raises:
+            NotStackableError: It cannot be together with others.
+            InputError: Its data cannot be used.
+        """
+        training, objective, recipe = ready.training, ready.training.objective, ready.training.recipe
+        _refuse_recipe(training)
+        terms = _terms(objective)
+        kinds = {role: architecture(network) for role, network in objective.networks.items()}
+        schedule = _Schedule.of(objective, recipe)
+        batches = training.batches(ready.train)
+        train, val = (
+            _held(training, data, split, batches if split == "train" else None)
+            for data, split in ((ready.train, "train"), (ready.val, "val"))
+        )
+        fields = [_inputs(train, role) for role in objective.networks] + [
+            _inputs(val, role) for role in objective.networks
+        ]
+        shapes = [(field.shape[1:], field.dtype) for field in fields]
+        shared = (
+            type(objective),
+            tuple(kinds.items()),
+            tuple(shapes),
+            len(val.target),
+            val.target.shape[1:],
+            (recipe.epochs, recipe.batch_size, recipe.keep, len(batches)),
+            schedule.key,
+            str(training.device),
+            terms.temperature == 1,
+        )
+        sources = _source(ready.train), _source(ready.val)
+        return cls(training, batches, train, val, sources, terms, schedule, shared)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of its inputs."""
+        roles = self.training.objective.networks
+        return sum(_inputs(part, role).nbytes for part in (self.train, self.val) for role in roles)
+
+
+def _inputs(batch: PairedBatch, role: str) -> Tensor:
+    inputs: Tensor = batch.student_input if role == "student" else batch.teacher_input
+    return inputs
+
+
+def _source(data: Any) -> Hashable:
+    return (id(data.labelled), id(data.unlabelled)) if type(data) is AllPairs else id(data)
+
+
+def _refuse_recipe(training: Training) -> None:
+    recipe = training.recipe
+    reasons = {
+        "several processes train it": world_size() > 1,
+        "it goes on from a checkpoint": training.state.epochs > 0,
+        f"precision is {recipe.precision}": recipe.precision != "32-true",
+        "it accumulates batches": recipe.accumulate > 1,
+        "it is compiled": recipe.compile,
+        "weights are laid out channels-last": recipe.channels_last,
+        "a logger follows it": bool(training.loggers),
+        "it shows its progress": training.shows_progress,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise NotStackableError(reason)
+
+
+def _terms(objective: Objective) -> _Terms:
+    """The weights of what an objective minimises."""
+    problem = objective.problem
+    if problem.name != "classification":
+        raise NotStackableError(f"the problem is {problem.name}, not single-label classification")
+    if type(objective) is Supervised:
+        return _label_terms(objective.minimised)
+    if type(objective) is Alignment:
+        return _label_terms(problem.known_loss)
+    if type(objective) is Distillation:
+        loss = objective.distillation_loss
+        if not isinstance(loss, KDLoss) or loss.divergence is not kl_divergence:
+            raise NotStackableError("the distillation loss is not a KDLoss with its own divergence")
+        if objective.teacher_logits is None:
+            raise NotStackableError("the teacher's outputs are not in memory")
+        assert loss.label_loss is not None
+        return _label_terms(loss.label_loss)._replace(
+            label_weight=loss.label_weight,
+            teacher_weight=loss.teacher_weight * loss.temperature**2,
+            temperature=loss.temperature,
+            per_class=loss.reduction == "mean",
+            teacher_logits=at_least_single(objective.teacher_logits),
+        )
+    raise NotStackableError(f"the method is {type(objective).__name__}")
+
+
+def _label_terms(loss: LabelLoss) -> _Terms:
+    """The terms of a label loss, which may count known entries only: with one label per sample that is all of them."""
+    if isinstance(loss, functools.partial) and getattr(loss.func, "__func__", None) is Problem._over_known:
+        return _label_terms(loss.args[0])
+    if getattr(loss, "__func__", None) is Problem.known_loss:
+        return _label_terms(loss.__self__.label_loss)  # type: ignore[attr-defined]
+    if isinstance(loss, Smoothed):
+        return _label_terms(loss.problem.known_loss)._replace(smoothing=loss.amount)
+    if isinstance(loss, WeightedCrossEntropy):
+        return _Terms(class_weights=loss.weights, others=loss.others or 0.0)
+    if loss is not F.cross_entropy:
+        raise NotStackableError("the label loss is not the cross-entropy")
+    return _Terms()
+
+
+def _held(training: Training, data: Any, split: str, batches: EpochBatches | None) -> PairedBatch:
+    """A split in memory, whose inputs are checked."""
+    objective = training.objective
+    reading = Reading(data, split, torch.device("cpu"), batches=batches, fields=objective.fields)
+    if reading.held is None:
+        raise NotStackableError(f"the items of the {split} split are read one by one")
+    objective.know(reading)
+    return reading.held
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    """An optimizer and its options in every epoch.
+
+    Args:
+        kind: Class of the optimizer.
+        names: Names of the parameters in each of its groups.
+        options: For every epoch, the options of each group.
+    """
+
+    kind: type[Optimizer]
+    names: tuple[tuple[str, ...], ...]
+    options: tuple[tuple[tuple[tuple[str, Any], ...], ...], ...]
+
+    @property
+    def key(self) -> Hashable:
+        """What decides equality."""
+        return self.kind, self.names, self.options
+
+    @classmethod
+    def of(cls, objective: Objective, recipe: Recipe) -> "_Schedule":
+        """Find out by making the optimizer and the scheduler, and stepping them through the epochs.
+
+        Raises:
+            NotStackableError: The optimizer is not elementwise, or the scheduler looks at the training.
+        """
+        optimizer = made_optimizer(recipe, objective)
+        hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+        if type(optimizer) not in ELEMENTWISE or hooks:
+            raise NotStackableError(f"the optimizer is {type(optimizer).__name__}, which may look at whole tensors")
+        places = {
+            id(parameter): f"{role}.{name}"
+            for role, network in objective.networks.items()
+            for name, parameter in network.named_parameters()
+        }
+        groups = optimizer.param_groups
+        if not all(id(parameter) in places for group in groups for parameter in group["params"]):
+            raise NotStackableError("the optimizer has parameters that are no network's")
+        names = tuple(tuple(places[id(parameter)] for parameter in group["params"]) for group in groups)
+        if recipe.scheduler is None:
+            return cls(type(optimizer), names, (_options(optimizer),) * recipe.epochs)
+        try:
+            scheduler = recipe.scheduler(optimizer)
+            if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, ReduceLROnPlateau):
+                raise NotStackableError(f"the scheduler is {type(scheduler).__name__}, which looks at the training")
+            options = []
+            for _ in range(recipe.epochs):
+                options.append(_options(optimizer))
+                optimizer.step()
+                scheduler.step()
+        except NotStackableError:
+            raise
+        except Exception as error:  # alone, it is told when it happens
+            raise NotStackableError("the scheduler fails") from error
+        return cls(type(optimizer), names, tuple(options))
+
+    def made(self, parameters: Mapping[str, nn.Parameter]) -> Optimizer:
+        """An optimizer of these parameters."""
+        groups = [
+            {**dict(options), "params": [parameters[name] for name in names]}
+            for names, options in zip(self.names, self.options[0], strict=True)
+        ]
+        for group in groups:
+            given = (group.get(name) for name in ("foreach", "fused", "capturable", "differentiable"))
+            if self.kind in _FUSED and not any(given):
+                group.update(foreach=False, fused=True)
+        return self.kind(groups)  # type: ignore[call-arg]  # as all of them take it
+
+    def begin(self, epoch: int, optimizer: Optimizer) -> None:
+        """Give an optimizer its options in an epoch."""
+        if epoch and self.options[epoch] != self.options[epoch - 1]:
+            for group, options in zip(optimizer.param_groups, self.options[epoch], strict=True):
+                group.update({name: value for name, value in options if name not in ("foreach", "fused")})
+
+
+def _options(optimizer: Optimizer) -> tuple[tuple[tuple[str, Any], ...], ...]:
+    return tuple(
+        tuple((name, _plain(value)) for name, value in group.items() if name not in ("params", "initial_lr"))
+        for group in optimizer.param_groups
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return float(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+class _Epoch(NamedTuple):
+    """The samples of an epoch and what they count: S steps of N rows for each of R networks.
+
+    A step of fewer samples has rows that count nothing.
+
+    Attributes:
+        rows: Role -> (S, R * N) positions in the inputs of all networks.
+        wanted: (S, R, N, K) distribution over classes to learn, times its weight.
+        softened: The same of the teachers, where they have temperatures; None where all temperatures are 1.
+        share: (S, R, N) share of a row in the mean over a batch.
+        constant: (S, R) the part of the loss that does not depend on the network.
+        counts: (S, R) samples in a batch.
+    """
+
+    rows: Mapping[str, Tensor]
+    wanted: Tensor
+    softened: Tensor | None
+    share: Tensor
+    constant: Tensor
+    counts: Tensor
+
+
+class _Group:
+    """Trainings that go through all steps together.
+
+    Args:
+        members: The trainings, which have all in common that must be.
+
+    Raises:
+        NotStackableError: The networks cannot run as one; nothing has happened then.
+    """
+
+    def __init__(self, members: Sequence[_Member]) -> None:
+        self.members, first = members, members[0].training
+        self.device, self.recipe = first.device, first.recipe
+        self.roles = list(first.objective.networks)
+        self.aligned = isinstance(first.objective, Alignment)
+        networks = {role: [one.training.objective.networks[role] for one in members] for role in self.roles}
+        self.copies = max(copies_needed(len(members), each[0]) for each in networks.values())
+        self.stacks = {role: Stacked(each, self.device, self.copies) for role, each in networks.items()}
+        weights = {f"{role}.{name}": value for role in self.roles for name, value in self.stacks[role].weights.items()}
+        self.parameters = list(weights.values())
+        self.schedule = members[0].schedule
+        self.optimizer = self.schedule.made(weights)
+        self.train_inputs = {role: _Inputs(members, role, "train", self.device) for role in self.roles}
+        self.val_inputs = {role: _Inputs(members, role, "val", self.device) for role in self.roles}
+        logits = self._check()
+        self.dtype, self.num_classes = logits.dtype, logits.shape[-1]
+        self.temperature = self._of_all([one.terms.temperature for one in members], 1.0).reshape(-1, 1, 1)
+        self.labels, self.taught, self.entropy = self._targets()
+
+    def _of_all(self, values: Sequence[float], of_copies: float) -> Tensor:
+        """(R + copies,) a number for each network."""
+        return torch.tensor([*values, *[of_copies] * self.copies], dtype=self.dtype, device=self.device)
+
+    def _check(self) -> Tensor:
+        """Compare with each network on its own, and check all targets.
+
+        Raises:
+            NotStackableError: A network does not do the same.
+            InputError: A target is wrong, or a network cannot be used.
+        """
+        for split, inputs in (("train", self.train_inputs), ("val", self.val_inputs)):
+            for role, stack in self.stacks.items():
+                stack.training = split == "train"
+                count = min(len(getattr(one, split).target) for one in self.members)
+                count = min(count, self.recipe.batch_size) if stack.training else count
+                with torch.set_grad_enabled(stack.training), unfused_attention():
+                    found = stack(inputs[role].first(count, self.copies)).detach()
+                for number, one in enumerate(self.members):
+                    alone = _alone(one, role, split, count)
+                    if found.shape[1:] != alone.shape:
+                        raise NotStackableError(f"the {role} returns other shapes for several networks at once")
+                    close = torch.allclose(found[number].cpu(), alone, rtol=1e-3, atol=1e-4 * float(alone.abs().max()))
+                    if not close and alone.isfinite().all():
+                        raise NotStackableError(f"the {role} returns something else for several networks at once")
+        return found
+
+    def _targets(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What each network is to learn of each of its training pairs.
+
+        Returns:
+            (T, K) of labels, times their weight; (T, K) of teachers, times theirs; (T,) sum of p log p of the latter,
+            times their weight. T counts the training pairs of all networks, one network after the other.
+        """
+        labels, taught, entropy = [], [], []
+        for one, count in zip(self.members, self.train_inputs[self.roles[0]].counts, strict=True):
+            terms, target = one.terms, one.train.target
+            weights = torch.ones(self.num_classes, dtype=self.dtype)
+            if terms.class_weights is not None:
+                weights[:] = terms.others
+                weights[: len(terms.class_weights)] = terms.class_weights.to(self.dtype)
+            wanted = torch.zeros(count, self.num_classes, dtype=self.dtype)
+            known = F.one_hot(target, self.num_classes) * weights[target].unsqueeze(1)
+            wanted[: len(target)] = (1 - terms.smoothing) * known + terms.smoothing / self.num_classes
+            labels.append(terms.label_weight * wanted)
+            likely = torch.zeros(count, self.num_classes, dtype=self.dtype)
+            if terms.teacher_logits is not None and terms.teacher_weight:
+                logs = (terms.teacher_logits.cpu().to(self.dtype) / terms.temperature).log_softmax(1)
+                weight = terms.teacher_weight / (self.num_classes if terms.per_class else 1)
+                likely = weight * logs.exp()
+                entropy.append((likely * logs).sum(1))
+            else:
+                entropy.append(torch.zeros(count, dtype=self.dtype))
+            taught.append(likely)
+        parts = (torch.cat(part).to(self.device) for part in (labels, taught, entropy))
+        return next(parts), next(parts), next(parts)
+
+    # --- an epoch -------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train until all have finished.
+
+        Raises:
+            InputError: A training diverged, or no epoch can be judged.
+        """
+        active = list(enumerate(self.members))
+        while active:
+            number = active[0][1].training.state.epochs
+            self.schedule.begin(number, self.optimizer)
+            losses = self._train(self._epoch(number))
+            values = self._validate([place for place, _ in active])
+            for place, member in active:
+                training = member.training
+                training.state.steps += len(member.batches)
+                watched = self.stacks[training.watched]
+                training.note(values[place], losses[place], functools.partial(watched.state, place))
+                training.state.epochs += 1
+                if training.finished:
+                    for role, network in training.objective.networks.items():
+                        self.stacks[role].write(place, network)
+                    training.check_kept()
+            active = [(place, member) for place, member in active if not member.training.finished]
+
+    def _epoch(self, number: int) -> _Epoch:
+        """The samples of an epoch, in the order in which each training sees them alone."""
+        drawn: dict[Hashable, list[Tensor]] = {}
+        orders = []
+        for member in self.members:
+            key = _order(member.batches)
+            if key not in drawn:
+                member.batches.sampler.set_epoch(number)
+                drawn[key] = _dealt(member.batches)
+            orders.append(drawn[key])
+        width = max(order[0].shape[1] for order in orders)
+        orders = [[F.pad(part, (0, width - part.shape[1])) for part in order] for order in orders]
+        orders += [[torch.zeros_like(part) for part in orders[0]]] * self.copies
+        rows, label_share, share = (torch.stack(part, 1) for part in zip(*orders, strict=True))  # (S, R, N)
+        own = rows + self.train_inputs[self.roles[0]].own_starts(self.copies)
+        flat = own.flatten().to(self.device)
+        shape = (*rows.shape, self.num_classes)
+        label_share, share = (part.to(self.device, self.dtype) for part in (label_share, share))
+        wanted = self.labels.index_select(0, flat).view(shape) * label_share.unsqueeze(-1)
+        softened = None
+        if self.temperature.ne(1).any():
+            softened = self.taught.index_select(0, flat).view(shape) * share.unsqueeze(-1)
+        elif self.taught.any():
+            wanted += self.taught.index_select(0, flat).view(shape) * share.unsqueeze(-1)
+        constant = (self.entropy.index_select(0, flat).view(rows.shape) * share).sum(2)
+        places = {
+            role: (rows + inputs.starts(self.copies)).flatten(1).to(self.device)
+            for role, inputs in self.train_inputs.items()
+        }
+        return _Epoch(places, wanted, softened, share, constant, (share > 0).sum(2))
+
+    def _train(self, epoch: _Epoch) -> list[float]:
+        """Take the steps of an epoch; returns the mean loss of each network's samples."""
+        for stack in self.stacks.values():
+            stack.training = True
+        losses = []
+        for step in range(len(epoch.wanted)):
+            loss = self._loss(epoch, step)
+            torch.autograd.backward(loss.sum())  # no network's loss depends on another network
+            self.optimizer.step()
+            for parameter in self.parameters:
+                parameter.grad = None
+            losses.append(loss.detach())
+        counts = epoch.counts.to(self.dtype)
+        total = ((torch.stack(losses) + epoch.constant) * counts).sum(0) / counts.sum(0)
+        return total[: len(self.members)].tolist()
+
+    def _loss(self, epoch: _Epoch, step: int) -> Tensor:
+        """(R + copies,) the loss of each network."""
+        loss: Any = 0.0
+        outputs = []
+        for role, stack in self.stacks.items():
+            inputs = self.train_inputs[role].all.index_select(0, epoch.rows[role][step])
+            logits = stack(inputs.view(*epoch.share.shape[1:], *inputs.shape[1:]))
+            outputs.append(logits)
+            loss = loss - (epoch.wanted[step] * logits.log_softmax(2)).sum((1, 2))
+            if epoch.softened is not None:
+                loss = loss - (epoch.softened[step] * (logits / self.temperature).log_softmax(2)).sum((1, 2))
+        if self.aligned:
+            distance = (outputs[0] - outputs[1]).square().mean(2)
+            loss = loss + (epoch.share[step] * distance).sum(1)
+        return loss  # type: ignore[no-any-return]
+
+    def _validate(self, places: Sequence[int]) -> dict[int, dict[str, float]]:
+        """Metric and loss of the networks at these places on their validation data."""
+        values: dict[int, dict[str, float]] = {place: {} for place in places}
+        for role, stack in self.stacks.items():
+            stack.training = False
+            inputs = self.val_inputs[role]
+            with torch.no_grad(), unfused_attention():
+                logits = stack(inputs.of_all(self.copies)).float()
+            for place in places:
+                member = self.members[place]
+                problem, target = member.training.objective.problem, member.val.target.to(self.device)
+                tally = Tally(problem.metric, "val split")
+                tally.add(logits[place], target)
+                value = math.nan if logits[place].isnan().any() else tally.value()
+                values[place][f"{role}_val_{problem.metric.name}"] = value
+                values[place][f"{role}_val_loss"] = float(problem.label_loss(logits[place], target))
+        return values
+
+
+class _Inputs:
+    """The inputs of one role and split of all networks in one tensor; networks with the same data share them."""
+
+    def __init__(self, members: Sequence[_Member], role: str, split: str, device: torch.device) -> None:
+        parts: dict[Hashable, Tensor] = {}
+        for member in members:
+            parts.setdefault(member.sources[split == "val"], _inputs(getattr(member, split), role))
+        firsts, first = {}, 0
+        for source, part in parts.items():
+            firsts[source], first = first, first + len(part)
+        self._starts = [firsts[member.sources[split == "val"]] for member in members]
+        #: Number of pairs of each network.
+        self.counts = [len(parts[member.sources[split == "val"]]) for member in members]
+        self.all = torch.cat([*parts.values()]).to(device)
+        self._stacked: Tensor | None = None
+
+    def starts(self, copies: int) -> Tensor:
+        """(R + copies, 1) where each network's inputs begin."""
+        return torch.tensor([*self._starts, *[0] * copies]).unsqueeze(1)
+
+    def own_starts(self, copies: int) -> Tensor:
+        """The same if every network had inputs of its own."""
+        ends = torch.tensor(self.counts).cumsum(0)
+        return F.pad(ends - torch.tensor(self.counts), (0, copies)).unsqueeze(1)
+
+    def first(self, count: int, copies: int) -> Tensor:
+        """(R + copies, count, ...) the first inputs of each network."""
+        rows = self.starts(copies) + torch.arange(count)
+        return self.all[rows.to(self.all.device)]
+
+    def of_all(self, copies: int) -> Tensor:
+        """(R + copies, N, ...) all inputs of each network, which all have as many."""
+        if self._stacked is None:
+            self._stacked = self.first(self.counts[0], copies)
+        return self._stacked
+
+
+def _alone(member: _Member, role: str, split: str, count: int) -> Tensor:
+    """Logits (count, K) of one network on its own, whose first call checks all targets of the split."""
+    objective, held = member.training.objective, getattr(member, split)
+    objective.split = split
+    network = objective.networks[role]
+    modes = [(module, module.training) for module in network.modules()]
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    batch, rows = PairedBatch(*(part[:count] for part in held)), torch.arange(count)
+    try:
+        network.train(split == "train")
+        with torch.no_grad(), unfused_attention(), placed(member.training.device, network):
+            logits = objective.logits(to_device(batch, member.training.device), rows, role).cpu()
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    for name, buffer in network.named_buffers():
+        if not torch.equal(buffer, before[name]):
+            buffer.copy_(before[name])
+            raise NotStackableError(f"buffer {name!r} changes in a forward pass")
+    return logits
+
+
+def _order(batches: EpochBatches) -> Hashable:
+    """What decides the order of samples."""
+    own = tuple((name, value) for name, value in vars(batches).items() if name != "sampler")
+    return type(batches), own, batches.sampler.num_samples, batches.sampler.seed
+
+
+def _dealt(batches: EpochBatches) -> list[Tensor]:
+    """The batches of an epoch side by side.
+
+    Returns:
+        (S, N) positions of samples in the training data, and their shares in the mean label loss and in the mean over
+        all pairs; 0 where a batch has no sample.
+    """
+    rows = batches.rows()
+    places = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+    there, labelled = places >= 0, torch.zeros_like(places, dtype=torch.bool)
+    label, every = (
+        torch.tensor(part).unsqueeze(1) for part in zip(*map(batches.weights, range(len(rows))), strict=True)
+    )
+    known = batches.num_labelled if isinstance(batches, MixedBatches) else batches.sampler.num_samples
+    labelled = there & (places < known)
+
+    def shares(counted: Tensor, weight: Tensor) -> Tensor:
+        return counted * weight.double() / counted.sum(1, keepdim=True).clamp_min(1)
+
+    return [places.clamp_min(0), shares(labelled, label), shares(there, every)]
