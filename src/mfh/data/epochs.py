@@ -144,9 +144,16 @@ class EpochBatches(Sampler[list[int]]):
 
     def rows(self) -> list[Tensor]:
         """The epoch's batches as tensors of indices."""
-        order = self.sampler.order()
+        return self.cut(self.stream())
+
+    def stream(self) -> Tensor:
+        """The epoch's samples as they were shuffled, of which `cut` makes batches."""
+        return self.sampler.order()
+
+    def cut(self, stream: Tensor) -> list[Tensor]:
+        """The batches of a stream; where its samples go is the same in all epochs."""
         places = [self._range(index) for index in range(len(self))]
-        return [order[start:stop] if stop > start else self._stand_in(order, start) for start, stop in places]
+        return [stream[start:stop] if stop > start else self._stand_in(stream, start) for start, stop in places]
 
     def _stand_in(self, order: Tensor, start: int) -> Tensor:
         """Samples that do not count, for a process that has none left: as many as a network needs."""
@@ -232,15 +239,24 @@ class MixedBatches(EpochBatches):
 
     def rows(self) -> list[Tensor]:
         """The epoch's batches as tensors of indices, those of labelled pairs first."""
+        return self.cut(self.stream())
+
+    def stream(self) -> Tensor:
+        """The epoch's samples as they were shuffled: labelled ones, then unlabelled ones."""
         generator = torch.Generator().manual_seed(epoch_seed(self.sampler.seed, self.sampler.epoch))
-        known = self._stream(self.num_labelled, 0, generator)
-        unknown = self._stream(self.num_unlabelled, 1, generator) + self.num_labelled
+        known = self._shuffled(self.num_labelled, 0, generator)
+        return torch.cat([known, self._shuffled(self.num_unlabelled, 1, generator) + self.num_labelled])
+
+    def cut(self, stream: Tensor) -> list[Tensor]:
+        """The batches of a stream; where its samples go is the same in all epochs."""
+        first = self._drawn(self.num_labelled, 0)
+        known, unknown = stream[:first], stream[first:]
         found = []
         for index in range(len(self)):
             (a, b), (c, d) = self._place(index, 0), self._place(index, 1)
             rows = torch.cat([known[a:b], unknown[c:d]])
             # Where this process has none left, pairs stand in that do not count.
-            found.append(rows if len(rows) else torch.cat([known, unknown])[: self._least])
+            found.append(rows if len(rows) else stream[: self._least])
         return found
 
     def count(self, index: int) -> int:
@@ -258,11 +274,16 @@ class MixedBatches(EpochBatches):
         label = self.labelled(index) * self._parts / sizes[0] if sizes[0] else 0.0
         return label, self.count(index) * self._parts / sum(sizes)
 
-    def _stream(self, pairs: int, kind: int, generator: torch.Generator) -> Tensor:
+    def _shuffled(self, pairs: int, kind: int, generator: torch.Generator) -> Tensor:
         """As many shuffled positions of labelled (0) or unlabelled (1) pairs as the epoch needs."""
-        _, needed = self._of_step(self._steps - 1, kind)
-        shuffles = [torch.randperm(pairs, generator=generator) for _ in range(-(-needed // pairs) if pairs else 0)]
+        times = self._drawn(pairs, kind) // pairs if pairs else 0
+        shuffles = [torch.randperm(pairs, generator=generator) for _ in range(times)]
         return torch.cat(shuffles) if shuffles else torch.empty(0, dtype=torch.long)
+
+    def _drawn(self, pairs: int, kind: int) -> int:
+        """Length of the stream of labelled (0) or unlabelled (1) pairs: each comes around equally often."""
+        _, needed = self._of_step(self._steps - 1, kind)
+        return -(-needed // pairs) * pairs if pairs else 0
 
     def _of_step(self, step: int, kind: int) -> tuple[int, int]:
         """Where the labelled (0) or unlabelled (1) pairs of a step lie in their stream."""

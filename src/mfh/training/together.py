@@ -362,25 +362,58 @@ def _plain(value: Any) -> Any:
 
 
 class _Epoch(NamedTuple):
-    """The samples of an epoch and what they count: S steps of N rows for each of R networks.
-
-    A step of fewer samples has rows that count nothing.
+    """The samples of an epoch and what is to be learnt of them: S steps of N rows for each of R networks.
 
     Attributes:
         rows: Role -> (S, R * N) positions in the inputs of all networks.
-        wanted: (S, R, N, K) distribution over classes to learn, times its weight.
+        wanted: (S, R, K, N) distribution over classes, times its weight in the loss.
         softened: The same of the teachers, where they have temperatures; None where all temperatures are 1.
-        share: (S, R, N) share of a row in the mean over a batch.
         constant: (S, R) the part of the loss that does not depend on the network.
-        counts: (S, R) samples in a batch.
     """
 
     rows: Mapping[str, Tensor]
     wanted: Tensor
     softened: Tensor | None
-    share: Tensor
     constant: Tensor
-    counts: Tensor
+
+
+class _Layout:
+    """Where the samples of an epoch go, which is the same in all epochs: S steps of N rows for each of R networks.
+
+    A step of fewer samples has rows that count nothing.
+
+    Args:
+        members: The trainings.
+        copies: Number of copies behind the networks.
+
+    Attributes:
+        label_share: (S, R, N) share of a row in the mean label loss of its batch.
+        share: (S, R, N) share of a row in the mean over its batch.
+        counts: (S, R) samples in a batch.
+    """
+
+    def __init__(self, members: Sequence[_Member], copies: int) -> None:
+        keys = [_order(member.batches) for member in members]
+        self.orders = {key: member.batches for key, member in zip(keys, members, strict=True)}
+        known = [*self.orders]
+        self._which = torch.tensor([*map(known.index, keys), *[0] * copies])
+        cuts = [_side_by_side(batches.cut(torch.arange(len(batches.stream())))) for batches in self.orders.values()]
+        width = max(cut.shape[1] for cut in cuts)
+        cuts = [F.pad(cut, (0, width - cut.shape[1]), value=-1) for cut in cuts]
+        self._cuts = [cut.clamp_min(0) for cut in cuts]
+        shares = [_shares(batches, cut) for batches, cut in zip(self.orders.values(), cuts, strict=True)]
+        label_share, share = (torch.stack(part, 1)[:, self._which] for part in zip(*shares, strict=True))
+        for part in (label_share, share):
+            part[:, len(members) :] = 0
+        self.label_share, self.share, self.counts = label_share, share, (share > 0).sum(2)
+
+    def rows(self, epoch: int) -> Tensor:
+        """(S, R, N) positions of the epoch's samples in the training data of each network."""
+        found = []
+        for batches, cut in zip(self.orders.values(), self._cuts, strict=True):
+            batches.sampler.set_epoch(epoch)
+            found.append(batches.stream()[cut])
+        return torch.stack(found, 1)[:, self._which]
 
 
 class _Group:
@@ -411,6 +444,10 @@ class _Group:
         self.dtype, self.num_classes = logits.dtype, logits.shape[-1]
         self.temperature = self._of_all([one.terms.temperature for one in members], 1.0).reshape(-1, 1, 1)
         self.labels, self.taught, self.entropy = self._targets()
+        self.layout = _Layout(members, self.copies)
+        self.label_share, self.share = (
+            part.to(self.device, self.dtype) for part in (self.layout.label_share, self.layout.share)
+        )
 
     def _of_all(self, values: Sequence[float], of_copies: float) -> Tensor:
         """(R + copies,) a number for each network."""
@@ -497,34 +534,24 @@ class _Group:
 
     def _epoch(self, number: int) -> _Epoch:
         """The samples of an epoch, in the order in which each training sees them alone."""
-        drawn: dict[Hashable, list[Tensor]] = {}
-        orders = []
-        for member in self.members:
-            key = _order(member.batches)
-            if key not in drawn:
-                member.batches.sampler.set_epoch(number)
-                drawn[key] = _dealt(member.batches)
-            orders.append(drawn[key])
-        width = max(order[0].shape[1] for order in orders)
-        orders = [[F.pad(part, (0, width - part.shape[1])) for part in order] for order in orders]
-        orders += [[torch.zeros_like(part) for part in orders[0]]] * self.copies
-        rows, label_share, share = (torch.stack(part, 1) for part in zip(*orders, strict=True))  # (S, R, N)
-        own = rows + self.train_inputs[self.roles[0]].own_starts(self.copies)
-        flat = own.flatten().to(self.device)
-        shape = (*rows.shape, self.num_classes)
-        label_share, share = (part.to(self.device, self.dtype) for part in (label_share, share))
-        wanted = self.labels.index_select(0, flat).view(shape) * label_share.unsqueeze(-1)
-        softened = None
+        rows = self.layout.rows(number)
+        own = (rows + self.train_inputs[self.roles[0]].own_starts(self.copies)).flatten().to(self.device)
+
+        def gathered(each: Tensor, share: Tensor) -> Tensor:
+            found = each.index_select(0, own).view(*rows.shape, self.num_classes)
+            return (found * share.unsqueeze(-1)).transpose(2, 3).contiguous()
+
+        wanted, softened = gathered(self.labels, self.label_share), None
         if self.temperature.ne(1).any():
-            softened = self.taught.index_select(0, flat).view(shape) * share.unsqueeze(-1)
+            softened = gathered(self.taught, self.share)
         elif self.taught.any():
-            wanted += self.taught.index_select(0, flat).view(shape) * share.unsqueeze(-1)
-        constant = (self.entropy.index_select(0, flat).view(rows.shape) * share).sum(2)
+            wanted += gathered(self.taught, self.share)
+        constant = (self.entropy.index_select(0, own).view(rows.shape) * self.share).sum(2)
         places = {
             role: (rows + inputs.starts(self.copies)).flatten(1).to(self.device)
             for role, inputs in self.train_inputs.items()
         }
-        return _Epoch(places, wanted, softened, share, constant, (share > 0).sum(2))
+        return _Epoch(places, wanted, softened, constant)
 
     def _train(self, epoch: _Epoch) -> list[float]:
         """Take the steps of an epoch; returns the mean loss of each network's samples."""
@@ -532,31 +559,48 @@ class _Group:
             stack.training = True
         losses = []
         for step in range(len(epoch.wanted)):
-            loss = self._loss(epoch, step)
-            torch.autograd.backward(loss.sum())  # no network's loss depends on another network
+            logits = [self._logits(role, epoch.rows[role][step]) for role in self.roles]
+            loss, slopes = self._loss([each.detach().transpose(1, 2) for each in logits], epoch, step)
+            torch.autograd.backward(logits, [slope.transpose(1, 2) for slope in slopes])
             self.optimizer.step()
             for parameter in self.parameters:
                 parameter.grad = None
-            losses.append(loss.detach())
-        counts = epoch.counts.to(self.dtype)
+            losses.append(loss)
+        counts = self.layout.counts.to(self.device, self.dtype)
         total = ((torch.stack(losses) + epoch.constant) * counts).sum(0) / counts.sum(0)
         return total[: len(self.members)].tolist()
 
-    def _loss(self, epoch: _Epoch, step: int) -> Tensor:
-        """(R + copies,) the loss of each network."""
-        loss: Any = 0.0
-        outputs = []
-        for role, stack in self.stacks.items():
-            inputs = self.train_inputs[role].all.index_select(0, epoch.rows[role][step])
-            logits = stack(inputs.view(*epoch.share.shape[1:], *inputs.shape[1:]))
-            outputs.append(logits)
-            loss = loss - (epoch.wanted[step] * logits.log_softmax(2)).sum((1, 2))
-            if epoch.softened is not None:
-                loss = loss - (epoch.softened[step] * (logits / self.temperature).log_softmax(2)).sum((1, 2))
-        if self.aligned:
-            distance = (outputs[0] - outputs[1]).square().mean(2)
-            loss = loss + (epoch.share[step] * distance).sum(1)
-        return loss  # type: ignore[no-any-return]
+    def _logits(self, role: str, rows: Tensor) -> Tensor:
+        """(R + copies, N, K) of one step."""
+        inputs = self.train_inputs[role].all.index_select(0, rows)
+        return self.stacks[role](inputs.view(*self.share.shape[1:], *inputs.shape[1:]))
+
+    def _loss(self, logits: Sequence[Tensor], epoch: _Epoch, step: int) -> tuple[Tensor, list[Tensor]]:
+        """The loss of each network, and its derivatives.
+
+        Cross-entropy and divergence are both - sum_k q_k log p_k with a fixed q. The derivative is p sum_k q_k - q. It
+        is written out because softmax and its derivative over a few classes cost as much as a layer; with classes
+        before rows, they cost a fifth.
+
+        Args:
+            logits: (R + copies, K, N) of each role.
+            epoch: The epoch.
+            step: Number of the step in it.
+
+        Returns:
+            (R + copies,), without the constant; and a tensor like each of the logits.
+        """
+        loss, slopes = _cross_entropy(logits[0], epoch.wanted[step])
+        if epoch.softened is not None:
+            more, slope = _cross_entropy(logits[0] / self.temperature, epoch.softened[step])
+            loss, slopes = loss + more, slopes + slope / self.temperature
+        if not self.aligned:
+            return loss, [slopes]
+        of_other, other = _cross_entropy(logits[1], epoch.wanted[step])
+        difference = logits[0] - logits[1]
+        pulled = difference * (self.share[step] / self.num_classes).unsqueeze(1)
+        loss = loss + of_other + (pulled * difference).sum((1, 2))
+        return loss, [slopes + 2 * pulled, other - 2 * pulled]
 
     def _validate(self, places: Sequence[int]) -> dict[int, dict[str, float]]:
         """Metric and loss of the networks at these places on their validation data."""
@@ -642,23 +686,28 @@ def _order(batches: EpochBatches) -> Hashable:
     return type(batches), own, batches.sampler.num_samples, batches.sampler.seed
 
 
-def _dealt(batches: EpochBatches) -> list[Tensor]:
-    """The batches of an epoch side by side.
+def _cross_entropy(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """- sum of wanted * log_softmax(logits) for each network, and its derivative by the logits; all (R, K, N)."""
+    logs = logits.contiguous().log_softmax(1)
+    return -(wanted * logs).sum((1, 2)), logs.exp_().mul_(wanted.sum(1, keepdim=True)).sub_(wanted)
 
-    Returns:
-        (S, N) positions of samples in the training data, and their shares in the mean label loss and in the mean over
-        all pairs; 0 where a batch has no sample.
+
+def _side_by_side(batches: Sequence[Tensor]) -> Tensor:
+    """(S, N) batches as rows, filled up with -1."""
+    return torch.nn.utils.rnn.pad_sequence([*batches], batch_first=True, padding_value=-1)
+
+
+def _shares(batches: EpochBatches, cut: Tensor) -> tuple[Tensor, Tensor]:
+    """(S, N) shares of samples in the mean label loss of their batch and in its mean, 0 without a sample.
+
+    Args:
+        batches: The batches.
+        cut: (S, N) where the samples lie in the stream of an epoch, -1 without a sample.
     """
-    rows = batches.rows()
-    places = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
-    there, labelled = places >= 0, torch.zeros_like(places, dtype=torch.bool)
-    label, every = (
-        torch.tensor(part).unsqueeze(1) for part in zip(*map(batches.weights, range(len(rows))), strict=True)
-    )
-    known = batches.num_labelled if isinstance(batches, MixedBatches) else batches.sampler.num_samples
-    labelled = there & (places < known)
-
-    def shares(counted: Tensor, weight: Tensor) -> Tensor:
-        return counted * weight.double() / counted.sum(1, keepdim=True).clamp_min(1)
-
-    return [places.clamp_min(0), shares(labelled, label), shares(there, every)]
+    weights = torch.tensor([batches.weights(index) for index in range(len(cut))], dtype=torch.float64)
+    there, labelled = cut >= 0, cut >= 0
+    if isinstance(batches, MixedBatches):
+        counts = torch.tensor([batches.labelled(index) for index in range(len(cut))])
+        labelled = there & (torch.arange(cut.shape[1]) < counts.unsqueeze(1))  # they come first
+    every = [counted.double() / counted.sum(1, keepdim=True).clamp_min(1) for counted in (labelled, there)]
+    return every[0] * weights[:, :1], every[1] * weights[:, 1:]
