@@ -1,24 +1,28 @@
-"""Files that are written whole or not at all, locks, tables, and tensors without pickle."""
+"""Files that are written whole or not at all, locks, tables, tensors without pickle, and Python files of users."""
 
 import csv
 import dataclasses
 import errno
 import hashlib
+import importlib
+import importlib.util
 import io
 import json
 import os
 import re
 import stat
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mfh.errors import InputError
+from mfh.errors import FOREIGN, InputError, in_a_line
 from mfh.values import check_fields
 
 if TYPE_CHECKING:
@@ -557,3 +561,58 @@ def load_tensors(path: str | Path, kind: str, place: str = "") -> tuple[dict[str
     if place and metadata.get("place", place) != place:
         raise InputError(f"{path} was written as {metadata['place']}, it seems exchanged; remove it to make it again")
     return tensors, facts
+
+
+# --- Python files of users --------------------------------------------------------------------------------------------
+
+
+def load_code(path: Path, kind: str, wanted: str) -> ModuleType:
+    """Run a user's Python file as a module, once.
+
+    Args:
+        path: The file.
+        kind: What the file is, for messages: "task file".
+        wanted: What it should hold, for messages: "a function task()".
+
+    Raises:
+        InputError: There is no such file, or it cannot be run.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no {kind} {path}; give the path of a Python file with {wanted}")
+    # Registered under its own stem, so that classes in it can be pickled for worker processes.
+    name = path.stem.replace(".", "_")
+    if getattr(sys.modules.get(name), "__file__", None) == str(path.resolve()):
+        return sys.modules[name]
+    if name in sys.modules or importlib.util.find_spec(name) is not None:
+        name = f"mfh_task_{name}"
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.resolve().parent))  # modules beside the file can be imported, as in a script
+    try:
+        spec.loader.exec_module(module)
+    except FOREIGN as error:
+        del sys.modules[name]
+        raise InputError(f"{kind} {path} cannot be run: {in_a_line(error)}") from error
+    return module
+
+
+def import_code(name: str, said: str) -> ModuleType:
+    """Import a user's module, also from the working directory, as `python -m` finds it.
+
+    Args:
+        name: Full name of the module.
+        said: What names it, the beginning of messages: "task 'package.module:function'".
+
+    Raises:
+        InputError: It cannot be imported.
+    """
+    sys.path.insert(0, "")
+    try:
+        return importlib.import_module(name)
+    except FOREIGN as error:
+        raise InputError(f"{said}: module {name!r} cannot be imported: {in_a_line(error)}") from error
+    finally:
+        sys.path.remove("")

@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -291,13 +291,16 @@ def _saliency(options: opt.Saliency) -> None:
 
 
 def _distill(options: opt.Distill) -> None:
-    from mfh.studies.grid import MASKED_BY_RATIO, cells
+    from mfh.studies.arms import find_arms
+    from mfh.studies.grid import MASKED_BY_RATIO, Cell, cells
 
-    with _opened(options, keep_students=True) as made:
-        default = made.protocol.ratio if options.arm in MASKED_BY_RATIO else None
+    arms = find_arms([options.arm])
+    with _opened(options, keep_students=True, methods=arms.methods) as made:
+        default = made.protocol.ratio if Cell(arms.names[0]).focus in MASKED_BY_RATIO else None
         ratio = default if options.ratio is None else options.ratio
         ratios = () if ratio is None else (ratio,)
-        (cell,) = cells([options.arm], ratios, [options.score], [options.layer or made.task.layer])
+        layers = [options.layer or made.task.layer]
+        (cell,) = cells(arms.names, ratios, [options.score], layers, methods=arms.methods)
         if cell.teacher is None:
             raise InputError(
                 f"arm is {options.arm!r}, which distils from no teacher; use 'mfh pretrain' or 'mfh align'"
@@ -421,7 +424,9 @@ def _report(options: opt.Report) -> None:
     _say(f"Report: {page}")
 
 
-def _opened(options: opt.TaskCommand, *, keep_students: bool = False) -> "AbstractContextManager[Seed]":
+def _opened(
+    options: opt.TaskCommand, *, keep_students: bool = False, methods: Mapping[str, Any] | None = None
+) -> "AbstractContextManager[Seed]":
     """The seed that a step works on."""
     from mfh.studies.steps import open_seed
 
@@ -434,6 +439,7 @@ def _opened(options: opt.TaskCommand, *, keep_students: bool = False) -> "Abstra
         layers=[layer] if layer else (),
         progress=_shows_progress(options),
         keep_students=keep_students,
+        methods=methods,
     )
 
 

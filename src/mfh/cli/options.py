@@ -108,7 +108,7 @@ class Distill(TaskCommand):
     """Train one student from one kind of teacher."""
 
     arm: str = "general"
-    """Training variant: regular, aligned, random, specific, general, soft, soft-shuffled or tempered."""
+    """Arm: regular, aligned, random, specific, general, soft, ..., METHOD, METHOD+FOCUS, or file.py:MyMethod."""
     ratio: Number = None
     """Fraction of channels to remove, for random, specific and general (default: the task's, usually 0.5)."""
     score: Literal["distance", "agreement"] = "distance"
@@ -125,7 +125,7 @@ class Study(TaskCommand):
     """Compare all ways to make a student, paired by seed, with statistics and a report."""
 
     arms: Annotated[tuple[str, ...], Unset] = ()
-    """Training variants to compare (default: all, and the controls longer and self-training with unlabelled pairs)."""
+    """Arms to compare: the paper's, METHOD, METHOD+FOCUS or file.py:MyMethod (default: the paper's, and controls)."""
     ratios: Annotated[tuple[float, ...], Unset] = ()
     """Fractions of channels to remove, for random, specific and general (default: the task's, usually 0.5)."""
     sweep: bool = False

@@ -46,22 +46,23 @@ def teacher_outputs(source: Tensor | NDArray[Any] | str | Path, samples: int, na
     return logits
 
 
-def check_finite(logits: Tensor, sample: str = "training sample") -> None:
-    """Refuse a teacher's logits that are not finite.
+def check_finite(logits: Tensor, sample: str = "training sample", what: str = "logits") -> None:
+    """Refuse a teacher's logits, or other outputs, that are not finite.
 
     Args:
         logits: (N, ...), in data-set order.
         sample: What a row is, for the message.
+        what: What the outputs are, for the message.
 
     Raises:
-        InputError: A logit is NaN or infinite.
+        InputError: A number is NaN or infinite.
     """
     for start in range(0, len(logits), _BLOCK):
         well = torch.isfinite(logits[start : start + _BLOCK]).flatten(1).all(1)
         if not bool(well.all()):
             row = start + int((~well).nonzero()[0])
             raise InputError(
-                f"the teacher's logits are NaN or infinite ({sample} {row}); check its weights and its input"
+                f"the teacher's {what} are NaN or infinite ({sample} {row}); check its weights and its input"
             )
 
 

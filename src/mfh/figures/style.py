@@ -11,6 +11,7 @@ Nothing here uses pyplot or a display. matplotlib is imported only when somethin
 """
 
 import io
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -45,6 +46,23 @@ PALETTE: dict[str, str] = {
     "true-general": "#00543c",
     "algorithm-1": "#009e73",
 }
+#: Colour of every shipped method, and hues for methods of one's own.
+METHOD_COLOURS: dict[str, str] = {
+    "dkd": "#2f7f86",
+    "dist": "#1f6f50",
+    "fitnets": "#8a5a00",
+    "vid": "#a33b5c",
+    "simkd": "#5d4f9e",
+    "rkd": "#3d6ea8",
+    "sp": "#6d7d1f",
+    "mad": "#994f88",
+    "crd": "#b2432b",
+    "queue": "#4a7a35",
+    "fd-cmkd": "#7a5c48",
+    "c2kd": "#267096",
+    "attainable": "#9a3a9a",
+}
+_OWN_METHODS = ("#6b5b4b", "#3f6f6a", "#8c4a4a", "#56628f", "#7b6a2c", "#74507a")
 #: Colour of each role where a figure shows the roles and not the arms, and a darker one for text on white.
 ROLE_COLOURS: dict[str, str] = {"teacher": "#0072b2", "student": "#d55e00"}
 ROLE_INKS: dict[str, str] = {"teacher": "#005a8f", "student": "#a34700"}
@@ -158,8 +176,14 @@ def style() -> Iterator[None]:
 
 
 def arm_colour(arm: str) -> str:
-    """Colour of an arm. An arm that is not in the palette gets a neutral colour."""
-    return PALETTE.get(arm, "#6b5b4b")
+    """Colour of an arm. METHOD+FOCUS is a darker shade of METHOD; a method of one's own has one of a few hues."""
+    if arm in PALETTE:
+        return PALETTE[arm]
+    method, _, focus = arm.partition("+")
+    colour = METHOD_COLOURS.get(method, _OWN_METHODS[zlib.crc32(method.encode()) % len(_OWN_METHODS)])
+    if not focus:
+        return colour
+    return "#" + "".join(f"{int(colour[place : place + 2], 16) * 3 // 4:02x}" for place in (1, 3, 5))
 
 
 def new_figure(

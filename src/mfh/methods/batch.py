@@ -131,6 +131,11 @@ class Method:
     owns_labels: bool = False
     #: Whether the method changes the teacher: every arm then trains a copy of its own, whose outputs are never cached.
     trains_teacher: bool = False
+    #: Whether the teacher may be focused: a mask for a method of logits, weights of channels for one of features.
+    takes_focus: bool = True
+    #: Weights of the label loss and of `loss` where nobody gives others: the published ones.
+    label_weight: float = 1.0
+    teacher_weight: float = 1.0
 
     def begin(self, context: Context) -> nn.Module | None:  # noqa: ARG002
         """Make the method's own modules, once per training; None if it has none.

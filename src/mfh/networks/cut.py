@@ -106,6 +106,17 @@ class Split:
             return replace(self.model, self.layer, bypass.inputs, activation)
         return as_logits(self._cut.tail(activation.clone(), *self._cut.complete(bypass, len(activation))))
 
+    def alone(self) -> tuple[nn.Module, list[Callable[[int], Any]]] | None:
+        """The tail as a network, where it needs nothing of a sample but the activation; otherwise None.
+
+        Returns:
+            The tail, which shares its weights with the network, and functions of the number of samples for what it
+            takes beside the activation.
+        """
+        if self._cut is None or None in self._cut.slots:
+            return None
+        return self._cut.tail, [slot for slot in self._cut.slots if slot is not None]
+
 
 class Passed(NamedTuple):
     """One batch that went through a split network.

@@ -96,6 +96,29 @@ def find_layer(model: nn.Module, layer: str) -> nn.Module:
     return modules[layer]
 
 
+def default_layer(network: nn.Module, role: str = "student") -> str:
+    """The name of the network's last leaf module with parameters, usually its classifier.
+
+    Its input is the network's penultimate layer: what the probe reads of a student, and a method of features by
+    default.
+
+    Args:
+        network: The network.
+        role: "teacher" or "student", for the message.
+
+    Raises:
+        InputError: The network has no parameters.
+    """
+    leaves: list[str] = [
+        name
+        for name, module in network.named_modules()
+        if not [*module.children()] and [*module.parameters(recurse=False)]
+    ]
+    if not leaves:
+        raise InputError(f"the {role} ({type(network).__name__}) has no layer with parameters; name {role}_layer")
+    return leaves[-1]
+
+
 @contextmanager
 def hooked(module: nn.Module, function: Callable[[nn.Module, Any, Any], Any]) -> Iterator[None]:
     """Register `function` as a forward hook of the module; meanwhile compiled networks run uncompiled."""

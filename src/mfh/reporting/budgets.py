@@ -69,7 +69,7 @@ def _curves(summaries: dict[int, Summary]) -> dict[str, _Curve]:
 
 def _picture(curves: dict[str, _Curve], summary: Summary) -> Picture:
     with style():
-        figure, axes = new_figure(6.5, 3.8)
+        figure, axes = new_figure(6.5, max(3.8, 0.5 + 0.2 * len(curves)))  # room for the legend
         for arm, curve in curves.items():
             counts = [count for count, _ in curve]
             means, lows, highs = np.array(

@@ -32,7 +32,7 @@ def training_section(folders: Sequence[SeedFolder], summary: Summary) -> Section
         ("aligned", "aligned", "teacher", "aligned"),
     ]
     trained += [
-        (variant.label, variant.arm, "student", _history_key(variant.cell))
+        (variant.label, variant.arm, "student", history_key(variant.cell))
         for arm in dict.fromkeys(variant.arm for variant in summary.variants)
         if (variant := summary.chosen(arm)) is not None
     ]
@@ -42,7 +42,8 @@ def training_section(folders: Sequence[SeedFolder], summary: Summary) -> Section
     return section
 
 
-def _history_key(cell: Cell) -> HistoryKey:
+def history_key(cell: Cell) -> HistoryKey:
+    """The training that an arm's student comes from."""
     return "student" if cell.arm == "no-kd" else "aligned" if cell.arm == "aligned-student" else cell
 
 
@@ -63,7 +64,8 @@ def _line(
 def _picture(lines: Sequence[_Line], summary: Summary, num_seeds: int) -> Picture:
     roles = [role for role in ("teacher", "student") if any(line[2] == role for line in lines)]
     with style():
-        figure, grid = new_figure(6.5, 4.4, rows=2, columns=len(roles), sharex="col", squeeze=False)
+        height = max(4.4, 0.5 + 0.2 * len(lines))  # room for the legend
+        figure, grid = new_figure(6.5, height, rows=2, columns=len(roles), sharex="col", squeeze=False)
         for column, role in enumerate(roles):
             for label, arm, of_role, *values in lines:
                 if of_role != role:

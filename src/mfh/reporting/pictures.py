@@ -87,8 +87,9 @@ def teachers_picture(summary: Summary) -> Picture | None:
     teachers = np.array([variant.teacher.mean() for variant in shown])
     students = np.array([variant.student.mean() for variant in shown])
     none = summary.chosen("no-kd")
+    height = max(3.9, 0.6 + 0.25 * len(shown))  # room for all labels
     with style():
-        figure, axes = new_figure(6.5, 3.9)
+        figure, axes = new_figure(6.5, height)
         if none is not None:
             axes.axhline(none.student.mean(), color=arm_colour("no-kd"), linestyle=(0, (4, 3)), linewidth=1.2)
         for variant, teacher, student in zip(shown, teachers, students, strict=True):
@@ -111,7 +112,7 @@ def teachers_picture(summary: Summary) -> Picture | None:
         ]
         if none is not None:
             labels.append(("no-kd (no teacher)", None, none.student.mean()))
-        _labels_at_the_right(axes, labels)
+        _labels_at_the_right(axes, labels, 0.065 * 3.9 / height)
     listed = "; ".join(
         f"{variant.label}: teacher {summary.scale.show(teacher / summary.scale.factor)}, "
         f"student {summary.scale.show(student / summary.scale.factor)}"
@@ -127,12 +128,18 @@ def teachers_picture(summary: Summary) -> Picture | None:
     )
 
 
-def _labels_at_the_right(axes: Any, labels: Sequence[tuple[str, float | None, float]]) -> None:
-    """Label the points in a column beside the axes, with a thin line to each. Labels that would overlap move apart."""
+def _labels_at_the_right(axes: Any, labels: Sequence[tuple[str, float | None, float]], least: float) -> None:
+    """Label the points in a column beside the axes, with a thin line to each. Labels that would overlap move apart.
+
+    Args:
+        axes: The axes.
+        labels: Text of each label, and the place of its point across (None for a line) and up.
+        least: Smallest distance of two labels, as a share of the height.
+    """
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom, top)
     axes.set_xlim(*axes.get_xlim())
-    apart = 0.065 * (top - bottom)
+    apart = least * (top - bottom)
     ordered = sorted(labels, key=lambda label: label[2])
     places: list[float] = []
     for _, _, height in ordered:

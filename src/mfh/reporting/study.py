@@ -5,6 +5,7 @@ from typing import Any
 
 from mfh.reporting.budgets import budgets_section, labels_by_fraction
 from mfh.reporting.classes import classes_section
+from mfh.reporting.costs import costs_section
 from mfh.reporting.curves import training_section
 from mfh.reporting.diagnosis import estimated_venn, kept_diagnosis
 from mfh.reporting.page import Section, Table
@@ -23,6 +24,7 @@ from mfh.reporting.summary import (
     recommendation,
 )
 from mfh.studies.folder import Run
+from mfh.studies.grid import method_and_focus
 from mfh.studies.summary import Summary
 from mfh.venn import ModalityVenn
 
@@ -48,6 +50,7 @@ def study_sections(run: Run) -> tuple[str, str, list[Section]]:
         _channels(run, summary),
         classes_section(measured, summary, facts),
         training_section(measured, summary),
+        costs_section(measured, summary),
         making_section(run.config, run.environment),
     ]
     title = f"Study: {run.config.get('task', run.folder.name)}"
@@ -98,6 +101,11 @@ def _results(summary: Summary, run: Run) -> Section:
         "Judge a mask by its gain over the same teacher without it: general, specific and random against aligned, "
         "soft against regular. "
     )
+    if any(method_and_focus(variant.arm)[1] for variant in summary.variants):
+        notes += (
+            "Likewise METHOD+soft is judged against METHOD, and METHOD+general, METHOD+specific and METHOD+random "
+            "against METHOD+aligned. "
+        )
     notes += f"{summary.repeats.sentence} "
     if most > 1:
         notes += summary.repeats.p_values_in_words(summary.num_shared, summary.split)

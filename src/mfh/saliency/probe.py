@@ -16,7 +16,7 @@ from mfh.data.pairs import Nested, as_batch, num_samples, tensors
 from mfh.data.spool import Rows, mean_rows
 from mfh.errors import InputError
 from mfh.networks.frozen import Frozen
-from mfh.networks.layers import as_logits, capture_all, find_layer
+from mfh.networks.layers import as_logits, capture_all, default_layer, find_layer
 from mfh.networks.modes import original, original_layer
 from mfh.parallel.distributed import share_rows, world_size
 from mfh.saliency.reader import Estimate, Reader
@@ -174,22 +174,6 @@ def layer_names(student_layer: StudentLayer) -> list[str]:
     """The names of the student's layers in the uncompiled network; an empty list for the default."""
     names = [student_layer] if isinstance(student_layer, str) else list(student_layer or ())
     return [original_layer(name) for name in names]
-
-
-def default_layer(student: nn.Module) -> str:
-    """The name of the student's last leaf module with parameters, usually its classifier. The probe reads its input.
-
-    Raises:
-        InputError: The student has no parameters.
-    """
-    leaves: list[str] = [
-        name
-        for name, module in student.named_modules()
-        if not [*module.children()] and [*module.parameters(recurse=False)]
-    ]
-    if not leaves:
-        raise InputError(f"the student ({type(student).__name__}) has no layer with parameters; name student_layer")
-    return leaves[-1]
 
 
 def _is_input(student: nn.Module, name: str) -> bool:

@@ -150,6 +150,14 @@ class _NetworkFacts(TypedDict):
     history: list[dict[str, Any]]
 
 
+class Cost(TypedDict):
+    """What a training cost: seconds, and what it needed beside the networks that it trains."""
+
+    seconds: float
+    extra_parameters: int
+    extra_bytes: int
+
+
 class _Checksums(TypedDict):
     """Digests that the content of tables may have: the present one, and the next one while it is written."""
 
@@ -700,6 +708,25 @@ class SeedFolder:
         """
         path = self._history_file(key)
         records.write_rows(path, list(history[0]) if history else ["epoch"], history, self._place(path))
+
+    def write_cost(self, key: HistoryKey, cost: Cost) -> None:
+        """Keep what a training cost."""
+        path = self._cost_file(key)
+        records.write_record(path, cost, self._place(path))
+
+    def read_cost(self, key: HistoryKey) -> Cost | None:
+        """What a training cost; None where that is not kept.
+
+        Raises:
+            InputError: The file cannot be read.
+        """
+        path = self._cost_file(key)
+        if not records.present(path, _WITHOUT_IT):
+            return None
+        return records.read_record(path, Cost, _WITHOUT_IT, self._place(path))  # type: ignore[return-value]
+
+    def _cost_file(self, key: HistoryKey) -> Path:
+        return self._history_file(key).with_suffix(".json")
 
     def _history_file(self, key: HistoryKey) -> Path:
         return self.folder / "histories" / f"{_stem(key)}.csv"

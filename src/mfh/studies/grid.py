@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mfh.errors import InputError, close_names
+from mfh.methods.names import SHIPPED as METHODS
 from mfh.problems.scale import ACCURACY as ACCURACY
 from mfh.problems.scale import Scale as Scale
 
@@ -35,6 +36,11 @@ UNMASKED = {
     "soft-shuffled": "regular",
     "tempered": "regular",
 }
+#: What may stand behind the "+" of an arm METHOD+FOCUS: what is done to the teacher before the method learns from it.
+#: "aligned" only exchanges the teacher for the jointly trained one, the baseline of the three masks by ratio.
+FOCUSES = ("aligned", "random", "specific", "general", "soft")
+#: Other spellings of the paper's arms, which are recorded under its names.
+SPELLINGS = {"kd": "regular", **{f"kd+{focus}": focus for focus in FOCUSES}}
 #: Columns of a study's results.csv, which has one row for each measurement.
 COLUMNS = ("arm", "score", "layer", "ratio", "seed", "split", "metric", "value")
 #: Further column of results.csv where a study compares label budgets.
@@ -50,10 +56,11 @@ class Cell:
     """One cell of a study's grid: a kind of student, of which every seed makes one.
 
     Args:
-        arm: Name of the arm, one of `ARMS` or `CONTROLS`.
+        arm: Name of the arm: one of `ARMS` or `CONTROLS`, or METHOD or METHOD+FOCUS.
         score: Name of the score behind the mask; empty without such a score.
         ratio: Fraction of channels removed; None for an arm without a ratio.
-        layer: Layer of the teacher that is masked; empty for an arm without a mask.
+        layer: Layer of the teacher that is masked; empty for an arm without a mask, and for a method of features,
+            which says itself what layers it reads.
         weights: Label weight and teacher weight of the loss, where a study compares several; None for the task's loss.
     """
 
@@ -90,7 +97,26 @@ class Cell:
             return None
         if self.arm == "self-training":
             return "student"
-        return "aligned" if self.arm == "aligned" or UNMASKED.get(self.arm) == "aligned" else "pretrained"
+        return "aligned" if self.focus in ("aligned", *MASKED_BY_RATIO) else "pretrained"
+
+    @property
+    def method(self) -> str | None:
+        """Name of the method that the student is distilled by; None for an arm without a teacher."""
+        if self.arm in TAUGHT_BY_LABELS:
+            return None
+        return "kd" if self.arm in (*ARMS, *CONTROLS) else method_and_focus(self.arm)[0]
+
+    @property
+    def focus(self) -> str:
+        """What is done to the teacher first: one of `FOCUSES`, "soft-shuffled", "tempered", or nothing."""
+        if self.arm in (*ARMS, *CONTROLS):
+            return self.arm if self.arm in (*UNMASKED, "aligned") else ""
+        return method_and_focus(self.arm)[1]
+
+    @property
+    def masked(self) -> bool:
+        """Whether channels are removed or weighted: the arm has a score, and is judged against `unmasked`."""
+        return self.focus not in ("", "aligned")
 
     @property
     def name(self) -> str:
@@ -108,7 +134,39 @@ class Cell:
     @property
     def unmasked(self) -> "Cell | None":
         """The cell with the same teacher unmasked, at the same weights; None for an arm without a mask."""
-        return Cell(UNMASKED[self.arm], weights=self.weights) if self.arm in UNMASKED else None
+        if not self.masked:
+            return None
+        base = UNMASKED.get(self.arm)
+        if base is None:
+            base = f"{self.method}+aligned" if self.teacher == "aligned" else str(self.method)
+        return Cell(base, weights=self.weights)
+
+
+def method_and_focus(arm: str) -> tuple[str, str]:
+    """The parts of METHOD+FOCUS; the focus is empty where there is none.
+
+    Example:
+        >>> method_and_focus("fitnets+soft"), method_and_focus("fitnets")
+        (('fitnets', 'soft'), ('fitnets', ''))
+    """
+    method, plus, focus = arm.rpartition("+")
+    return (method, focus) if plus and focus in FOCUSES else (arm, "")
+
+
+def place_of_arm(arm: str, own: Sequence[str] = ()) -> tuple[Any, ...]:
+    """What arms are sorted by: `ARMS`, then methods as they are shipped, then methods of one's own, then `CONTROLS`.
+
+    Args:
+        arm: Name of the arm.
+        own: Names of methods of one's own, in their order (default: by name).
+    """
+    if arm in ARMS:
+        return 0, ARMS.index(arm)
+    if arm in CONTROLS:
+        return 3, CONTROLS.index(arm)
+    method, focus = method_and_focus(arm)
+    place = (1, list(METHODS).index(method)) if method in METHODS else (2, [*own].index(method) if method in own else 0)
+    return *place, method, ("", *FOCUSES).index(focus)
 
 
 def default_arms(*, unlabelled: bool, linear: bool = False) -> tuple[str, ...]:
@@ -127,25 +185,29 @@ def cells(
     scores: Sequence[str],
     layers: Sequence[str],
     weights: Sequence[tuple[float, float]] = (),
+    methods: Mapping[str, Any] | None = None,
 ) -> list[Cell]:
     """The grid of a study: every arm at every ratio, score, layer and pair of weights that applies to it.
 
     Args:
-        arms: Names of arms, from `ARMS` and `CONTROLS`.
-        ratios: Fractions of channels to remove, for the arms random, specific and general.
-        scores: Scores behind the masks of the arms specific and general, from `SCORES`.
-        layers: Layers of the teacher to mask, for all arms with a mask.
-        weights: Pairs of label weight and teacher weight, for all arms with a teacher; none for the task's loss.
+        arms: Names of arms: from `ARMS` and `CONTROLS`, METHOD, or METHOD+FOCUS.
+        ratios: Fractions of channels to remove, for the focuses random, specific and general.
+        scores: Scores behind the masks of specific and general, from `SCORES`.
+        layers: Layers of the teacher to mask, for all arms with a mask. A method of features reads its own.
+        weights: Pairs of label weight and teacher weight, for all arms with a teacher; none for the loss's own.
+        methods: Methods by name that are not shipped, or not as they are shipped; see `mfh.methods.resolve`.
 
     Returns:
-        The cells, in the order of `ARMS` and then `CONTROLS`.
+        The cells, in the order of `place_of_arm`.
 
     Raises:
-        InputError: An arm, ratio or score is unknown, or there is none where one is needed.
+        InputError: An arm, ratio or score is unknown, there is none where one is needed, or a method takes no focus.
     """
-    known = [*ARMS, *CONTROLS]
+    own = methods or {}
+    known = [*ARMS, *(name for name in (*METHODS, *own) if name not in SPELLINGS), *CONTROLS]
+    arms = [SPELLINGS.get(arm, arm) for arm in arms]
     for arm in arms:
-        if arm not in known:
+        if arm not in known and method_and_focus(arm)[0] not in known[len(ARMS) : -len(CONTROLS)]:
             raise InputError(f"arm is {arm!r}; {close_names(arm, known, limit=len(known))}")
     for score in scores:
         if score not in SCORES:
@@ -155,21 +217,24 @@ def cells(
             raise InputError(f"ratio is {ratio}; choose a fraction of channels to remove, at least 0 and below 1")
     if not arms:
         raise InputError(f"no arm is given; choose from {', '.join(known)}")
-    if set(arms) & set(MASKED_BY_RATIO) and not (ratios and scores):
-        needing = next(arm for arm in MASKED_BY_RATIO if arm in arms)
+    needing = [Cell(arm).arm for arm in sorted(set(arms)) if Cell(arm).focus in MASKED_BY_RATIO]
+    if needing and not (ratios and scores):
+        named = next((arm for arm in MASKED_BY_RATIO if arm in needing), needing[0])
         what = "a score" if ratios else "a ratio (the fraction of channels to remove), for instance 0.5"
-        raise InputError(f"arm {needing!r} needs {what}; none is given")
+        raise InputError(f"arm {named!r} needs {what}; none is given")
     grid: list[Cell] = []
-    for arm in sorted(set(arms), key=known.index):
-        if arm not in UNMASKED:
-            grid.append(Cell(arm))
+    for arm in sorted(set(arms), key=lambda arm: place_of_arm(arm, [*own])):
+        plain = Cell(arm)
+        features = _reads_features(plain, own)
+        if not plain.masked:
+            grid.append(plain)
             continue
-        by_ratio = arm in MASKED_BY_RATIO
-        chosen_scores = ["probe"] if not by_ratio else [""] if arm == "random" else dict.fromkeys(scores)
+        by_ratio = plain.focus in MASKED_BY_RATIO
+        chosen_scores = ["probe"] if not by_ratio else [""] if plain.focus == "random" else dict.fromkeys(scores)
         chosen_ratios = sorted(set(map(float, ratios))) if by_ratio else [None]
         grid += [
             Cell(arm, score, ratio, layer)
-            for layer in dict.fromkeys(layers)
+            for layer in ([""] if features else dict.fromkeys(layers))
             for score in chosen_scores
             for ratio in chosen_ratios
         ]
@@ -177,3 +242,15 @@ def cells(
         return grid
     pairs = dict.fromkeys((float(label), float(teacher)) for label, teacher in weights)
     return [replace(cell, weights=pair) for cell in grid for pair in (pairs if cell.teacher else [None])]
+
+
+def _reads_features(cell: Cell, own: Mapping[str, Any]) -> bool:
+    """Whether the arm's method reads features of the teacher, so that a focus weights channels and masks nothing."""
+    if cell.method in (None, "kd"):
+        return False
+    from mfh.methods.finding import reads_features, resolve  # only now: methods need torch
+
+    method = resolve(own.get(str(cell.method), cell.method))
+    if cell.focus and not method.takes_focus:
+        raise InputError(f"arm {cell.arm!r}: method {cell.method} takes no focus; choose the arm {cell.method!r}")
+    return reads_features(method)

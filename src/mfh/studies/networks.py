@@ -3,20 +3,24 @@
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from mfh import files
 from mfh.data.embeddings import alone
 from mfh.data.pairs import fetch, tensors
 from mfh.errors import InputError, foreign, refuse_difference
+from mfh.methods.batch import Method
+from mfh.methods.finding import facts_of, reads_features, resolve
 from mfh.networks.frozen import Frozen
 from mfh.networks.modes import find_device
 from mfh.parallel.distributed import exists, gather, rank, world_size
@@ -28,6 +32,7 @@ from mfh.studies.grid import WEIGHTS, Cell
 from mfh.studies.settings import Settings
 from mfh.tasks.splits import SPLITS
 from mfh.tasks.task import Protocol, Task
+from mfh.training.by_method import ByMethod, Lesson, begun
 from mfh.training.fitting import align, distill, pretrain
 from mfh.training.heads import EmbeddingHead, fit_head
 from mfh.training.recipe import Recipe, describe
@@ -71,11 +76,21 @@ class Networks:
         settings: What differs from the task's own recipe and protocol.
         folder: Where networks are kept and found again; None keeps them in memory.
         progress: Whether to show a progress bar for each training.
+        methods: Methods by name that are not shipped, or not as they are shipped.
     """
 
     def __init__(
-        self, task: Task, seed: int, settings: Settings, folder: SeedFolder | None = None, *, progress: bool = False
+        self,
+        task: Task,
+        seed: int,
+        settings: Settings,
+        folder: SeedFolder | None = None,
+        *,
+        progress: bool = False,
+        methods: Mapping[str, Any] | None = None,
     ) -> None:
+        self._given_methods = methods or {}
+        self._methods: dict[str, Method] = {}
         self.task, self.seed, self.settings, self.folder, self.progress = task, seed, settings, folder, progress
         self.recipe: Recipe = dataclasses.replace(task.recipe, **settings.training.changes())
         loss = _changed_loss(task.protocol.loss, settings.loss.function, settings.loss.changes())
@@ -136,10 +151,45 @@ class Networks:
             return self.protocol.loss
         return _changed_loss(self.protocol.loss, None, dict(zip(WEIGHTS, cell.weights, strict=True)))
 
+    def method(self, cell: Cell) -> Method | None:
+        """The method of an arm; None for arms without a teacher, and for distillation by the protocol's loss."""
+        name = cell.method
+        if name in (None, "kd"):
+            return None
+        if name not in self._methods:
+            self._methods[str(name)] = resolve(self._given_methods.get(str(name), name))
+        return self._methods[str(name)]
+
+    def reads_features(self, cell: Cell) -> bool:
+        """Whether an arm's method reads features of the teacher."""
+        method = self.method(cell)
+        return method is not None and reads_features(method)
+
+    def is_taught_by_logits(self, cell: Cell) -> bool:
+        """Whether an arm has a method that can do with a teacher's logits, without its network."""
+        method = self.method(cell)
+        return method is not None and not (cell.focus or reads_features(method) or method.trains_teacher)
+
+    def weights(self, cell: Cell) -> dict[str, float]:
+        """Weights of an arm's label loss and method, as far as anybody has given some."""
+        if cell.weights is not None:
+            return dict(zip(WEIGHTS, cell.weights, strict=True))
+        return {name: value for name, value in self.settings.loss.changes().items() if name in WEIGHTS}
+
+    def methods_facts(self, cells: Iterable[Cell]) -> dict[str, Any]:
+        """What decides the methods of a study, by name; nothing where all arms distil by the protocol's loss."""
+        found = {str(cell.method): method for cell in cells if (method := self.method(cell)) is not None}
+        return {"methods": {name: facts_of(method) for name, method in found.items()}} if found else {}
+
     def protocol_facts(self, cell: Cell | None = None) -> dict[str, Any]:
         """How students are distilled here, or the student of one arm, as JSON can hold it."""
+        method = None if cell is None else self.method(cell)
+        if cell is not None and method is not None:
+            loss: Any = {**facts_of(method), **self.weights(cell)}
+        else:
+            loss = _loss_facts(self.protocol.loss if cell is None else self.loss(cell))
         return {
-            "loss": _loss_facts(self.protocol.loss if cell is None else self.loss(cell)),
+            "loss": loss,
             "fill": self.protocol.fill,
             "distance": distance_name(self.protocol.distance),
             "joint": self.protocol.joint,
@@ -234,32 +284,72 @@ class Networks:
     def distilled(
         self,
         cell: Cell,
-        teaches: Callable[[], tuple[nn.Module | None, Tensor | None]],
+        teaches: Callable[[], Lesson],
         decided_by: Mapping[str, Any] | None,
     ) -> Trained:
         """The student of an arm that has a teacher.
 
         Args:
             cell: The arm.
-            teaches: Returns the arm's teacher, or its outputs on the training split; called only for a training.
+            teaches: Returns the arm's teacher, or its outputs on all training pairs; called only for a training.
             decided_by: What decides the student beside `identity`, to keep it and find it again; None keeps nothing.
         """
 
         def train(resume: Path | None) -> _Training:
-            teacher, logits = teaches()
+            lesson, method = teaches(), self.method(cell)
             with self._options(cell) as options:
+                if method is None:
+                    how: dict[str, Any] = {"loss": self.loss(cell)}
+                else:
+                    how = {"method": method, **self.weights(cell), **_features_of(lesson)}
+                    options["problem"] = self._with_own_label_loss(options["problem"])
                 fit = distill(
-                    teacher,
+                    lesson.teacher,
                     self.new("student"),
                     unlabelled=self.task.unlabelled,
-                    loss=self.loss(cell),
-                    teacher_logits=logits,
+                    teacher_logits=lesson.logits,
                     checkpoint=resume,
+                    **how,
                     **options,
                 )
-            return _Training({cell: fit.network}, fit.best_epoch, fit.history)
+            return _Training({cell: fit.network}, fit.best_epoch, fit.history, fit.extra_parameters, fit.extra_bytes)
 
         return self._of_arm(cell, train, decided_by)
+
+    def _with_own_label_loss(self, problem: Problem) -> Problem:
+        """The problem with the label loss of the protocol's `KDLoss`, which all arms have."""
+        own = self.protocol.loss.label_loss if isinstance(self.protocol.loss, KDLoss) else None
+        return problem if own is None else dataclasses.replace(problem, label_loss=own)
+
+    def rehearse(self, cell: Cell) -> None:
+        """Try the method of an arm on a few pairs, with networks that are not trained.
+
+        Raises:
+            InputError: The method cannot be used with these networks, or has no loss to minimise.
+        """
+        method = self.method(cell)
+        if method is not None:
+            with self._small(method) as objective:
+                objective.rehearse(fetch(self._few_pairs, range(len(self._few_pairs))))
+
+    @contextmanager
+    def _small(self, method: Method) -> Iterator[ByMethod]:
+        """A method begun on a few pairs, with networks that are not trained."""
+        task, pairs = self.task, self._few_pairs
+        lesson = Lesson(channel_dim=task.channel_dim, student_channel_dim=task.student_channel_dim)
+        if task.teacher is None:
+            assert isinstance(task.teacher_logits, Tensor)
+            lesson = dataclasses.replace(lesson, logits=task.teacher_logits[: len(pairs)])
+        else:
+            lesson = dataclasses.replace(lesson, teacher=self.new("teacher"))
+        how: dict[str, Any] = {"seed": self.seed, "device": torch.device("cpu")}
+        with begun(method, lesson, self.new("student"), pairs, task.problem, **how) as objective:
+            yield objective
+
+    @cached_property
+    def _few_pairs(self) -> Any:
+        """A few labelled training pairs, for what is tried before anything is trained."""
+        return Subset(self.task.train, range(min(len(self.task.train), 16)))
 
     def taught_by_labels(
         self, cell: Cell, decided_by: Mapping[str, Any] | None, label_smoothing: float = 0.0
@@ -294,8 +384,7 @@ class Networks:
         decided_by: Mapping[str, Any] | None,
     ) -> Trained:
         if decided_by is None:
-            made = train(None)
-            self._write_history(cell, made.history)
+            made = self._timed(cell, lambda: train(None))
             return Trained(Frozen(made.networks[cell]), made.best_epoch, made.history)
         return self._kept_or_made([cell], cell, train, decided_by)[cell]
 
@@ -356,11 +445,19 @@ class Networks:
             weights, facts = self.folder.read_network(key)
             refuse_other_format(str(path), facts["made_with"])
             refuse_difference(str(path), facts["made_with"], made_with, _SAME_OPTIONS)
-            network = self.new(_role(key))
+            network = self._empty(key)
             _load_state(network, weights, path)
             found[key] = Trained(Frozen(network), facts["best_epoch"], facts["history"])
         self._forget_checkpoint(keys, made_with)
         return found
+
+    def _empty(self, key: NetworkKey) -> nn.Module:
+        """A network that the kept weights fit: a fresh one, or what an arm's method deploys."""
+        method = self.method(key) if isinstance(key, Cell) else None
+        if method is None or type(method).deploy is Method.deploy:
+            return self.new(_role(key))
+        with self._small(method) as objective:
+            return objective.kept("student")
 
     def _all_kept(self, keys: Sequence[NetworkKey]) -> bool:
         assert self.folder is not None
@@ -374,8 +471,7 @@ class Networks:
         train: "Callable[[Path | None], _Training]",
         made_with: Mapping[str, Any],
     ) -> dict[NetworkKey, Trained]:
-        made = train(self._checkpoint(keys, made_with))
-        self._write_history(history, made.history)
+        made = self._timed(history, lambda: train(self._checkpoint(keys, made_with)))
         facts = {
             "made_with": made_with,
             "processes": world_size(),
@@ -398,9 +494,14 @@ class Networks:
         if checkpoint is not None and rank() == 0:
             checkpoint.unlink(missing_ok=True)
 
-    def _write_history(self, key: HistoryKey, history: History) -> None:
+    def _timed(self, key: HistoryKey, train: "Callable[[], _Training]") -> "_Training":
+        """A training whose history and cost are kept."""
+        started = time.monotonic()
+        made = train()
         if self.folder is not None and rank() == 0:
-            self.folder.write_history(key, history)
+            self.folder.write_history(key, made.history)
+            self.folder.write_cost(key, {"seconds": round(time.monotonic() - started, 3), **made.extra})
+        return made
 
 
 @dataclass(frozen=True)
@@ -410,6 +511,28 @@ class _Training:
     networks: Mapping[NetworkKey, nn.Module]
     best_epoch: int | None
     history: History
+    extra_parameters: int = 0
+    extra_bytes: int = 0
+
+    @property
+    def extra(self) -> "_Extra":
+        """What the training needed beside the networks."""
+        return {"extra_parameters": self.extra_parameters, "extra_bytes": self.extra_bytes}
+
+
+class _Extra(TypedDict):
+    extra_parameters: int
+    extra_bytes: int
+
+
+def _features_of(lesson: Lesson) -> dict[str, Any]:
+    """What `distill` is told of a teacher's features."""
+    return {
+        "teacher_features": lesson.features,
+        "channel_weights": lesson.channel_weights,
+        "channel_dim": lesson.channel_dim,
+        "student_channel_dim": lesson.student_channel_dim,
+    }
 
 
 def _role(key: NetworkKey) -> Role:

@@ -42,6 +42,7 @@ class Plan:
         scale: How the task's metric reads.
         keep_students: Whether students are kept, because they are measured on another split later.
         fractions: The shares of the labels to compare; empty for all labels alone.
+        methods: Methods by name that are not shipped, or not as they are shipped.
     """
 
     task: Any
@@ -53,6 +54,7 @@ class Plan:
     scale: Scale
     keep_students: bool
     fractions: tuple[float, ...] = ()
+    methods: tuple[tuple[str, Any], ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -79,6 +81,7 @@ class Plan:
             self.kept(unit),
             keep_students=self.keep_students,
             fraction=fraction,
+            methods=dict(self.methods),
         )
 
     def missing(self, unit: Unit) -> list[Cell]:

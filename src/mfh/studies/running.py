@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mfh.errors import InputError
 from mfh.problems.scale import ACCURACY, Scale
+from mfh.studies.arms import find_arms
 from mfh.studies.folder import Row, Run
 from mfh.studies.grid import (
     CONTROLS,
@@ -77,7 +78,7 @@ class StudyResult:
 def study(
     task: str | Path | Task | Callable[..., Task],
     *,
-    arms: Sequence[str] = (),
+    arms: Sequence[Any] = (),
     ratios: Sequence[float] = (),
     scores: Sequence[str] = DEFAULT_SCORES,
     layers: Sequence[str] = (),
@@ -102,8 +103,10 @@ def study(
     Args:
         task: A task as `find_task` accepts it. A `Task` keeps its data for all seeds; a function with a parameter
             `seed` redraws them.
-        arms: Names of the arms to compare; see `mfh.studies.grid` (default: `ARMS`, and where there are unlabelled
-            pairs the controls `longer` and `self-training`).
+        arms: Arms to compare (default: `ARMS` of `mfh.studies.grid`, and where there are unlabelled pairs the controls
+            `longer` and `self-training`): names, METHOD or METHOD+FOCUS with a shipped method or one of your own,
+            "path/to/file.py:MyMethod" or "package.module:MyMethod", and methods themselves; see
+            `mfh.studies.arms.find_arms`.
         ratios: Fractions of channels removed for the arms random, specific and general (default: the ratio of the
             task's protocol).
         scores: Scores behind the masks of the arms specific and general: "distance", "agreement" or both.
@@ -140,8 +143,9 @@ def study(
     checked("add_seeds", add_seeds, AddSeeds)
     refuse_torchrun("a study starts its own processes (processes=...) and")
     checked("out", out, str | Path | None)
+    found = find_arms(checked("arms", _listed(arms), tuple[Any, ...]))
     design = _Design(
-        _listed(arms),
+        found.names,
         _listed(ratios),
         _listed(scores),
         _listed(layers),
@@ -151,6 +155,7 @@ def study(
         first_seed,
         num_seeds,
         add_seeds,
+        tuple(found.methods.items()),
     )
     if out is None:
         with tempfile.TemporaryDirectory(prefix="mfh-study-") as temporary:
@@ -173,6 +178,7 @@ class _Design:
     first_seed: int
     num_seeds: int
     add_seeds: int
+    methods: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -207,12 +213,14 @@ def _study(
         unlabelled=first.unlabelled is not None or min(design.fractions, default=1.0) < 1,
         linear=bool(first.facts.get("linear_baseline")),
     )
-    grid = cells(arms, ratios, design.scores, design.layers or [first.layer], design.weights)
+    grid = cells(arms, ratios, design.scores, design.layers or [first.layer], design.weights, dict(design.methods))
     layers = dict.fromkeys(cell.layer for cell in grid if cell.layer)
     check_task(first, layers, source.origin, whole=["test"])
     splits = ("val",) if design.select else ("val", "test")
     scale = first.problem.metric.scale
-    plan = Plan(task, settings, tuple(grid), splits, run.folder, seeds, scale, design.select, design.fractions)
+    plan = Plan(
+        task, settings, tuple(grid), splits, run.folder, seeds, scale, design.select, design.fractions, design.methods
+    )
     made = plan.seed(first, plan.units[0])
     _check(design, grid, first, settings, made)
     config = _config(plan, first, made, source, sorted(set(ratios)), design)
@@ -249,8 +257,13 @@ def _check(design: _Design, grid: Sequence[Cell], task: Task, settings: Settings
         if unlabelled and cell.teacher is not None:
             check_terms(loss)
     known = ("no-kd", "longer", "label-smoothing", LINEAR, *TAUGHT_BY_OUTPUTS)
-    if task.teacher is None and any(cell.arm not in known for cell in grid):
-        raise InputError(f"task {task.name!r} has only its teacher's outputs; choose arms from {', '.join(known)}")
+    without = [cell for cell in grid if cell.arm not in known and not made.networks.is_taught_by_logits(cell)]
+    if task.teacher is None and without:
+        raise InputError(
+            f"task {task.name!r} has only its teacher's outputs; choose arms from {', '.join(known)}, or methods of "
+            f"logits, not {without[0].arm}"
+        )
+    made.rehearse(grid)
 
 
 def _counts(task: Task) -> dict[str, int]:
@@ -270,6 +283,7 @@ def _config(
         "ratios": list(ratios),
         "scores": list(dict.fromkeys(design.scores)),
         "layers": list(dict.fromkeys(cell.layer for cell in plan.grid if cell.layer)) or [made.task.layer],
+        **made.networks.methods_facts(plan.grid),
         "weights": list(dict.fromkeys(cell.weights for cell in plan.grid if cell.weights)) or None,
         "select": design.select,
         **({"label_fractions": list(design.fractions)} if design.fractions else {}),

@@ -5,7 +5,7 @@ The steps of the command line, a diagnosis and the cells of a study go through h
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from mfh import files
 from mfh.data.epochs import PairLoader, reads_the_same
-from mfh.data.pairs import only_role, to_device
+from mfh.data.pairs import fetch, only_role, to_device
 from mfh.data.spool import Rows
 from mfh.data.teacher_outputs import check_finite
-from mfh.errors import InputError
+from mfh.errors import InputError, foreign
 from mfh.networks.frozen import Frozen
 from mfh.networks.layers import as_logits
 from mfh.networks.modes import device_of, evaluating, original_layer, placed
+from mfh.networks.taps import Tap, find_taps, layer_at
 from mfh.parallel.distributed import exists, gather, part, rank, share_rows
 from mfh.problems.metrics import confusion
 from mfh.saliency.masks import ChannelMask, check_fingerprint, mask_channels, masked_logits
@@ -30,10 +31,11 @@ from mfh.saliency.permutation import AUTO_PERMUTATIONS
 from mfh.saliency.probe import layer_names
 from mfh.saliency.scores import ChannelSaliency, Score, channel_saliency, distance_name
 from mfh.studies.folder import Row, SeedFolder
-from mfh.studies.grid import FRACTION, LINEAR, MASKED_BY_RATIO, TAUGHT_BY_OUTPUTS, UNMASKED, WEIGHTS, Cell
+from mfh.studies.grid import FRACTION, LINEAR, MASKED_BY_RATIO, TAUGHT_BY_OUTPUTS, WEIGHTS, Cell
 from mfh.studies.networks import Networks, Role, Trained
 from mfh.studies.settings import Settings
 from mfh.tasks.task import Task
+from mfh.training.by_method import Lesson, teacher_features
 from mfh.training.fitting import evaluate
 
 #: How much of a label the arm "label-smoothing" spreads over all classes.
@@ -54,6 +56,7 @@ class Seed:
         progress: Whether to show progress bars.
         keep_students: Whether to keep every arm's student in the folder, not only networks that others are made from.
         fraction: Share of the labels that the task has, in a study that compares several.
+        methods: Methods by name that are not shipped, or not as they are shipped.
     """
 
     def __init__(
@@ -66,15 +69,17 @@ class Seed:
         progress: bool = False,
         keep_students: bool = False,
         fraction: float | None = None,
+        methods: Mapping[str, Any] | None = None,
     ) -> None:
         self.fraction = fraction
         self.settings = settings or Settings()
         self.task, self.seed, self.folder = task, seed, folder
         self.progress, self.keep_students = progress, keep_students
-        self.networks = Networks(task, seed, self.settings, folder, progress=progress)
+        self.networks = Networks(task, seed, self.settings, folder, progress=progress, methods=methods)
         self.recipe, self.protocol, self.device = self.networks.recipe, self.networks.protocol, self.networks.device
         self._saliencies: dict[tuple[Score, str], ChannelSaliency] = {}
         self._read_targets: dict[str, Tensor] = {}
+        self._read_features: dict[Any, dict[str, Tensor]] = {}
 
     # --- saliencies and masks ---------------------------------------------------------------------------------------
 
@@ -189,20 +194,67 @@ class Seed:
 
     def mask(self, cell: Cell) -> ChannelMask | None:
         """The mask of an arm; None for arms without one. It is kept where students are."""
-        if cell.arm not in UNMASKED:
+        if not cell.masked or self.networks.reads_features(cell):
             return None
-        if cell.arm in MASKED_BY_RATIO:
-            score: Any = cell.score or "distance"
-            kind: Any = cell.arm
-            mask = self.saliency(score, cell.layer).mask(kind, cell.ratio, fill=self.protocol.fill, seed=self.seed)
-        else:
-            mask = self.saliency("probe", cell.layer).mask("soft")
-            if cell.arm == "soft-shuffled":
-                order = np.random.default_rng(self.seed % 2**63).permutation(len(mask.weights))
-                mask = dataclasses.replace(mask, weights=mask.weights[order], kind="soft-shuffled")
+        mask = self._mask(cell, cell.layer)
         if self.folder is not None and self.keep_students and rank() == 0:
             self.folder.write_mask(cell, mask)
         return mask
+
+    def _mask(self, cell: Cell, layer: str) -> ChannelMask:
+        if cell.focus in MASKED_BY_RATIO:
+            score: Any = cell.score or "distance"
+            kind: Any = cell.focus
+            return self.saliency(score, layer).mask(kind, cell.ratio, fill=self.protocol.fill, seed=self.seed)
+        mask = self.saliency("probe", layer).mask("soft")
+        if cell.arm == "soft-shuffled":
+            order = np.random.default_rng(self.seed % 2**63).permutation(len(mask.weights))
+            mask = dataclasses.replace(mask, weights=mask.weights[order], kind="soft-shuffled")
+        return mask
+
+    def channel_weights(self, cell: Cell) -> dict[str, Tensor] | None:
+        """Weights of the channels that a method of features reads, of mean 1; None without a focus.
+
+        They are the weights of the mask of this focus, made from scores at the layer that the method reads. Where the
+        mask keeps nothing (no channel can be predicted), they are all 0.
+        """
+        if not cell.masked or not self.networks.reads_features(cell):
+            return None
+        weights = {}
+        for tap in self._teacher_taps(cell):
+            mask = torch.from_numpy(self._mask(cell, self._scored_layer(cell, tap)).weights).float()
+            mean = mask.mean()
+            weights[tap.name] = mask / mean if mean > 0 else mask
+        return weights
+
+    def _teacher_taps(self, cell: Cell) -> tuple[Tap, ...]:
+        """Where an arm's method reads the teacher."""
+        method = self.networks.method(cell)
+        assert method is not None
+        return find_taps(self.teacher(cell).network, method.teacher_layers, "teacher", self.task.channel_dim)
+
+    def _scored_layer(self, cell: Cell, tap: Tap, network: nn.Module | None = None) -> str:
+        """The layer whose channels a method of features reads at a tap."""
+        network = self.teacher(cell).network if network is None else network
+        pair = only_role(self.task.train, "teacher")
+        with evaluating(network), foreign(f"arm {cell.arm!r}: the teacher cannot be read"):
+            return layer_at(network, tap, to_device(fetch(pair, [0, 1]).teacher_input, device_of(network)))
+
+    def rehearse(self, cells: Sequence[Cell]) -> None:
+        """Try every method on a few pairs, with networks that are not trained.
+
+        Raises:
+            InputError: A method cannot be used with these networks, has no loss to minimise, or reads what cannot be
+                scored.
+        """
+        for cell in {cell.method: cell for cell in cells}.values():
+            self.networks.rehearse(cell)
+        for cell in cells:
+            if cell.masked and self.networks.reads_features(cell):
+                network, method = self.networks.new("teacher"), self.networks.method(cell)
+                assert method is not None
+                for tap in find_taps(network, method.teacher_layers, "teacher", self.task.channel_dim):
+                    self._scored_layer(cell, tap, network)
 
     def auroc(self, score: Score) -> float | None:
         """Area under the ROC curve of a score against the task's truth; None where that is unknown or one-sided."""
@@ -228,6 +280,7 @@ class Seed:
             elif cell.teacher is not None and self.task.teacher is not None:
                 self.teacher(cell)
                 self.mask(cell)
+                self.channel_weights(cell)
             elif cell.arm in ("no-kd", "aligned-student"):
                 self.student(cell)  # the others are not shared
 
@@ -250,12 +303,37 @@ class Seed:
         if cell.teacher is None:
             return networks.taught_by_labels(cell, decided_by, 0.0 if cell.arm == "longer" else LABEL_SMOOTHING)
 
-        def teaches() -> tuple[nn.Module | None, Tensor | None]:
+        def teaches() -> Lesson:
             if not self._cacheable and cell.teacher != "student":
-                return self._masked_teacher(cell), None
-            return None, self._outputs([cell], "train")[cell] if teacher_logits is None else teacher_logits
+                return self._with_features(Lesson(self._masked_teacher(cell)), cell)
+            logits = self._outputs([cell], "train")[cell] if teacher_logits is None else teacher_logits
+            return self._with_features(Lesson(None, logits), cell)
 
         return networks.distilled(cell, teaches, decided_by)
+
+    def _with_features(self, lesson: Lesson, cell: Cell) -> Lesson:
+        """A lesson with what the arm's method reads beside the teacher's logits."""
+        method = self.networks.method(cell)
+        if method is None or not (self.networks.reads_features(cell) or method.trains_teacher):
+            return lesson
+        teacher = self.teacher(cell).network
+        lesson = dataclasses.replace(
+            lesson,
+            teacher=teacher,
+            channel_weights=self.channel_weights(cell),
+            channel_dim=self.task.channel_dim,
+            student_channel_dim=self.task.student_channel_dim,
+        )
+        if method.trains_teacher or not self._cacheable:
+            return lesson
+        key = (cell.teacher, method.teacher_layers)
+        if key not in self._read_features:  # all arms that read the same layers share them
+            pairs = PairLoader(
+                part(only_role(self.task.pairs, "teacher")), num_workers=self.recipe.num_workers, split="train"
+            )
+            _, features = teacher_features(teacher, self._teacher_taps(cell), pairs, device=self.device)
+            self._read_features[key] = features
+        return dataclasses.replace(lesson, features=self._read_features[key])
 
     @cached_property
     def _cacheable(self) -> bool:
@@ -308,7 +386,7 @@ class Seed:
         known = self.task.teacher_logits
         assert isinstance(known, Tensor)
         for cell in cells:
-            if cell.arm not in TAUGHT_BY_OUTPUTS:
+            if cell.arm not in TAUGHT_BY_OUTPUTS and not self.networks.is_taught_by_logits(cell):
                 raise InputError(
                     f"arm {cell.arm!r} needs the teacher network, but task {self.task.name!r} has only its outputs; "
                     f"choose from {', '.join(TAUGHT_BY_OUTPUTS)}"

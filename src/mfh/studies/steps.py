@@ -1,7 +1,7 @@
 """One seed of a task, checked and ready to work on, in a run folder that no other process writes to meanwhile."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ def open_seed(
     layers: Sequence[str] = (),
     progress: bool = False,
     keep_students: bool = False,
+    methods: Mapping[str, Any] | None = None,
 ) -> Iterator[Seed]:
     """Open one seed of a task: what `mfh pretrain`, `align`, `saliency`, `distill` and `diagnose` work on.
 
@@ -41,6 +42,7 @@ def open_seed(
         layers: Layers of the teacher that must exist.
         progress: Whether to show progress bars.
         keep_students: Whether to keep distilled students in the run folder.
+        methods: Methods by name that are not shipped, or not as they are shipped; see `mfh.studies.arms.find_arms`.
 
     Raises:
         InputError: The task cannot be used, or another process holds the folder.
@@ -52,7 +54,7 @@ def open_seed(
     made = source.make(seed)
     check_task(made, layers, source.origin)
     if run is None:
-        yield Seed(made, seed, settings, progress=progress)
+        yield Seed(made, seed, settings, progress=progress, methods=methods)
         return
     with run.locked() if rank() == 0 else nullcontext():
         run.refresh()
@@ -60,7 +62,9 @@ def open_seed(
             refuse_difference(run.described, {"task": run.config["task"]}, {"task": made.name}, "choose another --out")
         if rank() == 0 and not run.holds_config:
             run.write_config({"command": "steps", "task": made.name, **settings.task.facts()})
-        yield Seed(made, seed, settings, run.seed(seed), progress=progress, keep_students=keep_students)
+        yield Seed(
+            made, seed, settings, run.seed(seed), progress=progress, keep_students=keep_students, methods=methods
+        )
 
 
 def with_earlier_arguments(settings: Settings, task: Any, run: Run | None) -> Settings:

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from mfh.errors import InputError
 from mfh.problems.scale import ACCURACY, Scale
-from mfh.studies.grid import ARMS, CONTROLS, PLAIN_CONTROLS, WEIGHTS, Cell
+from mfh.studies.grid import CONTROLS, PLAIN_CONTROLS, WEIGHTS, Cell, place_of_arm
 from mfh.studies.stats import Comparison, Repeats, corrected_p_values, paired_comparison
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-_ORDER = (*ARMS, *CONTROLS)
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class Summary:
     """All variants of a study.
 
     Args:
-        variants: The variants, in the order of `mfh.studies.grid.ARMS`, then the controls.
+        variants: The variants, in the order of `mfh.studies.grid.place_of_arm`.
         split: Split of the measurements: "test", or "val" for a study that has not read the test split.
         repeats: What differs between seeds, and so what the intervals cover.
         num_candidates: Number of variants other than no-kd and the controls that were measured on the validation split.
@@ -262,9 +259,8 @@ def _by_cell(frame: "pd.DataFrame", scale: Scale) -> dict[Cell, "pd.Series[float
 
 
 def _order(cell: Cell) -> tuple[Any, ...]:
-    place = _ORDER.index(cell.arm) if cell.arm in _ORDER else len(_ORDER)
     ratio = -1.0 if cell.ratio is None else cell.ratio
-    return (place, cell.arm, cell.layer, cell.score, ratio, cell.weights or ())
+    return (place_of_arm(cell.arm), cell.arm, cell.layer, cell.score, ratio, cell.weights or ())
 
 
 def label_of(cell: Cell, cells: Iterable[Cell]) -> str:

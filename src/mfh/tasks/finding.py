@@ -1,9 +1,7 @@
 """The shipped tasks, and how a task is found by its name, file or module."""
 
 import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import UseAppendAction, arg
 
 from mfh.errors import FOREIGN, InputError, close_names, in_a_line
+from mfh.files import import_code, load_code
 from mfh.tasks.keywords import keywords, settings_of
 from mfh.values import UNCHECKED
 
@@ -158,48 +157,18 @@ def _find(spec: str) -> tuple[Callable[..., Any], str]:
     if spec in SHIPPED:
         return importlib.import_module(SHIPPED[spec]).task, spec
     if spec.endswith(".py"):
-        return _function(_load_file(Path(spec)), "task", spec), spec
+        return _function(load_code(Path(spec), "task file", "a function task()"), "task", spec), spec
     if Path(spec).suffix in ARRAY_FILES:
         from mfh.tasks.tables import task
 
         return partial(task, spec), spec
     module_name, colon, name = spec.partition(":")
     if colon:
-        sys.path.insert(0, "")  # modules in the working directory, as `python -m` finds them
-        try:
-            module = importlib.import_module(module_name)
-        except FOREIGN as error:
-            raise InputError(f"task {spec!r}: module {module_name!r} cannot be imported: {in_a_line(error)}") from error
-        finally:
-            sys.path.remove("")
-        return _function(module, name, spec), spec
+        return _function(import_code(module_name, f"task {spec!r}"), name, spec), spec
     raise InputError(
         f"there is no task {spec!r}; {close_names(spec, list(SHIPPED))}; "
         "or give path/to/file.py with a function task(), package.module:function, or pairs.npz, .parquet or .csv"
     )
-
-
-def _load_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise InputError(f"there is no task file {path}; give the path of a Python file with a function task()")
-    # Registered under its own stem, so that classes in it can be pickled for worker processes.
-    name = path.stem.replace(".", "_")
-    if getattr(sys.modules.get(name), "__file__", None) == str(path.resolve()):
-        return sys.modules[name]
-    if name in sys.modules or importlib.util.find_spec(name) is not None:
-        name = f"mfh_task_{name}"
-    spec = importlib.util.spec_from_file_location(name, path.resolve())
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    sys.path.insert(0, str(path.resolve().parent))  # modules beside the file can be imported, as in a script
-    try:
-        spec.loader.exec_module(module)
-    except FOREIGN as error:
-        del sys.modules[name]
-        raise InputError(f"task file {path} cannot be run: {in_a_line(error)}") from error
-    return module
 
 
 def _function(module: ModuleType, name: str, origin: str) -> Callable[..., Any]:

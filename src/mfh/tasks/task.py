@@ -105,6 +105,8 @@ class Task:
             {"unit": "people", "train": 6, "val": 2, "test": 2}.
         seeds: What another seed of the task's function changes: "redrawn" (the data), "resplit" (which pairs of one
             data set are in which split) or "fixed" (neither). Intervals follow it, see `mfh.studies.stats.Repeats`.
+        student_channel_dim: Dimension that counts channels in the student's layers, which methods of features read
+            (default: the last one for linear layers, layer normalisation, embeddings and transformers, otherwise 1).
 
     Raises:
         InputError: A split is empty or not a data set, there is neither a teacher nor its outputs, or a field has
@@ -134,6 +136,7 @@ class Task:
     resplit: "Callable[[int], Task] | None" = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     seeds: Seeds = "redrawn"
+    student_channel_dim: Annotated[int | None, Bounds(-64, 64)] = None
 
     @classmethod
     def from_arrays(

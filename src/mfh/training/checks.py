@@ -173,6 +173,16 @@ def _check_loss(loss: Any) -> None:
         raise InputError(f"loss is {name}, which takes {signature}; {wanted}") from None
 
 
+def no_loss(loss: Any) -> str | None:
+    """What is wrong with something that cannot be minimised, and what was expected; None if nothing is."""
+    wanted = "; a tensor of one number that depends on the network was expected, for instance the mean over samples"
+    if not isinstance(loss, Tensor):
+        return f"a {type(loss).__name__}{wanted}"
+    if loss.numel() != 1:
+        return f"a tensor of shape {tuple(loss.shape)}{wanted}"
+    return None if loss.requires_grad else f"a tensor without gradient{wanted}"
+
+
 def check_finite_inputs(
     batch: PairedBatch, fields: Iterable[str], split: str, indices: Sequence[int], dataset: Any = None
 ) -> None:

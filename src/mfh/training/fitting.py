@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,17 +24,22 @@ from mfh.data.epochs import PairLoader, Reading, all_targets, reads_the_same
 from mfh.data.pairs import only_role
 from mfh.data.teacher_outputs import check_finite, teacher_outputs
 from mfh.errors import InputError
+from mfh.methods.batch import Method
+from mfh.methods.finding import facts_of, resolve
+from mfh.methods.kd import KD
 from mfh.networks.modes import check_weights, device_of, evaluating, placed
 from mfh.parallel.distributed import gather, part, part_start
 from mfh.problems.losses import DistillationLoss, KDLoss
 from mfh.problems.metrics import Tally
 from mfh.problems.problem import Problem
 from mfh.saliency.masks import masked_logits
+from mfh.training.by_method import Lesson, begun
 from mfh.training.checks import check_network, check_role, check_split, check_training
 from mfh.training.labels import Separated, check_terms, separated
 from mfh.training.loop import History, Progress, Training, seeded, training_device
 from mfh.training.objectives import Alignment, Distillation, Objective, Supervised
 from mfh.training.recipe import Recipe
+from mfh.values import Bounds, checked
 
 log = logging.getLogger("mfh")
 
@@ -50,12 +55,16 @@ class Fit:
         best_epoch: That epoch, counted from 0: the best one on the validation split, or with keep="last" the last.
         history: One dict per epoch: epoch, steps so far, train_loss, <role>_val_<metric>, <role>_val_loss.
         role: Role of the network, "teacher" or "student".
+        extra_parameters: Number of parameters that a method trained beside the student.
+        extra_bytes: Bytes that it held beside the student: its modules, and features of the teacher.
     """
 
     network: nn.Module
     best_epoch: int
     history: History
     role: Role = "student"
+    extra_parameters: int = 0
+    extra_bytes: int = 0
 
     @property
     def student(self) -> nn.Module:
@@ -227,7 +236,14 @@ def distill(
     *,
     unlabelled: Any = None,
     loss: DistillationLoss | None = None,
+    method: Any = None,
+    label_weight: float | None = None,
+    teacher_weight: float | None = None,
     teacher_logits: Tensor | str | Path | None = None,
+    teacher_features: Mapping[str, Tensor | str | Path] | None = None,
+    channel_weights: Mapping[str, Any] | None = None,
+    channel_dim: int | None = None,
+    student_channel_dim: int | None = None,
     problem: Problem | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
@@ -236,11 +252,12 @@ def distill(
     checkpoint: str | Path | None = None,
     logger: Any = None,
 ) -> Fit:
-    """Train a student on labels and on a frozen teacher's outputs.
+    """Train a student on labels and on a teacher, by a distillation method.
 
-    The teacher is run once over the training data, in eval mode, and its logits are looked up by sample afterwards.
-    Where teacher inputs differ when read twice (augmentation), that would be wrong: then it is run on every batch,
-    and the log says so.
+    The student minimises label_weight x label loss + teacher_weight x the method's loss. A frozen teacher is run once
+    over the training data, in eval mode, and its logits and features are looked up by sample afterwards. Where teacher
+    inputs differ when read twice (augmentation), that would be wrong: then it is run on every batch, and the log says
+    so. The method's own modules (projectors, heads) are trained with the student and written into checkpoints.
 
     Pairs without labels are as good as labelled ones for the teacher's term. With `unlabelled`, or with targets that
     are the problem's `missing`, the label loss is the mean over the labelled pairs of a batch and the divergence the
@@ -254,11 +271,23 @@ def distill(
         train: Map-style data set of (teacher_input, student_input, target).
         val: The same for validation, which chooses the epoch.
         unlabelled: Map-style data set of further pairs, (teacher_input, student_input), for the teacher's term alone.
-        loss: A `KDLoss`, or a function (student logits, teacher logits, target) -> scalar; default: `KDLoss()`, the
-            problem's label loss + its divergence from the teacher at temperature 1. Unlabelled pairs need a `KDLoss`,
-            because a function of all three has no term without labels.
+        loss: Short for `method=mfh.methods.KD(loss)`: a `KDLoss`, or a function (student logits, teacher logits,
+            target) -> scalar; default: `KDLoss()`, the problem's label loss + its divergence from the teacher at
+            temperature 1. Unlabelled pairs need a `KDLoss`, because a function of all three has no term without labels.
+        method: What the student minimises beside the label loss: the name of a shipped method
+            (`mfh.methods.names.SHIPPED`), "path/to/file.py:MyMethod", "package.module:MyMethod", a
+            `mfh.methods.Method`, or a function of a `mfh.methods.Batch`. Default: `loss`.
+        label_weight: Weight of the label loss (default: the method's own, usually 1).
+        teacher_weight: Weight of the method's loss (default: the method's own, usually 1).
         teacher_logits: Tensor (len(train) + len(unlabelled), K) of the teacher's logits in data-set order, those of
             `train` first, if they are known already; or a file of them (see `teacher_outputs`).
+        teacher_features: The same for features, by teacher layer: (pairs, C, *positions), channels first. A method of
+            features can then do without the teacher's network.
+        channel_weights: Weights of a teacher layer's channels, (C,) by layer, for methods of features.
+        channel_dim: Dimension of the teacher's layers that counts channels. By default the last one for linear layers,
+            layer normalisation, embeddings and transformers, and otherwise 1. The penultimate layer, which methods
+            read by default, needs none: its channels are what the last layer reads.
+        student_channel_dim: The same for the student's layers.
         problem: What logits and targets mean; default: `Problem.classification()`.
         recipe: Epochs, batch size, optimizer, which epoch is kept, ...; default: `Recipe()`.
         seed: Seed of the order of the data and of dropout.
@@ -285,6 +314,8 @@ def distill(
     if teacher is not None:
         check_network(teacher, "teacher")
         check_weights(teacher)
+    chosen = _method(method, loss, label_weight, teacher_weight)
+    loss = chosen.distillation_loss if isinstance(chosen, KD) else None
     splits = {"train": train, "val": val, **_given(unlabelled)}
     check_training({"student": student}, splits, problem, loss=loss, logger=logger)
     problem = problem or Problem.classification()
@@ -295,8 +326,34 @@ def distill(
     if teacher_logits is not None:
         teacher_logits = teacher_outputs(teacher_logits, len(train))
         teacher_logits = teacher_logits if parts.order is None else teacher_logits[parts.order]
-    objective = Distillation(student, _weighted(problem, recipe, parts.labelled, loss), loss)
-    training = _training(objective, recipe, "student", seed, device, progress, checkpoint, logger, facts=_counts(parts))
+    problem = _weighted(problem, recipe, parts.labelled, loss)
+    options: dict[str, Any] = {
+        "recipe": recipe,
+        "seed": seed,
+        "device": device,
+        "progress": progress,
+        "checkpoint": checkpoint,
+        "logger": logger,
+    }
+    if not isinstance(chosen, KD):
+        features = {name: teacher_outputs(of, len(train), name) for name, of in (teacher_features or {}).items()}
+        if parts.order is not None:
+            features = {name: of[parts.order] for name, of in features.items()}
+        lesson = Lesson(
+            teacher,
+            teacher_logits,
+            features or None,
+            channel_weights,
+            channel_dim,
+            student_channel_dim,
+            label_weight,
+            teacher_weight,
+        )
+        return _distil_by(chosen, lesson, student, parts, val, problem, options)
+    if teacher_features or channel_weights:
+        raise InputError("method kd reads no features; leave teacher_features and channel_weights out")
+    objective = Distillation(student, problem, loss)
+    training = _training(objective, watched="student", facts=_counts(parts), **options)
     if training.finished:
         return _fit(student, "student", training.run(train, val))
     if teacher_logits is None and teacher is not None:
@@ -314,6 +371,52 @@ def distill(
     val = only_role(val, "student")
     with _frozen(None if teacher_logits is not None else teacher, training.device):
         return _fit(student, "student", training.run(train, val))
+
+
+def _method(method: Any, loss: Any, label_weight: float | None, teacher_weight: float | None) -> Method:
+    """The method that a training is asked for, by its own name or by that of a loss."""
+    if method is not None and loss is not None:
+        raise InputError("loss and method are both given; loss=... is method=mfh.methods.KD(...): leave one out")
+    chosen = KD(loss) if method is None else resolve(method)
+    weights = {"label_weight": label_weight, "teacher_weight": teacher_weight}
+    changes: dict[str, Any] = {name: value for name, value in weights.items() if value is not None}
+    for name, value in changes.items():
+        checked(name, value, Annotated[float, Bounds(0, 1_000_000)])
+    if isinstance(chosen, KD) and changes:
+        if not isinstance(chosen.distillation_loss, KDLoss):
+            raise InputError(f"{next(iter(changes))} is a part of a KDLoss, and loss is a function of its own")
+        chosen = KD(replace(chosen.distillation_loss, **changes))
+    return chosen
+
+
+def _distil_by(
+    method: Method,
+    lesson: Lesson,
+    student: nn.Module,
+    parts: Separated,
+    val: Any,
+    problem: Problem,
+    options: dict[str, Any],
+) -> Fit:
+    """A student trained by another method than `KD`."""
+    train, device = parts.pairs, training_device(options["device"])
+    workers = (options["recipe"] or Recipe()).num_workers
+    how: dict[str, Any] = {"seed": options["seed"], "device": device, "num_workers": workers}
+    with begun(method, lesson, student, train, problem, **how) as objective:
+        weights = {"label_weight": objective.label_weight, "teacher_weight": objective.teacher_weight}
+        facts = {**_counts(parts), **facts_of(method), **weights}
+        training = _training(objective, watched="student", facts=facts, **options)
+        if objective.fields == ("student_input",):
+            train, val = only_role(train, "student"), only_role(val, "student")
+        elif not method.trains_teacher:
+            val = only_role(val, "student")
+        frozen = None if objective.fields == ("student_input",) or method.trains_teacher else lesson.teacher
+        with _frozen(frozen, training.device):
+            kept = training.run(train, val)
+        deployed = objective.kept("student")
+        objective.zero_grad()
+        fit = _fit(deployed, "student", kept)
+        return replace(fit, extra_parameters=objective.extra_parameters, extra_bytes=objective.extra_bytes)
 
 
 def evaluate(

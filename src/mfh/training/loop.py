@@ -41,6 +41,7 @@ from mfh.parallel.distributed import (
 from mfh.parallel.torchrun import launched
 from mfh.problems.metrics import Tally
 from mfh.training.acceleration import prepared
+from mfh.training.checks import no_loss
 from mfh.training.objectives import Objective
 from mfh.training.recipe import Recipe
 
@@ -231,9 +232,10 @@ class Training:
         state, number = self.state, self.state.epochs
         seed_generators(epoch_seed(self.seed, number, rank()), self.device)
         epoch.batches.sampler.set_epoch(number)
+        self.objective.epoch = number
         loss = epoch.train(training if bar is None else bar.follow(training, number))
         state.steps += len(epoch.batches) // self.recipe.accumulate
-        average_buffers(self.objective.networks)  # the same network in all processes
+        average_buffers(self.objective.normalised())  # the same network in all processes
         self.note(epoch.validate(validation), loss)
         with foreign(
             f"the scheduler, {type(scheduler).__name__}, failed in epoch {number} of {self.recipe.epochs} (it steps "
@@ -295,8 +297,7 @@ class Training:
         found = [-math.inf if math.isnan(value) else value for value in found]  # what is no number never wins
         if state.best_epoch < 0 or found > state.best:
             state.best, state.best_epoch = found, number
-            network = self.objective.networks[self.watched]
-            now = network.state_dict if weights is None else weights
+            now = self.objective.kept(self.watched).state_dict if weights is None else weights
             state.weights = {key: _copied(value) for key, value in now().items()}
 
     def check_kept(self) -> None:
@@ -485,13 +486,10 @@ class _Epoch:
             (counted if self.scaler is None else self.scaler.scale(counted)).backward()
             return loss.detach()
         except (AttributeError, RuntimeError, TypeError) as error:
-            wrong = _no_loss(loss)
+            wrong = no_loss(loss)
             if wrong is None:
                 raise
-            raise InputError(
-                f"the {self.objective.computes} returned {wrong}; a tensor of one number that depends on the network "
-                "was expected, for instance the mean over samples"
-            ) from error
+            raise InputError(f"the {self.objective.computes} returned {wrong}") from error
 
     def _step(self) -> None:
         """A step of the optimizer, which may be the user's own."""
@@ -558,15 +556,6 @@ class _Epoch:
             values[f"{role}_val_{problem.metric.name}"] = math.nan if unknown else value
             values[f"{role}_val_loss"] = loss / samples
         return values
-
-
-def _no_loss(loss: Any) -> str | None:
-    """What is wrong with something that cannot be minimised; None if nothing is."""
-    if not isinstance(loss, Tensor):
-        return f"a {type(loss).__name__}"
-    if loss.numel() != 1:
-        return f"a tensor of shape {tuple(loss.shape)}"
-    return None if loss.requires_grad else "a tensor without gradient"
 
 
 class _Mean:

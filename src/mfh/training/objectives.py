@@ -44,6 +44,8 @@ class Objective(nn.Module):
         self.targets: dict[str, Tensor] = {}
         #: The data sets of splits, as they are read.
         self.read: dict[str, Any] = {}
+        #: Number of the epoch, from 0.
+        self.epoch = 0
         #: Position of the first of them in the split, of which several processes read a part each.
         self.firsts: dict[str, int] = {}
         self._shapes: dict[tuple[str, str], torch.Size] = {}
@@ -102,6 +104,14 @@ class Objective(nn.Module):
         """Parameters that the optimizer gets."""
         return list(self.networks.parameters())
 
+    def kept(self, role: str) -> nn.Module:
+        """The network that is validated and kept: the trained one, or what is deployed of it."""
+        return self.networks[role]
+
+    def normalised(self) -> nn.Module:
+        """What holds statistics of the data, which several processes average after an epoch."""
+        return self.networks
+
     def index_device(self, device: torch.device) -> torch.device:
         """Device on which `loss` wants the indices of a batch."""
         return device
@@ -109,11 +119,12 @@ class Objective(nn.Module):
     def logits(self, batch: PairedBatch, indices: Tensor, role: str) -> Tensor:
         """Logits of the network of this role; the first of a split are checked together with their targets."""
         inputs = batch.student_input if role == "student" else batch.teacher_input
+        network = self.networks[role] if self.split == "train" else self.kept(role)
         try:
-            output = self.networks[role](inputs)
+            output = network(inputs)
         except FOREIGN as error:  # the network is the user's own code
             read, split = self.read.get(self.split), self.split
-            found = unreadable(error, self.networks[role], inputs, role, split, indices.tolist(), read)
+            found = unreadable(error, network, inputs, role, split, indices.tolist(), read)
             if found is error:
                 raise
             raise found from error
@@ -213,20 +224,16 @@ class Alignment(Objective):
         return label_share * labels + logit_distance(teacher_logits, student_logits)
 
 
-class Distillation(Objective):
-    """Trains a student on labels and on a frozen teacher's outputs, which `teach` sets.
+class Taught(Objective):
+    """Trains a student on labels and on a teacher's outputs, which `teach` sets.
 
     Args:
-        student: Student to train.
+        networks: Networks to train, by role.
         problem: What logits and targets mean.
-        loss: Function of (student logits, teacher logits, target); what it leaves open is the problem's.
     """
 
-    computes = "distillation loss"
-
-    def __init__(self, student: nn.Module, problem: Problem, loss: DistillationLoss | None) -> None:
-        super().__init__({"student": student}, problem)
-        self.distillation_loss = problem.complete(loss)
+    def __init__(self, networks: Mapping[str, nn.Module], problem: Problem) -> None:
+        super().__init__(networks, problem)
         self.register_buffer("teacher_logits", None, persistent=False)
         # In a list, so that the teacher is not a submodule: it is neither trained, nor moved, nor saved.
         self._aside: list[Any] = [None, None]
@@ -249,20 +256,13 @@ class Distillation(Objective):
         """Large outputs are looked up on the CPU."""
         return torch.device("cpu") if self._aside[1] is not None else device
 
-    def loss(self, batch: PairedBatch, indices: Tensor, label_share: float = 1.0) -> Tensor:
-        """The distillation loss against cached or fresh teacher logits: labels count where they are known."""
-        logits = self.logits(batch, indices, "student")
+    def taught(self, batch: PairedBatch, indices: Tensor, device: torch.device) -> Tensor:
+        """The teacher's logits of a batch."""
         known: Any = self.teacher_logits
-        taught = self._taught(batch, indices, logits.device) if known is None else known.index_select(0, indices)
-        taught, target = at_least_single(taught), batch.target
-        if len(target) == len(logits) and label_share == 1:
-            return self.distillation_loss(logits, taught, target)
-        assert isinstance(self.distillation_loss, KDLoss)
-        label, divergence = self.distillation_loss.terms(logits, taught, target)
-        label = None if label is None else label * label_share
-        return divergence if label is None else label if divergence is None else label + divergence  # type: ignore[return-value]
+        taught = self._elsewhere(batch, indices, device) if known is None else known.index_select(0, indices)
+        return at_least_single(taught)
 
-    def _taught(self, batch: PairedBatch, indices: Tensor, device: torch.device) -> Tensor:
+    def _elsewhere(self, batch: PairedBatch, indices: Tensor, device: torch.device) -> Tensor:
         """The teacher's logits of a batch, without a cache on the device."""
         teacher, kept = self._aside
         if kept is not None:
@@ -276,3 +276,30 @@ class Distillation(Objective):
         except FOREIGN as error:
             place = where(self.read.get(self.split), self.split, indices.tolist())
             raise InputError(f"{place}: the teacher failed: {in_a_line(error)}") from error
+
+
+class Distillation(Taught):
+    """Trains a student on labels and on a frozen teacher's logits.
+
+    Args:
+        student: Student to train.
+        problem: What logits and targets mean.
+        loss: Function of (student logits, teacher logits, target); what it leaves open is the problem's.
+    """
+
+    computes = "distillation loss"
+
+    def __init__(self, student: nn.Module, problem: Problem, loss: DistillationLoss | None) -> None:
+        super().__init__({"student": student}, problem)
+        self.distillation_loss = problem.complete(loss)
+
+    def loss(self, batch: PairedBatch, indices: Tensor, label_share: float = 1.0) -> Tensor:
+        """The distillation loss against cached or fresh teacher logits: labels count where they are known."""
+        logits = self.logits(batch, indices, "student")
+        taught, target = self.taught(batch, indices, logits.device), batch.target
+        if len(target) == len(logits) and label_share == 1:
+            return self.distillation_loss(logits, taught, target)
+        assert isinstance(self.distillation_loss, KDLoss)
+        label, divergence = self.distillation_loss.terms(logits, taught, target)
+        label = None if label is None else label * label_share
+        return divergence if label is None else label if divergence is None else label + divergence  # type: ignore[return-value]

@@ -1,0 +1,176 @@
+"""Methods by name, file, module, class or function; and what tells one method from another."""
+
+import hashlib
+import importlib
+import inspect
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from mfh.errors import InputError, close_names, foreign, shown
+from mfh.files import file_digest, import_code, load_code
+from mfh.methods.batch import Batch, Method
+from mfh.methods.names import SHIPPED
+
+_WANTED = "a class of mfh.methods.Method or a function of a Batch"
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,79}")
+
+
+class FunctionMethod(Method):
+    """A plain function of a `Batch` as a method.
+
+    Args:
+        function: Function from a `Batch` to the teacher's term, a scalar.
+        name: Name of the arm (default: the function's name).
+        student_layers: The student's layers whose features the function reads; None means the penultimate one. By
+            default the function's attribute of this name, or none.
+        teacher_layers: The teacher's layers, likewise.
+        needs_labels: Whether the function sees labelled pairs alone. By default its attribute of this name, or False.
+
+    Raises:
+        InputError: It is no function of one argument.
+
+    Example:
+        >>> def squares(batch):
+        ...     return (batch.student_logits - batch.teacher_logits).square().mean()
+        >>> FunctionMethod(squares).name
+        'squares'
+    """
+
+    def __init__(self, function: Callable[[Batch], Tensor], name: str = "", **reads: Any) -> None:
+        self.function = function
+        self.name = name or getattr(function, "__name__", "")
+        try:
+            inspect.signature(function).bind(None)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"method is the function {self.name or shown(function)}, and a function of one argument, a Batch, was "
+                "expected; give a function of (student_logits, teacher_logits, target) as loss="
+            ) from None
+        known = ("student_layers", "teacher_layers", "needs_labels")
+        for key in (*known, *reads):
+            if key not in known:
+                raise InputError(f"a function as a method has no option {key!r}; {close_names(key, list(known))}")
+            setattr(self, key, reads.get(key, getattr(function, key, getattr(Method, key))))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """What the function returns."""
+        return self.function(batch)
+
+
+def resolve(method: Any) -> Method:
+    """A method from whatever names it.
+
+    Args:
+        method: Name of a shipped method (`mfh.methods.names.SHIPPED`), "path/to/file.py:MyMethod",
+            "package.module:MyMethod", a `Method`, a class of `Method` that needs no arguments, or a function of a
+            `Batch`.
+
+    Raises:
+        InputError: There is no such method, or it is none.
+
+    Example:
+        >>> resolve("kd").name
+        'kd'
+    """
+    found = _found(method) if isinstance(method, (str, Path)) else method
+    if isinstance(found, type) and issubclass(found, Method):
+        with foreign(f"method {found.__name__} cannot be made without arguments; give an instance of it"):
+            found = found()
+    elif not isinstance(found, Method) and inspect.isroutine(found):
+        found = FunctionMethod(found)
+    if not isinstance(found, Method):
+        raise InputError(f"method is {shown(method)}; {_WANTED} was expected, or a name: {', '.join(SHIPPED)}")
+    _check(found)
+    return found
+
+
+def name_of(method: Method) -> str:
+    """Name of a method: its own, or that of its class."""
+    return method.name or type(method).__name__
+
+
+def reads_features(method: Method) -> bool:
+    """Whether a method reads features of the teacher, and not its logits alone."""
+    return method.teacher_layers is None or len(method.teacher_layers) > 0
+
+
+def facts_of(method: Method) -> dict[str, Any]:
+    """What decides a method, as JSON can hold it: its class, its options, and a digest of code that is not mfh's."""
+    kind: Any = method.function if isinstance(method, FunctionMethod) else type(method)
+    options = {name: _plain(value) for name, value in sorted(vars(method).items()) if name != "function"}
+    if str(kind.__module__).startswith("mfh."):
+        return {"method": f"{kind.__module__}.{kind.__qualname__}", **options}
+    return {"method": kind.__qualname__, "code": _code_digest(kind), **options}  # a file's module may have any name
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    with foreign("an option of a method has no text"):
+        text = re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+    return text if len(text) <= 200 else f"{text[:160]}... {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+@cache
+def _code_digest(kind: Any) -> str:
+    """Digest of the file that a class or function stands in; of the object's own code where there is none."""
+    try:
+        file = inspect.getsourcefile(kind)
+        if file is not None and Path(file).is_file():
+            return file_digest(file)[:16]
+        text = inspect.getsource(kind)
+    except (OSError, TypeError):
+        text = kind.__qualname__
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _found(spec: str | Path) -> Any:
+    text = str(spec)
+    if text in SHIPPED:
+        module, name = SHIPPED[text].split(":")
+        return getattr(importlib.import_module(f"mfh.methods.{module}"), name)
+    place, colon, name = text.rpartition(":")
+    if not colon or not name.isidentifier():
+        if text.endswith(".py"):
+            raise InputError(f"method is {text!r}; name a class or function in the file: {text}:MyMethod")
+        raise InputError(
+            f"method is {text!r}; {close_names(text, list(SHIPPED), limit=len(SHIPPED))}; or give "
+            "path/to/file.py:MyMethod or package.module:MyMethod"
+        )
+    if place.endswith(".py"):
+        module_: ModuleType = load_code(Path(place), "method file", _WANTED)
+    else:
+        module_ = import_code(place, f"method {text!r}")
+    if not hasattr(module_, name):
+        known = [key for key, value in vars(module_).items() if _could_be(value, module_)]
+        raise InputError(f"{place} has no class or function {name!r}; {close_names(name, known)}")
+    return getattr(module_, name)
+
+
+def _could_be(value: Any, module: ModuleType) -> bool:
+    own = getattr(value, "__module__", None) == module.__name__
+    return own and (inspect.isfunction(value) or (isinstance(value, type) and issubclass(value, Method)))
+
+
+def _check(method: Method) -> None:
+    name = name_of(method)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InputError(
+            f"a method's name is {name!r}; a letter and up to 79 letters, digits, '.', '_' or '-' were expected"
+        )
+    for key in ("student_layers", "teacher_layers"):
+        layers = getattr(method, key)
+        if isinstance(layers, str) or not (layers is None or all(isinstance(layer, str) for layer in layers)):
+            raise InputError(f"method {name}: {key} is {shown(layers)}; a tuple of names, or None, was expected")
+    for key in ("label_weight", "teacher_weight"):
+        weight = getattr(method, key)
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
+            raise InputError(f"method {name}: {key} is {shown(weight)}; a number of at least 0 was expected")

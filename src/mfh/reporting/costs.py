@@ -1,0 +1,49 @@
+"""What the students of each arm cost to train."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mfh.reporting.curves import history_key
+from mfh.reporting.page import Section, Table
+from mfh.studies.folder import SeedFolder
+from mfh.studies.summary import Summary
+
+
+def costs_section(folders: Sequence[SeedFolder], summary: Summary) -> Section:
+    """Seconds, further parameters and further memory of each arm, where the run folder holds them.
+
+    Args:
+        folders: Folders of the seeds.
+        summary: Summary of the study.
+    """
+    section = Section("What each arm costs")
+    rows = []
+    for arm in dict.fromkeys(variant.arm for variant in summary.variants):
+        variant = summary.chosen(arm)
+        found = [] if variant is None else [folder.read_cost(history_key(variant.cell)) for folder in folders]
+        costs = [cost for cost in found if cost is not None]
+        if variant is None or not costs:
+            continue
+        seconds = float(np.mean([cost["seconds"] for cost in costs]))
+        parameters, size = (max(cost[name] for cost in costs) for name in ("extra_parameters", "extra_bytes"))
+        rows.append([variant.label, f"{seconds:.3g}", f"{parameters:,}" if parameters else "", _bytes(size)])
+    if rows:
+        caption = (
+            "Cost of one student, mean over seeds. Seconds are those of the training, the pass of the teacher for its "
+            "features included, on a machine that may have had other work. Further parameters are those that the "
+            "method trains beside the student; further memory is what its modules and the teacher's features take."
+        )
+        section.blocks.append(Table(["Arm", "Seconds", "Further parameters", "Further memory"], rows, caption))
+    return section
+
+
+def _bytes(size: int) -> str:
+    """A number of bytes as text; empty for none."""
+    if not size:
+        return ""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024  # type: ignore[assignment]
+    return f"{size:.3g} GiB"
