@@ -2,10 +2,11 @@
 
 import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from mfh.progress import progress_bar
 from mfh.studies.folder import Row, Run, SeedFolder
 from mfh.studies.grid import COLUMNS, FRACTION, WEIGHTS, Cell
 from mfh.studies.labels import with_label_fraction
+from mfh.studies.networks import Trained
 from mfh.studies.seed import Seed
 from mfh.studies.settings import Settings
 from mfh.tasks.finding import TaskSource, find_task
 from mfh.tasks.task import Task
+from mfh.training.together import MOST_NETWORKS, together
 
 #: A seed and the share of the labels that it has; None for all of them in a study that compares none.
 Unit = tuple[int, float | None]
@@ -42,6 +45,7 @@ class Plan:
         scale: How the task's metric reads.
         keep_students: Whether students are kept, because they are measured on another split later.
         fractions: The shares of the labels to compare; empty for all labels alone.
+        together: Whether small networks of several units and cells are trained at once.
         methods: Methods by name that are not shipped, or not as they are shipped.
     """
 
@@ -55,6 +59,7 @@ class Plan:
     keep_students: bool
     fractions: tuple[float, ...] = ()
     methods: tuple[tuple[str, Any], ...] = ()
+    together: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -119,19 +124,53 @@ def _measure(
     tick: Callable[[], None] | None = None,
 ) -> None:
     """Measure some cells of one unit; with None make only what they share. `tick` is called after each."""
-    kept = plan.kept(unit)
     if made is None:
         made = plan.seed(find_task(plan.task, plan.settings.task).make(unit[0]), unit)
     with _threads(plan.settings.execution.threads):
         if chunk is None:
             made.prepare(plan.missing(unit))
             return
-        for cell, rows in zip(chunk, made.measure(chunk, splits=plan.splits), strict=True):
-            kept.write_rows(cell, plan.splits, plan.columns, rows)
-            if tick is not None:
-                tick()
-        if plan.unrated(unit) and not plan.missing(unit):
-            kept.write_rows(None, plan.splits, plan.columns, made.score_rows(plan.grid))
+        _write(plan, unit, chunk, made, None, tick)
+
+
+def _measure_together(
+    plan: Plan,
+    units: Sequence[Unit],
+    make: Callable[[Unit], Seed] | None = None,
+    tick: Callable[[], None] | None = None,
+) -> None:
+    """Measure all missing cells of some units, whose networks are trained at once."""
+    if make is None:
+        source = find_task(plan.task, plan.settings.task)
+        seeds = {unit: plan.seed(source.make(unit[0]), unit) for unit in units}
+    else:
+        seeds = {unit: make(unit) for unit in units}
+    strict, missing = plan.settings.execution.ensemble == "on", {unit: plan.missing(unit) for unit in units}
+    with _threads(plan.settings.execution.threads):
+        together([partial(made.prepare, missing[unit]) for unit, made in seeds.items()], strict=strict)
+        makers = {(unit, cell): make for unit in units for cell, make in seeds[unit].makers(missing[unit]).items()}
+        students = dict(zip(makers, together([*makers.values()], strict=strict), strict=True))
+        for unit, made in seeds.items():
+            own = {cell: student for (of, cell), student in students.items() if of == unit}
+            _write(plan, unit, missing[unit], made, own, tick)
+
+
+def _write(
+    plan: Plan,
+    unit: Unit,
+    cells: Sequence[Cell],
+    made: Seed,
+    students: Mapping[Cell, Trained] | None,
+    tick: Callable[[], None] | None,
+) -> None:
+    """Keep the rows of some cells of a unit, and its AUROCs when all cells have theirs."""
+    kept = plan.kept(unit)
+    for cell, rows in zip(cells, made.measure(cells, splits=plan.splits, students=students), strict=True):
+        kept.write_rows(cell, plan.splits, plan.columns, rows)
+        if tick is not None:
+            tick()
+    if plan.unrated(unit) and not plan.missing(unit):
+        kept.write_rows(None, plan.splits, plan.columns, made.score_rows(plan.grid))
 
 
 @contextmanager
@@ -176,6 +215,9 @@ class Crew:
             InputError: A worker process ended before its work.
         """
         todo = [unit for unit in plan.units if plan.missing(unit) or plan.unrated(unit)]
+        if plan.together:
+            self._run_together(plan, todo)
+            return
         if self.workers == 1 or sum(len(plan.missing(unit)) for unit in todo) < 2:
             for unit in todo:
                 _measure(plan, unit, plan.missing(unit), self._seed(plan, unit), self.reporter.tick)
@@ -199,10 +241,35 @@ class Crew:
                 self.reporter.finished(unit)
             return more
 
+        self._run_jobs([job(unit, None if parts > 1 else plan.missing(unit)) for unit in todo], finished)
+
+    def _run_together(self, plan: Plan, todo: Sequence[Unit]) -> None:
+        """Measure units in parts whose networks are trained at once, every worker a part at a time."""
+        cells = max((len(plan.missing(unit)) for unit in todo), default=1)
+        size = max(1, min(-(-len(todo) // self.workers), MOST_NETWORKS // max(1, cells)))
+        parts = [todo[start : start + size] for start in range(0, len(todo), size)]
+
+        def finished(units: Sequence[Unit]) -> None:
+            for unit in units:
+                self.reporter.finished(unit)
+
+        if self.workers == 1 or len(parts) == 1:
+            for units in parts:
+                _measure_together(plan, units, partial(self._seed, plan), self.reporter.tick)
+                finished(units)
+            return
+        jobs = [Job(units, _measure_together, (plan, units)) for units in parts]
+        self._run_jobs(jobs, lambda done, _: finished(done.key))
+
+    def _run_jobs(self, jobs: Sequence[Job[Any]], finished: Callable[[Job[Any], Any], Any]) -> None:
+        """Run jobs in the worker processes, which start with the first.
+
+        Raises:
+            InputError: A worker process ended before its work.
+        """
         if self._pool is None:
             self._pool = self._stack.enter_context(worker_pool(self.workers))
         try:
-            jobs = [job(unit, None if parts > 1 else plan.missing(unit)) for unit in todo]
             run_jobs(self._pool, jobs, finished, self.reporter.tick)
         except WorkerDiedError:
             raise InputError(

@@ -1,5 +1,6 @@
 """A study: arms x ratios x scores x seeds on one task, kept in a run folder and resumed from it."""
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from mfh.studies.grid import (
     default_arms,
 )
 from mfh.studies.labels import check_fractions, with_label_fraction
+from mfh.studies.networks import Role
 from mfh.studies.pool import Crew, Plan
 from mfh.studies.provenance import environment
 from mfh.studies.seed import LABEL_SMOOTHING, Seed
@@ -40,7 +42,11 @@ from mfh.values import AddSeeds, NumSeeds, RandomSeed, check_fields, checked
 if TYPE_CHECKING:
     import pandas as pd
 
+log = logging.getLogger("mfh")
+
 DEFAULT_SCORES = ("distance",)
+#: Entry of a study's configuration that says that networks were trained at once.
+ENSEMBLE = "ensemble"
 
 
 @dataclass(frozen=True)
@@ -223,6 +229,7 @@ def _study(
     )
     made = plan.seed(first, plan.units[0])
     _check(design, grid, first, settings, made)
+    plan = replace(plan, together=_together(made, run))
     config = _config(plan, first, made, source, sorted(set(ratios)), design)
     run.refuse_foreign()
     with run.locked():
@@ -266,6 +273,34 @@ def _check(design: _Design, grid: Sequence[Cell], task: Task, settings: Settings
     made.rehearse(grid)
 
 
+def _together(made: Seed, run: Run) -> bool:
+    """Whether networks of several seeds and arms are trained at once; a run that is resumed goes on as it began.
+
+    Raises:
+        InputError: It is wanted, and they cannot be stacked.
+    """
+    wanted, networks = made.settings.execution.ensemble, made.networks
+    if wanted == "off":
+        return False
+    if wanted == "auto" and run.holds_config and run.num_cells:
+        return run.config.get(ENSEMBLE) is not None
+    if wanted == "auto" and not networks.are_small:
+        return False
+    roles: tuple[Role, ...] = ("student", "teacher")
+    for role in roles:
+        reason = networks.alone(role)
+        if reason is not None and wanted == "on":
+            raise InputError(
+                f"ensemble is 'on', but the {role} cannot be trained together with those of other seeds: {reason}; "
+                "choose 'auto', which trains such networks one by one"
+            )
+        if reason is not None:
+            log.warning("the %ss of all seeds are trained one by one, not together: %s", role, reason)
+        if reason is not None and role == "student":
+            return False
+    return True
+
+
 def _counts(task: Task) -> dict[str, int]:
     """How many pairs there are of each kind."""
     unlabelled = 0 if task.unlabelled is None else len(task.unlabelled)
@@ -295,6 +330,7 @@ def _config(
         **asdict(plan.settings.files),
         **made.networks.protocol_facts(),
         "threads": plan.settings.execution.threads,
+        **({ENSEMBLE: "together"} if plan.together else {}),
         **_repeats(made.task, source),
         "metric": asdict(plan.scale),
         "facts": dict(made.task.facts),

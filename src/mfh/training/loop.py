@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,10 @@ _FORMAT = 3
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 # Losses stay on the device, one number each; so many are added up at a time.
 _LOSSES = 1024
+
+#: Called as taker(training, train, val) when a training is to begin; where it returns True, the training is done. See
+#: `mfh.training.together`.
+taken_by: ContextVar[Callable[["Training", Any, Any], bool] | None] = ContextVar("taken_by", default=None)
 
 
 @dataclass
@@ -150,6 +155,9 @@ class Training:
             self.check_kept()
             return self.state
         _check_processes()
+        taker = taken_by.get()
+        if taker is not None and taker(self, train, val):
+            return self.state
         others = [module for module in objective.children() if module is not objective.networks]
         modules = [*objective.networks.values(), *others]  # each goes back to its own device
         homes = [device_of(module) for module in modules]

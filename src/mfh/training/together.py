@@ -7,9 +7,11 @@ it would alone, but for rounding. What cannot be done for several networks at on
 
 import functools
 import math
-from collections.abc import Hashable, Mapping, Sequence
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from mfh.data.epochs import EpochBatches, MixedBatches, Reading
 from mfh.data.pairs import AllPairs, PairedBatch, to_device
+from mfh.errors import InputError
 from mfh.networks.modes import placed, unfused_attention
 from mfh.networks.precision import at_least_single
 from mfh.networks.stacked import NotStackableError, Stacked, architecture, copies_needed
@@ -26,7 +29,7 @@ from mfh.parallel.distributed import world_size
 from mfh.problems.losses import KDLoss, LabelLoss, WeightedCrossEntropy, kl_divergence
 from mfh.problems.metrics import Tally
 from mfh.problems.problem import Problem, Smoothed
-from mfh.training.loop import Training, made_optimizer
+from mfh.training.loop import Training, made_optimizer, taken_by
 from mfh.training.objectives import Alignment, Distillation, Objective, Supervised
 from mfh.training.recipe import Recipe
 
@@ -35,6 +38,8 @@ ELEMENTWISE = (SGD, Adam, AdamW, RMSprop, Adagrad, Adadelta, Adamax, NAdam, RAda
 _FUSED = (SGD, Adam, AdamW)
 #: Most networks at once: more share the calls no better, and leave the processor's cache.
 MOST_NETWORKS = 64
+#: Most multiplications of a batch, one for each sample and parameter, at which training together is worthwhile.
+MOST_MULTIPLICATIONS = 2**22
 #: Inputs of a group are copied once, up to this size.
 _MOST_BYTES = 2**28
 
@@ -51,6 +56,113 @@ class Ready(NamedTuple):
     training: Training
     train: Any
     val: Any
+
+
+T = TypeVar("T")
+
+
+def together(jobs: Sequence[Callable[[], T]], *, strict: bool = False) -> list[T]:
+    """Run functions that train networks, so that the trainings that several of them wait for are one.
+
+    A function is left where it would train a network. When all have come so far or have ended, the networks are
+    trained, and the function is called again and finds its network trained. So a function must come to the same place
+    again, and must remember what it has made before. It may train several networks, one after the other. Trainings that
+    cannot be together with others happen where they stand.
+
+    Args:
+        jobs: The functions.
+        strict: Whether to refuse what cannot be trained together. Methods other than `KD` are trained alone all the
+            same.
+
+    Returns:
+        What the functions return.
+
+    Raises:
+        InputError: With `strict`, a network cannot be trained together; or what the functions raise.
+    """
+    results: dict[int, T] = {}
+    answers: dict[int, _Answer] = {}
+    while len(results) < len(jobs):
+        waiting: dict[int, Ready] = {}
+        for number, job in enumerate(jobs):
+            if number in results:
+                continue
+            taker = _Taker(answers.pop(number, None), strict)
+            token, clock = taken_by.set(taker), _elsewhere.set(0.0 if taker.answer is None else taker.answer.seconds)
+            try:
+                results[number] = job()
+            except _PostponedError as postponed:
+                waiting[number] = postponed.ready
+            finally:
+                taken_by.reset(token)
+                _elsewhere.reset(clock)
+        started = time.monotonic()
+        for reason in train_together([*waiting.values()]):
+            _refuse_alone(reason, strict)
+        share = (time.monotonic() - started) / max(1, len(waiting))
+        answers = {number: _Answer(ready, share) for number, ready in waiting.items()}
+    return [results[number] for number in range(len(jobs))]
+
+
+def seconds_elsewhere() -> float:
+    """Seconds that the training which a function of `together` has just found trained took, its share of them."""
+    return _elsewhere.get()
+
+
+class _Answer(NamedTuple):
+    """A training that is done, and its share of the time."""
+
+    ready: Ready
+    seconds: float
+
+
+class _PostponedError(BaseException):  # so that nothing takes it for an error of the user's code
+    """A function has come to a training that can be done with others."""
+
+    def __init__(self, ready: Ready) -> None:
+        super().__init__()
+        self.ready = ready
+
+
+_elsewhere: ContextVar[float] = ContextVar("elsewhere", default=0.0)
+
+
+@dataclass
+class _Taker:
+    """Answers a training that begins, or postpones it."""
+
+    answer: _Answer | None
+    strict: bool
+
+    def __call__(self, training: Training, train: Any, val: Any) -> bool:
+        """Whether the training is done now; False lets it happen.
+
+        Raises:
+            _PostponedError: It will be done with others.
+        """
+        if self.answer is not None:
+            done, self.answer = self.answer.ready.training, None
+            assert done.made_with == training.made_with, "a function trains something else when it is called again"
+            training.state = done.state
+            training.objective.networks.load_state_dict(done.objective.networks.state_dict())
+            return True
+        if type(training.objective) not in (Supervised, Alignment, Distillation):
+            return False
+        reason = obstacle(Ready(training, train, val))
+        if reason is None:
+            raise _PostponedError(Ready(training, train, val))
+        _refuse_alone(reason, self.strict)
+        return False
+
+
+def _refuse_alone(reason: str | None, strict: bool) -> None:
+    if strict and reason is not None:
+        raise InputError(
+            f"ensemble is 'on', but a network cannot be trained together with others: {reason}; {_WAY_OUT}"
+        )
+
+
+_WAY_OUT = "choose 'auto', which trains such networks one by one"
 
 
 def train_together(ready: Sequence[Ready]) -> list[str | None]:
@@ -99,6 +211,42 @@ def obstacle(ready: Ready) -> str | None:
     except NotStackableError as error:
         return str(error)
     return None
+
+
+def hindrance(network: nn.Module, role: str, problem: Problem, recipe: Recipe) -> str | None:
+    """Why a network cannot be trained together with others of its kind, whatever its data; None if nothing is known.
+
+    Args:
+        network: The network, as it will be trained.
+        role: "teacher" or "student".
+        problem: What logits and targets mean.
+        recipe: How it will be trained.
+    """
+    objective = Supervised(network, role, problem)
+    try:
+        _refuse_recipe(recipe)
+        _terms(objective)
+        architecture(network)
+        _Schedule.of(objective, recipe)
+    except NotStackableError as error:
+        return str(error)
+    return None
+
+
+def is_worthwhile(network: nn.Module, batch_size: int, device: torch.device) -> bool:
+    """Whether training such networks together is faster, by what was measured (docs/benchmarks.md).
+
+    On a CPU it is where a step is mostly the time of calling operations: not for convolutions, and only below a number
+    of multiplications. On a GPU it was not measured.
+
+    Args:
+        network: A network.
+        batch_size: Number of samples in a batch.
+        device: Device that trains it.
+    """
+    convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in network.modules())
+    multiplications = batch_size * sum(parameter.numel() for parameter in network.parameters())
+    return device.type == "cpu" and not convolves and multiplications <= MOST_MULTIPLICATIONS
 
 
 def _group_size(members: Sequence["_Member"]) -> int:
@@ -159,7 +307,7 @@ class _Member:
             InputError: Its data cannot be used.
         """
         training, objective, recipe = ready.training, ready.training.objective, ready.training.recipe
-        _refuse_recipe(training)
+        _refuse_training(training)
         terms = _terms(objective)
         kinds = {role: architecture(network) for role, network in objective.networks.items()}
         schedule = _Schedule.of(objective, recipe)
@@ -202,18 +350,30 @@ def _source(data: Any) -> Hashable:
     return (id(data.labelled), id(data.unlabelled)) if type(data) is AllPairs else id(data)
 
 
-def _refuse_recipe(training: Training) -> None:
-    recipe = training.recipe
-    reasons = {
-        "several processes train it": world_size() > 1,
-        "it goes on from a checkpoint": training.state.epochs > 0,
-        f"precision is {recipe.precision}": recipe.precision != "32-true",
-        "it accumulates batches": recipe.accumulate > 1,
-        "it is compiled": recipe.compile,
-        "weights are laid out channels-last": recipe.channels_last,
-        "a logger follows it": bool(training.loggers),
-        "it shows its progress": training.shows_progress,
-    }
+def _refuse_training(training: Training) -> None:
+    _refuse_recipe(training.recipe)
+    _refuse(
+        {
+            "several processes train it": world_size() > 1,
+            "it goes on from a checkpoint": training.state.epochs > 0,
+            "a logger follows it": bool(training.loggers),
+            "it shows its progress": training.shows_progress,
+        }
+    )
+
+
+def _refuse_recipe(recipe: Recipe) -> None:
+    _refuse(
+        {
+            f"precision is {recipe.precision}": recipe.precision != "32-true",
+            "it accumulates batches": recipe.accumulate > 1,
+            "it is compiled": recipe.compile,
+            "weights are laid out channels-last": recipe.channels_last,
+        }
+    )
+
+
+def _refuse(reasons: Mapping[str, bool]) -> None:
     for reason, holds in reasons.items():
         if holds:
             raise NotStackableError(reason)
