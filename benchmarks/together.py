@@ -10,6 +10,7 @@ and `"on"`, whose rows are compared. Takes about half an hour on two busy cores.
 import argparse
 import gc
 import importlib
+import itertools
 import resource
 import tempfile
 import threading
@@ -33,7 +34,7 @@ TASKS = ("htad", "numerals", "digits")
 def floor(num_networks, widths, batch_size=32, steps=100):
     """Processor milliseconds of a lean step of stacked networks, for each network."""
     weights = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         weights += [torch.randn(num_networks, before, after) / before**0.5, torch.zeros(num_networks, 1, after)]
     for weight in weights:
         weight.requires_grad_()
@@ -76,6 +77,7 @@ def job(task, seed, recipe, precise=False):
     count = len(train) + (0 if unlabelled is None else len(unlabelled))
     num_classes = int(max(task.train.tensors[2].max(), task.val.tensors[2].max())) + 1
     logits = 2 * torch.randn(count, num_classes, generator=torch.Generator().manual_seed(seed))
+    logits = logits.double() if precise else logits
     options = {"teacher_logits": logits, "recipe": recipe, "seed": seed, "unlabelled": unlabelled, "device": "cpu"}
 
     def run():
