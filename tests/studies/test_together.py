@@ -88,7 +88,7 @@ def test_each_arm_is_told_its_share_of_the_seconds(tmp_path):
 
 def test_an_interrupted_study_ends_like_one_that_was_not(tmp_path, monkeypatch):
     whole = mfh.study(TINY, out=tmp_path / "whole", **SOME)
-    assert json.loads((tmp_path / "whole/config.json").read_text())["ensemble"] == "together"
+    assert json.loads((tmp_path / "whole/config.json").read_text())["ensemble"] == "auto"
     write, count = files.write_table, 0
 
     def interrupted(*arguments):
@@ -127,7 +127,7 @@ def test_a_resumed_run_goes_on_as_it_began(tmp_path, monkeypatch):
     monkeypatch.setattr(networks, "is_worthwhile", lambda *_: False)
     mfh.study(TINY, out=tmp_path / "together", **SOME | {"num_seeds": 3})
     assert not single
-    with pytest.raises(InputError, match='made with ensemble "together"'):
+    with pytest.raises(InputError, match='made with ensemble "auto"'):
         mfh.study(TINY, out=tmp_path / "together", ensemble="off", **SOME)
 
 
@@ -165,6 +165,23 @@ def test_auto_takes_what_was_measured_to_be_faster(reason):
     device = torch.device("cuda" if reason == "gpu" else "cpu")
     assert not together.is_worthwhile(network, batch_size, device)
     assert together.is_worthwhile(nn.Linear(10, 10), 32, torch.device("cpu"))
+
+
+def test_auto_trains_a_large_teacher_alone_and_small_students_together(monkeypatch):
+    def task(seed: int = 0) -> mfh.Task:
+        def teacher() -> nn.Module:
+            return nn.Sequential(
+                nn.Linear(8, 12), nn.ReLU(), nn.Unflatten(1, (1, 12)), nn.Conv1d(1, 1, 3), nn.Flatten()
+            )
+
+        return replace(tiny_task.task(seed), teacher=lambda: nn.Sequential(*teacher(), nn.Linear(10, 2)))
+
+    single = alone(monkeypatch)
+    mfh.study(task, **SOME | {"arms": ["no-kd", "regular"]})
+    assert set(single) == {"teacher"}
+    single.clear()
+    mfh.study(task, ensemble="on", **SOME | {"arms": ["no-kd", "regular"]})
+    assert not single
 
 
 def test_a_wrong_choice_is_refused():

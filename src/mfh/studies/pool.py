@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -45,7 +45,7 @@ class Plan:
         scale: How the task's metric reads.
         keep_students: Whether students are kept, because they are measured on another split later.
         fractions: The shares of the labels to compare; empty for all labels alone.
-        together: Whether small networks of several units and cells are trained at once.
+        ensemble: Whether networks of several units and cells are trained at once: none, small ones, or all.
         methods: Methods by name that are not shipped, or not as they are shipped.
     """
 
@@ -59,7 +59,7 @@ class Plan:
     keep_students: bool
     fractions: tuple[float, ...] = ()
     methods: tuple[tuple[str, Any], ...] = ()
-    together: bool = False
+    ensemble: Literal["off", "auto", "on"] = "off"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -145,7 +145,7 @@ def _measure_together(
         seeds = {unit: plan.seed(source.make(unit[0]), unit) for unit in units}
     else:
         seeds = {unit: make(unit) for unit in units}
-    strict, missing = plan.settings.execution.ensemble == "on", {unit: plan.missing(unit) for unit in units}
+    strict, missing = plan.ensemble == "on", {unit: plan.missing(unit) for unit in units}
     with _threads(plan.settings.execution.threads):
         together([partial(made.prepare, missing[unit]) for unit, made in seeds.items()], strict=strict)
         makers = {(unit, cell): make for unit in units for cell, make in seeds[unit].makers(missing[unit]).items()}
@@ -215,7 +215,7 @@ class Crew:
             InputError: A worker process ended before its work.
         """
         todo = [unit for unit in plan.units if plan.missing(unit) or plan.unrated(unit)]
-        if plan.together:
+        if plan.ensemble != "off":
             self._run_together(plan, todo)
             return
         if self.workers == 1 or sum(len(plan.missing(unit)) for unit in todo) < 2:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from math import sqrt
 from pathlib import Path
 from statistics import stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mfh.errors import InputError
 from mfh.problems.scale import ACCURACY, Scale
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("mfh")
 
 DEFAULT_SCORES = ("distance",)
-#: Entry of a study's configuration that says that networks were trained at once.
+#: Entry of a study's configuration that says which networks were trained at once, if any.
 ENSEMBLE = "ensemble"
 
 
@@ -229,7 +229,7 @@ def _study(
     )
     made = plan.seed(first, plan.units[0])
     _check(design, grid, first, settings, made)
-    plan = replace(plan, together=_together(made, run))
+    plan = replace(plan, ensemble=_ensemble(made, run))
     config = _config(plan, first, made, source, sorted(set(ratios)), design)
     run.refuse_foreign()
     with run.locked():
@@ -273,32 +273,31 @@ def _check(design: _Design, grid: Sequence[Cell], task: Task, settings: Settings
     made.rehearse(grid)
 
 
-def _together(made: Seed, run: Run) -> bool:
-    """Whether networks of several seeds and arms are trained at once; a run that is resumed goes on as it began.
+def _ensemble(made: Seed, run: Run) -> Literal["off", "auto", "on"]:
+    """Which networks of several seeds and arms are trained at once; a run that is resumed goes on as it began.
 
     Raises:
-        InputError: It is wanted, and they cannot be stacked.
+        InputError: All are wanted, and they cannot be stacked.
     """
     wanted, networks = made.settings.execution.ensemble, made.networks
-    if wanted == "off":
-        return False
     if wanted == "auto" and run.holds_config and run.num_cells:
-        return run.config.get(ENSEMBLE) is not None
-    if wanted == "auto" and not networks.are_small:
-        return False
+        return run.config.get(ENSEMBLE, "off")  # type: ignore[no-any-return]
+    if wanted == "off" or (wanted == "auto" and not networks.are_small):
+        return "off"
     roles: tuple[Role, ...] = ("student", "teacher")
     for role in roles:
         reason = networks.alone(role)
-        if reason is not None and wanted == "on":
+        if reason is None:
+            continue
+        if wanted == "on":
             raise InputError(
                 f"ensemble is 'on', but the {role} cannot be trained together with those of other seeds: {reason}; "
                 "choose 'auto', which trains such networks one by one"
             )
-        if reason is not None:
-            log.warning("the %ss of all seeds are trained one by one, not together: %s", role, reason)
-        if reason is not None and role == "student":
-            return False
-    return True
+        log.warning("the %ss of all seeds are trained one by one, not together: %s", role, reason)
+        if role == "student":
+            return "off"
+    return wanted
 
 
 def _counts(task: Task) -> dict[str, int]:
@@ -330,7 +329,7 @@ def _config(
         **asdict(plan.settings.files),
         **made.networks.protocol_facts(),
         "threads": plan.settings.execution.threads,
-        **({ENSEMBLE: "together"} if plan.together else {}),
+        **({} if plan.ensemble == "off" else {ENSEMBLE: plan.ensemble}),
         **_repeats(made.task, source),
         "metric": asdict(plan.scale),
         "facts": dict(made.task.facts),

@@ -39,7 +39,7 @@ _FUSED = (SGD, Adam, AdamW)
 #: Most networks at once: more share the calls no better, and leave the processor's cache.
 MOST_NETWORKS = 64
 #: Most multiplications of a batch, one for each sample and parameter, at which training together is worthwhile.
-MOST_MULTIPLICATIONS = 2**22
+MOST_MULTIPLICATIONS = 2**21
 #: Inputs of a group are copied once, up to this size.
 _MOST_BYTES = 2**28
 
@@ -71,8 +71,8 @@ def together(jobs: Sequence[Callable[[], T]], *, strict: bool = False) -> list[T
 
     Args:
         jobs: The functions.
-        strict: Whether to refuse what cannot be trained together. Methods other than `KD` are trained alone all the
-            same.
+        strict: Whether to train all networks together, also where that is not `is_worthwhile`, and to refuse those that
+            cannot be. Methods other than `KD` are trained alone all the same.
 
     Returns:
         What the functions return.
@@ -147,6 +147,9 @@ class _Taker:
             training.objective.networks.load_state_dict(done.objective.networks.state_dict())
             return True
         if type(training.objective) not in (Supervised, Alignment, Distillation):
+            return False
+        networks, recipe = training.objective.networks.values(), training.recipe
+        if not self.strict and not all(is_worthwhile(one, recipe.batch_size, training.device) for one in networks):
             return False
         reason = obstacle(Ready(training, train, val))
         if reason is None:
