@@ -43,10 +43,11 @@ def trainings(accumulate):
     first = pretrain(seeded(tiny_task.student, 1), role="student", **given)
     pair = align(teacher, student, **given)
     taught = distill(seeded(tiny_task.teacher, 2), seeded(tiny_task.student, 1), **given)
+    hinted = distill(seeded(tiny_task.teacher, 2), seeded(tiny_task.student, 1), method="fitnets", **given)
     return {
-        "histories": [first.history, pair.history, taught.history],
-        "best_epochs": [first.best_epoch, taught.best_epoch],
-        "weights": [weights(n) for n in (first.network, pair.teacher, pair.student, taught.student)],
+        "histories": [first.history, pair.history, taught.history, hinted.history],
+        "best_epochs": [first.best_epoch, taught.best_epoch, hinted.best_epoch],
+        "weights": [weights(n) for n in (first.network, pair.teacher, pair.student, taught.student, hinted.student)],
     }
 
 

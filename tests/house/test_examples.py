@@ -18,7 +18,7 @@ ALONE = [path for path in EXAMPLES if "torchrun" not in path.name]
 
 
 def test_there_is_one_of_each():
-    assert [path.name[:2] for path in EXAMPLES] == [f"{number:02d}" for number in range(1, 8)]
+    assert [path.name[:2] for path in EXAMPLES] == [f"{number:02d}" for number in range(1, 9)]
     for path in EXAMPLES:
         text = path.read_text(encoding="utf-8")
         assert re.search(rf"^    (python|torchrun .*) ?examples/{path.name}$", text, re.MULTILINE), path.name

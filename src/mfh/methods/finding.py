@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mfh.errors import InputError, close_names, foreign, shown
 from mfh.files import file_digest, import_code, load_code
@@ -44,7 +44,7 @@ class FunctionMethod(Method):
 
     def __init__(self, function: Callable[[Batch], Tensor], name: str = "", **reads: Any) -> None:
         self.function = function
-        self.name = name or getattr(function, "__name__", "")
+        self.name = name or getattr(function, "__name__", type(function).__name__).strip("<>")  # "<lambda>"
         try:
             inspect.signature(function).bind(None)
         except (TypeError, ValueError):
@@ -82,10 +82,11 @@ def resolve(method: Any) -> Method:
     if isinstance(found, type) and issubclass(found, Method):
         with foreign(f"method {found.__name__} cannot be made without arguments; give an instance of it"):
             found = found()
-    elif not isinstance(found, Method) and inspect.isroutine(found):
+    elif callable(found) and not isinstance(found, (Method, type, nn.Module)):
         found = FunctionMethod(found)
     if not isinstance(found, Method):
-        raise InputError(f"method is {shown(method)}; {_WANTED} was expected, or a name: {', '.join(SHIPPED)}")
+        what = "" if found is method else f", of type {type(found).__name__}"
+        raise InputError(f"method is {shown(method)}{what}; {_WANTED} was expected, or a name: {', '.join(SHIPPED)}")
     _check(found)
     return found
 
