@@ -176,9 +176,16 @@ class EpochBatches(Sampler[list[int]]):
 
     def rows(self) -> list[Tensor]:
         """The epoch's batches as tensors of indices."""
-        order = self.sampler.order()
+        return self.cut(self.stream())
+
+    def stream(self) -> Tensor:
+        """The epoch's samples as they were shuffled, of which `cut` makes batches."""
+        return self.sampler.order()
+
+    def cut(self, stream: Tensor) -> list[Tensor]:
+        """The batches of a stream; where its samples go is the same in all epochs."""
         places = [self._range(index) for index in range(len(self))]
-        return [order[start:stop] if stop > start else self._stand_in(order, start) for start, stop in places]
+        return [stream[start:stop] if stop > start else self._stand_in(stream, start) for start, stop in places]
 
     def _stand_in(self, order: Tensor, start: int) -> Tensor:
         """Samples that do not count, for a process that has none left: as many as a network needs."""
@@ -267,15 +274,24 @@ class MixedBatches(EpochBatches):
 
     def rows(self) -> list[Tensor]:
         """The epoch's batches as tensors of indices, those of labelled pairs first."""
+        return self.cut(self.stream())
+
+    def stream(self) -> Tensor:
+        """The epoch's samples as they were shuffled: labelled ones, then unlabelled ones."""
         generator = torch.Generator().manual_seed(epoch_seed(self.sampler.seed, self.sampler.epoch))
         known = drawn(self.num_labelled, self._needed(0), generator, self.sampler.classes)
         unknown = drawn(self.num_unlabelled, self._needed(1), generator) + self.num_labelled
+        return torch.cat([known, unknown])
+
+    def cut(self, stream: Tensor) -> list[Tensor]:
+        """The batches of a stream; where its samples go is the same in all epochs."""
+        known, unknown = stream[: self._needed(0)], stream[self._needed(0) :]
         found = []
         for index in range(len(self)):
             (a, b), (c, d) = self._place(index, 0), self._place(index, 1)
             rows = torch.cat([known[a:b], unknown[c:d]])
             # Where this process has none left, pairs stand in that do not count.
-            found.append(rows if len(rows) else torch.cat([known, unknown])[: self._least])
+            found.append(rows if len(rows) else stream[: self._least])
         return found
 
     def count(self, index: int) -> int:

@@ -234,22 +234,7 @@ class Problem:
         if not (self.categorical or self.name == "multi-label classification"):
             raise InputError(f"label smoothing needs classes, which {self.name} has not; leave it out")
 
-        def loss(logits: Tensor, target: Tensor) -> Tensor:
-            plain = self.known_loss(logits, target)
-            if target.ndim > 1 and not (self.missing is None and self.ignore_index is None):
-                known = self.known(target)
-                logits, target = _entries(
-                    logits, target, known if self.ignore_index is None else known & (target != self.ignore_index)
-                )
-            if not len(target):
-                return plain
-            if self.categorical:
-                spread = -F.log_softmax(logits, dim=1).mean()
-            else:
-                spread = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, 0.5))
-            return (1 - amount) * plain + amount * spread
-
-        return loss
+        return Smoothed(self, amount)
 
     def target_fault(self, logits: Tensor, target: Tensor, *, training: bool = False) -> Fault | None:
         """What is wrong with these targets; the one place that decides whether a target is valid.
@@ -293,6 +278,36 @@ class Problem:
             message, row = fault
             place = "" if row is None or indices is None else f", sample {int(indices[row])}"
             raise InputError(f"{where}{place}: {message}" if where else message)
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    """A label loss with smoothed labels, see `Problem.smoothed`.
+
+    Args:
+        problem: What logits and targets mean.
+        amount: How much of the label is spread over all classes, in [0, 1].
+    """
+
+    problem: Problem
+    amount: float
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of one batch, a scalar."""
+        problem = self.problem
+        plain = problem.known_loss(logits, target)
+        if target.ndim > 1 and not (problem.missing is None and problem.ignore_index is None):
+            known = problem.known(target)
+            logits, target = _entries(
+                logits, target, known if problem.ignore_index is None else known & (target != problem.ignore_index)
+            )
+        if not len(target):
+            return plain
+        if problem.categorical:
+            spread = -F.log_softmax(logits, dim=1).mean()
+        else:
+            spread = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, 0.5))
+        return (1 - self.amount) * plain + self.amount * spread
 
 
 def _entries(logits: Tensor, target: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

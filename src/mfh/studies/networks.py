@@ -37,6 +37,7 @@ from mfh.training.by_method import ByMethod, Lesson, begun
 from mfh.training.fitting import align, distill, pretrain
 from mfh.training.heads import EmbeddingHead, fit_head
 from mfh.training.recipe import Recipe, describe
+from mfh.training.together import hindrance, is_worthwhile, seconds_elsewhere
 from mfh.training.trackers import check_tracker, tracked
 
 Role = Literal["teacher", "student"]
@@ -222,6 +223,25 @@ class Networks:
             "distance": distance_name(self.protocol.distance),
             "joint": self.protocol.joint,
         }
+
+    def alone(self, role: Role) -> str | None:
+        """Why networks of a role cannot be trained together with those of other seeds; None where they can.
+
+        Networks that are given, or fitted at once, are not trained.
+        """
+        task, given = self.task, self.settings.files
+        if role == "teacher" and (task.teacher is None or task.teacher_embeddings is not None):
+            return None
+        if role == "teacher" and (given.teacher_checkpoint or task.teacher_checkpoint) and not self.protocol.joint:
+            return None
+        if self.settings.training.logger is not None:
+            return "a logger follows it"
+        return hindrance(self.new(role), role, self._training_problem, self.recipe)
+
+    @property
+    def are_small(self) -> bool:
+        """Whether training students together is worthwhile."""
+        return is_worthwhile(self.new("student"), self.recipe.batch_size, self.device)
 
     # --- making -----------------------------------------------------------------------------------------------------
 
@@ -530,7 +550,8 @@ class Networks:
         made = train()
         if self.folder is not None and rank() == 0:
             self.folder.write_history(key, made.history)
-            self.folder.write_cost(key, {"seconds": round(time.monotonic() - started, 3), **made.extra})
+            seconds = time.monotonic() - started + seconds_elsewhere()
+            self.folder.write_cost(key, {"seconds": round(seconds, 3), **made.extra})
         return made
 
 

@@ -4,13 +4,13 @@ import os
 import pickle
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -27,6 +27,7 @@ from mfh.studies.seed import Seed
 from mfh.studies.settings import Settings
 from mfh.tasks.finding import TaskSource, find_task
 from mfh.tasks.task import Task
+from mfh.training.together import MOST_NETWORKS, together
 
 #: How often a training says at which epoch it is.
 _SECONDS_BETWEEN_NOTES = 0.3
@@ -51,6 +52,7 @@ class Plan:
         scale: How the task's metric reads.
         select: Whether the test split is read only for what validation chooses.
         fractions: The shares of the labels to compare; empty for all labels alone.
+        ensemble: Whether networks of several units and cells are trained at once: none, small ones, or all.
         methods: Methods by name that are not shipped, or not as they are shipped.
         notes: Folder where worker processes say what they are doing; None where nobody listens.
     """
@@ -65,6 +67,7 @@ class Plan:
     select: bool
     fractions: tuple[float, ...] = ()
     methods: tuple[tuple[str, Any], ...] = ()
+    ensemble: Literal["off", "auto", "on"] = "off"
     notes: Path | None = None
 
     @property
@@ -143,7 +146,6 @@ def _measure(
     tick: Callable[[], None] | None = None,
 ) -> None:
     """Measure some cells of one unit; with None make only what they share. `tick` is called after each."""
-    kept = plan.kept(unit)
     with _noting(plan, unit), _threads(plan.settings.execution.threads):
         if made is None:
             doing("reading the data")
@@ -151,13 +153,49 @@ def _measure(
         if chunk is None:
             made.prepare(plan.missing(unit))
             return
-        measured = made.measure(chunk, splits=plan.splits, finished=partial(plan.offer, made))
-        for cell, rows in zip(chunk, measured, strict=True):
-            kept.write_rows(cell, plan.splits, plan.columns, rows)
-            if tick is not None:
-                tick()
-        if plan.unrated(unit) and not plan.missing(unit):
-            kept.write_rows(None, plan.splits, plan.columns, made.score_rows(plan.grid))
+        _write(plan, unit, chunk, made, None, tick)
+
+
+def _measure_together(
+    plan: Plan,
+    units: Sequence[Unit],
+    make: Callable[[Unit], Seed] | None = None,
+    tick: Callable[[], None] | None = None,
+) -> None:
+    """Measure all missing cells of some units, whose networks are trained at once."""
+    strict, missing = plan.ensemble == "on", {unit: plan.missing(unit) for unit in units}
+    with _noting(plan, units[0]), _threads(plan.settings.execution.threads):
+        doing("reading the data")
+        if make is None:
+            source = find_task(plan.task, plan.settings.task)
+            seeds = {unit: plan.seed(source.make(unit[0]), unit) for unit in units}
+        else:
+            seeds = {unit: make(unit) for unit in units}
+        together([partial(made.prepare, missing[unit]) for unit, made in seeds.items()], strict=strict)
+        makers = {(unit, cell): make for unit in units for cell, make in seeds[unit].makers(missing[unit]).items()}
+        students = dict(zip(makers, together([*makers.values()], strict=strict), strict=True))
+        for unit, made in seeds.items():
+            own = {cell: student for (of, cell), student in students.items() if of == unit}
+            _write(plan, unit, missing[unit], made, own, tick)
+
+
+def _write(
+    plan: Plan,
+    unit: Unit,
+    cells: Sequence[Cell],
+    made: Seed,
+    students: Mapping[Cell, Trained] | None,
+    tick: Callable[[], None] | None,
+) -> None:
+    """Keep the rows of some cells of a unit, and its AUROCs when all cells have theirs."""
+    kept = plan.kept(unit)
+    measured = made.measure(cells, splits=plan.splits, finished=partial(plan.offer, made), students=students)
+    for cell, rows in zip(cells, measured, strict=True):
+        kept.write_rows(cell, plan.splits, plan.columns, rows)
+        if tick is not None:
+            tick()
+    if plan.unrated(unit) and not plan.missing(unit):
+        kept.write_rows(None, plan.splits, plan.columns, made.score_rows(plan.grid))
 
 
 @contextmanager
@@ -230,6 +268,9 @@ class Crew:
         """
         plan = replace(plan, notes=self.reporter.notes)
         todo = [unit for unit in plan.units if plan.missing(unit) or plan.unrated(unit)]
+        if plan.ensemble != "off":
+            self._run_together(plan, todo)
+            return
         if self.workers == 1 or sum(len(plan.missing(unit)) for unit in todo) < 2:
             for unit in todo:
                 _measure(plan, unit, plan.missing(unit), self.seed(plan, unit), self.reporter.tick)
@@ -253,10 +294,35 @@ class Crew:
                 self.reporter.finished(unit)
             return more
 
+        self._run_jobs([job(unit, None if parts > 1 else plan.missing(unit)) for unit in todo], finished)
+
+    def _run_together(self, plan: Plan, todo: Sequence[Unit]) -> None:
+        """Measure units in parts whose networks are trained at once, every worker a part at a time."""
+        cells = max((len(plan.missing(unit)) for unit in todo), default=1)
+        size = max(1, min(-(-len(todo) // self.workers), MOST_NETWORKS // max(1, cells)))
+        parts = [todo[start : start + size] for start in range(0, len(todo), size)]
+
+        def finished(units: Sequence[Unit]) -> None:
+            for unit in units:
+                self.reporter.finished(unit)
+
+        if self.workers == 1 or len(parts) == 1:
+            for units in parts:
+                _measure_together(plan, units, partial(self.seed, plan), self.reporter.tick)
+                finished(units)
+            return
+        jobs = [Job(units, _measure_together, (plan, units)) for units in parts]
+        self._run_jobs(jobs, lambda done, _: finished(done.key))
+
+    def _run_jobs(self, jobs: Sequence[Job[Any]], finished: Callable[[Job[Any], Any], Any]) -> None:
+        """Run jobs in the worker processes, which start with the first.
+
+        Raises:
+            InputError: A worker process ended before its work.
+        """
         if self._pool is None:
             self._pool = self._stack.enter_context(worker_pool(self.workers))
         try:
-            jobs = [job(unit, None if parts > 1 else plan.missing(unit)) for unit in todo]
             run_jobs(self._pool, jobs, finished, self.reporter.tick)
         except WorkerDiedError:
             raise InputError(

@@ -1,5 +1,6 @@
 """A study: arms x ratios x scores x seeds on one task, kept in a run folder and resumed from it."""
 
+import logging
 import shutil
 import tempfile
 import time
@@ -9,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mfh.errors import InputError
 from mfh.problems.scale import ACCURACY, Scale
@@ -30,6 +31,7 @@ from mfh.studies.grid import (
     default_arms,
 )
 from mfh.studies.labels import check_fractions, with_label_fraction
+from mfh.studies.networks import Role
 from mfh.studies.pool import Crew, Plan
 from mfh.studies.provenance import environment
 from mfh.studies.recommended import Recommended, Students, exceeds, origins
@@ -48,7 +50,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+log = logging.getLogger("mfh")
+
 DEFAULT_SCORES = ("distance",)
+#: Entry of a study's configuration that says which networks were trained at once, if any.
+ENSEMBLE = "ensemble"
 
 
 @dataclass(frozen=True, repr=False)
@@ -340,6 +346,7 @@ def _study(
     plan = Plan(task, settings, tuple(grid), splits, run.folder, seeds, scale, select, design.fractions, design.methods)
     made = plan.seed(first, plan.units[0])
     _check(design, grid, first, settings, made)
+    plan = replace(plan, ensemble=_ensemble(made, run))
     config = _config(plan, first, made, source, sorted(set(ratios)), design)
     run.refuse_foreign()
     with run.locked():
@@ -390,6 +397,33 @@ def _check(design: _Design, grid: Sequence[Cell], task: Task, settings: Settings
     made.rehearse(grid)
 
 
+def _ensemble(made: Seed, run: Run) -> Literal["off", "auto", "on"]:
+    """Which networks of several seeds and arms are trained at once; a run that is resumed goes on as it began.
+
+    Raises:
+        InputError: All are wanted, and they cannot be stacked.
+    """
+    wanted, networks = made.settings.execution.ensemble, made.networks
+    if wanted == "auto" and run.holds_config and run.num_cells:
+        return run.config.get(ENSEMBLE, "off")  # type: ignore[no-any-return]
+    if wanted == "off" or (wanted == "auto" and not networks.are_small):
+        return "off"
+    roles: tuple[Role, ...] = ("student", "teacher")
+    for role in roles:
+        reason = networks.alone(role)
+        if reason is None:
+            continue
+        if wanted == "on":
+            raise InputError(
+                f"ensemble is 'on', but the {role} cannot be trained together with those of other seeds: {reason}; "
+                "choose 'auto', which trains such networks one by one"
+            )
+        log.warning("the %ss of all seeds are trained one by one, not together: %s", role, reason)
+        if role == "student":
+            return "off"
+    return wanted
+
+
 def _counts(task: Task) -> dict[str, int]:
     """How many pairs there are of each kind."""
     unlabelled = 0 if task.unlabelled is None else len(task.unlabelled)
@@ -419,6 +453,7 @@ def _config(
         **asdict(plan.settings.files),
         **made.networks.protocol_facts(),
         "threads": plan.settings.execution.threads,
+        **({} if plan.ensemble == "off" else {ENSEMBLE: plan.ensemble}),
         **_repeats(made.task, source),
         "metric": asdict(plan.scale),
         "facts": dict(made.task.facts),

@@ -6,7 +6,7 @@ The steps of the command line, a diagnosis and the cells of a study go through h
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -414,12 +414,25 @@ class Seed:
 
     # --- measurements -----------------------------------------------------------------------------------------------
 
+    def makers(self, cells: Sequence[Cell]) -> dict[Cell, Callable[[], Trained]]:
+        """Functions that make the students of cells that `prepare` has seen; see `mfh.training.together`."""
+        trained = [cell for cell in cells if cell.arm != LINEAR]
+        outputs = self._train_outputs(trained)
+        return {cell: partial(self.student, cell, outputs.get(cell)) for cell in trained}
+
+    def _train_outputs(self, cells: Sequence[Cell]) -> dict[Cell, Tensor]:
+        """Outputs on all training pairs of the teachers of cells whose students are not kept."""
+        taught = [cell for cell in cells if cell.teacher is not None]
+        untrained = [cell for cell in taught if not (self.keep_students and self.networks.holds_distilled(cell))]
+        return self._outputs(untrained, "train") if self._cacheable else {}
+
     def measure(
         self,
         cells: Sequence[Cell],
         *,
         splits: Sequence[str] = ("val", "test"),
         finished: Callable[[Cell, Trained, list[Row]], None] | None = None,
+        students: Mapping[Cell, Trained] | None = None,
     ) -> Iterator[list[Row]]:
         """Train and measure one student after the other; yields the rows of one cell at a time.
 
@@ -429,17 +442,17 @@ class Seed:
             cells: The arms.
             splits: The splits to measure on.
             finished: Called with each student and its rows before they are yielded.
+            students: Their students, if they are trained already.
         """
         taught = [cell for cell in cells if cell.teacher is not None]
-        untrained = [cell for cell in taught if not (self.keep_students and self.networks.holds_distilled(cell))]
-        train_outputs = self._outputs(untrained, "train") if self._cacheable else {}
+        train_outputs = self._train_outputs(cells) if students is None else {}
         outputs = {split: self._outputs(taught, split) for split in splits}
         metric = self.task.problem.metric
         for cell in cells:
             if cell.arm == LINEAR:
                 yield [self._row(cell, split, metric.name, self._linear(split)) for split in splits]
                 continue
-            student = self.student(cell, train_outputs.get(cell))
+            student = self.student(cell, train_outputs.get(cell)) if students is None else students[cell]
             rows = []
             if student.best_epoch is not None and "val" in splits:
                 rows.append(self._row(cell, "val", "best_epoch", float(student.best_epoch)))

@@ -150,6 +150,8 @@ class Execution(Processes, Device):
 
     threads: Annotated[int, Bounds(1, 1024)] = 1
     """Number of CPU threads in each process."""
+    ensemble: Literal["auto", "on", "off"] = "auto"
+    """Train networks of several seeds and arms at once: auto does so where they are small and can be stacked."""
 
 
 #: Students that a study keeps.

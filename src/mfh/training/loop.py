@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,10 @@ _FORMAT = 3
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 # Losses stay on the device, one number each; so many are added up at a time.
 _LOSSES = 1024
+
+#: Called as taker(training, train, val) when a training is to begin; where it returns True, the training is done. See
+#: `mfh.training.together`.
+taken_by: ContextVar[Callable[["Training", Any, Any], bool] | None] = ContextVar("taken_by", default=None)
 
 
 @dataclass
@@ -151,9 +156,12 @@ class Training:
         objective = self.objective
         if self.finished:
             objective.load_state_dict(self._resumed["objective"])
-            self._check_kept()
+            self.check_kept()
             return self.state
         _check_processes()
+        taker = taken_by.get()
+        if taker is not None and taker(self, train, val):
+            return self.state
         others = [module for module in objective.children() if module is not objective.networks]
         modules = [*objective.networks.values(), *others]  # each goes back to its own device
         homes = [device_of(module) for module in modules]
@@ -184,7 +192,7 @@ class Training:
 
     def _fit(self, train: Any, val: Any) -> None:
         objective, recipe, device = self.objective, self.recipe, self.device
-        optimizer = _made(recipe.optimizer, objective.trained(), "optimizer", Optimizer)
+        optimizer = made_optimizer(recipe, objective)
         scheduler = self._scheduler(optimizer)
         scaler = torch.amp.GradScaler(device.type) if recipe.precision == "16-mixed" else None
         if self._resumed:
@@ -194,7 +202,7 @@ class Training:
                     with foreign(f"{self.checkpoint} cannot be resumed from, delete it to start afresh: {name}"):
                         stateful.load_state_dict(self._resumed[name])
             self._resumed = {}
-        batches = self._batches(train)
+        batches = self.batches(train)
         how: dict[str, Any] = {
             "fields": objective.fields,
             "index_device": objective.index_device(device),
@@ -213,9 +221,9 @@ class Training:
                 self._epoch(epoch, training, validation, scheduler, bar)
                 if self.checkpoint is not None and rank() == 0:
                     self._write_checkpoint(self.checkpoint, optimizer, scheduler, scaler)
-        self._check_kept()
+        self.check_kept()
 
-    def _batches(self, train: Any) -> EpochBatches:
+    def batches(self, train: Any) -> EpochBatches:
         """The batches of an epoch, for this process."""
         recipe = self.recipe
         how: dict[str, Any] = {"accumulate": recipe.accumulate, "processes": world_size(), "rank": rank()}
@@ -241,9 +249,34 @@ class Training:
         loss = epoch.train(training if bar is None else bar.follow(training, number))
         state.steps += len(epoch.batches) // self.recipe.accumulate
         average_buffers(self.objective.normalised())  # the same network in all processes
-        values = epoch.validate(validation)
+        self.note(epoch.validate(validation), loss)
+        with foreign(
+            f"the scheduler, {type(scheduler).__name__}, failed in epoch {number} of {self.recipe.epochs} (it steps "
+            "once per epoch)"
+        ):
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step(state.history[-1][self._compared[0]])
+            elif scheduler is not None:
+                scheduler.step()
+        state.epochs += 1
+        done_of(state.epochs, self.recipe.epochs, "epoch")
+
+    def note(
+        self, values: Mapping[str, float], loss: float, weights: Callable[[], Mapping[str, Tensor]] | None = None
+    ) -> None:
+        """Write down an epoch that is trained, and keep its weights if it is the best so far.
+
+        Args:
+            values: Metric and loss of every network on the validation data, by name.
+            loss: Mean training loss.
+            weights: Returns the watched network's state (default: of the network as it is).
+
+        Raises:
+            InputError: The training diverged, or a logger failed.
+        """
+        state, number = self.state, self.state.epochs
         state.history.append({"epoch": float(number), "steps": float(state.steps), **values, "train_loss": loss})
-        self._keep(number, values)
+        self._keep(number, values, weights)
         if rank() == 0:
             for logger in self.loggers:
                 with foreign(f"the logger, {type(logger).__name__}, failed"):
@@ -254,16 +287,6 @@ class Training:
                 f"training of the {' and the '.join(self.objective.networks)} diverged: the loss is {loss} in epoch "
                 f"{number}; lower the learning rate, or check the inputs"
             )
-        with foreign(
-            f"the scheduler, {type(scheduler).__name__}, failed in epoch {number} of {self.recipe.epochs} (it steps "
-            "once per epoch)"
-        ):
-            if isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step(values[self._compared[0]])
-            elif scheduler is not None:
-                scheduler.step()
-        state.epochs += 1
-        done_of(state.epochs, self.recipe.epochs, "epoch")
 
     # --- the kept epoch -------------------------------------------------------------------------------------------
 
@@ -275,7 +298,9 @@ class Training:
             return f"{self.watched}_val_loss", False
         return f"{self.watched}_val_{metric.name}", metric.higher_is_better
 
-    def _keep(self, number: int, values: dict[str, float]) -> None:
+    def _keep(
+        self, number: int, values: Mapping[str, float], weights: Callable[[], Mapping[str, Tensor]] | None
+    ) -> None:
         """Note the epoch, with its weights, if it is to be kept."""
         state = self.state
         if self.recipe.keep == "last":
@@ -286,10 +311,10 @@ class Training:
         found = [-math.inf if math.isnan(value) else value for value in found]  # what is no number never wins
         if state.best_epoch < 0 or found > state.best:
             state.best, state.best_epoch = found, number
-            network = self.objective.kept(self.watched)
-            state.weights = {key: _copied(value) for key, value in network.state_dict().items()}
+            now = self.objective.kept(self.watched).state_dict if weights is None else weights
+            state.weights = {key: _copied(value) for key, value in now().items()}
 
-    def _check_kept(self) -> None:
+    def check_kept(self) -> None:
         """Refuse a training of which no epoch could be judged."""
         name, _ = self._compared
         if self.recipe.keep != "last" and all(math.isnan(epoch[name]) for epoch in self.state.history):
@@ -643,11 +668,16 @@ def seed_generators(seed: int, device: torch.device) -> None:
     random.seed(seed)
 
 
-def _made(factory: Callable[[Any], Any], argument: Any, name: str, kind: type) -> Any:
-    with foreign(f"the {name} cannot be made"):
-        made = factory(argument)
-    if not isinstance(made, kind):
-        raise InputError(f"{name} made a {type(made).__name__}; a torch.optim.{kind.__name__} was expected")
+def made_optimizer(recipe: Recipe, objective: Objective) -> Optimizer:
+    """The recipe's optimizer of an objective's parameters.
+
+    Raises:
+        InputError: It cannot be made, or is none.
+    """
+    with foreign("the optimizer cannot be made"):
+        made = recipe.optimizer(objective.trained())
+    if not isinstance(made, Optimizer):
+        raise InputError(f"optimizer made a {type(made).__name__}; a torch.optim.Optimizer was expected")
     return made
 
 

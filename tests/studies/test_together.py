@@ -1,0 +1,202 @@
+"""A study whose small networks are trained at once: the same study."""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import mfh
+import tiny_task
+from mfh import files
+from mfh.errors import InputError
+from mfh.studies import networks
+from mfh.studies.folder import Run
+from mfh.training import together
+from mfh.training.loop import Training
+
+TINY = str(Path(tiny_task.__file__))
+ARMS = ["no-kd", "regular", "aligned", "aligned-student", "general", "soft", "longer", "label-smoothing"]
+FEW = {"arms": [*ARMS, "self-training"], "num_seeds": 3, "processes": 1, "label_fractions": (0.5, 1.0)}
+SOME = {"arms": ["no-kd", "regular", "general"], "num_seeds": 2, "processes": 1}
+
+
+def precise(seed: int = 0) -> mfh.Task:
+    """The tiny task in double precision, where rounding decides nothing."""
+    task = tiny_task.task(seed)
+    for split in (task.train, task.val, task.test):
+        split.tensors = tuple(part.double() if part.is_floating_point() else part for part in split.tensors)
+
+    def of(make):
+        return lambda: make().double()
+
+    return replace(task, teacher=of(task.teacher), student=of(task.student))
+
+
+def with_layer(*layers: nn.Module):
+    def task(seed: int = 0) -> mfh.Task:
+        def student() -> nn.Module:
+            return nn.Sequential(nn.Linear(7, 10), *layers, nn.ReLU(), nn.Linear(10, 2))
+
+        return replace(tiny_task.task(seed), student=student, student_layer=None)
+
+    return task
+
+
+def table(folder: Path) -> bytes:
+    return (folder / "results.csv").read_bytes()
+
+
+def alone(monkeypatch) -> list[str]:
+    """Roles of the networks that are trained one by one from now on."""
+    found, fit = [], Training._fit
+
+    def counted(self, train, val):
+        found.append(" and ".join(self.objective.networks))
+        fit(self, train, val)
+
+    monkeypatch.setattr(Training, "_fit", counted)
+    return found
+
+
+def test_rows_histories_and_networks_are_those_of_one_by_one(tmp_path, monkeypatch):
+    single = alone(monkeypatch)
+    found = mfh.study(precise, out=tmp_path / "together", ensemble="on", **FEW)
+    assert not single
+    wanted = mfh.study(precise, out=tmp_path / "alone", ensemble="off", **FEW)
+    assert len(single) > 50
+    index = [name for name in found.frame if name != "value"]
+    assert found.frame[index].equals(wanted.frame[index])
+    np.testing.assert_allclose(found.frame["value"], wanted.frame["value"], rtol=1e-9)
+    histories = sorted(path.relative_to(tmp_path / "alone") for path in (tmp_path / "alone").rglob("histories/*.csv"))
+    assert len(histories) > 40
+    for path in histories:
+        ours, theirs = (pd.read_csv(tmp_path / run / path).drop(columns="checksum") for run in ("together", "alone"))
+        pd.testing.assert_frame_equal(ours, theirs, rtol=1e-5)
+
+
+def test_each_arm_is_told_its_share_of_the_seconds(tmp_path):
+    mfh.study(TINY, out=tmp_path / "run", ensemble="on", **SOME)
+    costs = [Run(tmp_path / "run").seed(seed).read_cost(mfh.studies.grid.Cell("regular")) for seed in (0, 1)]
+    assert all(cost is not None and cost["seconds"] > 0 for cost in costs)
+
+
+def test_an_interrupted_study_ends_like_one_that_was_not(tmp_path, monkeypatch):
+    whole = mfh.study(TINY, out=tmp_path / "whole", **SOME)
+    assert json.loads((tmp_path / "whole/config.json").read_text())["ensemble"] == "auto"
+    write, count = files.write_table, 0
+
+    def interrupted(*arguments):
+        nonlocal count
+        count += 1
+        if count in (2, 9, 15):
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    monkeypatch.setattr(files, "write_table", interrupted)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            mfh.study(TINY, out=tmp_path / "part", **SOME)
+    assert mfh.study(TINY, out=tmp_path / "part", **SOME).frame.equals(whole.frame)
+    assert table(tmp_path / "part") == table(tmp_path / "whole")
+
+
+def test_neither_the_number_of_seeds_nor_of_processes_changes_a_row(tmp_path):
+    first = mfh.study(TINY, out=tmp_path / "run", **SOME)
+    before = table(first.folder)
+    mfh.study(TINY, out=first.folder, **SOME | {"num_seeds": 3})
+    assert table(first.folder).startswith(before)
+    again = mfh.study(TINY, out=tmp_path / "two", **SOME | {"num_seeds": 3, "processes": 2})
+    assert table(again.folder) == table(first.folder)
+
+
+def test_a_resumed_run_goes_on_as_it_began(tmp_path, monkeypatch):
+    """Whatever the rule would choose now, and with a run folder of a version that knew none."""
+    mfh.study(TINY, out=tmp_path / "together", **SOME)
+    mfh.study(TINY, out=tmp_path / "alone", ensemble="off", **SOME)
+    assert "ensemble" not in Run(tmp_path / "alone").config
+    single = alone(monkeypatch)
+    mfh.study(TINY, out=tmp_path / "alone", **SOME | {"num_seeds": 3})
+    assert single
+    single.clear()
+    monkeypatch.setattr(networks, "is_worthwhile", lambda *_: False)
+    mfh.study(TINY, out=tmp_path / "together", **SOME | {"num_seeds": 3})
+    assert not single
+    with pytest.raises(InputError, match='made with ensemble "auto"'):
+        mfh.study(TINY, out=tmp_path / "together", ensemble="off", **SOME)
+
+
+def test_what_cannot_be_stacked_is_refused_or_said_once(monkeypatch, caplog):
+    task = with_layer(nn.BatchNorm1d(10))
+    with pytest.raises(InputError, match=r"ensemble is 'on', but the student .*: layer '1' \(BatchNorm1d\) keeps"):
+        mfh.study(task, ensemble="on", **SOME)
+    single = alone(monkeypatch)
+    with caplog.at_level(logging.WARNING):
+        mfh.study(task, **SOME)
+    said = [record.getMessage() for record in caplog.records if "one by one" in record.getMessage()]
+    assert len(said) == 1
+    assert "layer '1' (BatchNorm1d)" in said[0]
+    assert "student" in single
+
+
+def test_a_teacher_that_cannot_be_stacked_is_trained_alone_and_students_together(monkeypatch, caplog):
+    def task(seed: int = 0) -> mfh.Task:
+        def teacher() -> nn.Module:
+            return nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Dropout(0.2), nn.Linear(12, 2))
+
+        return replace(tiny_task.task(seed), teacher=teacher)
+
+    single = alone(monkeypatch)
+    with caplog.at_level(logging.WARNING):
+        mfh.study(task, **SOME)
+    assert sorted(set(single)) == ["teacher", "teacher and student"]
+    assert sum("teachers of all seeds are trained one by one" in record.getMessage() for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("reason", ["convolution", "size", "gpu"])
+def test_auto_takes_what_was_measured_to_be_faster(reason):
+    network = nn.Linear(10, 10) if reason != "convolution" else nn.Conv1d(1, 1, 3)
+    batch_size = 32 if reason != "size" else together.MOST_MULTIPLICATIONS
+    device = torch.device("cuda" if reason == "gpu" else "cpu")
+    assert not together.is_worthwhile(network, batch_size, device)
+    assert together.is_worthwhile(nn.Linear(10, 10), 32, torch.device("cpu"))
+
+
+def test_auto_trains_a_large_teacher_alone_and_small_students_together(monkeypatch):
+    def task(seed: int = 0) -> mfh.Task:
+        def teacher() -> nn.Module:
+            return nn.Sequential(
+                nn.Linear(8, 12), nn.ReLU(), nn.Unflatten(1, (1, 12)), nn.Conv1d(1, 1, 3), nn.Flatten()
+            )
+
+        return replace(tiny_task.task(seed), teacher=lambda: nn.Sequential(*teacher(), nn.Linear(10, 2)))
+
+    single = alone(monkeypatch)
+    mfh.study(task, **SOME | {"arms": ["no-kd", "regular"]})
+    assert set(single) == {"teacher"}
+    single.clear()
+    mfh.study(task, ensemble="on", **SOME | {"arms": ["no-kd", "regular"]})
+    assert not single
+
+
+def test_a_wrong_choice_is_refused():
+    with pytest.raises(InputError, match="ensemble"):
+        mfh.study(TINY, ensemble="always", **SOME)
+
+
+def test_select_measures_the_chosen_students(tmp_path):
+    options = {**SOME, "arms": ["no-kd", "regular", "soft"], "select": True}
+    found = mfh.study(precise, out=tmp_path / "together", ensemble="on", **options)
+    wanted = mfh.study(precise, out=tmp_path / "alone", ensemble="off", **options)
+    assert Run(found.folder).selection["arm"] == Run(wanted.folder).selection["arm"]
+    np.testing.assert_allclose(found.by_seed(), wanted.by_seed(), rtol=1e-9)
+
+
+def test_jobs_that_train_nothing_come_back_as_they_are():
+    assert together.together([lambda: 1, lambda: 2]) == [1, 2]
+    assert together.together([]) == []
