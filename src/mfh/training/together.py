@@ -696,6 +696,7 @@ class _Group:
                     for role, network in training.objective.networks.items():
                         self.stacks[role].write(place, network)
                     training.check_kept()
+            done_of(number + 1, self.members[0].training.recipe.epochs, "epoch")
             active = [(place, member) for place, member in active if not member.training.finished]
 
     def _epoch(self, number: int) -> _Epoch:
