@@ -29,7 +29,7 @@ from mfh.parallel.distributed import world_size
 from mfh.problems.losses import KDLoss, LabelLoss, WeightedCrossEntropy, kl_divergence
 from mfh.problems.metrics import Tally
 from mfh.problems.problem import Problem, Smoothed
-from mfh.progress import doing
+from mfh.progress import doing, done_of
 from mfh.training.loop import Training, made_optimizer, taken_by
 from mfh.training.objectives import Alignment, Distillation, Objective, Supervised
 from mfh.training.recipe import Recipe
