@@ -49,7 +49,8 @@ def test_results_are_the_same_in_memory_in_a_folder_and_twice(finished):
 
 def test_a_finished_study_is_not_done_again(finished, monkeypatch):
     before = table(finished.folder)
-    monkeypatch.setattr(pool, "_measure", None)
+    for name in ("_measure", "_measure_together"):
+        monkeypatch.setattr(pool, name, None)
     assert mfh.study(TINY, out=finished.folder, **FEW).frame.equals(finished.frame)
     assert table(finished.folder) == before
 
