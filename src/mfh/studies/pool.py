@@ -331,6 +331,17 @@ class Crew:
                 "workers"
             ) from None
 
+    def students(self, plan: Plan, wanted: Sequence[tuple[Unit, Cell]]) -> list[tuple[Seed, Trained]]:
+        """Students of some units, trained in this process as the study trains them, each with its seed."""
+        seeds = {unit: self.seed(plan, unit) for unit in dict.fromkeys(unit for unit, _ in wanted)}
+        jobs = [partial(seeds[unit].student, cell) for unit, cell in wanted]
+        with _threads(plan.settings.execution.threads):
+            if plan.ensemble == "off":
+                trained = [job() for job in jobs]
+            else:
+                trained = together(jobs, strict=plan.ensemble == "on")
+        return [(seeds[unit], student) for (unit, _), student in zip(wanted, trained, strict=True)]
+
     def seed(self, plan: Plan, unit: Unit) -> Seed:
         """A unit, ready to work on in this process."""
         if unit == (self.first.seed, self.first.fraction):

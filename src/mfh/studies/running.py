@@ -32,7 +32,7 @@ from mfh.studies.grid import (
 )
 from mfh.studies.labels import check_fractions, with_label_fraction
 from mfh.studies.networks import Role
-from mfh.studies.pool import Crew, Plan
+from mfh.studies.pool import Crew, Plan, Unit
 from mfh.studies.provenance import environment
 from mfh.studies.recommended import Recommended, Students, exceeds, origins
 from mfh.studies.seed import LABEL_SMOOTHING, Seed
@@ -509,15 +509,19 @@ def _keep_students(plan: Plan, rows: Sequence[Row], run: Run, crew: Crew) -> Non
         if (row["split"], row["metric"]) == ("val", plan.scale.name):
             fraction = float(row[FRACTION]) if plan.fractions else None
             values.setdefault((fraction, Cell.of(row)), []).append((float(row["value"]), int(row["seed"])))
+    wanted: list[tuple[Unit, Cell]] = []
+    best_values: list[float] = []
     for (fraction, cell), found in values.items():
         if cell.arm == LINEAR:
             continue
         value, best = max(found, key=lambda one: (plan.scale.sign * one[0], -one[1]))
         held = run.student_facts(cell, fraction)
         if held is None or held["seed"] != best:
-            made = crew.seed(plan, (best, fraction))
-            facts = {**made.networks.origin, "validation": value}
-            run.write_student(cell, fraction, made.student(cell).network.state_dict(), facts)
+            wanted.append(((best, fraction), cell))
+            best_values.append(value)
+    for (unit, cell), value, (made, student) in zip(wanted, best_values, crew.students(plan, wanted), strict=True):
+        facts = {**made.networks.origin, "validation": value}
+        run.write_student(cell, unit[1], student.network.state_dict(), facts)
 
 
 def _frame(rows: list[Row], columns: Sequence[str]) -> "pd.DataFrame":

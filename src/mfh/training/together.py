@@ -98,8 +98,8 @@ def together(jobs: Sequence[Callable[[], T]], *, strict: bool = False) -> list[T
                 taken_by.reset(token)
                 _elsewhere.reset(clock)
         started = time.monotonic()
-        if waiting:
-            doing(f"training {len(waiting)} networks together" if len(waiting) > 1 else "training a network")
+        if len(waiting) > 1:  # one alone has said what it is
+            doing(f"training {len(waiting)} networks together")
         for reason in train_together([*waiting.values()]):
             _refuse_alone(reason, strict)
         share = (time.monotonic() - started) / max(1, len(waiting))
