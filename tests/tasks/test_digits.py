@@ -174,6 +174,31 @@ def test_best_accuracies_equal_brute_force(counts):
     assert facts["majority_accuracy"] == pytest.approx(best([]), abs=1e-12)
 
 
+@pytest.mark.parametrize("num_classes", [3, 4, 10])
+def test_more_classes_are_ranges_of_the_sum_that_are_about_equally_likely(num_classes):
+    world = World(general=1, teacher_only=1, num_classes=num_classes)
+    digits = np.array(list(itertools.product(range(10), repeat=2)))
+    target = world.draw(4000, np.random.default_rng(0)).target
+    share = np.bincount(target, minlength=num_classes) / len(target)
+    assert len(share) == num_classes
+    assert np.abs(share - 1 / num_classes).max() < 0.07
+    label = np.searchsorted(world.limits, digits.sum(1))
+    right = sum(np.bincount(label[digits[:, 0] == digit]).max() for digit in range(10))
+    facts = world.facts()
+    assert facts["best_student_accuracy"] == pytest.approx(right / 100, abs=1e-12)
+    assert facts["majority_accuracy"] == pytest.approx(np.bincount(label).max() / 100, abs=1e-12)
+    assert len(facts["classes"]) == num_classes
+    assert facts["classes"][0].startswith("sum 0 to ")
+    made = task(num_classes=num_classes, **SMALL)
+    assert made.student()(made.train[0][1][None]).shape == (1, num_classes)
+
+
+@pytest.mark.parametrize("wrong", [1, 11, True, 2.5, "3"])
+def test_a_number_of_classes_out_of_range_is_refused(wrong):
+    with pytest.raises(InputError, match="num_classes is .*; choose 2 to 10"):
+        World(num_classes=wrong)
+
+
 def test_facts():
     facts = task(general=1, teacher_only=2, student_only=1, **SMALL).facts
     assert (facts["alpha"], facts["beta"], facts["gamma"]) == (2 / 3, 1 / 2, 1 / 4)

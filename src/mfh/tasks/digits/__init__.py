@@ -23,6 +23,7 @@ def task(
     num_test: int = 2000,
     audio_noise: float = 1.0,
     picture_noise: float = 0.1,
+    num_classes: int = 2,
 ) -> Task:
     """The digits world as a task: data drawn from a seed, two networks, and the truth about the teacher's channels.
 
@@ -41,6 +42,7 @@ def task(
         num_test: Number of test pairs.
         audio_noise: Standard deviation of the recording's white noise. The tones have amplitude 1.
         picture_noise: Standard deviation of the picture's noise. Without noise, pixels lie in [0, 1].
+        num_classes: Number of classes: equally likely ranges of the sum of the decisive digits.
 
     Returns:
         A task with samples (recording (1, 65, T), picture (1, 8, 8 B), target), layer "flatten" in both networks and
@@ -62,11 +64,12 @@ def task(
         teacher_distractors=teacher_distractors,
         audio_noise=audio_noise,
         picture_noise=picture_noise,
+        num_classes=num_classes,
     )
     return Task(
         name="digits",
-        teacher=partial(teacher, world.num_heard),
-        student=partial(student, world.num_seen),
+        teacher=partial(teacher, world.num_heard, num_classes),
+        student=partial(student, world.num_seen, num_classes),
         layer=LAYER,
         student_layer=LAYER,
         train=world.split("train", num_train, seed),

@@ -15,14 +15,15 @@ TEACHER_FILTERS, TEACHER_ROWS = 8, 16
 STUDENT_FILTERS, STUDENT_ROWS = 16, 4
 
 
-def teacher(num_heard: int) -> nn.Sequential:
-    """A new teacher: recording (N, 1, 65, T) -> logits (N, 2).
+def teacher(num_heard: int, num_classes: int = 2) -> nn.Sequential:
+    """A new teacher: recording (N, 1, 65, T) -> logits (N, K).
 
     Both convolutions halve the frequencies. The pool leaves 16 frequencies and 4 time columns per key for any T. The
     channels of `flatten` are 8 filters x 16 frequencies x 4 A columns: 1024 for two keys.
 
     Args:
         num_heard: Number A of keys in the recording.
+        num_classes: Number K of classes.
     """
     return nn.Sequential(
         OrderedDict(
@@ -32,18 +33,19 @@ def teacher(num_heard: int) -> nn.Sequential:
             relu2=nn.ReLU(),
             pool=nn.AdaptiveMaxPool2d((TEACHER_ROWS, COLUMNS_PER_DIGIT * num_heard)),
             flatten=nn.Flatten(),
-            **_classifier(TEACHER_FILTERS * TEACHER_ROWS * COLUMNS_PER_DIGIT * num_heard),
+            **_classifier(TEACHER_FILTERS * TEACHER_ROWS * COLUMNS_PER_DIGIT * num_heard, num_classes),
         )
     )
 
 
-def student(num_seen: int) -> nn.Sequential:
-    """A new student: picture (N, 1, 8, 8 B) -> logits (N, 2).
+def student(num_seen: int, num_classes: int = 2) -> nn.Sequential:
+    """A new student: picture (N, 1, 8, 8 B) -> logits (N, K).
 
     The channels of `flatten` are 16 filters x 4 rows x 4 B columns: 512 for two digits.
 
     Args:
         num_seen: Number B of digits in the picture.
+        num_classes: Number K of classes.
     """
     return nn.Sequential(
         OrderedDict(
@@ -53,7 +55,7 @@ def student(num_seen: int) -> nn.Sequential:
             relu2=nn.ReLU(),
             pool=nn.AdaptiveMaxPool2d((STUDENT_ROWS, COLUMNS_PER_DIGIT * num_seen)),
             flatten=nn.Flatten(),
-            **_classifier(STUDENT_FILTERS * STUDENT_ROWS * COLUMNS_PER_DIGIT * num_seen),
+            **_classifier(STUDENT_FILTERS * STUDENT_ROWS * COLUMNS_PER_DIGIT * num_seen, num_classes),
         )
     )
 
@@ -80,11 +82,11 @@ def digit_of_channel(num_heard: int) -> NDArray[np.int64]:
     return np.tile(of_column, TEACHER_FILTERS * TEACHER_ROWS)
 
 
-def _classifier(width: int) -> dict[str, nn.Module]:
+def _classifier(width: int, num_classes: int) -> dict[str, nn.Module]:
     return {
         "fc1": nn.Linear(width, 128),
         "relu3": nn.ReLU(),
         "fc2": nn.Linear(128, 64),
         "relu4": nn.ReLU(),
-        "fc3": nn.Linear(64, 2),
+        "fc3": nn.Linear(64, num_classes),
     }

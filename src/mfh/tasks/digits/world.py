@@ -3,8 +3,9 @@
 A pair is a recording of digits dialled on a telephone keypad (the teacher's modality) and a picture of handwritten
 digits (the student's). Every digit is uniform on 0 to 9 and independent of the others. `general` digits occur in both,
 `teacher_only` digits in the recording, `student_only` digits in the picture. Distractors occur in one of the two and
-decide nothing. The label says whether the sum of the decisive digits exceeds 4.5 per digit. So it is known exactly
-what decides the label, and which modality has it.
+decide nothing. The label says whether the sum of the decisive digits exceeds 4.5 per digit; of more than two classes,
+which of several equally likely ranges the sum lies in. So it is known exactly what decides the label, and which
+modality has it.
 
 Shapes: N pairs, A digits in the recording, B digits in the picture, D decisive digits.
 """
@@ -30,7 +31,7 @@ STFT_SIZE = 128
 STFT_HOP = 64
 SCAN_SIZE = 8
 MAX_DIGITS = 8  # per modality
-MIDDLE = 4.5  # mean of one digit
+MAX_CLASSES = 10
 
 # The standard keypad (ITU-T Q.23): a key sounds the tone of its row and the tone of its column, in Hz.
 _ROWS = (697.0, 770.0, 852.0, 941.0)
@@ -54,7 +55,7 @@ class Digits(NamedTuple):
     Attributes:
         heard: Digits of the recordings, (N, A): general, teacher-only, distractors.
         seen: Digits of the pictures, (N, B): general, student-only, distractors.
-        target: Labels 0 or 1, (N,).
+        target: Labels 0 to K - 1, (N,).
     """
 
     heard: NDArray[np.int64]
@@ -74,10 +75,13 @@ class World:
         teacher_distractors: Number of digits in the recording that decide nothing.
         audio_noise: Standard deviation of the white noise. Each of a key's two tones has amplitude 1.
         picture_noise: Standard deviation of the noise on pixels. Without noise they lie in [0, 1].
+        num_classes: Number K of classes: ranges of the sum of the decisive digits, as equally likely as may be. With 2
+            the label says whether the sum exceeds 4.5 per digit.
 
     Raises:
         InputError: A count is negative or not whole, no digit is decisive, a modality has no digit or more than
-            `MAX_DIGITS`, or a noise is negative or not finite.
+            `MAX_DIGITS`, there are fewer than 2 or more than `MAX_CLASSES` classes, or a noise is negative or not
+            finite.
 
     Example:
         >>> world = World(general=1, teacher_only=1, student_distractors=1)
@@ -92,6 +96,7 @@ class World:
     teacher_distractors: int = 0
     audio_noise: float = 1.0
     picture_noise: float = 0.1
+    num_classes: int = 2
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -107,6 +112,8 @@ class World:
                 raise InputError(
                     f"the {modality} has {number} digits; 1 to {MAX_DIGITS} were expected: change {counts}"
                 )
+        if isinstance(self.num_classes, bool) or self.num_classes not in range(2, MAX_CLASSES + 1):
+            raise InputError(f"num_classes is {self.num_classes!r}; choose 2 to {MAX_CLASSES}")
         for name in ("audio_noise", "picture_noise"):
             noise = getattr(self, name)
             if not (isinstance(noise, int | float | np.floating) and math.isfinite(noise) and noise >= 0):
@@ -132,6 +139,12 @@ class World:
         """Number D of digits that decide the label."""
         return self.venn.total
 
+    @property
+    def limits(self) -> list[int]:
+        """The K - 1 sums of decisive digits above which the next class begins."""
+        ways = np.cumsum(_sum_ways(self.num_decisive))
+        return [int(np.argmax(ways * self.num_classes >= turn * ways[-1])) for turn in range(1, self.num_classes)]
+
     def best_accuracy(self, known: int) -> float:
         """The highest expected accuracy for a reader who knows `known` of the decisive digits.
 
@@ -142,7 +155,7 @@ class World:
             known: Number of known decisive digits, 0 to D.
 
         Returns:
-            The accuracy as a fraction in [0.5, 1].
+            The accuracy as a fraction in [1 / K, 1].
 
         Raises:
             InputError: `known` is negative or larger than D.
@@ -152,20 +165,27 @@ class World:
         known_ways, other_ways = _sum_ways(known), _sum_ways(self.num_decisive - known)
         right = 0
         for known_sum, ways in enumerate(known_ways):
-            over = sum(w for s, w in enumerate(other_ways) if known_sum + s > MIDDLE * self.num_decisive)
-            right += ways * max(over, sum(other_ways) - over)
+            of_class = [0] * self.num_classes
+            for other_sum, others in enumerate(other_ways):
+                of_class[np.searchsorted(self.limits, known_sum + other_sum)] += others
+            right += ways * max(of_class)
         return float(right / 10**self.num_decisive)
 
     def facts(self) -> dict[str, Any]:
         """Everything that is known exactly about this world, as values that JSON can hold. Accuracies are fractions."""
         venn = self.venn
-        middle = f"{MIDDLE * self.num_decisive:g}"
+        two = self.num_classes == 2
+        says = (
+            f"whether the decisive digits sum to more than {4.5 * self.num_decisive:g}"
+            if two
+            else f"which of {self.num_classes} equally likely ranges the sum of the decisive digits lies in"
+        )
         return {
             "description": (
                 f"Recordings of {self.num_heard} dialled and pictures of {self.num_seen} handwritten digits: "
                 f"{self.general} in both, {self.teacher_only} decisive only in the recording, "
                 f"{self.student_only} only in the picture, the others distractors; "
-                f"the label says whether the decisive digits sum to more than {middle}."
+                f"the label says {says}."
             ),
             **{name: int(getattr(self, name)) for name in _COUNTS},
             "audio_noise": float(self.audio_noise),
@@ -177,8 +197,14 @@ class World:
             "best_student_accuracy": self.best_accuracy(self.general + self.student_only),
             "best_joint_accuracy": self.best_accuracy(self.num_decisive),
             "majority_accuracy": self.best_accuracy(0),
-            "classes": ["small sum", "large sum"],
+            "classes": ["small sum", "large sum"] if two else self._ranges(),
         }
+
+    def _ranges(self) -> list[str]:
+        """The classes in words."""
+        first = [0, *(limit + 1 for limit in self.limits)]
+        last = [*self.limits, 9 * self.num_decisive]
+        return [f"sum {low} to {high}" for low, high in zip(first, last, strict=True)]
 
     def draw(self, number: int, generator: np.random.Generator) -> Digits:
         """Draw the digits and labels of some pairs.
@@ -194,7 +220,7 @@ class World:
         return Digits(
             heard=np.hstack([general, teacher_only, heard_distractors]),
             seen=np.hstack([general, student_only, seen_distractors]),
-            target=(digits.sum(1) > MIDDLE * self.num_decisive).astype(np.int64),
+            target=np.searchsorted(self.limits, digits.sum(1)),
         )
 
     def split(self, name: Split, number: int, seed: int) -> TensorDataset:
