@@ -195,7 +195,7 @@ def test_more_classes_are_ranges_of_the_sum_that_are_about_equally_likely(num_cl
 
 @pytest.mark.parametrize("wrong", [1, 11, True, 2.5, "3"])
 def test_a_number_of_classes_out_of_range_is_refused(wrong):
-    with pytest.raises(InputError, match="num_classes is .*; choose 2 to 10"):
+    with pytest.raises(InputError, match=r"num_classes is .*; choose 2 to 10"):
         World(num_classes=wrong)
 
 
