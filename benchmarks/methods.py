@@ -1,0 +1,144 @@
+"""Which distillation method helps? Every shipped method, with and without a soft focus, beside all controls.
+
+    python benchmarks/methods.py runs/methods --report benchmarks/reports/methods-YYYY-MM-DD.md
+
+Each setting is one study in a folder of its own; what is finished is not run again. Four real directions have 100 labels,
+once with the other training pairs as unlabelled ones and once without them, and `digits` has four classes. Loss weights
+are the published defaults of each method, for all settings. The directions were fixed before any of them was run, and
+the report names all of them.
+"""
+
+import argparse
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import mfh
+from common import Report
+from mfh.errors import InputError
+from mfh.methods.names import SHIPPED
+from mfh.studies.folder import Run
+from mfh.studies.grid import PLAIN_CONTROLS
+from mfh.studies.stats import mean_interval
+from real import Setting, gain, table
+
+DIRECTIONS = (
+    ("htad", "audio", "accelerometer"),
+    ("htad", "accelerometer", "audio"),
+    ("numerals", "pix", "zer"),
+    ("numerals", "fac", "mor"),
+)
+DIGITS = "digits-four-classes"
+METHODS = tuple("regular" if name == "kd" else name for name in SHIPPED)
+FOCUSED = tuple("soft" if name == "kd" else f"{name}+soft" for name in SHIPPED if name != "c2kd")
+ARMS = ("no-kd", *PLAIN_CONTROLS, *METHODS, *FOCUSED)
+
+
+def run_setting(folder, setting, num_seeds):
+    """One study in this process; returns its name and what went wrong, if anything did."""
+    torch.set_num_threads(1)
+    name, task, given, seeds = (
+        (DIGITS, "digits", {"num_classes": "4"}, 2 * num_seeds)
+        if setting is None
+        else (setting.name, setting.task, setting.arguments, num_seeds)
+    )
+    try:
+        settings = mfh.Settings.of(processes=1, set=given, keep_students="none")
+        mfh.study(task, arms=ARMS, num_seeds=seeds, out=folder / name, settings=settings)
+    except InputError as error:
+        return name, str(error)
+    return name, ""
+
+
+def report(folder, settings, path):
+    """Write the tables of all finished studies."""
+    named = [(DIGITS if setting is None else setting.name, setting) for setting in settings]
+    found = [(name, setting, Run(folder / name)) for name, setting in named]
+    found = [(name, setting, run.summary, run) for name, setting, run in found if run.holds_results]
+    say = Report("Distillation methods under one control", "No times are measured here.")
+    say(
+        f"{len(found)} of {len(settings)} studies are finished. Gains are differences to no-kd in points of test accuracy "
+        "with 95 % intervals, corrected after Nadeau and Bengio where seeds re-split one data set; in bold where they "
+        "exclude zero. A star marks a gain whose interval over the best control by validation is above zero as well."
+    )
+    say()
+    columns = [name.replace("-labelled-only", ", labelled only") for name, *_ in found]
+    rows = [["no-kd", *(summary.number(summary.chosen("no-kd").student) for *_, summary, _ in found)]]
+    rows += [[arm, *(_cell(summary, arm) for *_, summary, _ in found)] for arm in ARMS[1:]]
+    table(say, ["arm", *columns], rows)
+    seeds = ", ".join(f"{name} {summary.num_seeds[1]}" for name, _, summary, _ in found)
+    say(f"Seeds: {seeds}.")
+    say()
+    say("## What a soft focus adds to each method")
+    say()
+    rows, means = [], []
+    for focused in FOCUSED:
+        cells, values = [focused], []
+        for *_, summary, _ in found:
+            variant = summary.chosen(focused)
+            comparison = variant and variant.mask_gain
+            cells.append(summary.difference(comparison) if comparison else "")
+            values += [comparison.mean_difference] if comparison else []
+        means.append(np.mean(values) if values else np.nan)
+        rows.append([*cells, f"{means[-1]:+.2f}"])
+    table(say, ["arm", *columns, "mean"], rows)
+    known = np.array([value for value in means if np.isfinite(value)])
+    if len(known) > 1:
+        mean, low, high = mean_interval(known)
+        say(
+            f"The focus improves {int((known > 0).sum())} of {len(known)} methods in the mean over settings; mean over "
+            f"methods {mean:+.2f} ({low:+.2f} to {high:+.2f})."
+        )
+    say()
+    say("## What each arm costs")
+    say()
+    rows = []
+    for arm in ARMS:
+        seconds = [_seconds(run, arm) for *_, run in found]
+        rows.append([arm, *(f"{value:.1f}" if value else "" for value in seconds)])
+    table(say, ["arm", *(f"{name}, s" for name in columns)], rows)
+    say("Mean seconds of one training in a study, on a machine that did other work too.")
+    say.write(path)
+
+
+def _cell(summary, arm):
+    text, variant = gain(summary, arm), summary.chosen(arm)
+    over = summary.over_control(variant) if variant is not None else None
+    return f"{text}*" if over is not None and over.outcome == "gains" else text
+
+
+def _seconds(run, arm):
+    """Mean seconds of an arm's training; None where they are not known."""
+    variant = run.summary.chosen(arm)
+    if variant is None:
+        return None
+    known = [run.seed(seed).cost(variant.cell) for seed in range(run.summary.num_seeds[1])]
+    values = [cost["seconds"] for cost in known if cost]
+    return float(np.mean(values)) if values else None
+
+
+def main():
+    """Run what is missing, then write the report."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, help="where studies are kept")
+    parser.add_argument("--report", type=Path, help="Markdown file for the tables")
+    parser.add_argument("--num-seeds", type=int, default=10, help="seeds of a real direction; digits has twice as many")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--report-only", action="store_true", help="run nothing")
+    options = parser.parse_args()
+    settings = [Setting(*d, "100", unlabelled) for unlabelled in (True, False) for d in DIRECTIONS] + [None]
+    if not options.report_only:
+        with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
+            jobs = [pool.submit(run_setting, options.folder, setting, options.num_seeds) for setting in settings]
+            for done, job in enumerate(as_completed(jobs), start=1):
+                name, problem = job.result()
+                print(f"{done} of {len(jobs)}: {name}{': ' + problem if problem else ''}", flush=True)
+    report(options.folder, settings, options.report)
+
+
+if __name__ == "__main__":
+    main()
