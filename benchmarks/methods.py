@@ -80,7 +80,7 @@ def report(folder, settings, path):
         cells, values = [focused], []
         for *_, summary, _ in found:
             variant = summary.chosen(focused)
-            comparison = variant and variant.mask_gain
+            comparison = variant and variant.masking
             cells.append(summary.difference(comparison) if comparison else "")
             values += [comparison.mean_difference] if comparison else []
         means.append(np.mean(values) if values else np.nan)
@@ -116,7 +116,7 @@ def _seconds(run, arm):
     variant = run.summary.chosen(arm)
     if variant is None:
         return None
-    known = [run.seed(seed).cost(variant.cell) for seed in range(run.summary.num_seeds[1])]
+    known = [run.seed(seed).read_cost(history_key(variant.cell)) for seed in range(run.summary.num_seeds[1])]
     values = [cost["seconds"] for cost in known if cost]
     return float(np.mean(values)) if values else None
 
