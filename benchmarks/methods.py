@@ -21,6 +21,7 @@ import mfh
 from common import Report
 from mfh.errors import InputError
 from mfh.methods.names import SHIPPED
+from mfh.reporting.curves import history_key
 from mfh.studies.folder import Run
 from mfh.studies.grid import PLAIN_CONTROLS
 from mfh.studies.stats import mean_interval
