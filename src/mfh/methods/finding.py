@@ -63,13 +63,37 @@ class FunctionMethod(Method):
         return self.function(batch)
 
 
+class LikeMethod(Method):
+    """An object with a method's parts that is no `Method`: what it lacks is as `Method` has it.
+
+    Args:
+        own: An object with `loss(batch)`, and any other part of a `Method`.
+    """
+
+    def __init__(self, own: Any) -> None:
+        self.own = own
+        for name in _PARTS:
+            if hasattr(own, name):
+                setattr(self, name, getattr(own, name))
+        self.name = str(getattr(own, "name", "") or type(own).__name__)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """What the object's loss returns."""
+        found: Tensor = self.own.loss(batch)
+        return found
+
+
+#: Parts of a `Method` beside `loss` and `name`.
+_PARTS = tuple(name for name in vars(Method) if not name.startswith("_") and name not in ("loss", "name"))
+
+
 def resolve(method: Any) -> Method:
     """A method from whatever names it.
 
     Args:
         method: Name of a shipped method (`mfh.methods.names.SHIPPED`), "path/to/file.py:MyMethod",
-            "package.module:MyMethod", a `Method`, a class of `Method` that needs no arguments, or a function of a
-            `Batch`.
+            "package.module:MyMethod", a `Method` or an object with its parts (at least `loss`), the class of one that
+            needs no arguments, or a function of a `Batch`.
 
     Raises:
         InputError: There is no such method, or it is none.
@@ -79,16 +103,20 @@ def resolve(method: Any) -> Method:
         'kd'
     """
     found = _found(method) if isinstance(method, (str, Path)) else method
-    if isinstance(found, type) and issubclass(found, Method):
+    if isinstance(found, type) and _has_loss(found):
         with foreign(f"method {found.__name__} cannot be made without arguments; give an instance of it"):
             found = found()
-    elif callable(found) and not isinstance(found, (Method, type, nn.Module)):
-        found = FunctionMethod(found)
+    if not isinstance(found, (Method, type, nn.Module)):
+        found = LikeMethod(found) if _has_loss(found) else FunctionMethod(found) if callable(found) else found
     if not isinstance(found, Method):
         what = "" if found is method else f", of type {type(found).__name__}"
         raise InputError(f"method is {shown(method)}{what}; {_WANTED} was expected, or a name: {', '.join(SHIPPED)}")
     _check(found)
     return found
+
+
+def _has_loss(found: Any) -> bool:
+    return callable(getattr(found, "loss", None))
 
 
 def name_of(method: Method) -> str:
@@ -103,8 +131,16 @@ def reads_features(method: Method) -> bool:
 
 def facts_of(method: Method) -> dict[str, Any]:
     """What decides a method, as JSON can hold it: its class, its options, and a digest of code that is not mfh's."""
-    kind: Any = method.function if isinstance(method, FunctionMethod) else type(method)
-    options = {name: _plain(value) for name, value in sorted(vars(method).items()) if name != "function"}
+    kind: Any = type(method)
+    if isinstance(method, FunctionMethod):
+        kind = method.function
+    if isinstance(method, LikeMethod):
+        kind = type(method.own)
+    options = {
+        name: _plain(value)
+        for name, value in sorted({**getattr(getattr(method, "own", None), "__dict__", {}), **vars(method)}.items())
+        if name not in ("function", "own") and not callable(value)
+    }
     if str(kind.__module__).startswith("mfh."):
         return {"method": f"{kind.__module__}.{kind.__qualname__}", **options}
     return {"method": kind.__qualname__, "code": _code_digest(kind), **options}  # a file's module may have any name

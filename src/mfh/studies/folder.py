@@ -56,6 +56,7 @@ _LONGEST_NAME = 150
 _CONFIG, _ENVIRONMENT, _RESULTS = "config.json", "environment.json", "results.csv"
 _SELECTION, _DIAGNOSIS, _TRUTH = "selection.json", "diagnosis.json", "truth.json"
 _CHECKSUMS, _ADDITION, _EXPORT = "checksums.json", "addition.json", "export.json"
+_STUDY = "study.toml"
 _STUDENTS = "students"
 _KINDS = {"study": "a study", "steps": "single steps", "diagnose": "a diagnosis", "gauss": "Gaussian experiments"}
 _COUNTS = ("target", "predicted", "count")
@@ -391,6 +392,13 @@ class Run:
         """Versions, hardware, seconds and the command that repeats the run; empty where the run left none."""
         path = self.folder / _ENVIRONMENT
         return records.read_record(path, _Environment, _WITHOUT_IT) if records.present(path, _WITHOUT_IT) else {}
+
+    def write_study(self, text: str) -> None:
+        """Keep the file that repeats the study; see `mfh.studies.study_file`."""
+        path = self.folder / _STUDY
+        if not path.is_file() or path.read_bytes() != text.encode():
+            with files.atomic_write(path) as file:
+                file.write(text)
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Keep how the run was made."""

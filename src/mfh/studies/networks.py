@@ -503,7 +503,7 @@ class Networks:
     def _empty(self, key: NetworkKey) -> nn.Module:
         """A network that the kept weights fit: a fresh one, or what an arm's method deploys."""
         method = self.method(key) if isinstance(key, Cell) else None
-        if method is None or type(method).deploy is Method.deploy:
+        if method is None or getattr(method.deploy, "__func__", None) is Method.deploy:
             return self.new(_role(key))
         with self._small(method) as objective:
             return objective.kept("student")

@@ -29,6 +29,7 @@ from mfh.studies.grid import (
     Cell,
     cells,
     default_arms,
+    method_and_focus,
 )
 from mfh.studies.labels import check_fractions, with_label_fraction
 from mfh.studies.networks import Role
@@ -39,6 +40,7 @@ from mfh.studies.seed import LABEL_SMOOTHING, Seed
 from mfh.studies.settings import Settings
 from mfh.studies.stats import Repeats, mean_and_error
 from mfh.studies.steps import refuse_torchrun, with_earlier_arguments
+from mfh.studies.study_file import is_study_file, merged, read_study, study_text
 from mfh.studies.summary import Summary, representatives, summarise
 from mfh.tasks.checks import check_task
 from mfh.tasks.finding import TaskSource, find_task
@@ -53,6 +55,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("mfh")
 
 DEFAULT_SCORES = ("distance",)
+_DEFAULTS: Mapping[str, Any] = {
+    **dict.fromkeys(("arms", "ratios", "layers", "weights", "label_fractions"), ()),
+    "scores": DEFAULT_SCORES,
+    "num_seeds": 5,
+    "first_seed": 0,
+    "select": False,
+}
 #: Entry of a study's configuration that says which networks were trained at once, if any.
 ENSEMBLE = "ensemble"
 
@@ -200,7 +209,8 @@ def study(
 
     Args:
         task: A task as `find_task` accepts it. A `Task` keeps its data for all seeds; a function with a parameter
-            `seed` redraws them.
+            `seed` redraws them. A file that ends in .toml holds a whole study, as every run folder keeps one; what is
+            given beside it counts.
         arms: Arms to compare (default: `ARMS` of `mfh.studies.grid`, and where there are unlabelled pairs the controls
             `longer` and `self-training`): names, METHOD or METHOD+FOCUS with a shipped method or one of your own,
             "path/to/file.py:MyMethod" or "package.module:MyMethod", and methods themselves; see
@@ -240,6 +250,21 @@ def study(
     if progress is None:
         progress = in_notebook()
     settings = (settings or Settings()).changed(**changes)
+    if is_study_file(task):
+        given = {
+            "arms": _listed(arms),
+            "ratios": _listed(ratios),
+            "scores": _listed(scores),
+            "layers": _listed(layers),
+            "weights": _listed(weights),
+            "label_fractions": _listed(label_fractions),
+            "num_seeds": num_seeds,
+            "first_seed": first_seed,
+            "select": select,
+            "settings": settings,
+        }
+        whole = merged(read_study(task), given, _DEFAULTS)  # type: ignore[arg-type]
+        return study(**whole, add_seeds=add_seeds, out=out, progress=progress, finish=finish)
     checked("num_seeds", num_seeds, NumSeeds)
     checked("first_seed", first_seed, RandomSeed)
     checked("add_seeds", add_seeds, AddSeeds)
@@ -356,6 +381,7 @@ def _study(
         if design.add_seeds:
             run.begin_addition(design.add_seeds, len(seeds))
         run.claim(config)
+        run.write_study(_study_text(plan, design, settings))
         result = _measured(plan, run, source, made, progress)
         if design.select and not select:
             _choose(plan, run)
@@ -363,6 +389,40 @@ def _study(
             finish(run)
         run.end_addition()
     return result
+
+
+def _study_text(plan: Plan, design: _Design, settings: Settings) -> str:
+    """The content of the file that repeats a study."""
+    made_from = origins(plan.task, dict(plan.methods))
+    own = made_from.get("methods", {})
+    lost = [] if "source" in made_from else ["the task, an object of Python; add task = ..."]
+    arms = []
+    for name in dict.fromkeys(cell.arm for cell in plan.grid):
+        method, focus = method_and_focus(name)
+        if method in dict(plan.methods) and method not in own:
+            lost.append(f"the arm {name}, an object of Python")
+            continue
+        spec = _anywhere(own[method]) if method in own else method
+        arms.append(f"{spec}+{focus}" if focus else spec)
+    held = {
+        "task": _anywhere(made_from.get("source", "")),
+        "arms": arms,
+        "ratios": design.ratios,
+        "scores": () if design.scores == DEFAULT_SCORES else design.scores,
+        "layers": design.layers,
+        "weights": design.weights,
+        "label_fractions": design.fractions,
+        "num_seeds": len(plan.seeds),
+        "first_seed": plan.seeds.start,
+        "select": design.select,
+    }
+    return study_text(held, settings, lost)
+
+
+def _anywhere(spec: str) -> str:
+    """What names a task or a method, with the path of a file in full."""
+    place, colon, name = spec.partition(":")
+    return f"{Path(place).resolve()}{colon}{name}" if Path(place).is_file() else spec
 
 
 def _tested_all(run: Run) -> bool:
