@@ -19,12 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import stats
 
 import mfh
 from common import Report
 from mfh.errors import InputError
 from mfh.studies.folder import Run
 from mfh.studies.grid import ARMS, PLAIN_CONTROLS
+from mfh.studies.recommended import Students
 from mfh.studies.stats import mean_interval
 from mfh.tasks.baseline import linear_baseline
 from mfh.tasks.finding import TaskArguments, find_task
@@ -134,8 +136,9 @@ def report(folder, settings, path):
     found = [(setting, run) for setting, run in found if run.holds_results]
     say = Report("Real paired data", "No times are measured here.")
     seeds = sorted({run.summary.num_seeds[1] for _, run in found})
+    several = " to ".join(map(str, sorted({seeds[0], seeds[-1]})))
     say(
-        f"{len(found)} of {len(settings)} studies are finished, with {' to '.join(map(str, (seeds[0], seeds[-1])))} seeds "
+        f"{len(found)} of {len(settings)} studies are finished, with {several} seeds "
         "each. Every seed is another split of one data set, so intervals carry the correction of Nadeau and Bengio. Gains "
         "are differences to no-kd in points of test accuracy with 95 % intervals, in bold where they exclude zero. The "
         "linear baseline is a logistic regression on the student's view, trained on the labelled pairs."
@@ -190,7 +193,81 @@ def report(folder, settings, path):
         "interval above or below zero; in how many the interval of the gain over the best control (by validation) is "
         "above zero."
     )
+    say()
+    predicted(say, found)
+    say()
+    recommended(say, found)
     say.write(path)
+
+
+def predicted(say, found):
+    """Does the teacher's lead over the student on validation data, known before any distillation, predict the gain?"""
+    leads = []
+    for _, run in found:
+        val = run.results[run.results["split"] == "val"]
+        metric = run.scale.name
+        teacher = val[(val["arm"] == "regular") & (val["metric"] == f"teacher_{metric}")]["value"].mean()
+        student = val[(val["arm"] == "no-kd") & (val["metric"] == metric)]["value"].mean()
+        leads.append(100 * (teacher - student))
+    say("## What predicts the gain")
+    say()
+    rows = []
+    for arm in ("regular", "soft", "aligned", "general", "aligned-student"):
+        for words, wanted in (("few labels, all pairs", True), ("all settings", None)):
+            rows_of = {}
+            for (setting, run), lead in zip(found, leads, strict=True):
+                variant = run.summary.chosen(arm)
+                if variant is not None and (wanted is None or (setting.unlabelled and setting.labels != "all")):
+                    direction = (setting.task, setting.teacher, setting.student)
+                    rows_of.setdefault(direction, []).append((lead, variant.gain.mean_difference))
+            if len(rows_of) > 3:
+                rows.append([arm, words, f"{sum(map(len, rows_of.values()))}", *_spearman([*rows_of.values()])])
+    table(say, ["arm", "settings", "number", "Spearman", "sign right"], rows)
+    say(
+        "The lead is the teacher's accuracy minus that of no-kd on the validation split, before anything is distilled. "
+        "Intervals resample directions. Signs are counted in all settings, also where the interval of the gain includes zero."
+    )
+
+
+def recommended(say, found):
+    """What `result.best` recommends by validation, and what its choice gains on test data."""
+    say("## What result.best is worth")
+    say()
+    rows, gained, most = [], [], []
+    for setting, run in found:
+        summary, best = run.summary, Students(run, None, None).best()
+        gains = {v.cell: v.gain.mean_difference for v in summary.variants if v.gain and v.arm not in PLAIN_CONTROLS}
+        gained.append(gains.get(best.cell, 0.0))
+        most.append(max(0.0, *gains.values()))
+        name = f"{setting.task}: {setting.teacher} to {setting.student}"
+        pairs = "" if setting.unlabelled else ", labelled only"
+        rows.append([name, setting.labels + pairs, best.arm, f"{gained[-1]:+.1f}", f"{most[-1]:+.1f}"])
+    table(say, ["direction", "labels", "recommended", "its gain over no-kd, test", "best arm's gain"], rows)
+    gained, most = np.array(gained), np.array(most)
+    taught = [row[2] != "no-kd" for row in rows]
+    worth = most > 1
+    say(
+        f"Over {len(rows)} settings the recommended student gains {gained.mean():.1f} points in the mean, "
+        f"{100 * gained.sum() / most.sum():.0f} % of what the best arm gains, which is known only afterwards. It is worse than "
+        f"no-kd by more than 0.2 points in {int((gained < -0.2).sum())} settings, by {max(0.0, -gained.min()):.1f} points at "
+        f"most. A teacher is recommended in {int(np.sum(np.array(taught) & worth))} of the {int(worth.sum())} settings where "
+        "one gains more than 1 point. The linear model is no candidate."
+    )
+
+
+def _spearman(directions):
+    """Rank correlation of leads and gains with an interval over directions, and how often their signs agree."""
+    rng = np.random.default_rng(0)
+
+    def rank(chosen):
+        lead, gained = np.concatenate([np.array(directions[index]) for index in chosen]).T
+        return stats.spearmanr(lead, gained).statistic
+
+    drawn = [rank(rng.integers(0, len(directions), len(directions))) for _ in range(2000)]
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    lead, gained = np.concatenate([np.array(one) for one in directions]).T
+    agree = np.mean((lead > 0) == (gained > 0))
+    return f"{rank(range(len(directions))):+.2f} ({low:+.2f} to {high:+.2f})", f"{agree:.2f}"
 
 
 def main():
