@@ -52,7 +52,9 @@ def test_what_is_an_object_of_python_is_named(tmp_path):
 
 
 def test_settings_come_back_as_they_were(tmp_path):
-    settings = Settings.of(epochs=3, temperature=2.5, set={"labels": "50"}, device="cpu", channels_last=False, threads=2)
+    settings = Settings.of(
+        epochs=3, temperature=2.5, set={"labels": "50"}, device="cpu", channels_last=False, threads=2
+    )
     path = tmp_path / "a.toml"
     path.write_text(study_text({"task": 'a "b" \\ c', "weights": [(0.5, 1.0)]}, settings))
     held = read_study(path)
