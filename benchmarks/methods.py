@@ -64,7 +64,7 @@ def report(folder, settings, path):
     say(
         f"{len(found)} of {len(settings)} studies are finished. Gains are differences to no-kd in points of test accuracy "
         "with 95 % intervals, corrected after Nadeau and Bengio where seeds re-split one data set; in bold where they "
-        "exclude zero. A star marks a gain whose interval over the best control by validation is above zero as well."
+        "exclude zero. † marks an arm whose gain over the best control (by validation) has an interval above zero."
     )
     say()
     columns = [name.replace("-labelled-only", ", labelled only") for name, *_ in found]
@@ -109,7 +109,7 @@ def report(folder, settings, path):
 def _cell(summary, arm):
     text, variant = gain(summary, arm), summary.chosen(arm)
     over = summary.over_control(variant) if variant is not None else None
-    return f"{text}*" if over is not None and over.outcome == "gains" else text
+    return f"{text} †" if over is not None and over.outcome == "gains" else text
 
 
 def _seconds(run, arm):
