@@ -145,6 +145,7 @@ def main():
             "refusals": refusals(folder),
         }
         (folder / f"{rank()}.json").write_text(json.dumps(found))
+        gather("written")  # The error below ends both processes, so it waits until both have written.
         if rank() == 1:
             raise InputError("this process has had enough")
         gather("the first process waits for one that is gone")
