@@ -8,7 +8,8 @@ from mfh.reporting.classes import classes_section
 from mfh.reporting.costs import costs_section
 from mfh.reporting.curves import training_section
 from mfh.reporting.diagnosis import estimated_venn, kept_diagnosis
-from mfh.reporting.page import Section, Table
+from mfh.reporting.legend import legend_table
+from mfh.reporting.page import Command, Content, Files, Section, Table
 from mfh.reporting.pictures import (
     gains_picture,
     saliency_picture,
@@ -29,8 +30,8 @@ from mfh.studies.summary import Summary
 from mfh.venn import ModalityVenn
 
 
-def study_sections(run: Run) -> tuple[str, str, list[Section]]:
-    """Title, verdict and sections of the report of one study.
+def study_content(run: Run) -> Content:
+    """The report of one study.
 
     Args:
         run: The run folder of a study.
@@ -42,20 +43,24 @@ def study_sections(run: Run) -> tuple[str, str, list[Section]]:
     summary, seeds = run.summary, set(run.results["seed"])
     measured = [folder for folder in run.seeds if folder.seed in seeds]  # others are being added
     sections = [
+        _compared(run, facts, summary),
         _results(summary, run),
+        student_section(run),
         budgets_section(run),
         _teachers(summary),
-        _world(run, facts, summary),
         *kept_diagnosis(run),
         _channels(run, summary),
         classes_section(measured, summary, facts),
         training_section(measured, summary),
         costs_section(measured, summary),
-        making_section(run.config, run.environment),
-        student_section(run),
+        making_section(run),
     ]
-    title = f"Study: {run.config.get('task', run.folder.name)}"
-    return title, study_finding(run), [part for part in sections if part.blocks]
+    return Content(
+        f"Study: {run.config.get('task', run.folder.name)}",
+        str(facts.get("description") or ""),
+        study_finding(run).split("\n"),
+        [part for part in sections if part.blocks or part.folded],
+    )
 
 
 def comparison_table(runs: Mapping[str, Run]) -> Table:
@@ -85,15 +90,35 @@ def comparison_table(runs: Mapping[str, Run]) -> Table:
     return Table(columns, rows, caption)
 
 
+def _compared(run: Run, facts: Mapping[str, Any], summary: Summary) -> Section:
+    """What the modalities share, as far as it is known or was estimated, and what each arm is."""
+    section = Section("What was compared")
+    counts = [facts.get(name) for name in ("general", "teacher_only", "student_only")]
+    if all(isinstance(count, int) for count in counts) and any(counts):
+        section.blocks.append(venn_picture(ModalityVenn(*[int(count) for count in counts if count is not None])))
+    section.blocks.extend(estimated_venn(run))
+    names = {
+        "best_teacher_accuracy": "the best possible accuracy on the teacher's modality is",
+        "best_student_accuracy": "on the student's",
+        "majority_accuracy": "always predicting the majority class gives",
+    }
+    known = [f"{words} {100 * float(facts[name]):.1f} %" for name, words in names.items() if name in facts]
+    none = summary.chosen("no-kd")
+    if known:
+        text = "; ".join(known)
+        reached = f" The student without a teacher reaches {summary.number(none.student)} %." if none else ""
+        section.blocks.append(f"{text[0].upper()}{text[1:]}.{reached}")
+    section.blocks.append(legend_table(list(dict.fromkeys(variant.arm for variant in summary.variants))))
+    return section
+
+
 def _results(summary: Summary, run: Run) -> Section:
     section, choice = Section("Results"), run.selection
     if choice is not None:
         section.blocks.append(recommendation(choice, summary.scale, tested_all=not run.config.get("select")))
-    picture = gains_picture(summary)
-    if picture is not None:
-        section.blocks.append(picture)
-    section.blocks.append(arms_table(summary))
-    section.blocks.extend(_pairs_in_words(run))
+    for block in (gains_picture(summary), arms_table(summary), questions_table(summary), sweep_picture(summary)):
+        if block is not None:
+            section.blocks.append(block)
     most = summary.num_seeds[1]
     notes = (
         "Judge a mask by its gain over the same teacher without it: general, specific and random against aligned, "
@@ -111,13 +136,7 @@ def _results(summary: Summary, run: Run) -> Section:
             notes += f" They use the {summary.num_shared} seeds that all arms have."
     else:
         notes += "One seed has no interval: run more seeds before you draw conclusions."
-    section.blocks.append(notes)
-    questions = questions_table(summary)
-    if questions is not None:
-        section.blocks.append(questions)
-    sweep = sweep_picture(summary)
-    if sweep is not None:
-        section.blocks.append(sweep)
+    section.blocks.extend([*_pairs_in_words(run), notes])
     return section
 
 
@@ -167,28 +186,6 @@ def _teachers(summary: Summary) -> Section:
     return section
 
 
-def _world(run: Run, facts: Mapping[str, Any], summary: Summary) -> Section:
-    section = Section("What the modalities share")
-    if facts.get("description"):
-        section.blocks.append(str(facts["description"]))
-    names = {
-        "best_teacher_accuracy": "the best possible accuracy on the teacher's modality is",
-        "best_student_accuracy": "on the student's",
-        "majority_accuracy": "always predicting the majority class gives",
-    }
-    known = [f"{words} {100 * float(facts[name]):.1f} %" for name, words in names.items() if name in facts]
-    none = summary.chosen("no-kd")
-    if known:
-        text = "; ".join(known)
-        reached = f" The student without a teacher reaches {summary.number(none.student)} %." if none else ""
-        section.blocks.append(f"{text[0].upper()}{text[1:]}.{reached}")
-    counts = [facts.get(name) for name in ("general", "teacher_only", "student_only")]
-    if all(isinstance(count, int) for count in counts) and any(counts):
-        section.blocks.append(venn_picture(ModalityVenn(*[int(count) for count in counts if count is not None])))
-    section.blocks.extend(estimated_venn(run))
-    return section
-
-
 def _channels(run: Run, summary: Summary) -> Section:
     section = Section("Which channels can cross")
     kept = run.seeds[0] if run.seeds else None
@@ -213,29 +210,35 @@ def _channels(run: Run, summary: Summary) -> Section:
     return section
 
 
-def making_section(config: Mapping[str, Any], environment: Mapping[str, Any]) -> Section:
-    """The section on how a run was made: command, time, configuration, software and hardware."""
-    section = Section("How it was made")
+def making_section(run: Run) -> Section:
+    """The section on how a run was made: command, time, data, configuration, software and hardware."""
+    section, environment = Section("How it was made"), run.environment
     repeat, seconds = environment.get("repeat"), environment.get("seconds")
     if repeat:
-        section.blocks.append(f"This command repeats the run: {repeat}")
+        section.blocks.extend(["This command repeats the run:", Command(str(repeat))])
     if isinstance(seconds, int | float):
         section.blocks.append(f"The run took {_duration(float(seconds))}.")
+    kept = {run.folder / name: words for name, words in _KEPT.items() if (run.folder / name).is_file()}
+    if kept:
+        section.blocks.append(Files(kept))
     # The identity of the networks repeats many settings: show each one once, under its short name.
     named: dict[str, str] = {}
-    for name, value in _flatten(config):
+    for name, value in _flatten(run.config):
         name = name.removeprefix("identity.").removeprefix("problem.")
         if value and not name.startswith("facts."):
             named.setdefault(name, value)
     settings = [[name, value] for name, value in named.items()]
     if settings:
-        section.blocks.append(
-            Table(["Setting", "Value"], settings, "Configuration of the run, with all defaults filled in.")
-        )
+        caption = "Configuration of the run, with all defaults filled in."
+        section.folded.append(Table(["Setting", "Value"], settings, caption))
     facts = [[name, value] for name, value in _flatten(environment) if name not in ("repeat", "seconds")]
     if facts:
-        section.blocks.append(Table(["Item", "Value"], facts, "Software and hardware of the run."))
+        section.folded.append(Table(["Item", "Value"], facts, "Software and hardware of the run."))
     return section
+
+
+#: Files of a run folder that the report links, and what they hold.
+_KEPT = {"results.csv": "all measurements, one in a row", "study.toml": "the study, to run again with `mfh study`"}
 
 
 def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
