@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,9 @@ def draw_intervals(rows: Sequence[Row], *, label: str, ends: tuple[float, float]
         figure, axes = new_figure(6.5, 0.9 + (0.56 if narrow else 0.44) * len(rows))
         axes.axvline(0, color=INK, linewidth=1)
         for place, row in enumerate(rows):
-            heights: NDArray[np.float64] = place + 0.27 + jitter.uniform(-0.06, 0.06, len(row.seeds))
+            heights: NDArray[np.float64] = (
+                place + (0.22 if narrow else 0.27) + jitter.uniform(-0.06, 0.06, len(row.seeds))
+            )
             for (seed, value), height in zip(row.seeds.items(), heights, strict=True):
                 dot = axes.plot([value], [height], "o", color=row.colour, markersize=4, alpha=0.5, markeredgewidth=0)
                 hover(dot, f"{row.label}, seed {seed}: {value:+.3g}".replace("-", "\u2212"))
@@ -63,10 +65,12 @@ def draw_intervals(rows: Sequence[Row], *, label: str, ends: tuple[float, float]
                 hover(bar, f"{row.label}: {row.text}")
             mean = axes.plot([row.mean], [place], "o", color=row.colour, markersize=7.5, markeredgecolor="white")
             hover(mean, f"{row.label}: {row.text}")
-            where = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False}
+            where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False}
+            if narrow:  # grid lines do not run through the letters
+                where["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
             if narrow:
-                axes.annotate(row.label, (0, place - 0.36), **where, fontweight="bold")
-                axes.annotate(row.text, (1, place - 0.36), **where, ha="right")
+                axes.annotate(row.label, (0, place - 0.33), **where, fontweight="bold")
+                axes.annotate(row.text, (1, place - 0.33), **where, ha="right")
             else:
                 axes.annotate(row.text, (1.02, place), **where)
         axes.set_yticks(range(len(rows)), [""] * len(rows) if narrow else [row.label for row in rows])

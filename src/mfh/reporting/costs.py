@@ -34,7 +34,8 @@ def costs_section(folders: Sequence[SeedFolder], summary: Summary) -> Section:
             "features included, on a machine that may have had other work. Further parameters are those that the "
             "method trains beside the student; further memory is what its modules and the teacher's features take."
         )
-        section.blocks.append(Table(["Arm", "Seconds", "Further parameters", "Further memory"], rows, caption))
+        table = Table(["Arm", "Seconds", "Further parameters", "Further memory"], rows, caption)
+        section.blocks.append(table.without_empty_columns())
     return section
 
 

@@ -20,13 +20,19 @@ def diagnosis_content(run: Run) -> Content:
     return Content(f"Diagnosis: {diagnosis.task}", "", diagnosis_verdict(diagnosis), [shared, criteria])
 
 
-def kept_diagnosis(run: Run) -> list[Section]:
-    """The section on a run's diagnosis; an empty list for a run without one."""
+def kept_diagnosis(run: Run, *, with_venn: bool) -> list[Section]:
+    """The section on a run's diagnosis; an empty list for a run without one.
+
+    Args:
+        run: The run folder.
+        with_venn: Whether to show the estimated Venn diagram too.
+    """
     diagnosis = run.diagnosis
     if diagnosis is None:
         return []
-    tables = diagnosis_tables(diagnosis)
-    return [Section("Will distillation help?", [*diagnosis_verdict(diagnosis), *tables, _reading(diagnosis)])]
+    verdict, tables = diagnosis_verdict(diagnosis), diagnosis_tables(diagnosis)
+    venn = estimated_venn(run) if with_venn else []
+    return [Section("Will distillation help?", [" ".join(verdict), *venn, *tables, _reading(diagnosis)])]
 
 
 def _reading(diagnosis: Diagnosis) -> str:

@@ -25,7 +25,7 @@ def inline_svg(svg: bytes, prefix: str, *, label: str, kind: str) -> str:
     root = ElementTree.fromstring(svg)  # noqa: S314 (made by matplotlib a moment ago, which escapes all text)
     for parent in list(root.iter()):
         for child in list(parent):
-            if child.tag in (f"{_SVG}metadata", f"{_SVG}style") or _is_background(child):
+            if child.tag in (f"{_SVG}metadata", f"{_SVG}style"):
                 parent.remove(child)
     for element in root.iter():
         element.tag = element.tag.removeprefix(_SVG)
@@ -46,13 +46,6 @@ def inline_svg(svg: bytes, prefix: str, *, label: str, kind: str) -> str:
         root.attrib.pop(name, None)
     root.attrib |= {"class": f"chart {kind}", "role": "img", "aria-label": label, "style": f"max-width: {width:.0f}px"}
     return ElementTree.tostring(root, encoding="unicode")
-
-
-def _is_background(element: ElementTree.Element) -> bool:
-    """Whether an element is the white rectangle behind a figure or its axes."""
-    shapes = list(element)
-    white = len(shapes) == 1 and "fill: #ffffff" in shapes[0].get("style", "")
-    return white and element.get("id", "").startswith("patch_") and shapes[0].get("clip-path") is None
 
 
 def colour_styles(pages: Iterable[str]) -> str:

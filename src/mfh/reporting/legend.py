@@ -17,7 +17,7 @@ _WORDS = {
     "random": f"{_JOINT}, with random channels removed",
     "specific": f"{_JOINT}, with its most modality-specific channels kept: the opposite of general",
     "general": f"{_JOINT}, with its most modality-general channels kept (Algorithm 1)",
-    "soft": f"{_KD}, with each channel weighted by how well the student's modality predicts it",
+    "soft": f"{_KD}, its channels weighted by how well the student's modality predicts them",
     "longer": "control without a teacher: no-kd with as many steps as distillation takes",
     "label-smoothing": "control without a teacher: no-kd with softer labels",
     "self-training": "control: learns the predictions of the no-kd student, also on pairs without labels",

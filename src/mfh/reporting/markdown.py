@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mfh.files import atomic_write, markdown_table
-from mfh.reporting.page import FIGURES, Block, Command, Content, Files, Picture, Table, write_pictures
+from mfh.reporting.page import FIGURES, Block, Command, Content, Files, Folded, Picture, Table, write_pictures
 
 
 def write_markdown(folder: str | Path, content: Content, figures: Sequence[str] = FIGURES) -> Path:
@@ -26,7 +26,7 @@ def write_markdown(folder: str | Path, content: Content, figures: Sequence[str] 
     parts += [f"**{literal(headline)}**", "\n".join(f"* {literal(line)}" for line in lines)]
     for section in content.sections:
         parts.append(f"{'#' * section.level} {literal(section.title)}")
-        for block in (*section.blocks, *section.folded):
+        for block in section.blocks:
             picture = f"figures/{names[id(block)]}.{figures[0]}" if isinstance(block, Picture) else ""
             parts += _block(block, picture)
     path = folder / "report.md"
@@ -46,6 +46,8 @@ def _block(block: Block, picture: str) -> list[str]:
         return [f"    {' '.join(block.text.split())}"]
     if isinstance(block, Files):
         return ["\n".join(f"* {literal(str(path))}: {literal(words)}" for path, words in block.paths.items())]
+    if isinstance(block, Folded):
+        return [part for inner in block.blocks for part in _block(inner, "")]
     return [literal(block)]
 
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -58,6 +58,12 @@ class Table:
         """Whether a cell holds a sentence: narrow screens show the cells of a row below each other."""
         return any(len(cell) > 40 for row in self.rows for cell in row)
 
+    def without_empty_columns(self) -> "Table":
+        """The table without the columns that have no content."""
+        kept = [place for place in range(len(self.columns)) if any(row[place] for row in self.rows)]
+        rows = [[row[place] for place in kept] for row in self.rows]
+        return replace(self, columns=[self.columns[place] for place in kept], rows=rows)
+
     @staticmethod
     def _is_number(cells: list[str]) -> bool:
         filled = [cell for cell in cells if cell.strip() not in _NOTHING]
@@ -104,7 +110,20 @@ class Files:
     paths: dict[Path, str]
 
 
-Block = str | Table | Picture | Command | Files
+@dataclass(frozen=True)
+class Folded:
+    """Blocks that a click unfolds. On paper and in Markdown they are shown.
+
+    Args:
+        title: What is folded.
+        blocks: The blocks.
+    """
+
+    title: str
+    blocks: "Sequence[Block]"
+
+
+Block = str | Table | Picture | Command | Files | Folded
 
 
 @dataclass(frozen=True)
@@ -113,15 +132,13 @@ class Section:
 
     Args:
         title: The heading.
-        blocks: Paragraphs of plain text, tables, pictures, commands and links, in order.
+        blocks: Paragraphs of plain text, tables, pictures, commands, links and folded blocks, in order.
         level: Level of the heading: 2 for a section, 3 for a part of the section before it.
-        folded: Blocks that a click unfolds, below the others.
     """
 
     title: str
     blocks: list[Block] = field(default_factory=list)
     level: int = 2
-    folded: list[Block] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -197,8 +214,7 @@ def _kind(block: Block) -> str:
 
 def _swatches(sections: Sequence[Section]) -> list[str]:
     """The colours beside rows of tables, as style sheets name them."""
-    blocks = (block for section in sections for block in (*section.blocks, *section.folded))
-    tables = (block for block in blocks if isinstance(block, Table))
+    tables = (block for section in sections for block in section.blocks if isinstance(block, Table))
     return [f"var(--c{colour[1:]})" for table in tables for colour in table.colours]
 
 
@@ -223,8 +239,11 @@ def _href(path: Path, folder: Path) -> str:
 
 
 def _tidy(text: str) -> str:
-    """Keep a percent sign on the line of its number."""
-    return text.replace(" %", "\u00a0%")
+    """Text as HTML; a number stays on one line with its percent sign, its error or its interval."""
+    from markupsafe import Markup, escape
+
+    kept = str(escape(text.replace(" %", "\u00a0%").replace(" \u00b1 ", "\u00a0\u00b1\u00a0")))
+    return Markup(re.sub(r"\([^() ]+ to [^() ]+\)", r'<span class="whole">\g<0></span>', kept))  # noqa: S704 (escaped)
 
 
 def write_pictures(folder: Path, sections: list[Section], figures: Sequence[str]) -> dict[int, str]:
@@ -252,7 +271,7 @@ def write_pictures(folder: Path, sections: list[Section], figures: Sequence[str]
 def _pictures(sections: Sequence[Section]) -> Iterator[tuple[int, Picture]]:
     """Every picture with its id()."""
     for section in sections:
-        for block in (*section.blocks, *section.folded):
+        for block in section.blocks:
             if isinstance(block, Picture):
                 yield id(block), block
 

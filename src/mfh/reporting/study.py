@@ -9,7 +9,7 @@ from mfh.reporting.costs import costs_section
 from mfh.reporting.curves import training_section
 from mfh.reporting.diagnosis import estimated_venn, kept_diagnosis
 from mfh.reporting.legend import legend_table
-from mfh.reporting.page import Command, Content, Files, Section, Table
+from mfh.reporting.page import Block, Command, Content, Files, Folded, Section, Table
 from mfh.reporting.pictures import (
     gains_picture,
     saliency_picture,
@@ -47,8 +47,8 @@ def study_content(run: Run) -> Content:
         _results(summary, run),
         student_section(run),
         budgets_section(run),
-        _teachers(summary),
-        *kept_diagnosis(run),
+        Section("Better teachers, better students?", _given(teachers_picture(summary))),
+        *kept_diagnosis(run, with_venn=bool(_known_counts(facts))),
         _channels(run, summary),
         classes_section(measured, summary, facts),
         training_section(measured, summary),
@@ -59,7 +59,7 @@ def study_content(run: Run) -> Content:
         f"Study: {run.config.get('task', run.folder.name)}",
         str(facts.get("description") or ""),
         study_finding(run).split("\n"),
-        [part for part in sections if part.blocks or part.folded],
+        [part for part in sections if part.blocks],
     )
 
 
@@ -93,10 +93,10 @@ def comparison_table(runs: Mapping[str, Run]) -> Table:
 def _compared(run: Run, facts: Mapping[str, Any], summary: Summary) -> Section:
     """What the modalities share, as far as it is known or was estimated, and what each arm is."""
     section = Section("What was compared")
-    counts = [facts.get(name) for name in ("general", "teacher_only", "student_only")]
-    if all(isinstance(count, int) for count in counts) and any(counts):
-        section.blocks.append(venn_picture(ModalityVenn(*[int(count) for count in counts if count is not None])))
-    section.blocks.extend(estimated_venn(run))
+    if counts := _known_counts(facts):
+        section.blocks.append(venn_picture(ModalityVenn(*counts)))
+    else:
+        section.blocks.extend(estimated_venn(run))
     names = {
         "best_teacher_accuracy": "the best possible accuracy on the teacher's modality is",
         "best_student_accuracy": "on the student's",
@@ -112,13 +112,19 @@ def _compared(run: Run, facts: Mapping[str, Any], summary: Summary) -> Section:
     return section
 
 
+def _known_counts(facts: Mapping[str, Any]) -> list[int]:
+    """Numbers of decisive features: general, teacher-only and student-only; none where they are not known."""
+    counts = [facts.get(name) for name in ("general", "teacher_only", "student_only")]
+    known = [count for count in counts if isinstance(count, int)]
+    return known if len(known) == len(counts) and any(known) else []
+
+
 def _results(summary: Summary, run: Run) -> Section:
     section, choice = Section("Results"), run.selection
     if choice is not None:
         section.blocks.append(recommendation(choice, summary.scale, tested_all=not run.config.get("select")))
-    for block in (gains_picture(summary), arms_table(summary), questions_table(summary), sweep_picture(summary)):
-        if block is not None:
-            section.blocks.append(block)
+    blocks = (gains_picture(summary), arms_table(summary), questions_table(summary), sweep_picture(summary))
+    section.blocks.extend(_given(*blocks))
     most = summary.num_seeds[1]
     notes = (
         "Judge a mask by its gain over the same teacher without it: general, specific and random against aligned, "
@@ -168,24 +174,6 @@ def _pairs_in_words(run: Run) -> list[str]:
     ]
 
 
-def _teachers(summary: Summary) -> Section:
-    section = Section("Better teachers, better students?")
-    picture = teachers_picture(summary)
-    if picture is None:
-        return section
-    with_teacher = [variant for variant in summary.variants if len(variant.teacher)]
-    sign = summary.scale.sign
-    by_teacher = sorted(with_teacher, key=lambda variant: -sign * variant.teacher.mean())
-    by_student = sorted(with_teacher, key=lambda variant: -sign * variant.student.mean())
-    if len(with_teacher) <= 8:
-        section.blocks.append(
-            f"Teachers, best first: {', '.join(variant.label for variant in by_teacher)}. "
-            f"Their students, best first: {', '.join(variant.label for variant in by_student)}."
-        )
-    section.blocks.append(picture)
-    return section
-
-
 def _channels(run: Run, summary: Summary) -> Section:
     section = Section("Which channels can cross")
     kept = run.seeds[0] if run.seeds else None
@@ -204,10 +192,13 @@ def _channels(run: Run, summary: Summary) -> Section:
                     seed=kept.seed,
                 )
             )
-    table = auroc_table(run.results)
-    if table is not None:
-        section.blocks.append(table)
+    section.blocks.extend(_given(auroc_table(run.results)))
     return section
+
+
+def _given(*blocks: Block | None) -> list[Block]:
+    """The blocks that there are."""
+    return [block for block in blocks if block is not None]
 
 
 def making_section(run: Run) -> Section:
@@ -228,17 +219,17 @@ def making_section(run: Run) -> Section:
         if value and not name.startswith("facts."):
             named.setdefault(name, value)
     settings = [[name, value] for name, value in named.items()]
-    if settings:
-        caption = "Configuration of the run, with all defaults filled in."
-        section.folded.append(Table(["Setting", "Value"], settings, caption))
     facts = [[name, value] for name, value in _flatten(environment) if name not in ("repeat", "seconds")]
-    if facts:
-        section.folded.append(Table(["Item", "Value"], facts, "Software and hardware of the run."))
+    tables = [
+        Table(["Setting", "Value"], settings, "Configuration of the run, with all defaults filled in."),
+        Table(["Item", "Value"], facts, "Software and hardware of the run."),
+    ]
+    section.blocks.append(Folded("Configuration, software and hardware", [table for table in tables if table.rows]))
     return section
 
 
 #: Files of a run folder that the report links, and what they hold.
-_KEPT = {"results.csv": "all measurements, one in a row", "study.toml": "the study, to run again with `mfh study`"}
+_KEPT = {"results.csv": "all measurements, one in a row", "study.toml": "the study, to run again: mfh study study.toml"}
 
 
 def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -48,8 +48,8 @@ def finding(summary: Summary) -> str:
     regular = summary.chosen("regular")
     if regular is not None and regular.gain is not None and regular is not best:
         lines.append(f"Ordinary distillation, regular: {_over(summary, 'no-kd', regular.gain)}.")
-    among = f", best of {summary.num_candidates} by validation" if summary.num_candidates > 1 else ""
-    line = f"{best.label}{among}: {_over(summary, 'no-kd', best.gain)}{_after_correction(summary, best)}"
+    among = f" of {summary.num_candidates} by validation" if summary.num_candidates > 1 else ""
+    line = f"Best arm{among}, {best.label}: {_over(summary, 'no-kd', best.gain)}{_after_correction(summary, best)}"
     control, over = summary.control, summary.over_control(best)
     if control is not None and over is not None:
         line += f"; {_over(summary, f'{control.label}, the best control', over)}"
