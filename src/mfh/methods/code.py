@@ -50,11 +50,11 @@ def described(value: Any) -> Any:
 def digest_of(value: Any) -> str:
     """A digest of code and of what it depends on, the same in every process of one version of Python.
 
-    Of a function it covers bytecode, constants, names, defaults, what its closure holds, and the functions, classes and
-    plain numbers and texts of its module that it names, unless they belong to an installed package; of a class its
-    methods, attributes and bases; of an object its class and attributes; of a network its structure and weights. Code of
-    a file that `mfh.files.load_code` ran counts with the whole content that was executed. It needs no source file. What a
-    function imports while it runs is not covered.
+    Of a function it covers bytecode, constants, names, defaults, what its closure holds, and what it names of its
+    module: functions, classes, plain numbers and texts, but code of installed packages by its name only. Of a class it
+    covers methods, attributes and bases, of an object its class and attributes, of a network its structure and weights.
+    Code of a file that `mfh.files.load_code` ran counts with the whole content that was executed. It needs no source
+    file. What a function imports while it runs is not covered.
 
     Args:
         value: A function, class, object, network, tensor or plain value.
@@ -81,7 +81,12 @@ def name_of_code(value: Any) -> str:
 
 def _has_code(value: Any) -> bool:
     """Whether a value is a function, a class, or an object that says nothing of itself or is of a user's class."""
-    return callable(value) or type(value).__repr__ is object.__repr__ or not _is_installed(type(value))
+    return callable(value) or not (_has_text(type(value)) and _is_installed(type(value)))
+
+
+def _has_text(kind: Any) -> bool:
+    """Whether a class says itself how its objects are written."""
+    return kind.__repr__ is not object.__repr__
 
 
 def _text(value: Any) -> str:
@@ -218,8 +223,9 @@ def _says_itself(value: Any, own: str) -> bool:
     """Whether an object's text says what it is: that of an installed class with a text of its own, or without parts."""
     if isinstance(value, nn.Module):
         return False
-    has_text = type(value).__repr__ is not object.__repr__
-    return (has_text and _is_installed(type(value), own)) or not (hasattr(value, "__dict__") or callable(value))
+    return (_has_text(type(value)) and _is_installed(type(value), own)) or not (
+        hasattr(value, "__dict__") or callable(value)
+    )
 
 
 def _is_filled(cell: types.CellType) -> bool:

@@ -133,7 +133,7 @@ def reads_features(method: Method) -> bool:
 
 
 def facts_of(method: Method) -> dict[str, Any]:
-    """What decides a method, as JSON can hold it: its name, weights, options, and a digest of code that is not mfh's."""
+    """What decides a method, as JSON can hold it: its name, weights and options, and a digest of code not mfh's."""
     own: Any = getattr(method, "function" if isinstance(method, FunctionMethod) else "own", method)
     held = vars(method)
     if own is not method:  # parts that were taken over are those of the object or its class
