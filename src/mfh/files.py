@@ -634,18 +634,23 @@ def load_code(path: Path, kind: str, wanted: str) -> ModuleType:
     return module
 
 
-def refuse_edited() -> None:
-    """Refuse to begin work with a file that was edited after this process ran it: other processes would run the edit.
+def refuse_edited(spec: Any) -> None:
+    """Refuse to begin work with a file that was edited after this process ran it: worker processes would run the edit.
+
+    Args:
+        spec: The file, or FILE.py:NAME; anything else is no file.
 
     Raises:
-        InputError: There is such a file.
+        InputError: The file was edited after `load_code` ran it.
     """
+    found = re.fullmatch(r"(.*\.py)(:\w+)?", str(spec)) if isinstance(spec, (str, Path)) else None
+    path = Path("" if found is None else found[1]).resolve()
     for module in [*sys.modules.values()]:
-        executed, file = getattr(module, EXECUTED, None), getattr(module, "__file__", None)
-        if isinstance(executed, str) and file is not None and Path(file).is_file() and file_digest(file) != executed:
+        executed = getattr(module, "__dict__", {}).get(EXECUTED)
+        if executed is not None and module.__file__ == str(path) and path.is_file() and file_digest(path) != executed:
             raise InputError(
-                f"{file} was edited after this process ran it, and the earlier code would be mixed with the new one; "
-                "start a new process (in a notebook: restart the kernel)"
+                f"{path} was edited after this process ran it, and old and new code would be mixed; start a new "
+                "process (in a notebook: restart the kernel)"
             )
 
 

@@ -273,7 +273,8 @@ def study(
     refuse_torchrun("a study starts its own processes (processes=...) and")
     checked("out", out, str | Path | None)
     found = find_arms(checked("arms", _listed(arms), tuple[Any, ...]))
-    refuse_edited()
+    for spec in (task, *found.methods.values()):
+        refuse_edited(spec)
     design = _Design(
         found.names,
         _listed(ratios),
