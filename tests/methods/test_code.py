@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from mfh.errors import InputError
 from mfh.files import load_code
 from mfh.methods import Method, resolve
 from mfh.methods.code import behind, described, digest_of, name_of_code
@@ -62,6 +63,26 @@ def added(batch, weight):
     return batch.student_logits.sum() + weight
 
 
+class Slim:
+    __slots__ = ("weight",)
+
+    def __init__(self, weight):
+        self.weight = weight
+
+
+class Doubling(nn.Module):
+    def _get_name(self):
+        return "Own"
+
+    def forward(self, x):
+        return x * 2
+
+
+class Halving(Doubling):
+    def forward(self, x):
+        return x / 2
+
+
 #: Values that differ, made from 1 and from 2.
 MADE = {
     "a closure": weighted,
@@ -73,11 +94,16 @@ MADE = {
     "a callable object": Callable,
     "a method of an object": lambda number: Callable(number).__call__,
     "a network": network,
+    "a network within a network": lambda number: nn.Sequential(nn.ReLU(), network(number)),
+    "an option of a network": lambda number: nn.Sequential(nn.CrossEntropyLoss(label_smoothing=number / 10)),
+    "code of a network": lambda number: nn.Sequential(Doubling() if number == 1 else Halving()),
     "a tensor": lambda number: torch.full((2000,), float(number)),
     "an array": lambda number: torch.full((2000,), float(number)).numpy(),
     "a set": lambda number: {"a", "b", number},
     "a mapping": lambda number: {"f": weighted(number)},
     "a list of functions": lambda number: [weighted(number), weighted(5)],
+    "an object with slots": Slim,
+    "a sparse tensor": lambda number: (number * torch.eye(3)).to_sparse(),
     "an object in an object": lambda number: Callable(Callable(number)),
 }
 
@@ -173,6 +199,22 @@ def test_code_of_installed_packages_counts_by_its_name():
     assert digest_of(nn.Linear) != digest_of(nn.Conv1d)
     assert described(torch.relu).endswith(digest_of(torch.relu))
     assert described(torch.optim.SGD) == described(torch.optim.SGD)
+
+
+def test_what_cannot_be_read_is_told_in_one_line():
+    class Hostile:
+        def __getattr__(self, name):
+            raise RuntimeError("no\nway")
+
+    with pytest.raises(InputError, match="what a method holds cannot be read: RuntimeError: no way") as error:
+        described(Hostile())
+    assert "\n" not in str(error.value)
+
+
+def test_networks_without_weights_are_described():
+    assert described(nn.Linear(2, 2, device="meta")) != described(nn.Linear(2, 3, device="meta"))
+    assert described(nn.LazyLinear(3)) == described(nn.LazyLinear(3))
+    assert described(float("nan")) == described(float("nan"))
 
 
 def test_an_object_that_holds_itself_ends():

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from mfh.errors import foreign
 from mfh.files import EXECUTED
-from mfh.networks.modes import fingerprint
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
 _BUILT_IN = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
@@ -35,14 +34,15 @@ def described(value: Any) -> Any:
             name and a digest.
 
     Raises:
-        InputError: The text of an object cannot be read.
+        InputError: An object cannot be read.
     """
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or (isinstance(value, (bool, int, float, str)) and value == value):  # NaN equals nothing
         return value
     if isinstance(value, (tuple, list)):
         return [described(item) for item in value]
     if isinstance(value, (set, frozenset, Mapping, Tensor, np.ndarray, nn.Module)) or _has_code(value):
-        return f"{name_of_code(value)} {digest_of(value)}"
+        digest = digest_of(value)
+        return f"{name_of_code(value)} {digest}"
     text = _text(value)
     return text if len(text) <= 200 else f"{text[:160]}... {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
@@ -60,10 +60,11 @@ def digest_of(value: Any) -> str:
         value: A function, class, object, network, tensor or plain value.
 
     Raises:
-        InputError: The text of an object cannot be read.
+        InputError: An object cannot be read.
     """
-    digest = _Digest(str(getattr(behind(value), "__module__", "")))
-    digest.add(value)
+    with foreign("what a method holds cannot be read"):
+        digest = _Digest(str(getattr(behind(value), "__module__", "")))
+        digest.add(value)
     return digest.text[:16]
 
 
@@ -169,9 +170,7 @@ class _Digest:
             case types.ModuleType():
                 self._note("module", value.__name__)
             case Tensor():
-                rows = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-                self._note("tensor", str(value.dtype), tuple(value.shape))
-                self._hash.update(rows.numpy().data)
+                self._tensor(value)
             case np.ndarray() if not value.dtype.hasobject:
                 self._note("array", str(value.dtype), value.shape)
                 self._hash.update(np.ascontiguousarray(value).tobytes())
@@ -206,26 +205,50 @@ class _Digest:
         self._all("bases", kind.__bases__)
         self._named("attributes", {name: value for name, value in vars(kind).items() if _counts(name, value)})
 
+    def _tensor(self, tensor: Tensor) -> None:
+        try:
+            shape, rows = tuple(tensor.shape), tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        except (RuntimeError, NotImplementedError):  # sparse, without values, or on the meta device
+            self._note("tensor", _text(tensor))
+        else:
+            self._note("tensor", str(tensor.dtype), shape)
+            self._hash.update(rows.numpy().data)
+
     def _object(self, value: Any) -> None:
         wrapped = getattr(value, "__wrapped__", None)
         if isinstance(value, _BUILT_IN) or (wrapped is None and _says_itself(value, self._own)):
             self._note("object", type(value).__qualname__, _text(value))
             return
         self._all("object", (type(value), wrapped))
-        own = dict(getattr(value, "__dict__", {}))
+        own = _held(value)
         if isinstance(value, nn.Module):
-            self._note(_text(value), fingerprint(value))
-            own = {name: of for name, of in own.items() if name not in _OF_ANY_MODULE}
+            self._note(_text(value))
+            own = _parts_of_module(value, own)
         self._named("attributes", {str(name): of for name, of in own.items() if name != "__wrapped__"})
+
+
+def _held(value: Any) -> dict[str, Any]:
+    """Attributes of an object itself, by name."""
+    names = [getattr(kind, "__slots__", ()) for kind in type(value).__mro__]
+    slots = {name for of in names for name in ((of,) if isinstance(of, str) else of)} - {"__dict__", "__weakref__"}
+    return {**{name: getattr(value, name, None) for name in slots}, **getattr(value, "__dict__", {})}
+
+
+def _parts_of_module(module: nn.Module, own: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells a network from another of its text: weights, modules, and attributes that its class gives it."""
+    given = {name: of for name, of in own.items() if name not in _OF_ANY_MODULE}
+    if _is_installed(type(module)):  # the others are hooks and the like
+        given = {name: of for name, of in given.items() if isinstance(of, _PLAIN)}
+    return {**given, **{name: own[name] for name in ("_parameters", "_buffers", "_modules")}}
 
 
 def _says_itself(value: Any, own: str) -> bool:
     """Whether an object's text says what it is: that of an installed class with a text of its own, or without parts."""
     if isinstance(value, nn.Module):
         return False
-    return (_has_text(type(value)) and _is_installed(type(value), own)) or not (
-        hasattr(value, "__dict__") or callable(value)
-    )
+    if _has_text(type(value)) and _is_installed(type(value), own):
+        return True
+    return not (hasattr(value, "__dict__") or hasattr(value, "__slots__") or callable(value))
 
 
 def _is_filled(cell: types.CellType) -> bool:
