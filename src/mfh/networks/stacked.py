@@ -42,7 +42,11 @@ def architecture(network: nn.Module) -> Hashable:
         for name, tensor in named
     ]
     kinds = [(name, type(module)) for name, module in network.named_modules()]
-    return repr(network), tuple(kinds), tuple(tensors), tuple(network.state_dict())
+    state = tuple(network.state_dict())
+    others = set(state) - {name for name, *_ in tensors}
+    if others:
+        raise NotStackableError(f"{min(others)!r} of its state_dict is shared with another layer, or is no tensor")
+    return repr(network), tuple(kinds), tuple(tensors), state
 
 
 def _reason(module: nn.Module) -> str | None:
