@@ -258,13 +258,14 @@ def _parts(members: Sequence["_Member"]) -> Iterator[list[int]]:
         groups.setdefault(member.shared, []).append(number)
     for group in groups.values():
         part: list[int] = []
-        size, sources = 0, set()
+        sources: set[Hashable] = set()
+        size = 0
         for number in group:
             own, shared = members[number].own_bytes, members[number].shared_bytes
             more = own + (0 if members[number].sources in sources else shared)
             if part and (len(part) == MOST_NETWORKS or size + more > _MOST_BYTES):
                 yield part
-                part, size, sources, more = [], 0, set(), own + shared
+                part, sources, size, more = [], set(), 0, own + shared
             part.append(number)
             size += more
             sources.add(members[number].sources)
@@ -509,7 +510,7 @@ def _label_terms(loss: LabelLoss) -> _Terms:
     return _Terms()
 
 
-#: Data sets that are read, by what they hold and what of it is needed. Parts of data sets are copies, so they are shared.
+#: Data sets as they are read, by what they hold and what of it is needed: parts of data sets are copies, and shared.
 _Read = dict[Hashable, Reading]
 
 
@@ -735,8 +736,8 @@ class _Group:
                     if found.shape[1:] != (width, *alone.shape[1:]):
                         raise NotStackableError(f"the {role} returns other shapes for several networks at once")
                     largest = float(alone.abs().nan_to_num(posinf=0).max())
-                    close = {"rtol": 1e-3, "atol": 1e-4 * largest, "equal_nan": True}
-                    if not torch.allclose(found[number, :known].cpu(), alone, **close):
+                    here = found[number, :known].cpu()
+                    if not torch.allclose(here, alone, rtol=1e-3, atol=1e-4 * largest, equal_nan=True):
                         raise NotStackableError(
                             f"the {role} returns something else for several networks at once, or what it returns for a "
                             "sample depends on the others in the batch"
