@@ -456,7 +456,7 @@ class Seed:
         metric = self.task.problem.metric
         for cell in cells:
             if cell.arm == LINEAR:
-                yield [self._row(cell, split, metric.name, self._linear(split)) for split in splits]
+                yield [self._row(cell, split, metric.name, value) for split, value in self._linear(splits).items()]
                 continue
             student = students[cell] if cell in students else self.student(cell, train_outputs.get(cell))
             rows = []
@@ -475,11 +475,11 @@ class Seed:
                 finished(cell, student, rows)
             yield rows
 
-    def _linear(self, split: Any) -> float:
-        """The metric of a linear model on a split."""
-        from mfh.tasks.baseline import linear_baseline
+    def _linear(self, splits: Sequence[Any]) -> dict[Any, float]:
+        """The metric of a linear model on some splits."""
+        from mfh.tasks.baseline import linear_baselines
 
-        return linear_baseline(self.task, self.seed, split)
+        return linear_baselines(self.task, splits, self.seed)
 
     def _targets(self, split: str) -> Tensor:
         """Targets of a split, read once for all arms."""
