@@ -18,6 +18,7 @@ from torch.utils.data import Subset
 
 from mfh.data.epochs import PairLoader, all_targets
 from mfh.data.pairs import only_role, to_device
+from mfh.errors import InputError
 from mfh.networks.calling import call
 from mfh.networks.layers import as_logits
 from mfh.networks.modes import evaluating, placed
@@ -55,11 +56,14 @@ class Forecast:
             student gets better, with a 90 % interval.
         labelled_only: The same without the unlabelled pairs.
         lead: How far the rehearsed teacher is ahead of the rehearsed student, in the same units.
+        shift: How well a regression on the student's input tells labelled from unlabelled pairs, as an AUROC: near 0.5
+            where both are alike, 1 where they are of different kinds.
     """
 
     gain: Measure
     labelled_only: Measure
     lead: Measure
+    shift: Measure
 
 
 def forecast(networks: Networks, *, draws: int = DRAWS) -> Forecast:
@@ -75,11 +79,14 @@ def forecast(networks: Networks, *, draws: int = DRAWS) -> Forecast:
 
     Returns:
         The forecast; not defined for dense prediction.
+
+    Raises:
+        InputError: Features of a network are not finite.
     """
     task = networks.task
     if task.problem.name == "dense prediction":
         unknown = Measure(None, note="not defined for dense prediction")
-        return Forecast(unknown, unknown, unknown)
+        return Forecast(unknown, unknown, unknown, unknown)
     rows = _Rows.of(networks)
     student = _gram(networks, "student", rows)
     given = _teacher_is_given(networks)
@@ -94,7 +101,7 @@ def forecast(networks: Networks, *, draws: int = DRAWS) -> Forecast:
     labelled_spread = SPREAD if given else SPREAD_LABELLED
     spreads = (SPREAD if len(rows.others) else labelled_spread, labelled_spread)
     gain, labelled_only = (_measure(gains[:, place], spreads[place], percent) for place in range(2))
-    return Forecast(gain, labelled_only, Measure(float(gains[:, 2].mean())))
+    return Forecast(gain, labelled_only, Measure(float(gains[:, 2].mean())), _shift(student, rows, networks.seed))
 
 
 def _measure(values: Tensor, spread: float, percent: bool) -> Measure:
@@ -177,7 +184,7 @@ def _sample(count: int, most: int, seed: int) -> list[int]:
 def _stratified(order: Tensor, classes: Tensor) -> Tensor:
     """The order changed so that any first part has the share of each class that the whole has."""
     place = torch.zeros(len(order), dtype=torch.float64)
-    for one in classes.unique():
+    for one in set(classes.tolist()):
         rows = (classes[order] == one).nonzero()[:, 0]
         place[rows] = (torch.arange(len(rows)) + 0.5).double() / len(rows)
     return order[place.argsort(stable=True)]
@@ -210,6 +217,8 @@ def _gram(networks: Networks, role: Role, rows: _Rows) -> Tensor:
             first, wanted = features, min(_NETWORKS, math.ceil(_FEATURES / features.shape[1]))
         elif number == 1 and torch.equal(first, features):
             break  # the network comes with its weights
+        if not torch.isfinite(features).all():
+            raise InputError(f"features of the untrained {role} are not finite; check the network and its inputs")
         features = features - features.mean(0)
         total, number = total + features @ features.T, number + 1
     return total / total.diagonal().mean().clamp_min(1e-300)
@@ -283,14 +292,38 @@ def _rehearse(
 
 
 def _regression(
-    gram: Tensor, rows: Tensor, targets: Tensor, weights: Tensor, wanted: tuple[Tensor, ...]
+    gram: Tensor,
+    rows: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    wanted: tuple[Tensor, ...],
+    *,
+    penalty: float = PENALTY,
 ) -> list[Tensor]:
     """Predictions of a kernel regression, fitted with weights that add to 1, for several sets of rows."""
     level = (weights[:, None] * targets).sum(0)
     system = gram[rows][:, rows].clone()
-    system.diagonal().add_(PENALTY / weights)
+    system.diagonal().add_(penalty / weights)
     solved = torch.cholesky_solve(targets - level, torch.linalg.cholesky(system))
     return [gram[some][:, rows] @ solved + level for some in wanted]
+
+
+def _shift(student: Tensor, rows: _Rows, seed: int) -> Measure:
+    """AUROC of labelled against other training pairs, fitted on one half of the pairs and judged on the other."""
+    if not len(rows.others):
+        return Measure(None, note="there are no unlabelled pairs")
+    pairs = torch.cat([rows.train, rows.others])
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))
+    told = (torch.arange(len(pairs)) < len(rows.train)).double()
+    fitting, judged = order[: len(pairs) // 2], order[len(pairs) // 2 :]
+    if not 0 < told[judged].sum() < len(judged):
+        return Measure(None, note="there are too few pairs to compare")
+    weights = torch.full((len(fitting),), 1.0 / len(fitting), dtype=torch.float64)
+    (says,) = _regression(student, pairs[fitting], told[fitting, None], weights, (pairs[judged],), penalty=1e-2)
+    ranks, known = says[:, 0].argsort().argsort().double() + 1, told[judged] == 1
+    positive = int(known.sum())
+    above = float(ranks[known].sum()) - positive * (positive + 1) / 2
+    return Measure(above / (positive * (len(judged) - positive)))
 
 
 def _sharpened(problem: Problem, says: Tensor) -> Tensor:
