@@ -32,6 +32,7 @@ import mfh
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from common import Report
+from mfh.figures.style import FAINT, INK, new_figure, save_figure, style
 from mfh.studies.folder import Run
 from mfh.studies.forecast import SLOPE, SPREAD, forecast
 from mfh.studies.networks import Networks
@@ -225,12 +226,49 @@ def say_group(say, title, rows):
         say()
 
 
+COLOURS = {"htad": "#0072b2", "numerals": "#d55e00", "smartwatch": "#1f6f50", "halves": "#7b4fa3", "cells": "#8a6d00"}
+
+
+def draw(rows, path):
+    """Forecast against gain, and how often intervals of several levels hold the gain."""
+    gains, values = (np.array([r[name] for _, r in rows]) for name in ("gain", "forecast"))
+    spreads = np.array([(r["high"] - r["low"]) / 2 / stats.norm.ppf(0.95) for _, r in rows])
+    with style():
+        figure, (left, right) = new_figure(7.2, 3.4, columns=2)
+        ends = [min(gains.min(), values.min()) - 3, max(gains.max(), values.max()) + 3]
+        left.plot(ends, ends, color=INK, linewidth=0.8)
+        for name, colour in COLOURS.items():
+            part = [index for index, (s, _) in enumerate(rows) if s.task == name]
+            if part:
+                left.errorbar(
+                    values[part],
+                    gains[part],
+                    xerr=stats.norm.ppf(0.95) * spreads[part],
+                    fmt="o",
+                    markersize=3.5,
+                    linewidth=0.6,
+                    color=colour,
+                    label=name,
+                )
+        left.axhline(0, color=FAINT, linewidth=0.8)
+        left.axvline(0, color=FAINT, linewidth=0.8)
+        left.set(xlabel="forecast, points (bars: 90 %)", ylabel="measured gain, points", title="Size")
+        left.legend(loc="upper left", frameon=False)
+        levels = np.linspace(0.05, 0.99, 40)
+        held = [np.mean(np.abs(gains - values) <= stats.norm.ppf(0.5 + level / 2) * spreads) for level in levels]
+        right.plot([0, 100], [0, 100], color=INK, linewidth=0.8)
+        right.plot(100 * levels, 100 * np.array(held), color=COLOURS["htad"])
+        right.set(xlabel="level of the interval, %", ylabel="gain inside, %", title="Calibration")
+        save_figure(figure, path)
+
+
 def main():
     """Run what is missing, then write the report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("real", type=Path, help="folder of benchmarks/real.py")
     parser.add_argument("own", type=Path, help="folder of the other studies")
     parser.add_argument("--report", type=Path)
+    parser.add_argument("--figure", type=Path, help="picture of the held-out settings")
     parser.add_argument(
         "--groups", nargs="*", default=("chosen", "seen", "unseen"), choices=("chosen", "seen", "unseen")
     )
@@ -269,6 +307,8 @@ def main():
     if len(options.groups) > 1:
         say_group(say, "All held-out settings", everything)
     say.write(options.report)
+    if options.figure:
+        draw(everything, options.figure)
 
 
 def _fitted(say, rows):
