@@ -70,9 +70,21 @@ UNSEEN = {
     **dict.fromkeys(CELLS, ("30",)),
 }
 ARMS = ("no-kd", "longer", "regular", "soft")
-CRITERIA = ("teacher's lead", "trial of heads", "non-target divergence", "complementarity", "visible", "surplus")
-#: Criteria of which a smaller number should mean a larger gain.
-_SMALLER = {"non-target divergence", "surplus"}
+CRITERIA = {
+    "teacher's lead": lambda seen: 100 * (seen.teacher_accuracy - seen.student_accuracy),
+    "teacher's accuracy": lambda seen: 100 * seen.teacher_accuracy,
+    "trial of heads": lambda seen: seen.trial.value,
+    "non-target divergence": lambda seen: seen.non_target_divergence.value,
+    "complementarity": lambda seen: seen.complementarity.value,
+    "decision seen": lambda seen: seen.visible.value,
+    "surplus": lambda seen: seen.surplus.value,
+    "CKA": lambda seen: seen.kernel_alignment.value,
+    "mutual neighbours": lambda seen: seen.mutual_neighbours.value,
+    "cosine gap": lambda seen: seen.cosine_gap.value,
+}
+#: Criteria of which a smaller number should mean a larger gain, and those whose sign means nothing.
+_SMALLER = {"non-target divergence", "surplus", "cosine gap"}
+_UNSIGNED = {"teacher's accuracy", "non-target divergence", "decision seen", "CKA", "mutual neighbours", "cosine gap"}
 
 
 def halves(teacher, student, labels):
@@ -141,15 +153,7 @@ def foreseen(setting, seeds, with_criteria):
         row = {"forecast": one.gain.value, "low": one.gain.low, "high": one.gain.high, "rehearsed lead": one.lead.value}
         if with_criteria:
             seen = mfh.diagnose(lambda seed, task=task: task, seed=seed)  # noqa: ARG005
-            values = (
-                100 * (seen.teacher_accuracy - seen.student_accuracy),
-                seen.trial.value,
-                seen.non_target_divergence.value,
-                seen.complementarity.value,
-                seen.visible.value,
-                seen.surplus.value,
-            )
-            row |= dict(zip(CRITERIA, values, strict=True))
+            row |= {name: read(seen) for name, read in CRITERIA.items()}
         found.append(row)
     names = found[0]
     return {name: float(np.mean([row[name] for row in found if row[name] is not None] or [np.nan])) for name in names}
@@ -181,13 +185,12 @@ def say_group(say, title, rows):
             f"{r['forecast']:+.1f} ({r['low']:+.1f} to {r['high']:+.1f})",
             f"{r['gain']:+.1f}",
             f"{r['soft']:+.1f}",
-            *(f"{r[c]:.2f}" if c in r else "" for c in CRITERIA),
         ]
         for s, r in rows
     ]
     table(
         say,
-        ["direction", "labels", "forecast", "gain of regular over longer", "soft over regular", *CRITERIA],
+        ["direction", "labels", "forecast", "gain of regular over longer", "soft over regular"],
         cells_of,
     )
     for words, part in (
@@ -204,11 +207,7 @@ def say_group(say, title, rows):
             if not all(np.isfinite(r.get(name, np.nan)) for _, r in part):
                 continue
             values = np.array([r[name] for _, r in part]) * (-1 if name in _SMALLER else 1)
-            signs = (
-                ""
-                if name in ("non-target divergence", "visible")
-                else f"{np.mean((values > 0)[large] == (gains > 0)[large]):.2f}"
-            )
+            signs = "" if name in _UNSIGNED else f"{np.mean((values > 0)[large] == (gains > 0)[large]):.2f}"
             size = f"{np.abs(values - gains).mean():.1f}" if name == "forecast" else ""
             lines.append([name, spearman(values, gains, directions), signs, size])
         say(
@@ -295,7 +294,7 @@ def main():
                 continue
             kept = options.own / f"{setting.name}-foreseen.json"
             seen = json.loads(kept.read_text()) if kept.exists() else {}
-            if "forecast" not in seen or (options.criteria and CRITERIA[0] not in seen):
+            if "forecast" not in seen or (options.criteria and "CKA" not in seen):
                 seen = foreseen(setting, options.forecast_seeds, options.criteria)
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 kept.write_text(json.dumps(seen))
