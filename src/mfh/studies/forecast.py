@@ -67,7 +67,9 @@ class Forecast:
 
 
 def forecast(networks: Networks, *, draws: int = DRAWS) -> Forecast:
-    """Rehearse distillation on features of untrained networks; nothing is trained, and the test split is not read.
+    """Rehearse distillation on features of untrained networks. The test split is not read.
+
+    No network is trained, unless the teacher learns from data of its own (`Task.teacher_train`).
 
     Labelled pairs are drawn from the training and validation splits together, as many as the training split has, and
     the rest is held out. Splits that are made of groups stay as they are. So do those of a task whose teacher is given
