@@ -154,7 +154,7 @@ class Weights(Exporter):
         for value in filled.state_dict().values():  # whatever is not in the file must show
             value.zero_()
         filled.load_state_dict(load(content))
-        return lambda inputs: as_logits(filled(inputs))
+        return lambda inputs: as_logits(call(filled, inputs))
 
     def loading(self, name: str, network: nn.Module, example: Nested) -> str:  # noqa: D102
         return f"""from safetensors.torch import load_file
