@@ -278,13 +278,6 @@ def begun(
     """
     teacher, labelled = lesson.teacher, len(train.labelled) if type(train) is AllPairs else len(train)
     _refuse_unknown(method, lesson)
-    if method.needs_labels and labelled < len(train):
-        log.warning(
-            "method %s needs labels: it learns from the %d labelled pairs and leaves out the %d without",
-            name_of(method),
-            labelled,
-            len(train) - labelled,
-        )
     if method.trains_teacher:
         assert teacher is not None
         teacher = copy.deepcopy(original(teacher)).requires_grad_(True)

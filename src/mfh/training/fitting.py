@@ -25,7 +25,7 @@ from mfh.data.pairs import only_role
 from mfh.data.teacher_outputs import check_finite, teacher_outputs
 from mfh.errors import InputError
 from mfh.methods.batch import Method
-from mfh.methods.finding import facts_of, resolve
+from mfh.methods.finding import facts_of, name_of, resolve
 from mfh.methods.kd import KD
 from mfh.networks.modes import check_weights, device_of, evaluating, placed
 from mfh.parallel.distributed import gather, part, part_start
@@ -425,6 +425,13 @@ def _distil_by(
     options: dict[str, Any],
 ) -> Fit:
     """A student trained by another method than `KD`."""
+    if method.needs_labels and parts.unlabelled is not None:
+        log.warning(
+            "method %s needs labels: it learns from the %d labelled pairs and leaves out the %d without",
+            name_of(method),
+            len(parts.labelled),
+            len(parts.unlabelled),
+        )
     train, device = parts.pairs, training_device(options["device"])
     workers = (options["recipe"] or Recipe()).num_workers
     how: dict[str, Any] = {"seed": options["seed"], "device": device, "num_workers": workers}
