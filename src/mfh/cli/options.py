@@ -79,10 +79,9 @@ class TaskCommand(RunCommand):
             execution=Execution(**vars(self.execution)),
             keeping=getattr(self, "keeping", Keeping()),
         )
-        values = {
-            name: value for group in fields(settings) for name, value in vars(getattr(settings, group.name)).items()
-        }
-        return settings.changed(**{name: value for name, value in values.items() if name in self.given})
+        groups = [vars(getattr(settings, group.name)) for group in fields(settings)]
+        values = {name: value for group in groups for name, value in group.items() if name in self.given}
+        return settings.changed(**values)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -225,8 +225,9 @@ def study(
         add_seeds: Number of seeds to add to those that the run folder holds already; then `num_seeds` does not count.
         select: Whether to choose arm, ratio, layer, score and weights by the mean metric on the validation split, and
             to read the test split only for the chosen one, for no-kd and for the same teacher unmasked (default: no).
-            The choice stays when seeds are added. It recommends no-kd where the chosen one's mean validation gain does not exceed
-            its standard error over seeds. In the folder of a study that read the test split for all, it only chooses.
+            The choice stays when seeds are added. It recommends no-kd where the chosen one's mean validation gain does
+            not exceed its standard error over seeds. In the folder of a study that read the test split for all, it only
+            chooses.
         out: Run folder, which grows cell by cell, and from which the same call resumes. None keeps everything in a
             temporary folder, which goes with the result.
         settings: Training, loss, given files, device and processes; see `Settings`.
