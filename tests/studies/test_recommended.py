@@ -309,7 +309,7 @@ def test_two_commands_lead_from_a_strangers_arrays_to_a_file_that_runs_without_m
     assert "ms for one sample on one core" in out
     assert f"Student: runs/pairs/student.{suffix}" in (mfh.report(run.folder)).read_text(encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-I", "-c", WITHOUT_MFH], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-I", "-c", WITHOUT_MFH], capture_output=True, text=True, check=False, timeout=900
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
