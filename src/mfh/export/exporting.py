@@ -163,12 +163,26 @@ def check_place(path: Path) -> None:
     """Refuse a file that cannot be written where the user wants it.
 
     Raises:
-        InputError: Its folder does not exist, or there is a folder of its name.
+        InputError: Its folder does not exist, there is a folder of its name, or the model card would replace another
+            file.
     """
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is no folder; make it, or choose another file to write")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the name of a file to write")
+    card = path.with_suffix(".md")
+    if card.exists() and not _is_card(card):
+        raise InputError(
+            f"{card} exists and is no model card, which would be written there; give the exported file another name"
+        )
+
+
+def _is_card(path: Path) -> bool:
+    """Whether a file is the model card of an exported file of its name."""
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.readline().startswith(f"# {path.stem}.")
 
 
 def _batch(samples: Nested, size: int) -> Nested:
