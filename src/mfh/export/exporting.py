@@ -38,6 +38,7 @@ class Exported:
         size: Size of the file in bytes.
         milliseconds: Median time of one sample on one core.
         difference: Largest difference of an output from that of the network, on real samples.
+        loading: Python code that loads the file without `mfh` and runs it.
         int8: The variant with 8-bit weights, if there is one.
     """
 
@@ -47,6 +48,7 @@ class Exported:
     size: int
     milliseconds: float
     difference: float
+    loading: str
     int8: "Quantised | None" = None
 
     @property
@@ -59,7 +61,7 @@ class Exported:
         ]
         if self.int8 is not None:
             lines.append(f"8-bit weights: {self.int8.path}, {self.int8.in_words}")
-        return [*lines, f"Model card: {self.card}"]
+        return [*lines, f"Model card: {self.card}", "Load it without mfh:", *self.loading.splitlines()]
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ def export_network(
         difference = _compared(exporter, content, plain, batches, path)
         milliseconds = _latency(exporter, content, plain, batches[0])
         variant = _quantised(exporter, content, plain, samples, path, categorical) if int8 else None
+        loading = exporter.loading(path.as_posix(), plain, batches[0])
     parameters = sum(parameter.numel() for parameter in plain.parameters())
     made = Exported(
         path,
@@ -145,6 +148,7 @@ def export_network(
         len(content),
         milliseconds,
         difference,
+        loading,
         None if variant is None else variant[0],
     )
     written = {path: content} if variant is None else {path: content, variant[0].path: variant[1]}
