@@ -25,7 +25,7 @@ from mfh.data.pairs import only_role
 from mfh.data.teacher_outputs import check_finite, teacher_outputs
 from mfh.errors import InputError
 from mfh.methods.batch import Method
-from mfh.methods.finding import facts_of, name_of, resolve
+from mfh.methods.finding import facts_of, resolve
 from mfh.methods.kd import KD
 from mfh.networks.modes import check_weights, device_of, evaluating, placed
 from mfh.parallel.distributed import gather, part, part_start
@@ -425,19 +425,12 @@ def _distil_by(
     options: dict[str, Any],
 ) -> Fit:
     """A student trained by another method than `KD`."""
-    if method.needs_labels and parts.unlabelled is not None:
-        log.warning(
-            "method %s needs labels: it learns from the %d labelled pairs and leaves out the %d without",
-            name_of(method),
-            len(parts.labelled),
-            len(parts.unlabelled),
-        )
     train, device = parts.pairs, training_device(options["device"])
-    workers = (options["recipe"] or Recipe()).num_workers
-    how: dict[str, Any] = {"seed": options["seed"], "device": device, "num_workers": workers}
-    with begun(method, lesson, student, train, problem, **how) as objective:
+    recipe, known = options["recipe"] or Recipe(), facts_of(method)  # before the method sees the training
+    how: dict[str, Any] = {"seed": options["seed"], "device": device, "num_workers": recipe.num_workers}
+    with begun(method, lesson, student, train, problem, epochs=recipe.epochs, **how) as objective:
         weights = {"label_weight": objective.label_weight, "teacher_weight": objective.teacher_weight}
-        facts = {**_counts(parts), **facts_of(method), **weights}
+        facts = {**_counts(parts), "method": {**known, **weights}}
         training = _training(objective, watched="student", facts=facts, **options)
         if objective.fields == ("student_input",):
             train, val = only_role(train, "student"), only_role(val, "student")
