@@ -228,7 +228,7 @@ def _study(options: opt.Study) -> None:
         task=options.task,
         arms=options.arms,
         ratios=[step / 10 for step in range(10)] if options.sweep else options.ratios,
-        scores=options.asked("scores") or (),
+        scores=options.asked("scores"),
         layers=options.layers,
         weights=options.weights,
         label_fractions=options.label_fractions,

@@ -183,7 +183,7 @@ def study(
     *,
     arms: Sequence[Any] = (),
     ratios: Sequence[float] = (),
-    scores: Sequence[str] = (),
+    scores: Sequence[str] | None = None,
     layers: Sequence[str] = (),
     weights: Sequence[tuple[float, float]] = (),
     label_fractions: Sequence[float] = (),
@@ -274,7 +274,7 @@ def study(
     design = _Design(
         found.names,
         given["ratios"],
-        given["scores"] or DEFAULT_SCORES,
+        DEFAULT_SCORES if scores is None else given["scores"],
         given["layers"],
         given["weights"],
         check_fractions(checked("label_fractions", given["label_fractions"], tuple[float, ...])),
