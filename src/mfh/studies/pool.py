@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from mfh.errors import InputError, plain
+from mfh.methods.checks import warned_before
 from mfh.networks.modes import find_device
 from mfh.parallel.pool import Job, WorkerDiedError, run_jobs, worker_pool
 from mfh.problems.scale import Scale
@@ -146,7 +147,7 @@ def _measure(
     tick: Callable[[], None] | None = None,
 ) -> None:
     """Measure some cells of one unit; with None make only what they share. `tick` is called after each."""
-    with _noting(plan, unit), _threads(plan.settings.execution.threads):
+    with _noting(plan, unit), _threads(plan.settings.execution.threads), warned_before():
         if made is None:
             doing("reading the data")
             made = plan.seed(find_task(plan.task, plan.settings.task).make(unit[0]), unit)
@@ -164,7 +165,7 @@ def _measure_together(
 ) -> None:
     """Measure all missing cells of some units, whose networks are trained at once."""
     strict, missing = plan.ensemble == "on", {unit: plan.missing(unit) for unit in units}
-    with _noting(plan, units[0]), _threads(plan.settings.execution.threads):
+    with _noting(plan, units[0]), _threads(plan.settings.execution.threads), warned_before():
         doing("reading the data")
         if make is None:
             source = find_task(plan.task, plan.settings.task)
@@ -335,7 +336,7 @@ class Crew:
         """Students of some units, trained in this process as the study trains them, each with its seed."""
         seeds = {unit: self.seed(plan, unit) for unit in dict.fromkeys(unit for unit, _ in wanted)}
         jobs = [partial(seeds[unit].student, cell) for unit, cell in wanted]
-        with _threads(plan.settings.execution.threads):
+        with _threads(plan.settings.execution.threads), warned_before():
             if plan.ensemble == "off":
                 trained = [job() for job in jobs]
             else:

@@ -244,15 +244,20 @@ class Seed:
         with evaluating(network), foreign(f"arm {cell.arm!r}: the teacher cannot be read"):
             return layer_at(network, tap, to_device(fetch(pair, [0, 1]).teacher_input, device_of(network)))
 
-    def rehearse(self, cells: Sequence[Cell]) -> None:
-        """Try every method on a few pairs, with networks that are not trained.
+    def rehearse(self, cells: Sequence[Cell], *, unlabelled: bool) -> None:
+        """Try every method on a few pairs, with networks that are not trained, and say what has no effect.
+
+        Args:
+            cells: The arms.
+            unlabelled: Whether there will be pairs without a label.
 
         Raises:
             InputError: A method cannot be used with these networks, has no loss to minimise, or reads what cannot be
                 scored.
         """
+        self.networks.warn_of_unused(cells)
         for cell in {cell.method: cell for cell in cells}.values():
-            self.networks.rehearse(cell)
+            self.networks.rehearse(cell, unlabelled=unlabelled)
         for cell in cells:
             if cell.masked and self.networks.reads_features(cell):
                 network, method = self.networks.new("teacher"), self.networks.method(cell)
