@@ -170,6 +170,18 @@ def test_local_links_lead_to_files(page):
             assert (page.parent / target.partition("#")[0]).exists(), f"{name_of(page)} links to {target}"
 
 
+def test_links_of_the_package_page_are_absolute():
+    absolute = runpy.run_path(str(ROOT / "scripts/absolute_links.py"))["absolute"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    made = absolute(text, "https://example.org/mfh/", "v1")
+    assert "](https://example.org/mfh/blob/v1/docs/install.md)" in made
+    assert 'src="https://example.org/mfh/raw/v1/docs/figures/idea.svg"' in made
+    targets = re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", made)
+    assert len(targets) > 20
+    assert all("".join(target).startswith("https://") for target in targets)
+    assert "https://arxiv.org/abs/2206.06487" in made  # links that are absolute stay
+
+
 def test_pictures_have_alternative_texts():
     for page in PAGES:
         assert not re.search(r"!\[\s*\]\(|<img(?![^>]*alt=\"\w)", prose(page)), name_of(page)
