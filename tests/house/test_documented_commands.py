@@ -34,7 +34,7 @@ from processes import torchrun
 GUIDES = [ROOT / "README.md"] + [
     ROOT / f"docs/{name}.md"
     for name in (
-        *("arrays", "choosing", "cluster", "deploy", "gpu", "how-it-works", "install", "intuition", "own-task"),
+        *("arrays", "choosing", "cluster", "deploy", "digits", "gpu", "install", "intuition", "own-task"),
         *("real-data", "tracking", "unlabelled"),
     )
 ]
