@@ -10,9 +10,9 @@ from latex2mathml.converter import convert
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace every formula by MathML."""
+    """Replace every formula by MathML. (In a span: a line that begins with <math> would be a block of its own.)"""
     markdown = re.sub(r"^```math\n(.*?)^```$", _block, markdown, flags=re.MULTILINE | re.DOTALL)
-    return re.sub(r"\$`([^`]+)`\$", lambda found: _mathml(found[1], "inline"), markdown)
+    return re.sub(r"\$`([^`]+)`\$", lambda found: f"<span>{_mathml(found[1], 'inline')}</span>", markdown)
 
 
 def _block(found: re.Match[str]) -> str:
