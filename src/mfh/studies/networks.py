@@ -38,7 +38,7 @@ from mfh.training.by_method import ByMethod, Lesson, begun, warn_of_labels
 from mfh.training.fitting import align, distill, pretrain
 from mfh.training.heads import EmbeddingHead, fit_head
 from mfh.training.recipe import Recipe, describe
-from mfh.training.together import hindrance, is_worthwhile, seconds_elsewhere
+from mfh.training.together import hindrance, is_worthwhile, trained_elsewhere
 from mfh.training.trackers import check_tracker, tracked
 
 Role = Literal["teacher", "student"]
@@ -567,10 +567,12 @@ class Networks:
         """A training whose history and cost are kept."""
         started = time.monotonic()
         made = train()
+        shared = trained_elsewhere()
         if self.folder is not None and rank() == 0:
             self.folder.write_history(key, made.history)
-            seconds = time.monotonic() - started + seconds_elsewhere()
-            self.folder.write_cost(key, {"seconds": round(seconds, 3), **made.extra})
+            seconds = time.monotonic() - started + (0 if shared is None else shared.seconds)
+            networks = 1 if shared is None else shared.networks
+            self.folder.write_cost(key, {"seconds": round(seconds, 3), **made.extra, "together": networks})
         return made
 
 

@@ -117,6 +117,10 @@ class Plan:
         kept = self.kept(unit)
         return [cell for cell in self.grid if not kept.holds_rows(cell, self.splits)]
 
+    def joined(self, unit: Unit) -> list[Cell]:
+        """Missing cells whose networks are trained at once with those of others: methods other than kd are not."""
+        return [cell for cell in self.missing(unit) if cell.method in (None, "kd")]
+
     def unrated(self, unit: Unit) -> bool:
         """Whether a unit's AUROCs are still to be written; testing what was chosen writes none."""
         return self.splits != ("test",) and not self.kept(unit).holds_rows(None, self.splits)
@@ -162,9 +166,15 @@ def _measure_together(
     units: Sequence[Unit],
     make: Callable[[Unit], Seed] | None = None,
     tick: Callable[[], None] | None = None,
+    *,
+    others: bool = False,
 ) -> None:
-    """Measure all missing cells of some units, whose networks are trained at once."""
+    """Make what the cells of some units share, and measure those whose networks are trained at once; see `Plan.joined`.
+
+    With `others`, the other cells are measured too.
+    """
     strict, missing = plan.ensemble == "on", {unit: plan.missing(unit) for unit in units}
+    joined = {unit: plan.joined(unit) for unit in units}
     with _noting(plan, units[0]), _threads(plan.settings.execution.threads), warned_before():
         doing("reading the data")
         if make is None:
@@ -173,11 +183,11 @@ def _measure_together(
         else:
             seeds = {unit: make(unit) for unit in units}
         together([partial(made.prepare, missing[unit]) for unit, made in seeds.items()], strict=strict)
-        makers = {(unit, cell): make for unit in units for cell, make in seeds[unit].makers(missing[unit]).items()}
+        makers = {(unit, cell): make for unit in units for cell, make in seeds[unit].makers(joined[unit]).items()}
         students = dict(zip(makers, together([*makers.values()], strict=strict), strict=True))
         for unit, made in seeds.items():
             own = {cell: student for (of, cell), student in students.items() if of == unit}
-            _write(plan, unit, missing[unit], made, own, tick)
+            _write(plan, unit, missing[unit] if others else joined[unit], made, own, tick)
 
 
 def _write(
@@ -197,6 +207,7 @@ def _write(
             tick()
     if plan.unrated(unit) and not plan.missing(unit):
         kept.write_rows(None, plan.splits, plan.columns, made.score_rows(plan.grid))
+    made.forget_features()
 
 
 @contextmanager
@@ -271,7 +282,7 @@ class Crew:
         todo = [unit for unit in plan.units if plan.missing(unit) or plan.unrated(unit)]
         if plan.ensemble != "off":
             self._run_together(plan, todo)
-            return
+            todo = [unit for unit in todo if plan.missing(unit) or plan.unrated(unit)]
         if self.workers == 1 or sum(len(plan.missing(unit)) for unit in todo) < 2:
             for unit in todo:
                 _measure(plan, unit, plan.missing(unit), self.seed(plan, unit), self.reporter.tick)
@@ -298,18 +309,23 @@ class Crew:
         self._run_jobs([job(unit, None if parts > 1 else plan.missing(unit)) for unit in todo], finished)
 
     def _run_together(self, plan: Plan, todo: Sequence[Unit]) -> None:
-        """Measure units in parts whose networks are trained at once, every worker a part at a time."""
+        """Measure units in parts whose networks are trained at once, every worker a part at a time.
+
+        With several workers, cells whose networks are not trained at once are left; what they share is made.
+        """
         cells = max((len(plan.missing(unit)) for unit in todo), default=1)
         size = max(1, min(-(-len(todo) // self.workers), MOST_NETWORKS // max(1, cells)))
         parts = [todo[start : start + size] for start in range(0, len(todo), size)]
 
         def finished(units: Sequence[Unit]) -> None:
             for unit in units:
-                self.reporter.finished(unit)
+                if not plan.missing(unit):
+                    self.reporter.finished(unit)
 
         if self.workers == 1 or len(parts) == 1:
             for units in parts:
-                _measure_together(plan, units, partial(self.seed, plan), self.reporter.tick)
+                others = self.workers == 1
+                _measure_together(plan, units, partial(self.seed, plan), self.reporter.tick, others=others)
                 finished(units)
             return
         jobs = [Job(units, _measure_together, (plan, units)) for units in parts]
