@@ -93,7 +93,9 @@ def main():
         return
     parameters = sum(parameter.numel() for parameter in teacher(options.hidden).parameters())
     say = Report("The cache of teacher outputs", "Each study is a process of its own, one after the other.")
-    say(f"Teacher: {parameters / 1e6:.0f} million parameters; {options.rows} training pairs; arms kd and fitnets, two seeds.")
+    say(
+        f"Teacher: {parameters / 1e6:.0f} million parameters; {options.rows} training pairs; arms kd and fitnets, two seeds."
+    )
     say()
     say("| study | wall clock | processor time | peak memory |")
     say("| --- | ---: | ---: | ---: |")
@@ -105,7 +107,13 @@ def main():
             [("without a cache", []), ("empty cache", [folder / "cache"]), ("full cache", [folder / "cache"])]
         ):
             given = ["--out", folder / str(number), "--weights", folder / "teacher.pt"]
-            given += ["--hidden", options.hidden, "--rows", options.rows, *[x for path in cache for x in ("--cache", path)]]
+            given += [
+                "--hidden",
+                options.hidden,
+                "--rows",
+                options.rows,
+                *[x for path in cache for x in ("--cache", path)],
+            ]
             done = subprocess.run(
                 [sys.executable, __file__, *map(str, given)], check=True, stdout=subprocess.PIPE, text=True
             )

@@ -384,3 +384,13 @@ def test_a_cache_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="choose a folder"):
         Seed(tiny_task.task(1), seed=1, settings=Settings.of(cache=tmp_path / "file"))
+
+
+@pytest.mark.parametrize("changed", ["weights", "means"])
+def test_outputs_of_masks_that_differ_in_one_channel_of_many_are_told_apart(changed):
+    mask = masks.ChannelMask("0", np.zeros(3000), np.zeros(3000), "fingerprint", kind="soft")
+    values = np.zeros(3000)
+    values[1500] = 1e-12
+    digests = {seeds._mask_digest(each) for each in (mask, dataclasses.replace(mask, **{changed: values}))}
+    assert len(digests) == 2
+    assert seeds._mask_digest(dataclasses.replace(mask, kind="custom")) in digests

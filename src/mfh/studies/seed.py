@@ -402,7 +402,7 @@ class Seed:
             return masked_logits(teacher, masks, loader, device=self.device)
         # Beside masks the network runs cut in two, so its plain logits may differ in rounding from those alone.
         cut = next((mask for mask in masks if mask is not None), None)
-        names = [f"logits {None if cut is None else cut.layer} {digest_of(mask)}" for mask in masks]
+        names = [f"logits {None if cut is None else cut.layer} {_mask_digest(mask)}" for mask in masks]
         named = dict(zip(names, masks, strict=True))
 
         def compute(missing: list[str]) -> list[Tensor]:
@@ -612,6 +612,11 @@ class Seed:
             "metric": metric,
             "value": value,
         }
+
+
+def _mask_digest(mask: ChannelMask | None) -> str:
+    """What a mask does to a network, whatever it was made from."""
+    return "" if mask is None else digest_of((mask.layer, mask.channel_dim, mask.weights, mask.means))
 
 
 def matching_temperature(logits: Tensor, softer: Tensor) -> float:
