@@ -33,7 +33,17 @@ from processes import torchrun
 
 GUIDES = [ROOT / "README.md"] + [
     ROOT / f"docs/{name}.md"
-    for name in ("choosing", "cluster", "deploy", "how-it-works", "intuition", "own-task", "real-data", "unlabelled")
+    for name in (
+        "choosing",
+        "cluster",
+        "deploy",
+        "how-it-works",
+        "intuition",
+        "large-teachers",
+        "own-task",
+        "real-data",
+        "unlabelled",
+    )
 ]
 OTHERS = [line.words for page in PAGES for line in lines(page) if line.words[0] != "mfh" and not is_pattern(line.words)]
 TORCHRUN = sorted({words[words.index("torchrun") :] for words in OTHERS if "torchrun" in words and len(words) > 1})
@@ -79,6 +89,7 @@ def test_every_page_with_commands_is_run_by_one_file():
             "study",
             "diagnose",
             "check",
+            "cache",
             "export",
             "report",
             "prepare",
