@@ -34,15 +34,8 @@ from processes import torchrun
 GUIDES = [ROOT / "README.md"] + [
     ROOT / f"docs/{name}.md"
     for name in (
-        "choosing",
-        "cluster",
-        "deploy",
-        "how-it-works",
-        "intuition",
-        "large-teachers",
-        "own-task",
-        "real-data",
-        "unlabelled",
+        *("arrays", "choosing", "cluster", "deploy", "digits", "gpu", "install", "intuition", "own-task"),
+        *("large-teachers", "real-data", "tracking", "unlabelled"),
     )
 ]
 OTHERS = [line.words for page in PAGES for line in lines(page) if line.words[0] != "mfh" and not is_pattern(line.words)]
