@@ -48,6 +48,8 @@ def main(args: Sequence[str] | None = None) -> None:
             print(f"mfh {mfh.__version__}")  # noqa: T201
             return
         options: Any = tyro.cli(opt.Command, prog="mfh", description=_DESCRIPTION, args=args)
+        if isinstance(options, opt.TaskCommand):
+            options = replace(options, given=_given(given))
         if launched() > 1 and type(options) not in _TOGETHER:
             sys.exit(_tell(InputError(_ALONE)))
     handler = logging.StreamHandler()
@@ -73,6 +75,12 @@ class _Plain(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return plain(super().format(record))
+
+
+def _given(words: Sequence[str]) -> frozenset[str]:
+    """Names of the options among the words of a command line, as fields have them."""
+    names = [word.partition("=")[0][2:].replace("-", "_") for word in words if word.startswith("--")]
+    return frozenset([*names, *(name.removeprefix("no_") for name in names)])
 
 
 def _is_strange(word: str) -> bool:
@@ -220,14 +228,14 @@ def _study(options: opt.Study) -> None:
         task=options.task,
         arms=options.arms,
         ratios=[step / 10 for step in range(10)] if options.sweep else options.ratios,
-        scores=options.scores,
+        scores=options.asked("scores"),
         layers=options.layers,
         weights=options.weights,
         label_fractions=options.label_fractions,
-        num_seeds=options.num_seeds,
-        first_seed=options.seed,
+        num_seeds=options.asked("num_seeds"),
+        first_seed=options.asked("seed"),
         add_seeds=options.add_seeds,
-        select=options.select,
+        select=options.asked("select"),
         settings=options.settings(),
     )
 
@@ -525,7 +533,7 @@ def _shows_progress(options: opt.Quiet) -> bool:
 def _out(options: opt.TaskCommand) -> Path:
     """The run folder: as given, or runs/ and the task's name."""
     task = options.task
-    is_file = Path(task).suffix in (".py", *ARRAY_FILES)
+    is_file = Path(task).suffix in (".py", ".toml", *ARRAY_FILES)
     return options.out or Path("runs") / (Path(task).stem if is_file else task.replace(":", "."))
 
 

@@ -3,11 +3,11 @@
 Options that `mfh.study` and `mfh.diagnose` take as well come from `mfh.studies.settings`; no option is written twice.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, Suppress, arg, subcommand
 
 from mfh.studies.settings import (
     Count,
@@ -59,10 +59,18 @@ class TaskCommand(RunCommand):
     training: OmitArgPrefixes[Training] = field(default_factory=Training)
     files: OmitArgPrefixes[Pretrained] = field(default_factory=Pretrained)
     execution: OmitArgPrefixes[Device] = field(default_factory=Device)
+    given: Annotated[frozenset[str], Suppress] = frozenset()
+    """Names of the options that the command line gives. Beside a study file they count, whatever their value."""
+
+    def asked(self, name: str) -> Any:
+        """The value of an option; None where it has its default because nobody gave it."""
+        value = getattr(self, name)
+        default = next(item.default for item in fields(self) if item.name == name)
+        return value if name in self.given or value != default else None
 
     def settings(self) -> Settings:
         """The settings object that `mfh.study`, `mfh.diagnose` and the steps take."""
-        return Settings(
+        settings = Settings(
             task=self.dataset,
             training=self.training,
             loss=getattr(self, "loss", Loss()),
@@ -71,6 +79,9 @@ class TaskCommand(RunCommand):
             execution=Execution(**vars(self.execution)),
             keeping=getattr(self, "keeping", Keeping()),
         )
+        groups = [vars(getattr(settings, group.name)) for group in fields(settings)]
+        values = {name: value for group in groups for name, value in group.items() if name in self.given}
+        return settings.changed(**values)
 
 
 @dataclass(frozen=True, kw_only=True)

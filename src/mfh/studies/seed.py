@@ -240,9 +240,10 @@ class Seed:
     def _scored_layer(self, cell: Cell, tap: Tap, network: nn.Module | None = None) -> str:
         """The layer whose channels a method of features reads at a tap."""
         network = self.teacher(cell).network if network is None else network
-        pair = only_role(self.task.train, "teacher")
+        pairs = only_role(self.task.pairs, "teacher")
         with evaluating(network), foreign(f"arm {cell.arm!r}: the teacher cannot be read"):
-            inputs = to_device(fetch(pair, [0, 1]).teacher_input, device_of(network))
+            few = fetch(pairs, range(min(2, len(pairs)))).teacher_input
+            inputs = to_device(few, device_of(network))
             return layer_at(network, tap, inputs, original_layer(self.task.layer))
 
     def rehearse(self, cells: Sequence[Cell], *, unlabelled: bool) -> None:

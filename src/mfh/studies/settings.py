@@ -237,7 +237,15 @@ class Settings:
             off = {name for name, value in switched.items() if not value}
             changes["training"]["off"] = (self.training.off - set(switched)) | off
         groups = {group: dataclasses.replace(getattr(self, group), **values) for group, values in changes.items()}
-        return dataclasses.replace(self, **groups)
+        changed = dataclasses.replace(self, **groups)
+        # No field: settings that were given are equal to those that are so by default.
+        object.__setattr__(changed, "_given", self.given.union(*changes.values()))
+        return changed
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of settings that were given by name, to `of` or `changed`, even where the value is the default."""
+        return getattr(self, "_given", frozenset())
 
     @classmethod
     def _homes(cls) -> dict[str, str]:
