@@ -5,7 +5,7 @@ Options that `mfh.study` and `mfh.diagnose` take as well come from `mfh.studies.
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, Suppress, arg, subcommand
 
@@ -52,7 +52,7 @@ class TaskCommand(RunCommand):
     """Options of every command that works on a task."""
 
     task: Annotated[Positional[str], arg(metavar="TASK")]
-    """Task: a shipped one (digits, htad, numerals, ...), file.py, package.module:function, or .npz, .parquet, .csv."""
+    """Task: a shipped one (digits, htad, ...), file.py, file.py:function, module:function, .npz, .parquet or .csv."""
     seed: RandomSeed = 0
     """Random seed of data, initial weights, order of data and permutations; a study's first seed."""
     dataset: OmitArgPrefixes[TaskArguments] = field(default_factory=TaskArguments)
@@ -137,7 +137,10 @@ class Distill(TaskCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class Study(TaskCommand):
-    """Compare all ways to make a student, paired by seed, with statistics and a report."""
+    """Compare all ways to make a student, paired by seed, with statistics and a report.
+
+    TASK may also be a .toml file that holds a whole study, for instance the study.toml of a run folder.
+    """
 
     arms: Annotated[tuple[str, ...], Unset] = ()
     """Arms to compare: the paper's, METHOD, METHOD+FOCUS or file.py:MyMethod (default: the paper's, and controls)."""
@@ -180,7 +183,7 @@ class Check(Quiet):
     """Read every item of a task once and list the bad ones. Exit code 1 if there are any."""
 
     task: Annotated[Positional[str], arg(metavar="TASK")]
-    """Task to check: a shipped one, file.py, package.module:function, or a file of arrays (.npz, .parquet, .csv)."""
+    """Task to check: a shipped one, file.py, file.py:function, module:function, or a .npz, .parquet or .csv file."""
     seed: RandomSeed = 0
     """Random seed of the task's data."""
     out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
@@ -354,3 +357,6 @@ Command = (
     | Annotated[Export, subcommand("export")]
     | Annotated[Cache, subcommand("cache")]
 )
+
+#: Commands by name.
+COMMANDS: dict[str, Any] = {kind.__metadata__[0].name: kind.__origin__ for kind in get_args(Command)}

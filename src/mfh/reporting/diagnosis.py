@@ -1,33 +1,39 @@
 """A diagnosis in words and tables, for the terminal and for the report."""
 
 from mfh.problems.scale import Scale
-from mfh.reporting.page import Picture, Section, Table
+from mfh.reporting.page import Block, Content, Section, Table
 from mfh.reporting.pictures import estimated_venn_picture
 from mfh.studies.criteria import Measure, Shares
 from mfh.studies.diagnosis import Diagnosis
 from mfh.studies.folder import Run
 
 
-def diagnosis_sections(run: Run) -> tuple[str, str, list[Section]]:
-    """Title, verdict and sections of the report of a run folder that holds a diagnosis and no study.
+def diagnosis_content(run: Run) -> Content:
+    """The report of a run folder that holds a diagnosis and no study.
 
     Raises:
         InputError: The diagnosis cannot be read.
     """
     diagnosis = run.diagnosis
     assert diagnosis is not None
+    shared = Section("What the modalities share", estimated_venn(run))
     criteria = Section("Criteria", [*diagnosis_tables(diagnosis), _reading(diagnosis)])
-    sections = [criteria, Section("What the modalities share", [*estimated_venn(run)])]
-    return f"Diagnosis: {diagnosis.task}", diagnosis_verdict(diagnosis), sections
+    return Content(f"Diagnosis: {diagnosis.task}", "", diagnosis_verdict(diagnosis), [shared, criteria])
 
 
-def kept_diagnosis(run: Run) -> list[Section]:
-    """The section on a run's diagnosis; an empty list for a run without one."""
+def kept_diagnosis(run: Run, *, with_venn: bool) -> list[Section]:
+    """The section on a run's diagnosis; an empty list for a run without one.
+
+    Args:
+        run: The run folder.
+        with_venn: Whether to show the estimated Venn diagram too.
+    """
     diagnosis = run.diagnosis
     if diagnosis is None:
         return []
-    tables = diagnosis_tables(diagnosis)
-    return [Section("Will distillation help?", [diagnosis_verdict(diagnosis), *tables, _reading(diagnosis)])]
+    verdict, tables = diagnosis_verdict(diagnosis), diagnosis_tables(diagnosis)
+    venn = estimated_venn(run) if with_venn else []
+    return [Section("Will distillation help?", [" ".join(verdict), *venn, *tables, _reading(diagnosis)])]
 
 
 def _reading(diagnosis: Diagnosis) -> str:
@@ -40,7 +46,7 @@ def _reading(diagnosis: Diagnosis) -> str:
     )
 
 
-def estimated_venn(run: Run) -> list[str | Picture]:
+def estimated_venn(run: Run) -> list[Block]:
     """The modality Venn diagram as a run's diagnosis estimates it, with an explanation; empty without a diagnosis."""
     diagnosis = run.diagnosis
     if diagnosis is None:
@@ -55,14 +61,14 @@ def estimated_venn(run: Run) -> list[str | Picture]:
     return [picture, words]
 
 
-def diagnosis_verdict(diagnosis: Diagnosis) -> str:
-    """The verdict and its reasons, as sentences."""
+def diagnosis_verdict(diagnosis: Diagnosis) -> list[str]:
+    """The verdict and its reasons, a sentence each."""
     opening = {
         "likely to help": "Plain distillation is likely to help.",
         "not likely to help": "Plain distillation is not likely to help.",
         "cannot tell": "The diagnosis cannot tell whether plain distillation will help.",
     }[diagnosis.verdict]
-    return " ".join([opening, *(reason[:1].upper() + reason[1:] for reason in diagnosis.reasons)])
+    return [opening, *(reason[:1].upper() + reason[1:] for reason in diagnosis.reasons)]
 
 
 def diagnosis_tables(diagnosis: Diagnosis) -> list[Table]:

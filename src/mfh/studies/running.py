@@ -73,7 +73,7 @@ class StudyResult:
         folder: The run folder, if there is one.
         scale: How the task's metric reads.
         students: The students that the study kept.
-        finding: What the study shows, in a sentence, as its report says it.
+        finding: What the study shows, in a few lines, as its report says it.
         repeats: What differs between seeds, and so what intervals cover (default: as `data_redrawn` says).
     """
 
@@ -143,7 +143,7 @@ class StudyResult:
 
     def _repr_html_(self) -> str:
         table = self.table.to_html(index=False, na_rep="", float_format="{:.3g}".format, border=0)
-        return f"<p>{escape(self.finding)}</p>\n{table}"
+        return f"<p>{escape(self.finding).replace(chr(10), '<br>')}</p>\n{table}"
 
     @property
     def best(self) -> Recommended:
