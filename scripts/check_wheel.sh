@@ -3,6 +3,7 @@
 # empty environment. Its dependencies are read from the environment of the tests, so this takes seconds;
 # clean_install.sh installs them too.
 set -euo pipefail
+unset PYTHONPATH  # it would come before what is installed
 root="$(cd "$(dirname "$0")/.." && pwd)"
 python="${PYTHON:-$root/.venv/bin/python}"
 place="$(mktemp -d)"

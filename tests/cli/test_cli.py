@@ -365,3 +365,25 @@ def test_a_folder_that_cannot_be_made_does_not_promise_to_resume(tmp_path, capsy
     printed = capsys.readouterr().err
     assert "choose another --out" in printed
     assert "resumes" not in printed
+
+
+def test_cache_shows_and_clears_the_outputs_of_a_study(tmp_path, capsys):
+    folder = tmp_path / "cache"
+    run("study", TINY, "--out", tmp_path / "run", "--num-seeds", 1, "--arms", "kd", "--cache", folder, "--quiet")
+    capsys.readouterr()
+    run("cache", folder)
+    assert re.search(r": [1-9]\d* outputs, \d+\.\d MB$", capsys.readouterr().out.strip())
+    run("cache", folder, "--clear")
+    assert "removed" in capsys.readouterr().out
+    run("cache", folder)
+    assert ": 0 outputs, 0.0 MB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_cache_refuses_what_is_no_folder(tmp_path, capsys, made):
+    if made:
+        (tmp_path / "cache").touch()
+    with pytest.raises(SystemExit) as stop:
+        run("cache", tmp_path / "cache")
+    assert stop.value.code == 2
+    assert "folder" in capsys.readouterr().err

@@ -35,7 +35,7 @@ GUIDES = [ROOT / "README.md"] + [
     ROOT / f"docs/{name}.md"
     for name in (
         *("arrays", "choosing", "cluster", "deploy", "digits", "gpu", "install", "intuition", "own-task"),
-        *("real-data", "tracking", "unlabelled"),
+        *("large-teachers", "real-data", "tracking", "unlabelled"),
     )
 ]
 OTHERS = [line.words for page in PAGES for line in lines(page) if line.words[0] != "mfh" and not is_pattern(line.words)]
@@ -82,6 +82,7 @@ def test_every_page_with_commands_is_run_by_one_file():
             "study",
             "diagnose",
             "check",
+            "cache",
             "export",
             "report",
             "prepare",

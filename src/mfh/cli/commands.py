@@ -598,6 +598,16 @@ def _out(options: opt.TaskCommand) -> Path:
     return Path("runs") / options.task.replace(":", ".")
 
 
+def _cache(options: opt.Cache) -> None:
+    from mfh.data.cache import OutputCache
+
+    cache = OutputCache(options.folder)
+    held = [path.stat().st_size for path in cache.files() if path.suffix == ".rows"]
+    if options.clear:
+        cache.clear()
+    _say(f"{options.folder}: {len(held)} outputs, {sum(held) / 1e6:.1f} MB{', removed' if options.clear else ''}")
+
+
 _COMMANDS: dict[type, Any] = {
     opt.Demo: _demo,
     opt.Pretrain: _pretrain,
@@ -611,4 +621,5 @@ _COMMANDS: dict[type, Any] = {
     opt.Prepare: _prepare,
     opt.Report: _report,
     opt.Export: _export,
+    opt.Cache: _cache,
 }

@@ -194,6 +194,16 @@ class Check(Quiet):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cache(Quiet):
+    """Show how many outputs of teachers a folder of --cache holds, or remove them."""
+
+    folder: Annotated[Positional[Path], arg(metavar="DIR")]
+    """Folder that was given as --cache."""
+    clear: bool = False
+    """Remove the outputs; other files in the folder stay."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrepareRavdess(Processes, Quiet):
     """Prepare RAVDESS: from the official archives, or the authors' features, to a folder for --data."""
 
@@ -345,6 +355,7 @@ Command = (
     | Annotated[Prepare, subcommand("prepare")]
     | Annotated[Report, subcommand("report")]
     | Annotated[Export, subcommand("export")]
+    | Annotated[Cache, subcommand("cache")]
 )
 
 #: Commands by name.

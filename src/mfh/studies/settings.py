@@ -27,6 +27,7 @@ Count = Annotated[int | None, arg(metavar="N", help_behavior_hint=_unless_unset)
 Number = Annotated[float | None, arg(metavar="X", help_behavior_hint=_unless_unset)]
 Text = Annotated[str | None, arg(metavar="NAME", help_behavior_hint=_unless_unset)]
 File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint=_unless_unset)]
+Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint=_unless_unset)]
 Unset = arg(help_behavior_hint=_unless_unset)
 
 
@@ -152,6 +153,8 @@ class Execution(Processes, Device):
     """Number of CPU threads in each process."""
     ensemble: Literal["auto", "on", "off"] = "auto"
     """Train networks of several seeds and arms at once: auto does so where they are small and can be stacked."""
+    cache: Folder = None
+    """Folder for outputs of teachers, which other runs with the same teacher and data read again (default: none)."""
 
 
 #: Students that a study keeps.
