@@ -48,7 +48,7 @@ def test_a_run_folder_holds_everything(folder):
     assert config["experiments"]["vary-gamma"]["learning_rate"] == 0.1
     assert {"python", "torch", "numpy", "mfh", "cpu"} <= set(json.loads((folder / "environment.json").read_text()))
     page = (folder / "report.html").read_text()
-    for word in ("Vary gamma", "Vary alpha", "Modify gamma", "Algorithm 1 KD", "data:image/svg+xml"):
+    for word in ("Vary gamma", "Vary alpha", "Modify gamma", "Algorithm 1", "<svg"):
         assert word in page
     for suffix in ("txt", "csv", "md", "tex"):
         assert (folder / f"table-2.{suffix}").stat().st_size

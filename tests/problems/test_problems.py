@@ -322,7 +322,8 @@ def test_a_lower_error_is_a_gain():
     summary = summarise(frame, scale=scale)
     assert summary.chosen().arm == "soft"
     assert summary.chosen().gain.outcome == "gains"
-    assert "soft, the best of 2 by validation, gains 0.00" in finding(summary)
+    assert "Distillation helps here: soft gains over no-kd." in finding(summary)
+    assert "regular: +0.00" in finding(summary)
     assert "of mean squared error" in finding(summary)
     table = arms_table(summary)
     assert table.columns[1:3] == ["Test mean squared error", "Against no-kd"]

@@ -20,8 +20,7 @@ import tiny_task
 from mfh.cli import main
 from mfh.errors import InputError
 from mfh.methods import SimKD
-from mfh.reporting.student import student_lines
-from mfh.reporting.study import study_sections
+from mfh.reporting.student import student_lines, student_section
 from mfh.studies.folder import Run, SeedFolder
 from mfh.studies.grid import Cell
 from mfh.studies.recommended import Students, origins
@@ -420,8 +419,8 @@ def test_what_was_exported_ends_the_report_until_more_is_measured(tmp_path):
     made = result.best.export(format="safetensors")
     assert made.path == tmp_path / "run" / "student.safetensors"
     assert student_lines(Run(result.folder)) == made.lines
-    sections = study_sections(Run(result.folder))[2]
-    assert (sections[-1].title, sections[-1].blocks) == ("Take it home", made.lines)
+    section = student_section(Run(result.folder))
+    assert (section.title, section.blocks) == ("Take it home", made.lines)
     mfh.study(TINY, out=tmp_path / "run", **few)
     assert student_lines(Run(result.folder)) == made.lines
     mfh.study(TINY, out=tmp_path / "run", **few | {"num_seeds": 2})
@@ -437,7 +436,7 @@ def test_the_last_lines_load_the_student_without_mfh(tmp_path):
     exec("\n".join(code), found)  # with the file's own path
     with torch.no_grad():
         assert torch.allclose(found["logits"], result.best.student(inputs), atol=1e-5)
-    assert study_sections(Run(result.folder))[2][-1].blocks[-len(code) :] == code
+    assert student_section(Run(result.folder)).blocks[-len(code) :] == code
 
 
 def test_a_student_of_an_object_of_python_is_exported_there(tmp_path):

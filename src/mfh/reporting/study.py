@@ -209,9 +209,8 @@ def making_section(run: Run) -> Section:
         section.blocks.extend(["This command repeats the run:", Command(str(repeat))])
     if isinstance(seconds, int | float):
         section.blocks.append(f"The run took {_duration(float(seconds))}.")
-    kept = {run.folder / name: words for name, words in _KEPT.items() if (run.folder / name).is_file()}
-    if kept:
-        section.blocks.append(Files(kept))
+    if run.shown_files:
+        section.blocks.append(Files(run.shown_files))
     # The identity of the networks repeats many settings: show each one once, under its short name.
     named: dict[str, str] = {}
     for name, value in _flatten(run.config):
@@ -226,10 +225,6 @@ def making_section(run: Run) -> Section:
     ]
     section.blocks.append(Folded("Configuration, software and hardware", [table for table in tables if table.rows]))
     return section
-
-
-#: Files of a run folder that the report links, and what they hold.
-_KEPT = {"results.csv": "all measurements, one in a row", "study.toml": "the study, to run again: mfh study study.toml"}
 
 
 def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -401,6 +401,12 @@ class Run:
         path = self.folder / _ENVIRONMENT
         return records.read_record(path, _Environment, _WITHOUT_IT) if records.present(path, _WITHOUT_IT) else {}
 
+    @property
+    def shown_files(self) -> dict[Path, str]:
+        """Files that a report links, and what each of them holds."""
+        kept = {_RESULTS: "all measurements, one in a row", _STUDY: "the study, to run again: mfh study study.toml"}
+        return {self.folder / name: words for name, words in kept.items() if (self.folder / name).is_file()}
+
     def write_study(self, text: str) -> None:
         """Keep the file that repeats the study; see `mfh.studies.study_file`."""
         path = self.folder / _STUDY
