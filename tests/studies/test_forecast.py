@@ -105,6 +105,12 @@ def test_a_network_that_brings_its_weights_is_run_twice_at_most(monkeypatch):
     assert len(made) == 2
 
 
+def test_a_network_that_fails_is_told_in_a_line_by_a_diagnosis():
+    task = dataclasses.replace(task_of(0.0, 1.5), student=lambda: network(5))
+    with pytest.raises(mfh.InputError, match="student"):
+        mfh.diagnose(task, epochs=1)
+
+
 def test_draws_keep_classes_and_group_splits_stay():
     task = task_of(0.0, 1.5, labelled=41)
     rows = module._Rows.of(Networks(task, 0, Settings()))

@@ -242,12 +242,13 @@ def diagnose_seed(made: Seed, layers: Sequence[str] = ()) -> Diagnosis:
         )
     for layer in layers:
         find_layer(networks.new("teacher"), layer)
-    ahead = forecast(networks)
-    seen = _seen_of_classes(made, layers) if task.problem.name == "classification" else _seen_of_numbers(made, layers)
-    verdict = outcome_of(ahead.gain, task.problem.metric.scale)
+    # Training finds mistakes in networks and data, and tells them in one line, so it comes first.
     teacher, student = (
         evaluate(networks.pretrained(role).network, task.val, role, problem=task.problem) for role in get_args(Role)
     )
+    seen = _seen_of_classes(made, layers) if task.problem.name == "classification" else _seen_of_numbers(made, layers)
+    ahead = forecast(networks)
+    verdict = outcome_of(ahead.gain, task.problem.metric.scale)
     return Diagnosis(
         task=task.name,
         seed=made.seed,
