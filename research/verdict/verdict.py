@@ -149,10 +149,10 @@ def foreseen(setting, seeds, with_criteria):
     found = []
     for seed in range(seeds):
         task = made(setting, seed)
-        one = forecast(Networks(task, seed, Settings()))
+        seen = mfh.diagnose(lambda seed, task=task: task, seed=seed) if with_criteria else None  # noqa: ARG005
+        one = forecast(Networks(task, seed, Settings())) if seen is None else seen.forecast
         row = {"forecast": one.gain.value, "low": one.gain.low, "high": one.gain.high, "rehearsed lead": one.lead.value}
-        if with_criteria:
-            seen = mfh.diagnose(lambda seed, task=task: task, seed=seed)  # noqa: ARG005
+        if seen is not None:
             row |= {name: read(seen) for name, read in CRITERIA.items()}
         found.append(row)
     names = found[0]

@@ -4,6 +4,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+import mfh
+
+FAST = mfh.Recipe(epochs=1, batch_size=8, optimizer=torch.optim.AdamW)
 COUNT, CLASSES, WORDS = 24, 3, 20
 
 
@@ -94,3 +97,18 @@ def encoded(items):
     from transformers import BatchEncoding
 
     return padded(items, BatchEncoding)
+
+
+def sentences_task(collate):
+    """A task of `transformers` networks alone, whose batches `collate` makes."""
+    return mfh.Task(
+        name="sentences",
+        teacher=bert,
+        student=vit,
+        layer="bert.pooler.activation",
+        train=Sentences(24, 0),
+        val=Sentences(12, 1),
+        test=Sentences(12, 2),
+        collate=collate,
+        recipe=FAST,
+    )

@@ -4,12 +4,10 @@ import pytest
 import torch
 
 import mfh
-from foreign_networks import CLASSES, Sentences, bert, encoded, vit
+from foreign_networks import CLASSES, FAST, Sentences, bert, encoded, sentences_task, vit
 from mfh.data.pairs import Collated
 from mfh.methods.names import SHIPPED
 from mfh.networks.calling import call
-
-FAST = mfh.Recipe(epochs=1, batch_size=8, optimizer=torch.optim.AdamW)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -47,17 +45,7 @@ def test_a_method_works_where_the_student_has_named_inputs(name):
 
 def test_a_study_keeps_and_exports_the_student_of_simkd(tmp_path):
     pytest.importorskip("transformers")
-    task = mfh.Task(
-        name="sentences",
-        teacher=bert,
-        student=vit,
-        layer="bert.pooler.activation",
-        train=Sentences(24, 0),
-        val=Sentences(12, 1),
-        test=Sentences(12, 2),
-        collate=encoded,
-        recipe=FAST,
-    )
+    task = sentences_task(encoded)
     result = mfh.study(task, arms=["no-kd", "simkd", "fitnets+soft"], num_seeds=1, processes=1, out=tmp_path / "run")
     chosen = result.students.of_arm("simkd")
     made = chosen.export(tmp_path / "student.pt2")

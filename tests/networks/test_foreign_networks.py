@@ -7,15 +7,13 @@ import torch
 from torch import nn
 
 import mfh
-from foreign_networks import CLASSES, Backbone, Sentences, bert, encoded, padded, vit
+from foreign_networks import CLASSES, FAST, Backbone, Sentences, bert, encoded, padded, sentences_task, vit
 from mfh.data.epochs import PairLoader
 from mfh.data.pairs import Collated
 from mfh.errors import InputError
 from mfh.networks.calling import call, takes_by_name
 from mfh.networks.modes import fingerprint
 from mfh.networks.precision import relative_tolerance
-
-FAST = mfh.Recipe(epochs=1, batch_size=8, optimizer=torch.optim.AdamW)
 
 
 class ByName(nn.Module):
@@ -59,24 +57,12 @@ def test_a_mapping_is_given_by_name_where_the_network_takes_its_keys():
     assert takes_by_name(ByName(), {"input_ids": left, "pixel_values": right})  # it takes any other name
 
 
-def task(collate):
-    return mfh.Task(
-        name="sentences",
-        teacher=bert,
-        student=vit,
-        layer="bert.pooler.activation",
-        train=Sentences(24, 0),
-        val=Sentences(12, 1),
-        test=Sentences(12, 2),
-        collate=collate,
-        recipe=FAST,
-    )
-
-
 @pytest.mark.parametrize("collate", [padded, encoded], ids=["dict", "BatchEncoding"])
 def test_a_study_of_transformers_without_a_wrapper(collate):
     pytest.importorskip("transformers")
-    result = mfh.study(task(collate), arms=["no-kd", "regular", "aligned-student", "soft", "general"], num_seeds=1)
+    result = mfh.study(
+        sentences_task(collate), arms=["no-kd", "regular", "aligned-student", "soft", "general"], num_seeds=1
+    )
     assert len(result.table) == 5
     assert result.table["mean"].between(0, 100).all()
 

@@ -4,7 +4,7 @@ from mfh.problems.scale import Scale
 from mfh.reporting.page import Block, Content, Section, Table
 from mfh.reporting.pictures import estimated_venn_picture
 from mfh.studies.criteria import Measure, Shares
-from mfh.studies.diagnosis import Diagnosis
+from mfh.studies.diagnosis import Diagnosis, gain_as_text
 from mfh.studies.folder import Run
 
 
@@ -148,12 +148,8 @@ def diagnosis_tables(diagnosis: Diagnosis) -> list[Table]:
 
 def _gains(measure: Measure, scale: Scale) -> tuple[str, str]:
     """A gain and its interval in units of the metric, as text."""
-    if measure.value is None:
-        return "\u2013", ""
-    digits = "+.1f" if scale.percent else "+.3g"
-    unit = f" {scale.unit}" if scale.unit else ""
-    interval = "" if measure.low is None else f"({measure.low:{digits}} to {measure.high:{digits}})"
-    return f"{measure.value:{digits}}{unit}".replace("-", "\u2212"), interval.replace("-", "\u2212")
+    value, interval = gain_as_text(measure, scale)
+    return value or "\u2013", f"({interval})" if interval else ""
 
 
 def _numbers(measure: Measure) -> tuple[str, str]:

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mfh.data.pairs import Nested, as_batch, num_samples, tensors
+from mfh.data.pairs import Nested, as_batch, num_samples, tensors, to_device
 from mfh.data.spool import Rows, mean_rows
 from mfh.errors import InputError
 from mfh.networks.calling import call
 from mfh.networks.frozen import Frozen
 from mfh.networks.layers import as_logits, capture_all, default_layer, find_layer
-from mfh.networks.modes import original, original_layer
+from mfh.networks.modes import evaluating, original, original_layer, placed
 from mfh.parallel.distributed import share_rows, world_size
 from mfh.saliency.reader import Estimate, Reader
 
@@ -169,6 +169,14 @@ def student_features(student: nn.Module, student_layer: StudentLayer, inputs: Ne
             "cannot read its input; name a student_layer whose output it can read"
         )
     return logits, seen[0].flatten(1)
+
+
+def read_features(
+    network: nn.Module, layer: StudentLayer, inputs: Iterable[Nested], device: torch.device | str | None
+) -> Tensor:
+    """Features of a network on many batches of its inputs, (N, F) on the CPU; see `student_features`."""
+    with placed(device, network), evaluating(network):
+        return torch.cat([student_features(network, layer, to_device(part, device))[1].cpu() for part in inputs])
 
 
 def layer_names(student_layer: StudentLayer) -> list[str]:

@@ -17,8 +17,8 @@ from mfh.saliency.probe import cross_fitted_r2, ridge_predictions
 #: Smallest number of validation pairs for a diagnosis, and the largest number that it reads.
 FEWEST, MOST = 30, 4000
 FOLDS, _REPEATS, _RESAMPLES, _GROUPS = 5, 3, 400, 10
-#: Half width of the trial's 90 % interval, in standard errors.
-_HALF_WIDTH = 1.645
+#: Half width of a 90 % interval, in standard errors.
+HALF_WIDTH = 1.645
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,13 @@ class TrainingViews:
     teacher_logits: Tensor
     student_features: Tensor
     weights: Tensor | None = None
+
+
+def sampled_rows(count: int, most: int, seed: int) -> list[int]:
+    """Positions of at most `most` of so many samples, drawn at random and in order: data may be sorted by class."""
+    if count <= most:
+        return list(range(count))
+    return sorted(torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:most].tolist())
 
 
 def training_trial(views: Views, training: TrainingViews, *, loss: KDLoss | None = None, seed: int = 0) -> Measure:
@@ -245,7 +252,7 @@ def _resamples(count: int, seed: int) -> Tensor:
 
 def _interval(gains: Tensor) -> Measure:
     """The estimate, which is the last of the gains, and its 90 % interval from the resampled ones before it."""
-    value, half_width = float(gains[-1]), _HALF_WIDTH * float(gains[:-1].std())
+    value, half_width = float(gains[-1]), HALF_WIDTH * float(gains[:-1].std())
     return Measure(value, value - half_width, value + half_width)
 
 

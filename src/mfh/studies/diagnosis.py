@@ -25,7 +25,7 @@ from mfh.networks.modes import evaluating, placed
 from mfh.problems.losses import KDLoss
 from mfh.problems.scale import Scale
 from mfh.saliency.masks import masked_logits
-from mfh.saliency.probe import student_features
+from mfh.saliency.probe import read_features, student_features
 from mfh.studies import records
 from mfh.studies.criteria import (
     FEWEST,
@@ -42,6 +42,7 @@ from mfh.studies.criteria import (
     kernel_alignment,
     mutual_neighbours,
     non_target_divergence,
+    sampled_rows,
     slope,
     training_trial,
     visible_share,
@@ -354,33 +355,21 @@ def _views(made: Seed) -> Views:
 def _held_out_pairs(made: Seed) -> Any:
     """Validation pairs to read."""
     val = made.task.val
-    return val if len(val) <= MOST else Subset(val, _sample(len(val), made.seed))
-
-
-def _sample(count: int, seed: int) -> list[int]:
-    """Positions of at most `MOST` of so many samples, drawn at random and in order: data may be sorted by class."""
-    if count <= MOST:
-        return list(range(count))
-    drawn = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:MOST]
-    return sorted(drawn.tolist())
+    return val if len(val) <= MOST else Subset(val, sampled_rows(len(val), MOST, made.seed))
 
 
 def _sampled_rows(made: Seed) -> tuple[list[int], Tensor]:
     """Training pairs to read, labelled ones first, and how many pairs each of them stands for."""
     labelled, count = len(made.task.train), len(made.task.pairs)
-    known, unknown = _sample(labelled, made.seed), _sample(count - labelled, made.seed)
+    known, unknown = (sampled_rows(number, MOST, made.seed) for number in (labelled, count - labelled))
     each = [labelled / len(known)] * len(known) + [(count - labelled) / max(1, len(unknown))] * len(unknown)
     return [*known, *(labelled + row for row in unknown)], torch.tensor(each)
 
 
 def _student_features(made: Seed, pairs: PairLoader) -> Tensor:
     """(N, F) features of the student that was trained on labels."""
-    student, parts = made.networks.pretrained("student").network, []
-    with placed(made.device, student), evaluating(student):
-        for batch in pairs:
-            inputs = to_device(batch.student_input, made.device)
-            parts.append(student_features(student, made.task.student_layer, inputs)[1].cpu())
-    return torch.cat(parts)
+    student = made.networks.pretrained("student").network
+    return read_features(student, made.task.student_layer, (batch.student_input for batch in pairs), made.device)
 
 
 def _layer_view(
@@ -403,16 +392,20 @@ def outcome_of(gain: Measure, scale: Scale) -> Outcome:
     return "not likely to help" if gain.high < (WORTH if scale.percent else 0.0) else "cannot tell"
 
 
+def gain_as_text(gain: Measure, scale: Scale) -> tuple[str, str]:
+    """A gain with its unit, and the ends of its interval: "+4.1 points" and "+0.2 to +8.0"; empty where not known."""
+    if gain.value is None:
+        return "", ""
+    digits = "+.1f" if scale.percent else "+.3g"
+    unit = f" {scale.unit}" if scale.unit else ""
+    interval = "" if gain.low is None else f"{gain.low:{digits}} to {gain.high:{digits}}"
+    return f"{gain.value:{digits}}{unit}".replace("-", "\u2212"), interval.replace("-", "\u2212")
+
+
 def in_words(gain: Measure, scale: Scale) -> str:
     """A gain with its interval in words: "+4.1 points (90 % interval +0.2 to +8.0)"."""
-    if gain.value is None:
-        return gain.note
-    digits = ".1f" if scale.percent else ".3g"
-    unit = f" {scale.unit}" if scale.unit else ""
-    text = f"{gain.value:+{digits}}{unit}"
-    if gain.low is not None:
-        text += f" (90 % interval {gain.low:+{digits}} to {gain.high:+{digits}})"
-    return text.replace("-", "\u2212")
+    value, interval = gain_as_text(gain, scale)
+    return f"{value or gain.note} (90 % interval {interval})" if interval else value or gain.note
 
 
 def _reasons(made: Seed, ahead: Forecast) -> list[str]:

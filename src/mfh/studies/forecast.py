@@ -17,15 +17,13 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from mfh.data.epochs import PairLoader, all_targets
-from mfh.data.pairs import only_role, to_device
+from mfh.data.pairs import PairedBatch, only_role
 from mfh.errors import InputError
-from mfh.networks.calling import call
-from mfh.networks.layers import as_logits
-from mfh.networks.modes import evaluating, placed
 from mfh.problems.losses import KDLoss
 from mfh.problems.problem import Problem
-from mfh.saliency.probe import student_features
-from mfh.studies.criteria import Measure
+from mfh.saliency.masks import masked_logits
+from mfh.saliency.probe import read_features
+from mfh.studies.criteria import HALF_WIDTH, Measure, sampled_rows
 from mfh.studies.networks import Networks, Role
 
 #: Features to collect over networks with other random weights, and networks at most.
@@ -43,8 +41,6 @@ SLOPE, SPREAD = 1.14, 2.9
 #: The standard deviation where a teacher has learned from the very pairs that it labels, and there are no others: 0.34
 #: points in the six settings of all labels, rounded up because settings with fewer labels were not among them.
 SPREAD_LABELLED = 1.0
-#: Half width of a 90 % interval in standard deviations.
-_HALF_WIDTH = 1.645
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,7 @@ def _measure(values: Tensor, spread: float, percent: bool) -> Measure:
     if not percent:
         return Measure(value, note="rehearsed only: measured gains are known for metrics in percent")
     error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    half_width = _HALF_WIDTH * math.hypot(spread, SLOPE * error)
+    half_width = HALF_WIDTH * math.hypot(spread, SLOPE * error)
     return Measure(SLOPE * value, SLOPE * value - half_width, SLOPE * value + half_width)
 
 
@@ -144,10 +140,10 @@ class _Rows:
         target, val_target = all_targets(task.train), all_targets(task.val)
         whole = task.problem.known(target).flatten(1 if target.ndim > 1 else 0)
         complete = torch.arange(len(target))[whole.all(1) if whole.ndim > 1 else whole]
-        train = complete[_sample(len(complete), _LABELLED, seed)].tolist()
-        val = _sample(len(task.val), _HELD_OUT, seed)
+        train = complete[sampled_rows(len(complete), _LABELLED, seed)].tolist()
+        val = sampled_rows(len(task.val), _HELD_OUT, seed)
         count = len(task.pairs) - len(task.train)
-        others = _sample(count, _OTHERS, seed)
+        others = sampled_rows(count, _OTHERS, seed)
         raw = torch.cat([target[train], val_target[val]])
         starts = (len(train), len(train) + len(val))
         place = torch.arange(starts[1] + len(others))
@@ -169,18 +165,11 @@ class _Rows:
             order = _stratified(order, self.raw)
         return pool[order[: len(self.train)]], pool[order[len(self.train) :]]
 
-    def batches(self, role: Role, workers: int) -> Iterator[object]:
-        """The inputs of one role, in the order of the rows."""
+    def batches(self, role: Role, workers: int) -> Iterator[PairedBatch]:
+        """The pairs in the order of the rows, read for one role."""
         for dataset, positions in self.parts:
             if positions:
-                for batch in PairLoader(Subset(only_role(dataset, role), positions), num_workers=workers):
-                    yield batch.teacher_input if role == "teacher" else batch.student_input
-
-
-def _sample(count: int, most: int, seed: int) -> list[int]:
-    if count <= most:
-        return list(range(count))
-    return sorted(torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:most].tolist())
+                yield from PairLoader(Subset(only_role(dataset, role), positions), num_workers=workers)
 
 
 def _stratified(order: Tensor, classes: Tensor) -> Tensor:
@@ -209,12 +198,9 @@ def _gram(networks: Networks, role: Role, rows: _Rows) -> Tensor:
         with torch.random.fork_rng():
             torch.manual_seed(1000 * networks.seed + number + (0 if role == "teacher" else 500))
             network = factory()
-        parts = []
-        with placed(networks.device, network), evaluating(network), torch.no_grad():
-            for inputs in rows.batches(role, networks.recipe.num_workers):
-                seen = student_features(network, layer, to_device(inputs, networks.device))[1]
-                parts.append(seen.cpu().double())
-        features = torch.cat(parts)
+        batches = rows.batches(role, networks.recipe.num_workers)
+        inputs = (batch.teacher_input if role == "teacher" else batch.student_input for batch in batches)
+        features = read_features(network, layer, inputs, networks.device).double()
         if first is None:
             first, wanted = features, min(_NETWORKS, math.ceil(_FEATURES / features.shape[1]))
         elif number == 1 and torch.equal(first, features):
@@ -234,15 +220,11 @@ def _teacher_is_given(networks: Networks) -> bool:
 
 def _outputs_of_teacher(networks: Networks, rows: _Rows) -> Tensor:
     """(N, K) what the teacher that exists says, as probabilities or numbers."""
-    teacher, parts = networks.pretrained("teacher").network, []
-    with placed(networks.device, teacher), evaluating(teacher), torch.no_grad():
-        for inputs in rows.batches("teacher", networks.recipe.num_workers):
-            seen = as_logits(call(teacher, to_device(inputs, networks.device)))
-            parts.append(seen.cpu().double())
-    logits = torch.cat(parts)
+    teacher, batches = networks.pretrained("teacher").frozen, rows.batches("teacher", networks.recipe.num_workers)
+    logits = masked_logits(teacher, [None], batches, device=networks.device)[0].double()
     if networks.task.problem.categorical:
         return logits.softmax(1)[:, : rows.targets.shape[1]]
-    return logits.sigmoid() if networks.task.problem.name.startswith("multi") else logits.flatten(1)
+    return logits.sigmoid() if networks.task.problem.name == "multi-label classification" else logits.flatten(1)
 
 
 def _rehearse(
@@ -333,7 +315,7 @@ def _sharpened(problem: Problem, says: Tensor) -> Tensor:
     if problem.categorical:
         powers = says.clamp_min(1e-6) ** SHARPNESS
         return powers / powers.sum(1, keepdim=True)
-    if problem.name.startswith("multi"):
+    if problem.name == "multi-label classification":
         sure = says.clamp(1e-6, 1 - 1e-6)
         return sure**SHARPNESS / (sure**SHARPNESS + (1 - sure) ** SHARPNESS)
     return says
