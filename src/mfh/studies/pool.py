@@ -4,7 +4,7 @@ import os
 import pickle
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from mfh.parallel.pool import Job, WorkerDiedError, run_jobs, worker_pool
 from mfh.problems.scale import Scale
 from mfh.progress import doing, end_status, is_live, listening, progress_bar
 from mfh.studies.folder import Row, Run, SeedFolder
-from mfh.studies.grid import COLUMNS, FRACTION, WEIGHTS, Cell
+from mfh.studies.grid import COLUMNS, FRACTION, LINEAR, WEIGHTS, Cell
 from mfh.studies.labels import with_label_fraction
 from mfh.studies.networks import Trained
 from mfh.studies.seed import Seed
@@ -153,7 +153,10 @@ def _measure(
         if chunk is None:
             made.prepare(plan.missing(unit))
             return
-        _write(plan, unit, chunk, made, None, tick)
+        measured = made.measure(chunk, splits=plan.splits, finished=partial(plan.offer, made))
+        for cell, rows in zip(chunk, measured, strict=True):
+            _keep(plan, unit, cell, rows, tick)
+        _keep_scores(plan, unit, made)
 
 
 def _measure_together(
@@ -172,30 +175,36 @@ def _measure_together(
         else:
             seeds = {unit: make(unit) for unit in units}
         together([partial(made.prepare, missing[unit]) for unit, made in seeds.items()], strict=strict)
+        measured = {unit: made.measurer(missing[unit], splits=plan.splits) for unit, made in seeds.items()}
+
+        def keep(unit: Unit, cell: Cell, student: Trained | None) -> None:
+            rows = measured[unit](cell, student)
+            if student is not None:
+                plan.offer(seeds[unit], cell, student, rows)
+            _keep(plan, unit, cell, rows, tick)
+
+        for unit in units:
+            for cell in missing[unit]:
+                if cell.arm == LINEAR:
+                    keep(unit, cell, None)
         makers = {(unit, cell): make for unit in units for cell, make in seeds[unit].makers(missing[unit]).items()}
-        students = dict(zip(makers, together([*makers.values()], strict=strict), strict=True))
-        for unit, made in seeds.items():
-            own = {cell: student for (of, cell), student in students.items() if of == unit}
-            _write(plan, unit, missing[unit], made, own, tick)
+        names = [*makers]
+        together([*makers.values()], strict=strict, finished=lambda number, student: keep(*names[number], student))
+        for unit in units:
+            _keep_scores(plan, unit, seeds[unit])
 
 
-def _write(
-    plan: Plan,
-    unit: Unit,
-    cells: Sequence[Cell],
-    made: Seed,
-    students: Mapping[Cell, Trained] | None,
-    tick: Callable[[], None] | None,
-) -> None:
-    """Keep the rows of some cells of a unit, and its AUROCs when all cells have theirs."""
-    kept = plan.kept(unit)
-    measured = made.measure(cells, splits=plan.splits, finished=partial(plan.offer, made), students=students)
-    for cell, rows in zip(cells, measured, strict=True):
-        kept.write_rows(cell, plan.splits, plan.columns, rows)
-        if tick is not None:
-            tick()
+def _keep(plan: Plan, unit: Unit, cell: Cell, rows: Sequence[Row], tick: Callable[[], None] | None) -> None:
+    """Keep the rows of a cell. `tick` is called after that."""
+    plan.kept(unit).write_rows(cell, plan.splits, plan.columns, rows)
+    if tick is not None:
+        tick()
+
+
+def _keep_scores(plan: Plan, unit: Unit, made: Seed) -> None:
+    """Keep the AUROCs of a unit when all its cells are measured."""
     if plan.unrated(unit) and not plan.missing(unit):
-        kept.write_rows(None, plan.splits, plan.columns, made.score_rows(plan.grid))
+        plan.kept(unit).write_rows(None, plan.splits, plan.columns, made.score_rows(plan.grid))
 
 
 @contextmanager

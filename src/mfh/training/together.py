@@ -8,7 +8,7 @@ it would alone, but for rounding. What cannot be done for several networks at on
 import functools
 import math
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -62,7 +62,9 @@ class Ready(NamedTuple):
 T = TypeVar("T")
 
 
-def together(jobs: Sequence[Callable[[], T]], *, strict: bool = False) -> list[T]:
+def together(
+    jobs: Sequence[Callable[[], T]], *, strict: bool = False, finished: Callable[[int, T], None] | None = None
+) -> list[T]:
     """Run functions that train networks, so that the trainings that several of them wait for are one.
 
     A function is left where it would train a network. When all have come so far or have ended, the networks are
@@ -74,6 +76,8 @@ def together(jobs: Sequence[Callable[[], T]], *, strict: bool = False) -> list[T
         jobs: The functions.
         strict: Whether to train all networks together, also where that is not `is_worthwhile`, and to refuse those that
             cannot be. Methods other than `KD` are trained alone all the same.
+        finished: Called as finished(number, result) for every function as soon as it has ended, so that a process that
+            is killed loses only the networks it is training.
 
     Returns:
         What the functions return.
@@ -82,28 +86,34 @@ def together(jobs: Sequence[Callable[[], T]], *, strict: bool = False) -> list[T
         InputError: With `strict`, a network cannot be trained together; or what the functions raise.
     """
     results: dict[int, T] = {}
-    answers: dict[int, _Answer] = {}
-    while len(results) < len(jobs):
-        waiting: dict[int, Ready] = {}
-        for number, job in enumerate(jobs):
-            if number in results:
-                continue
-            taker = _Taker(answers.pop(number, None), strict)
-            token, clock = taken_by.set(taker), _elsewhere.set(0.0 if taker.answer is None else taker.answer.seconds)
-            try:
-                results[number] = job()
-            except _PostponedError as postponed:
-                waiting[number] = postponed.ready
-            finally:
-                taken_by.reset(token)
-                _elsewhere.reset(clock)
-        started = time.monotonic()
-        if len(waiting) > 1:  # one alone has said what it is
-            doing(f"training {len(waiting)} networks together")
-        for reason in train_together([*waiting.values()]):
+    waiting: dict[int, Ready] = {}
+
+    def call(number: int, answer: _Answer | None = None) -> None:
+        taker = _Taker(answer, strict)
+        token, clock = taken_by.set(taker), _elsewhere.set(0.0 if answer is None else answer.seconds)
+        try:
+            results[number] = jobs[number]()
+        except _PostponedError as postponed:
+            waiting[number] = postponed.ready
+        finally:
+            taken_by.reset(token)
+            _elsewhere.reset(clock)
+        if finished is not None and number in results:
+            finished(number, results[number])
+
+    for number in range(len(jobs)):
+        call(number)
+    while waiting:
+        ready, waiting = waiting, {}
+        if len(ready) > 1:  # one alone has said what it is
+            doing(f"training {len(ready)} networks together")
+        numbers, started = [*ready], time.monotonic()
+        for trained, reason in _in_parts([*ready.values()]):
+            share = (time.monotonic() - started) / len(trained)
             _refuse_alone(reason, strict)
-        share = (time.monotonic() - started) / max(1, len(waiting))
-        answers = {number: _Answer(ready, share) for number, ready in waiting.items()}
+            for place in trained:
+                call(numbers[place], _Answer(ready[numbers[place]], share))
+            started = time.monotonic()
     return [results[number] for number in range(len(jobs))]
 
 
@@ -185,13 +195,22 @@ def train_together(ready: Sequence[Ready]) -> list[str | None]:
         InputError: Data, networks, optimizer or scheduler cannot be used, or a training diverged.
     """
     reasons: list[str | None] = [None] * len(ready)
+    for part, reason in _in_parts(ready):
+        for number in part:
+            reasons[number] = reason
+    return reasons
+
+
+def _in_parts(ready: Sequence[Ready]) -> Iterator[tuple[list[int], str | None]]:
+    """Train as `train_together` does; yields which were trained last, and why alone."""
+    alone: dict[int, str] = {}
     groups: dict[Hashable, list[int]] = {}
     members: dict[int, _Member] = {}
     for number, one in enumerate(ready):
         try:
             members[number] = _Member.of(one)
         except NotStackableError as error:
-            reasons[number] = str(error)
+            alone[number] = str(error)
         else:
             groups.setdefault(members[number].shared, []).append(number)
     for group in groups.values():
@@ -201,13 +220,13 @@ def train_together(ready: Sequence[Ready]) -> list[str | None]:
             try:
                 trained = _Group([members[number] for number in part])
             except NotStackableError as error:
-                reasons[:] = [str(error) if number in part else reason for number, reason in enumerate(reasons)]
+                alone |= dict.fromkeys(part, str(error))
                 continue
             trained.run()
-    for one, reason in zip(ready, reasons, strict=True):
-        if reason is not None:
-            one.training.run(one.train, one.val)
-    return reasons
+            yield part, None
+    for number, reason in sorted(alone.items()):
+        ready[number].training.run(ready[number].train, ready[number].val)
+        yield [number], reason
 
 
 def obstacle(ready: Ready) -> str | None:
