@@ -1,11 +1,11 @@
 """The cells of a study, measured in worker processes or in this one, with what is done so far on the terminal."""
 
+import logging
 import os
 import pickle
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,9 +16,11 @@ import torch
 
 from mfh.errors import InputError, plain
 from mfh.networks.modes import find_device
-from mfh.parallel.pool import Job, WorkerDiedError, run_jobs, worker_pool
+from mfh.parallel.cluster import cluster_pool
+from mfh.parallel.pool import Job, Pool, WorkerDiedError, run_jobs, worker_pool
 from mfh.problems.scale import Scale
-from mfh.progress import doing, end_status, is_live, listening, progress_bar
+from mfh.progress import doing, end_status, is_live, listening, progress_bar, seldom
+from mfh.studies.away import Away, Luggage
 from mfh.studies.folder import Row, Run, SeedFolder
 from mfh.studies.grid import COLUMNS, FRACTION, LINEAR, WEIGHTS, Cell
 from mfh.studies.labels import with_label_fraction
@@ -28,6 +30,8 @@ from mfh.studies.settings import Settings
 from mfh.tasks.finding import TaskSource, find_task
 from mfh.tasks.task import Task
 from mfh.training.together import MOST_NETWORKS, together
+
+log = logging.getLogger("mfh")
 
 #: How often a training says at which epoch it is.
 _SECONDS_BETWEEN_NOTES = 0.3
@@ -216,17 +220,13 @@ def _noting(plan: Plan, unit: Unit) -> Iterator[None]:
     if plan.notes is None:
         yield
         return
-    file, last = plan.notes / f"{plan.units.index(unit)}-{os.getpid()}", 0.0
+    file = plan.notes / f"{plan.units.index(unit)}-{os.getpid()}"
 
     def note(work: str) -> None:
-        nonlocal last
-        if time.monotonic() - last < _SECONDS_BETWEEN_NOTES and ", epoch " in work:
-            return
-        last = time.monotonic()
         with suppress(OSError):  # the study goes on without its notes
             file.write_text(work, encoding="utf-8")
 
-    with listening(note):
+    with listening(seldom(note, _SECONDS_BETWEEN_NOTES)):
         try:
             yield
         finally:
@@ -244,8 +244,19 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _measure_units(plan: Plan, units: Sequence[Unit], cells: Sequence[Cell] | None) -> None:
+    """Measure some cells of some units; the networks of all that are missing are trained at once where plan says so."""
+    if plan.ensemble != "off":
+        _measure_together(plan, units)
+        return
+    for unit in units:
+        _measure(plan, unit, cells)
+
+
 class Crew:
-    """Measures cells in worker processes, or in this process where the task cannot travel or there is little to do.
+    """Measures cells in worker processes or on a cluster, as the settings say.
+
+    It measures in this process where a task cannot travel to other processes, or where there is little to do.
 
     Args:
         plan: What to measure.
@@ -255,19 +266,37 @@ class Crew:
     """
 
     def __init__(self, plan: Plan, source: TaskSource, first: Seed, *, progress: bool) -> None:
-        on_gpu = find_device(plan.settings.execution.device).type == "cuda"
-        wanted = plan.settings.execution.processes or (1 if on_gpu else (os.cpu_count() or 1))
-        self.workers = wanted if _can_travel(plan) else 1
+        self.plan = plan
         self.source, self.first, self.reporter = source, first, _Reporter(plan, progress)
+        self.away: Away | None = None
+        self.workers = 1
         self._stack = ExitStack()
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Pool | None = None
 
     def __enter__(self) -> "Crew":
-        self._stack.enter_context(self.reporter)
+        with ExitStack() as stack:
+            self._find_workers(stack)
+            stack.enter_context(self.reporter)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
+
+    def _find_workers(self, stack: ExitStack) -> None:
+        execution, plan = self.plan.settings.execution, self.plan
+        on_gpu = find_device(execution.device).type == "cuda"
+        if execution.engine == "processes":
+            wanted = execution.processes or (1 if on_gpu else (os.cpu_count() or 1))
+            self.workers = wanted if _can_travel(plan) else 1
+            return
+        if not any(plan.missing(unit) or plan.unrated(unit) for unit in plan.units):
+            return
+        gpus = float(on_gpu) if execution.gpus is None else execution.gpus
+        luggage = Luggage.of(plan)
+        pool = stack.enter_context(cluster_pool(execution.address, cpus=execution.threads, gpus=gpus))
+        self._pool, self.workers, self.away = pool, pool.slots, Away(pool, luggage, _measure_units)
+        log.info("Ray cluster: %d node(s), %d job(s) at once", pool.num_nodes, pool.slots)
 
     def run(self, plan: Plan) -> None:
         """Measure all cells that are missing.
@@ -280,30 +309,34 @@ class Crew:
         if plan.ensemble != "off":
             self._run_together(plan, todo)
             return
-        if self.workers == 1 or sum(len(plan.missing(unit)) for unit in todo) < 2:
+        few = self.workers == 1 or sum(len(plan.missing(unit)) for unit in todo) < 2
+        if few and self.away is None:
             for unit in todo:
                 _measure(plan, unit, plan.missing(unit), self.seed(plan, unit), self.reporter.tick)
                 self.reporter.finished(unit)
             return
         # With more processes than units, what a unit's cells share is made first, and then the cells are shared out.
-        parts = max(1, self.workers // len(todo))
+        # On a cluster every cell is a job, because only what a finished job returns is kept.
+        parts = len(plan.grid) if self.away else max(1, self.workers // max(1, len(todo)))
+        first_shared = bool(self.away) or parts > 1
         left = dict.fromkeys(todo, 1)
 
-        def job(unit: Unit, chunk: Sequence[Cell] | None) -> Job[Unit]:
-            return Job(unit, _measure, (plan, unit, chunk))
-
-        def finished(done: Job[Unit], _: None) -> list[Job[Unit]]:
-            unit, chunk = done.key, done.arguments[2]
-            more: list[Job[Unit]] = []
+        def finished(units: Sequence[Unit], chunk: Sequence[Cell] | None) -> list[Job[Any]]:
+            (unit,) = units
+            more: list[Job[Any]] = []
             if chunk is None:
                 cells = plan.missing(unit)
-                more = [job(unit, cells[start::parts]) for start in range(min(parts, max(1, len(cells))))]
+                more = [self._job(plan, units, cells[start::parts]) for start in range(min(parts, max(1, len(cells))))]
             left[unit] += len(more) - 1
+            if not left[unit] and chunk and plan.unrated(unit):
+                # On a cluster no job knows of the unit's other cells, so none has made its AUROCs.
+                more, left[unit] = [self._job(plan, units, [])], 1
             if not left[unit]:
                 self.reporter.finished(unit)
             return more
 
-        self._run_jobs([job(unit, None if parts > 1 else plan.missing(unit)) for unit in todo], finished)
+        jobs = [self._job(plan, [unit], None if first_shared else plan.missing(unit)) for unit in todo]
+        self._run_jobs(plan, jobs, finished)
 
     def _run_together(self, plan: Plan, todo: Sequence[Unit]) -> None:
         """Measure units in parts whose networks are trained at once, every worker a part at a time."""
@@ -311,29 +344,53 @@ class Crew:
         size = max(1, min(-(-len(todo) // self.workers), MOST_NETWORKS // max(1, cells)))
         parts = [todo[start : start + size] for start in range(0, len(todo), size)]
 
-        def finished(units: Sequence[Unit]) -> None:
+        def finished(units: Sequence[Unit], _: Sequence[Cell] | None) -> None:
             for unit in units:
                 self.reporter.finished(unit)
 
-        if self.workers == 1 or len(parts) == 1:
+        if self.away is None and (self.workers == 1 or len(parts) == 1):
             for units in parts:
                 _measure_together(plan, units, partial(self.seed, plan), self.reporter.tick)
-                finished(units)
+                finished(units, None)
             return
-        jobs = [Job(units, _measure_together, (plan, units)) for units in parts]
-        self._run_jobs(jobs, lambda done, _: finished(done.key))
+        self._run_jobs(plan, [self._job(plan, units, None) for units in parts], finished)
 
-    def _run_jobs(self, jobs: Sequence[Job[Any]], finished: Callable[[Job[Any], Any], Any]) -> None:
-        """Run jobs in the worker processes, which start with the first.
+    def _job(self, plan: Plan, units: Sequence[Unit], cells: Sequence[Cell] | None) -> Job[Any]:
+        """A job whose key says what it measures."""
+        if self.away is not None:
+            return self.away.job(plan, units, cells)
+        return Job((units, cells), _measure_units, (plan, units, cells))
+
+    def _run_jobs(
+        self, plan: Plan, jobs: Sequence[Job[Any]], finished: Callable[[Sequence[Unit], Any], list[Job[Any]] | None]
+    ) -> None:
+        """Run jobs in the workers, which start with the first.
 
         Raises:
             InputError: A worker process ended before its work.
         """
+        away = self.away
         if self._pool is None:
             self._pool = self._stack.enter_context(worker_pool(self.workers))
+
+        def on_result(job: Job[Any], found: Any) -> list[Job[Any]] | None:
+            if away is not None:
+                away.keep(plan, job.key[0], found)
+            return finished(*job.key)
+
+        def on_idle() -> None:
+            if away is not None and plan.notes is not None:
+                away.write_notes(plan.notes)
+            self.reporter.tick()
+
         try:
-            run_jobs(self._pool, jobs, finished, self.reporter.tick)
-        except WorkerDiedError:
+            run_jobs(self._pool, jobs, on_result, on_idle)
+        except WorkerDiedError as error:
+            if away is not None:
+                raise InputError(
+                    f"a job on the Ray cluster ended again and again before its work ({error}); what was finished is "
+                    "kept, and the same command goes on"
+                ) from None
             raise InputError(
                 "a worker process ended before its work: out of memory, or the script that calls study() does not "
                 'guard it with `if __name__ == "__main__":`; what was finished is kept, and processes=1 needs no '
