@@ -153,15 +153,17 @@ def _modules_in(content: bytes) -> list[str]:
 def _root_of(module: str) -> set[Path]:
     """The folder that a user's module is imported from; nothing for an installed one, which machines must have."""
     top = module.partition(".")[0]
-    with suppress(ImportError, ValueError):
-        spec = importlib.util.find_spec(top) if top not in sys.modules else sys.modules[top].__spec__
-        origin = None if spec is None else spec.origin
-        if origin is None or top == "mfh" or top in sys.stdlib_module_names or not origin.endswith(".py"):
-            return set()
-        path = Path(origin).resolve()
-        if not {"site-packages", "dist-packages"} & set(path.parts):
-            return {path.parent.parent if path.name == "__init__.py" else path.parent}
-    return set()
+    origin = getattr(sys.modules.get(top), "__file__", None)
+    if origin is None:
+        with suppress(ImportError, ValueError):
+            found = importlib.util.find_spec(top)
+            origin = None if found is None else found.origin
+    if origin is None or top == "mfh" or top in sys.stdlib_module_names or not origin.endswith(".py"):
+        return set()
+    path = Path(origin).resolve()
+    if {"site-packages", "dist-packages"} & set(path.parts):
+        return set()
+    return {path.parent.parent if path.name == "__init__.py" else path.parent}
 
 
 def _code_in(root: Path) -> Files:
