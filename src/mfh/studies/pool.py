@@ -35,6 +35,8 @@ log = logging.getLogger("mfh")
 
 #: How often a training says at which epoch it is.
 _SECONDS_BETWEEN_NOTES = 0.3
+#: Between two drawings of the display, so many times as long as one takes.
+_SHARE_OF_DISPLAY = 10.0
 #: Off a terminal, what goes on is written at most once in this time.
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -109,7 +111,7 @@ class Plan:
 
     def offer(self, made: Seed, cell: Cell, student: Trained, rows: Sequence[Row]) -> None:
         """Keep a student that was measured, if it is the best of its variant so far."""
-        values = [row["value"] for row in rows if (row["split"], row["metric"]) == ("val", self.scale.name)]
+        values = [row["value"] for row in rows if self.is_validation(row)]
         if self.settings.keeping.keep_students != "none" and values:
             facts = {**made.networks.origin, "validation": values[0]}
             run = Run(self.folder)
@@ -133,11 +135,15 @@ class Plan:
             for row in self.kept(unit).read_rows(cell, self.splits, self.columns)
         ]
 
+    def is_validation(self, row: Row) -> bool:
+        """Whether a row is the student's metric on the validation split."""
+        return (row["split"], row["metric"]) == ("val", self.scale.name)
+
     def validation(self, units: Sequence[Unit]) -> dict[Cell, list[float]]:
         """The students' metric on the validation split, as far as it is measured."""
         values: dict[Cell, list[float]] = {}
         for row in self.collect(units):
-            if (row["split"], row["metric"]) == ("val", self.scale.name):
+            if self.is_validation(row):
                 values.setdefault(Cell.of(row), []).append(float(row["value"]))
         return values
 
@@ -435,6 +441,8 @@ class _Reporter:
         self.notes: Path | None = None
         self._stack = ExitStack()
         self._wrote = -_SECONDS_BETWEEN_LINES
+        self._known: dict[tuple[Unit, Cell], float | None] = {}
+        self._redrew, self._took = 0.0, 0.0
 
     def __enter__(self) -> "_Reporter":
         if self.progress:
@@ -463,7 +471,18 @@ class _Reporter:
 
     def done(self) -> int:
         """Finished cells."""
-        return sum(len(self.plan.grid) - len(self.plan.missing(unit)) for unit in self.plan.units)
+        return len(self._look())
+
+    def _look(self) -> dict[tuple[Unit, Cell], float | None]:
+        """The metric on the validation split of every finished cell; each is read once, because cells do not change."""
+        for unit in self.plan.units:
+            kept = self.plan.kept(unit)
+            for cell in self.plan.grid:
+                if (unit, cell) not in self._known and kept.holds_rows(cell, self.plan.splits):
+                    rows = kept.read_rows(cell, self.plan.splits, self.plan.columns)
+                    values = [row["value"] for row in rows if self.plan.is_validation(row)]
+                    self._known[unit, cell] = float(values[0]) if values else None
+        return self._known
 
     def table(self) -> Any:
         """Mean of the metric on the validation split for every variant so far, what goes on, and the bar."""
@@ -474,7 +493,10 @@ class _Reporter:
         scale, units = self.plan.scale, self.plan.units
         done = "Runs done" if self.plan.fractions else "Seeds done"
         table = Table("Variant", done, Column(header=Text(plain(f"Mean validation {scale.words}"))))
-        found = self.plan.validation(units)
+        found: dict[Cell, list[float]] = {}
+        for (_, cell), value in self._look().items():
+            if value is not None:
+                found.setdefault(cell, []).append(value)
         for cell in self.plan.grid:
             values = found.get(cell, [])
             mean = scale.show(sum(values) / len(values)) if values else ""
@@ -506,9 +528,14 @@ class _Reporter:
     def tick(self) -> None:
         """Show what the workers have kept, and what they are doing."""
         if self.live is not None:
-            self._wrote = time.monotonic()
+            now = time.monotonic()
+            if now - self._redrew < _SHARE_OF_DISPLAY * self._took:
+                return
+            self._wrote = now
             self.bar.update(self.line, completed=self.done())
             self.live.update(self.table(), refresh=True)
+            self._redrew = time.monotonic()
+            self._took = self._redrew - now
         elif self.progress and time.monotonic() - self._wrote > _SECONDS_BETWEEN_LINES:
             going_on = self.going_on()
             if going_on:
