@@ -14,16 +14,20 @@ from safetensors.torch import save_file
 from mfh import ChannelMask, ChannelSaliency
 from mfh.errors import InputError, close_names
 from mfh.files import (
+    EXECUTED,
     OwnFileError,
     atomic_write,
     claimed,
+    file_digest,
     load_array,
+    load_code,
     load_facts,
     load_tensors,
     locked,
     read_frame,
     read_json,
     read_table,
+    refuse_edited,
     save_fields,
     save_tensors,
     write_json,
@@ -402,3 +406,57 @@ def test_facts_are_read_without_the_tensors(tmp_path):
     path.write_bytes(b"no tensors")
     with pytest.raises(InputError, match="is not a student saved by mfh"):
         load_facts(path, "student")
+
+
+# --- Python files of users --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def twins(tmp_path):
+    """Three files of one stem; all of them are forgotten afterwards."""
+    paths = []
+    for folder in ("a", "b", "c"):
+        path = tmp_path / folder / "twin_of_three.py"
+        path.parent.mkdir()
+        path.write_text(f"name = {folder!r}\ntimes = 0\n", encoding="utf-8")
+        paths.append(path)
+    before, places = {*sys.modules}, [*sys.path]
+    yield paths
+    sys.path[:] = places
+    for name in {*sys.modules} - before:
+        if "twin_of_three" in name:
+            del sys.modules[name]
+
+
+def test_files_of_one_stem_are_modules_of_their_own_and_run_once(twins):
+    modules = [load_code(path, "task file", "a function") for path in twins]
+    assert [module.name for module in modules] == ["a", "b", "c"]
+    assert len({module.__name__ for module in modules}) == 3
+    for path, module in zip(twins, modules, strict=True):
+        assert load_code(path, "task file", "a function") is module
+        assert sys.modules[module.__name__] is module
+        assert getattr(module, EXECUTED) == file_digest(path)
+
+
+def test_work_does_not_begin_with_a_file_that_was_edited_after_it_ran(twins):
+    module = load_code(twins[1], "task file", "a function")
+    executed = getattr(module, EXECUTED)
+    refuse_edited(twins[1])
+    twins[1].write_text("name = 'edited'\n", encoding="utf-8")
+    assert load_code(twins[1], "task file", "a function").name == "b"
+    assert getattr(module, EXECUTED) == executed != file_digest(twins[1])
+    with pytest.raises(InputError, match=r"b/twin_of_three.py was edited after this .*restart") as error:
+        refuse_edited(f"{twins[1]}:name")
+    refuse_edited(twins[0])
+    refuse_edited("digits")
+    refuse_edited(print)
+    assert "\n" not in str(error.value)
+    twins[1].unlink()
+    refuse_edited(twins[1])  # what is gone cannot be run by another process
+
+
+def test_a_file_that_cannot_be_run_leaves_nothing(twins):
+    twins[0].write_text("raise KeyError('x')\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"task file .* cannot be run: KeyError: 'x'"):
+        load_code(twins[0], "task file", "a function")
+    assert "twin_of_three" not in sys.modules

@@ -106,7 +106,7 @@ def refuse_difference(holder: str, made: Mapping[str, Any], now: Mapping[str, An
 
     Args:
         holder: What was made, as the beginning of the message: "runs/digits (a study)", or a file.
-        made: The configuration it was made with, as JSON holds it. Settings may be nested.
+        made: The configuration it was made with. Settings may be nested.
         now: The configuration asked for now.
         way_out: What the user can do about it; ends the message.
 
@@ -118,7 +118,7 @@ def refuse_difference(holder: str, made: Mapping[str, Any], now: Mapping[str, An
         Traceback (most recent call last):
         mfh.errors.InputError: run.ckpt was made with recipe.epochs 2, now it is 3; delete it
     """
-    difference = _first_difference(made, json.loads(json.dumps(now, default=str)))
+    difference = _first_difference(*(json.loads(json.dumps(one, default=str)) for one in (made, now)))
     if difference is not None:
         name, before, after = difference
         raise InputError(f"{holder} was made with {name} {before}, now it is {after}; {way_out}")

@@ -590,8 +590,15 @@ def load_tensors(path: str | Path, kind: str, place: str = "") -> tuple[dict[str
 # --- Python files of users --------------------------------------------------------------------------------------------
 
 
+#: Name in a module that `load_code` ran: the digest of what was executed, whatever the file holds later.
+EXECUTED = "__mfh_executed__"
+
+
 def load_code(path: Path, kind: str, wanted: str) -> ModuleType:
-    """Run a user's Python file as a module, once.
+    """Run a user's Python file as a module, once in a process.
+
+    The module carries a digest of the content that was executed, `EXECUTED`. A file that is edited later needs a new
+    process, see `refuse_edited`.
 
     Args:
         path: The file.
@@ -603,24 +610,48 @@ def load_code(path: Path, kind: str, wanted: str) -> ModuleType:
     """
     if not path.is_file():
         raise InputError(f"there is no {kind} {path}; give the path of a Python file with {wanted}")
-    # Registered under its own stem, so that classes in it can be pickled for worker processes.
-    name = path.stem.replace(".", "_")
-    if getattr(sys.modules.get(name), "__file__", None) == str(path.resolve()):
-        return sys.modules[name]
-    if name in sys.modules or importlib.util.find_spec(name) is not None:
-        name = f"mfh_task_{name}"
-    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    place = path.resolve()
+    # Registered under its own stem, so that classes in it can be pickled for worker processes. The path tells files of
+    # one stem apart.
+    stem = path.stem.replace(".", "_")
+    unique = f"mfh_task_{stem}_{hashlib.sha256(os.fsencode(place)).hexdigest()[:12]}"
+    for name in (stem, unique):
+        if getattr(sys.modules.get(name), "__file__", None) == str(place):
+            return sys.modules[name]
+    name = unique if stem in sys.modules or importlib.util.find_spec(stem) is not None else stem
+    spec = importlib.util.spec_from_file_location(name, place)
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    sys.path.insert(0, str(path.resolve().parent))  # modules beside the file can be imported, as in a script
+    sys.path.insert(0, str(place.parent))  # modules beside the file can be imported, as in a script
     try:
-        spec.loader.exec_module(module)
+        content = place.read_bytes()
+        setattr(module, EXECUTED, hashlib.sha256(content).hexdigest())
+        exec(compile(content, place, "exec", dont_inherit=True), vars(module))  # noqa: S102
     except FOREIGN as error:
         del sys.modules[name]
         raise InputError(f"{kind} {path} cannot be run: {in_a_line(error)}") from error
     return module
+
+
+def refuse_edited(spec: Any) -> None:
+    """Refuse to begin work with a file that was edited after this process ran it: worker processes would run the edit.
+
+    Args:
+        spec: The file, or FILE.py:NAME; anything else is no file.
+
+    Raises:
+        InputError: The file was edited after `load_code` ran it.
+    """
+    found = re.fullmatch(r"(.*\.py)(:\w+)?", str(spec)) if isinstance(spec, (str, Path)) else None
+    path = Path("" if found is None else found[1]).resolve()
+    for module in [*sys.modules.values()]:
+        executed = getattr(module, "__dict__", {}).get(EXECUTED)
+        if executed is not None and module.__file__ == str(path) and path.is_file() and file_digest(path) != executed:
+            raise InputError(
+                f"{path} was edited after this process ran it, and old and new code would be mixed; start a new "
+                "process (in a notebook: restart the kernel)"
+            )
 
 
 def import_code(name: str, said: str) -> ModuleType:

@@ -6,6 +6,7 @@ from scipy.special import rel_entr, softmax
 from method_batches import arrays, batch, begin, context
 from mfh import InputError, Problem
 from mfh.methods.attainable import Attainable
+from mfh.methods.checks import forget_warnings
 from mfh.saliency.probe import PENALTIES
 from networks import randn
 
@@ -101,6 +102,19 @@ def test_too_few_pairs_that_passed_leave_all_as_they_are():
     method, given = Attainable(warm_up=1), context(pairs=PAIRS)
     modules, _, z = warmed_up(method, given, range(8))
     assert modules.of(torch.arange(PAIRS), z).equal(z)
+
+
+def test_too_few_epochs_are_said(caplog):
+    forget_warnings()
+    with caplog.at_level("WARNING", "mfh"):
+        Attainable().begin(context(pairs=PAIRS))
+        Attainable().begin(context(pairs=PAIRS, epochs=6))
+        assert not caplog.records
+        Attainable().begin(context(pairs=PAIRS, epochs=5))
+        Attainable(warm_up=6).begin(context(pairs=PAIRS, epochs=6))
+    first, second = (record.message for record in caplog.records)
+    assert "after 5 epochs of warm-up, and epochs is 5, so this is kd; choose at least 6 epochs" in first
+    assert "after 6 epochs of warm-up, and epochs is 6, so this is kd; choose at least 7 epochs" in second
 
 
 def test_a_resumed_training_keeps_its_targets():

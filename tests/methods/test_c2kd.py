@@ -11,7 +11,7 @@ from scipy.stats import kendalltau
 from method_batches import WEIGHTS, arrays, batch, begin, context, leaf
 from mfh import InputError, Problem
 from mfh.methods.c2kd import C2KD, kendall
-from mfh.methods.checks import warn_once
+from mfh.methods.checks import forget_warnings
 
 
 def proxy(modules, x):
@@ -89,7 +89,7 @@ def test_what_stands_first_in_a_divergence_is_detached():
 
 
 def test_two_classes_have_no_others(caplog):
-    warn_once.cache_clear()
+    forget_warnings()
     with caplog.at_level(logging.WARNING, "mfh"):
         begin(C2KD(), context(classes=2))
     assert "no knowledge crosses" in caplog.text

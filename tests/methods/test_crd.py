@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from method_batches import WEIGHTS, arrays, batch, begin, context
 from mfh import InputError
@@ -29,18 +30,17 @@ class Slow:
         own = [[unit(w @ x + b) for x in f] for f, (w, b) in zip((fs, ft), self.maps, strict=True)]
         total = 0.0
         for which, (anchors, memory) in enumerate(zip(own, (self.teacher, self.student), strict=True)):
-            values = np.array(
-                [
-                    [math.exp(a @ memory[r] / self.method.temperature) for r in row]
-                    for a, row in zip(anchors, rows, strict=True)
-                ]
-            )
+            values = [
+                [math.exp(a @ memory[r] / self.method.temperature) for r in row]
+                for a, row in zip(anchors, rows, strict=True)
+            ]
             if self.scales[which] is None:
-                self.scales[which] = values.mean() * count
-            noise = (len(rows[0]) - 1) / count
-            for row in values / self.scales[which]:
-                loss = -math.log(row[0] / (row[0] + noise + 1e-7))
-                loss -= sum(math.log(noise / (p + noise + 1e-7)) for p in row[1:])
+                self.scales[which] = np.concatenate(values).mean() * count
+            for row in values:
+                right, *others = (value / self.scales[which] for value in row)
+                noise = len(others) / count
+                loss = -math.log(right / (right + noise + 1e-7))
+                loss -= sum(math.log(noise / (p + noise + 1e-7)) for p in others)
                 total += loss / len(fs)
         for memory, new in zip((self.student, self.teacher), own, strict=True):
             for row, value in zip(rows, new, strict=True):
@@ -65,32 +65,60 @@ def test_three_batches_equal_a_slow_computation(weights):
         np.testing.assert_allclose(memory.numpy(), expected, rtol=1e-8)
 
 
-def test_drawn_negatives_are_others_and_the_same_again_after_a_resume():
+def test_drawn_negatives_are_the_same_again_after_a_resume():
     method, given = CRD(width=8, negatives=5), context()
     modules = begin(method, given)
-    index = torch.tensor([0, 3, 5, 11])
-    rows = modules.rows(index, 5)
-    assert rows.shape == (4, 6)
-    assert rows[:, 0].equal(index)
-    assert (rows[:, 1:] != index[:, None]).all()
-    assert rows.min() >= 0
-    assert rows.max() < 12
-    method.loss(batch(given, modules, count=4, index=index))
-    later = modules.rows(index, 5)
-    assert not later.equal(rows)
+    drawn = modules.drawn(5)
+    assert drawn.shape == (5,)
+    assert drawn.min() >= 0
+    assert drawn.max() < 12
+    method.loss(batch(given, modules, count=4))
+    later = modules.drawn(5)
+    assert not later.equal(drawn)
     resumed = begin(method, given)
     resumed.load_state_dict(modules.state_dict())
-    assert resumed.rows(index, 5).equal(later)
+    assert resumed.drawn(5).equal(later)
+    assert modules.drawn(11).equal(torch.arange(12))  # no more than there are
 
 
-def test_the_loss_of_drawn_negatives_equals_a_slow_computation():
-    method, given = CRD(width=8, negatives=5), context()
+@pytest.mark.parametrize("negatives", [1, 5])
+def test_the_loss_of_drawn_negatives_equals_a_slow_computation(negatives):
+    method, given = CRD(width=8, negatives=negatives), context()
     modules = begin(method, given)
-    index = torch.tensor([0, 3, 5, 11])
-    slow, rows = Slow(modules, method), modules.rows(index, 5).tolist()
-    seen = batch(given, modules, count=4, index=index)
+    drawn = modules.drawn(negatives).tolist()
+    index = [drawn[0], *[other for other in range(12) if other not in drawn][:3]]  # the first is among the drawn
+    slow, rows = Slow(modules, method), [[own, *(other for other in drawn if other != own)] for own in index]
+    assert len(rows[0]) <= negatives < len(rows[1])
+    seen = batch(given, modules, count=4, index=torch.tensor(index))
     a = arrays(seen)
-    assert method.loss(seen).item() == pytest.approx(slow(a.fs, a.ft, rows), rel=1e-8)
+    loss = method.loss(seen)
+    assert loss.item() == pytest.approx(slow(a.fs, a.ft, rows), rel=1e-8)
+    loss.backward()
+    assert torch.isfinite(seen.student_feature.grad).all()
+    assert seen.student_feature.grad[1:].abs().sum() > 0
+
+
+def test_a_batch_costs_no_more_with_more_pairs():
+    """Nothing that a batch makes grows with the number of pairs but the memories, which are made once."""
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, kinds, arguments=(), options=None):
+            found = function(*arguments, **(options or {}))
+            made = [found] if isinstance(found, torch.Tensor) else []
+            # What writes into a memory returns the memory.
+            largest.append(max((t.numel() for t in made if t.data_ptr() not in memories), default=0))
+            return found
+
+    sizes = []
+    for pairs in (500, 5000):
+        method, given, largest = CRD(width=8, negatives=20), context(pairs=pairs), []
+        modules = begin(method, given)
+        memories = {modules.student.data_ptr(), modules.teacher.data_ptr()}
+        seen = batch(given, modules, count=4)
+        with Sizes():
+            method.loss(seen).backward()
+        sizes.append(max(largest))
+    assert sizes[0] == sizes[1] < 500
 
 
 def test_the_global_random_state_stays():

@@ -9,7 +9,7 @@ from torchmetrics.functional import pearson_corrcoef
 
 from method_batches import arrays, batch, begin, context, leaf
 from mfh import InputError, Problem
-from mfh.methods.checks import warn_once
+from mfh.methods.checks import forget_warnings
 from mfh.methods.dist import DIST, correlation
 
 
@@ -51,7 +51,7 @@ def test_correlation_agrees_with_torchmetrics():
 
 
 def test_two_classes_have_no_relation_between_classes(caplog):
-    warn_once.cache_clear()
+    forget_warnings()
     given, method = context(classes=2), DIST()
     with caplog.at_level(logging.WARNING, "mfh"):
         seen = batch(given, begin(method, given))

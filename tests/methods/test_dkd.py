@@ -7,7 +7,7 @@ from scipy.special import rel_entr, softmax
 
 from method_batches import arrays, batch, begin, context
 from mfh import InputError, Problem
-from mfh.methods.checks import warn_once
+from mfh.methods.checks import forget_warnings
 from mfh.methods.dkd import DKD
 
 
@@ -75,7 +75,7 @@ def test_the_weight_rises_over_the_warm_up():
 
 
 def test_two_classes_have_no_others(caplog):
-    warn_once.cache_clear()
+    forget_warnings()
     given = context(classes=2)
     with caplog.at_level(logging.WARNING, "mfh"):
         begin(DKD(), given)

@@ -96,9 +96,8 @@ def test_facts_tell_methods_apart(file, tmp_path):
     assert mine["method"] == changed["method"] == "Mine"
     assert mine["code"] != changed["code"]
 
-    class Holder(FitNets):
+    class Holder(Method):
         def __init__(self):
-            super().__init__()
             self.of = object()
 
     assert " at 0x" not in str(facts_of(Holder()))
@@ -114,15 +113,18 @@ MISTAKES = {
     "no module": (lambda file: "no_such_package:Mine", "module 'no_such_package' cannot be imported"),
     "a loss": (lambda file: lambda a, b, c: a, "a function of one argument, a Batch, was expected"),
     "a network": (lambda file: nn.Linear(2, 2), "method is Linear.*; a class of mfh.methods.Method"),
-    "layers": (lambda file: FitNets(student_layers="fc"), "student_layers is 'fc'; a tuple of names, or None"),
+    "layers": (lambda file: _method(student_layers="fc"), "student_layers is 'fc'; a tuple of names, or None"),
+    "layers of a shipped method": (lambda file: FitNets("fc"), "student_layers is 'fc', of type str; a sequence, each"),
     "its name": (lambda file: FunctionMethod(squares, "a+b"), r"a method's name is 'a\+b'"),
-    "a weight": (lambda file: _weighted(-1), "teacher_weight is -1; a number of at least 0"),
+    "a weight": (lambda file: _method(teacher_weight=-1), "teacher_weight is -1; a number of at least 0"),
 }
 
 
-def _weighted(weight):
-    method = FitNets()
-    method.teacher_weight = weight
+def _method(**attributes):
+    method = Method()
+    method.name = "own"
+    for name, value in attributes.items():
+        setattr(method, name, value)
     return method
 
 
@@ -150,7 +152,7 @@ def test_kd_says_its_weights_and_what_its_loss_covers():
 def test_hints_are_the_error_of_projected_features():
     method = FitNets()
     context = Context(mfh.Problem.classification(), nn.Identity(), student_shapes={"s": (4, 5)})
-    with pytest.raises(InputError, match=r"positions \(5,\) and the teacher's \(7,\)"):
+    with pytest.raises(InputError, match=r"fitnets compares .* layer has positions \(5,\) and the teacher's \(7,\)"):
         method.begin(Context(context.problem, nn.Identity(), None, {"s": (4, 5)}, {"t": (3, 7)}))
     regressor = method.begin(Context(context.problem, nn.Identity(), None, {"s": (4, 5)}, {"t": (3, 5)}))
     ours, theirs = randn(2, 4, 5).requires_grad_(), randn(2, 3, 5, seed=1)
@@ -159,7 +161,7 @@ def test_hints_are_the_error_of_projected_features():
     total = focused = 0.0
     for n in range(2):
         for position in range(5):
-            error = (regressor.weight @ ours[n, :, position] + regressor.bias - theirs[n, :, position]).square()
+            error = (regressor.weight[..., 0] @ ours[n, :, position] + regressor.bias - theirs[n, :, position]).square()
             total, focused = total + error.mean() / 10, focused + (weights * error).mean() / 10
     assert method.loss(batch(2, **seen)).item() == pytest.approx(total.item(), rel=1e-5)
     weighted = method.loss(batch(2, **seen, channel_weights={"t": weights}))

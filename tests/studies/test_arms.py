@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +70,8 @@ def file(tmp_path):
     path = tmp_path / "arms_of_mine.py"
     path.write_text(FILE, encoding="utf-8")
     yield path
-    for name in ("arms_of_mine", "mfh_task_arms_of_mine"):
-        sys.modules.pop(name, None)
+    for name in [name for name in sys.modules if "arms_of_mine" in name]:
+        del sys.modules[name]
 
 
 def squares(batch):
@@ -183,8 +184,8 @@ def compared(tmp_path_factory):
     arms += [f"{path}:squares", f"{path}:squares+soft", f"{path}:Tagged"]
     result = mfh.study(TINY, arms=arms, num_seeds=2, processes=1, out=folder / "run")
     yield result, arms, path
-    for name in ("arms_of_theirs", "mfh_task_arms_of_theirs"):
-        sys.modules.pop(name, None)
+    for name in [name for name in sys.modules if "arms_of_theirs" in name]:
+        del sys.modules[name]
 
 
 def test_methods_are_arms_beside_the_papers(compared):
@@ -254,9 +255,9 @@ def test_the_report_names_every_arm_and_what_it_costs(compared):
     (table,) = costs_section(run.seeds, run.summary).blocks
     rows_by_arm = {row[0]: row for row in table.rows}
     assert list(rows_by_arm) == ["no-kd", "regular", "soft", "fitnets", *table_rest(rows_by_arm)]
-    assert rows_by_arm["fitnets"][2] == f"{10 * 12 + 12:,}"
-    assert rows_by_arm["regular"][2:] == ["", ""]
-    assert rows_by_arm["fitnets"][3] == "6.14 KiB"  # 132 parameters, and 120 rows of 12 features
+    assert rows_by_arm["fitnets"][2:4] == ["1", f"{10 * 12 + 12:,}"]
+    assert rows_by_arm["regular"][2:] == ["4", "", ""]  # with soft, at both seeds
+    assert rows_by_arm["fitnets"][4] == "6.14 KiB"  # 132 parameters, and 120 rows of 12 features
     assert float(rows_by_arm["fitnets"][1]) > 0
     assert run.seed(0).read_cost(Cell("fitnets"))["extra_parameters"] == 132
 
@@ -265,15 +266,163 @@ def table_rest(found):
     return [arm for arm in found if arm not in ("no-kd", "regular", "soft", "fitnets")]
 
 
-def test_weights_apply_to_methods():
+def test_weights_that_are_compared_apply_to_methods():
     pairs = [(1.0, 1.0), (0.5, 2.0)]
     result = mfh.study(TINY, arms=["no-kd", "fitnets"], weights=pairs, **SHORT)
     assert set(result.frame["label_weight"].dropna()) == {1.0, 0.5}
-    made = Seed(tiny_task.task(0), 0, Settings.of(epochs=1, label_weight=0.5, teacher_weight=2.0))
-    weighted = Seed(tiny_task.task(0), 0, Settings.of(epochs=1))
-    ours = made.student(Cell("fitnets")).frozen.fingerprint
-    assert ours == weighted.student(Cell("fitnets", weights=(0.5, 2.0))).frozen.fingerprint
-    assert ours != weighted.student(Cell("fitnets")).frozen.fingerprint
+    own = {"own": FunctionMethod(squares, "own")}
+    made = Seed(tiny_task.task(0), 0, Settings.of(epochs=1), methods=own)
+    task, taught = made.task, made.networks.pretrained("teacher").network
+    for pair in (None, *pairs):
+        label, teacher = pair or (None, None)
+        fit = mfh.distill(
+            taught,
+            made.networks.new("student"),
+            task.train,
+            task.val,
+            method=squares,
+            label_weight=label,
+            teacher_weight=teacher,
+            recipe=made.recipe,
+            device="cpu",
+        )
+        assert made.student(Cell("own", weights=pair)).frozen.fingerprint == fingerprint(fit.student)
+
+
+def test_weights_of_the_settings_are_of_kd_alone():
+    plain, weighted = (
+        Seed(tiny_task.task(0), 0, Settings.of(epochs=1, **loss))
+        for loss in ({}, {"label_weight": 0.5, "teacher_weight": 2.0})
+    )
+    for arm, same in (("sp", True), ("fitnets", True), ("regular", False)):
+        ours, theirs = (made.student(Cell(arm)).frozen.fingerprint for made in (plain, weighted))
+        assert (ours == theirs) is same, arm
+        facts, changed = (made.networks.protocol_facts(Cell(arm))["loss"] for made in (plain, weighted))
+        assert (facts == changed) is same, arm
+    assert facts["teacher_weight"] == 1
+    assert changed["teacher_weight"] == 2
+
+
+def test_the_weights_of_methods_are_in_the_configuration(tmp_path):
+    mfh.study(TINY, arms=["no-kd", "sp"], out=tmp_path / "shipped", **SHORT)
+    assert Run(tmp_path / "shipped").config["methods"]["sp"] == {
+        "method": "mfh.methods.sp.SP",
+        "label_weight": 1.0,
+        "teacher_weight": 3000.0,
+        "options": {"student_layers": None, "teacher_layers": None},
+    }
+
+    def own(weight):
+        method = FunctionMethod(squares, "own")
+        method.teacher_weight = weight
+        return method
+
+    mfh.study(TINY, arms=["no-kd", own(2.0)], out=tmp_path / "own", **SHORT)
+    with pytest.raises(InputError, match=r"was made with methods\.own\.teacher_weight 2\.0, now it is 3\.0"):
+        mfh.study(TINY, arms=["no-kd", own(3.0)], out=tmp_path / "own", **SHORT)
+
+
+def said(caplog, word):
+    return [record.getMessage() for record in caplog.records if word in record.getMessage()]
+
+
+def test_settings_of_kd_that_no_arm_has_are_said_once(caplog, tmp_path):
+    settings = {"temperature": 2.0, "label_weight": 0.5}
+    with caplog.at_level("WARNING", "mfh"):
+        mfh.study(TINY, arms=["no-kd", "sp", "simkd"], num_seeds=2, processes=1, epochs=1, **settings)
+    assert len(said(caplog, "no effect")) == 1
+    assert "temperature, label_weight: no effect, because no arm is distilled by kd" in said(caplog, "no effect")[0]
+    caplog.clear()
+    with caplog.at_level("WARNING", "mfh"):
+        mfh.study(TINY, arms=["no-kd", "sp", "regular"], **SHORT, **settings)
+        assert not said(caplog, "no effect")
+        words = ["distill", TINY, "--arm", "sp", "--teacher-weight", "2", "--epochs", "1", "-q"]
+        main([*words, "--out", str(tmp_path / "steps")])
+    assert said(caplog, "teacher_weight: no effect, because no arm is distilled by kd")
+
+
+def test_a_method_without_label_loss_says_that_its_weight_has_no_effect(caplog):
+    with caplog.at_level("WARNING", "mfh"):
+        mfh.study(TINY, arms=["no-kd", "simkd", "fitnets"], weights=[(1.0, 1.0), (0.5, 1.0)], **SHORT)
+    assert len(said(caplog, "label_weight")) == 1
+    assert "method simkd, which has no label loss beside its own loss" in said(caplog, "label_weight")[0]
+
+
+@pytest.mark.parametrize("ensemble", ["off", "auto"])
+def test_a_study_says_once_what_a_method_needs(caplog, ensemble):
+    arms, more = ["no-kd", "dkd", "dkd+soft", "attainable"], {"label_fractions": (0.5, 1.0), "ensemble": ensemble}
+    for _ in range(2):  # and the next study again
+        caplog.clear()
+        with caplog.at_level("WARNING", "mfh"):
+            mfh.study(TINY, arms=arms, num_seeds=2, processes=1, epochs=2, **more)
+        assert said(caplog, "needs labels") == ["method dkd needs labels: it learns nothing from the pairs without one"]
+        assert len(said(caplog, "dkd: with two classes")) == 1
+        assert said(caplog, "attainable") == [
+            "attainable: the targets are fitted after 5 epochs of warm-up, and epochs is 2, so this is kd; choose at "
+            "least 6 epochs, or a shorter warm_up"
+        ]
+
+
+def test_worker_processes_do_not_say_it_again(capfd):
+    mfh.study(TINY, arms=["no-kd", "dkd"], num_seeds=2, processes=2, epochs=1, label_fractions=(0.5,), ensemble="off")
+    assert "needs labels" not in capfd.readouterr().err  # what this process says goes to pytest
+
+
+# --- what may be an arm -----------------------------------------------------------------------------------------------
+
+
+def scaled(batch, scale):
+    return scale * squares(batch)
+
+
+class Scaled:
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, batch):
+        return scaled(batch, self.scale)
+
+
+def test_a_partial_function_and_a_callable_object_are_arms(tmp_path):
+    arms = [partial(scaled, scale=3.0), Scaled(3.0), FunctionMethod(lambda batch: scaled(batch, 3.0), "plain")]
+    result = mfh.study(TINY, arms=["no-kd", *arms], out=tmp_path / "run", **SHORT)
+    for arm in ("scaled", "Scaled"):
+        assert rows(result, arm).equals(rows(result, "plain")), arm
+    for place, changed in enumerate((partial(scaled, scale=2.0), Scaled(2.0))):
+        others = [*arms[:place], changed, *arms[place + 1 :]]
+        name = ("scaled", "Scaled")[place]
+        with pytest.raises(InputError, match=rf"was made with methods\.{name}\..*; choose another --out"):
+            mfh.study(TINY, arms=["no-kd", *others], out=tmp_path / "run", **SHORT)
+    again = mfh.study(TINY, arms=["no-kd", *arms], out=tmp_path / "run", **SHORT)
+    assert again.frame.equals(result.frame)
+
+
+class Holding(Method):
+    name = "holding"
+
+    def __init__(self, term):
+        self.term = term
+
+    def loss(self, batch):
+        return self.term(batch)
+
+
+def test_a_changed_function_that_a_method_holds_is_not_mixed_with_old_cells(tmp_path):
+    def by(scale):
+        return lambda batch: scale * squares(batch)
+
+    for _ in range(2):  # the same one goes on
+        mfh.study(TINY, arms=["no-kd", Holding(by(1.0))], out=tmp_path / "run", **SHORT)
+    with pytest.raises(InputError, match=r"was made with methods\.holding\.options\.term .*; choose another --out"):
+        mfh.study(TINY, arms=["no-kd", Holding(by(2.0))], out=tmp_path / "run", **SHORT)
+
+
+def test_a_file_that_is_edited_is_refused_and_not_mixed(file, tmp_path):
+    arms = ["no-kd", f"{file}:squares"]
+    mfh.study(TINY, arms=arms, out=tmp_path / "run", **SHORT)
+    file.write_text(FILE.replace("square().mean()", "abs().mean()"), encoding="utf-8")
+    with pytest.raises(InputError, match=r"arms_of_mine.py was edited after this process ran it"):
+        mfh.study(TINY, arms=arms, out=tmp_path / "run", **SHORT)
 
 
 def test_only_outputs_known():
@@ -297,7 +446,8 @@ class Watching(FitNets):
 
     def __init__(self, layers=None):
         super().__init__(teacher_layers=layers)
-        self.weights, self.logits = [], []
+        for name in ("weights", "logits"):
+            object.__setattr__(self, name, [])
 
     def loss(self, batch):
         self.weights.append(batch.channel_weight)

@@ -116,6 +116,8 @@ def here(tmp_path_factory):
         "study",
         "my_task.py",
         *STUDY,
+        "--ensemble",
+        "off",
         "--num-seeds",
         "3",
         "--processes",

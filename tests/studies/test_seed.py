@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import reusing_logger
 import tiny_task
@@ -321,3 +322,22 @@ def test_a_kept_probe_of_other_student_layers_is_refused(tmp_path):
         Seed(several, 0, Settings(), SeedFolder(tmp_path, 0)).saliency("probe")
     made = Seed(several, 0, Settings(), SeedFolder(tmp_path / "other", 0)).saliency("probe")
     assert made.student_layer == "input, 1"
+
+
+def test_scores_behind_a_focus_of_features_have_an_auroc(tmp_path):
+    """The penultimate layer of the tiny teacher is the task's layer, under that name or as the end of a container."""
+    task = dataclasses.replace(tiny_task.task(0), truth=np.arange(12) < 6)
+
+    def nested():
+        first, relu, last = tiny_task.teacher()
+        return nn.Sequential(nn.Sequential(first, relu), last)
+
+    for number, one in enumerate((task, dataclasses.replace(task, teacher=nested, layer="0"))):
+        made = Seed(one, 0, Settings.of(epochs=1), SeedFolder(tmp_path / str(number), 0))
+        (row,) = made.score_rows([Cell("no-kd"), Cell("fitnets+soft", "probe")])
+        assert (row["metric"], row["split"], row["score"], row["layer"]) == ("auroc", "train", "probe", one.layer)
+        assert row["value"] == made.auroc("probe")
+        made.channel_weights(Cell("fitnets+soft", "probe"))
+        assert len(list((tmp_path / str(number)).rglob("*saliency*.safetensors"))) == 1  # both use one
+    other = Seed(dataclasses.replace(task, layer="0"), 0, Settings.of(epochs=1))  # the layer before
+    assert other.score_rows([Cell("fitnets+soft", "probe")]) == []

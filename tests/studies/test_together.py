@@ -1,7 +1,9 @@
 """A study whose small networks are trained at once: the same study."""
 
+import gc
 import json
 import logging
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +17,13 @@ import mfh
 import tiny_task
 from mfh import files
 from mfh.errors import InputError
-from mfh.studies import networks
-from mfh.studies.folder import Run
+from mfh.studies import networks, pool, seed
+from mfh.studies.folder import Run, SeedFolder
+from mfh.studies.grid import Cell
+from mfh.studies.seed import Seed
 from mfh.training import together
 from mfh.training.loop import Training
+from mfh.training.together import Elsewhere
 
 TINY = str(Path(tiny_task.__file__))
 ARMS = ["no-kd", "regular", "aligned", "aligned-student", "general", "soft", "longer", "label-smoothing"]
@@ -81,9 +86,74 @@ def test_rows_histories_and_networks_are_those_of_one_by_one(tmp_path, monkeypat
 
 
 def test_each_arm_is_told_its_share_of_the_seconds(tmp_path):
-    mfh.study(TINY, out=tmp_path / "run", ensemble="on", **SOME)
-    costs = [Run(tmp_path / "run").seed(seed).read_cost(mfh.studies.grid.Cell("regular")) for seed in (0, 1)]
-    assert all(cost is not None and cost["seconds"] > 0 for cost in costs)
+    arms = [*SOME["arms"], "longer", "fitnets"]
+    mfh.study(with_unlabelled, out=tmp_path / "run", ensemble="on", **SOME | {"arms": arms})
+    keys = ("teacher", "aligned", *map(Cell, ("regular", "longer", "fitnets")))
+    expected = dict(zip(keys, (2, 2, 6, 6, 1), strict=True))  # regular, longer and general, at both seeds
+    for number in (0, 1):
+        costs = {key: Run(tmp_path / "run").seed(number).read_cost(key) for key in keys}
+        assert all(cost["seconds"] > 0 for cost in costs.values())
+        assert {key: cost["together"] for key, cost in costs.items()} == expected
+
+
+def test_seconds_elsewhere_count_once(tmp_path, monkeypatch):
+    """A job that finds its teacher trained, and then trains alone, has spent no second elsewhere in the latter."""
+    shares = iter([Elsewhere(1000.0, 2), None])
+    monkeypatch.setattr(networks, "trained_elsewhere", lambda: next(shares))
+    made = Seed(tiny_task.task(0), 0, folder=SeedFolder(tmp_path, 0))
+    made.networks.pretrained("teacher")
+    made.networks.pretrained("student")
+    seconds = [made.folder.read_cost(key)["seconds"] for key in ("teacher", "student")]
+    assert seconds[1] < 1000 <= seconds[0]
+
+
+def with_unlabelled(seed: int = 0) -> mfh.Task:
+    task, more = tiny_task.task(seed), tiny_task.task(seed + 1000)
+    return replace(task, unlabelled=more.train)
+
+
+def test_methods_are_shared_out_to_processes(tmp_path, monkeypatch):
+    """What is not trained with others waits for no process: a unit's further cells are measured in parts."""
+    options = SOME | {"arms": ["no-kd", "regular", "fitnets", "sp", "fitnets+soft"], "num_seeds": 1}
+    wanted = mfh.study(TINY, out=tmp_path / "one", **options)
+    run, jobs = pool.run_jobs, []
+
+    def noted(workers, todo, finished, *rest):
+        jobs.extend(todo)
+
+        def further(job, result):
+            more = finished(job, result) or []
+            jobs.extend(more)
+            return more
+
+        return run(workers, todo, further, *rest)
+
+    monkeypatch.setattr(pool, "run_jobs", noted)
+    found = mfh.study(TINY, out=tmp_path / "two", **options | {"processes": 2})
+    assert Run(found.folder).config["ensemble"] == "auto"
+    chunks = [{cell.arm for cell in job.arguments[2]} for job in jobs if job.arguments[2]]
+    assert sorted(map(len, chunks)) == [1, 2]
+    assert set().union(*chunks) == {"fitnets", "sp", "fitnets+soft"}
+    assert found.frame.equals(wanted.frame)
+
+
+@pytest.mark.parametrize("ensemble", ["on", "off"])
+def test_features_of_teachers_are_let_go_when_their_seed_is_written(monkeypatch, ensemble):
+    read, features = seed.teacher_features, []
+
+    def noted(*arguments, **options):
+        gc.collect()
+        assert not any(one() is not None for one in features)
+        found = read(*arguments, **options)
+        features.extend(weakref.ref(values) for values in found[1].values())
+        return found
+
+    monkeypatch.setattr(seed, "teacher_features", noted)
+    result = mfh.study(TINY, ensemble=ensemble, **SOME | {"arms": ["no-kd", "fitnets"], "num_seeds": 3})
+    assert len(features) == 3
+    gc.collect()
+    assert not any(one() is not None for one in features)
+    assert len(result.frame)
 
 
 def test_an_interrupted_study_ends_like_one_that_was_not(tmp_path, monkeypatch):
@@ -203,8 +273,8 @@ def test_jobs_that_train_nothing_come_back_as_they_are():
 
 
 def test_a_study_killed_after_its_first_cells_keeps_them(tmp_path, monkeypatch):
-    """What has ended, was trained alone or in an earlier group is measured and kept before the next group begins."""
-    some = SOME | {"arms": ["no-kd", "regular", "sp", "longer", "linear"], "label_fractions": (0.5,)}
+    """What has ended, or was trained in an earlier group, is measured and kept before the next group begins."""
+    some = SOME | {"arms": ["no-kd", "regular", "longer", "linear"], "label_fractions": (0.5,)}
     whole = mfh.study(TINY, out=tmp_path / "whole", **some)
     groups, run = [], together._Group.run
 
@@ -218,7 +288,7 @@ def test_a_study_killed_after_its_first_cells_keeps_them(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         mfh.study(TINY, out=tmp_path / "part", **some)
     kept = {path.name.split("-val")[0] for path in (tmp_path / "part").glob("seed-*/labels-*/cells/*.csv")}
-    assert {"no-kd", "sp", "linear"} <= kept
+    assert {"no-kd", "linear"} <= kept
     assert "regular" not in kept
     monkeypatch.setattr(together._Group, "run", run)
     assert mfh.study(TINY, out=tmp_path / "part", **some).frame.equals(whole.frame)

@@ -5,6 +5,7 @@ from torch.utils.data import TensorDataset
 
 import mfh
 from mfh.errors import InputError
+from mfh.tasks import baseline
 from mfh.tasks.baseline import linear_baseline
 
 RNG = np.random.default_rng(0)
@@ -49,3 +50,20 @@ def test_dense_prediction_has_no_linear_baseline():
     )  # fmt: skip
     with pytest.raises(InputError, match="knows no dense prediction"):
         linear_baseline(made)
+
+
+def test_several_splits_are_measured_by_one_fit(monkeypatch):
+    fitted, fits = baseline._fitted, []
+
+    def counted(*arguments):
+        fits.append(arguments)
+        return fitted(*arguments)
+
+    target = RNG.integers(0, 3, N)
+    series = RNG.normal(size=(N, 2, 8))
+    for task in (task_of(series, target), task_of(series, series.mean(2)), task_of(series, series[:, 0, 0])):
+        alone = {split: linear_baseline(task, 3, split) for split in ("val", "test")}
+        with monkeypatch.context() as patched:
+            patched.setattr(baseline, "_fitted", counted)
+            assert baseline.linear_baselines(task, ["val", "test"], 3) == alone
+    assert len(fits) == 3

@@ -150,7 +150,7 @@ def test_checkpoints_of_other_kinds_and_versions_are_refused(tmp_path):
     assert "\n" not in str(error.value)
     path.unlink()
     pretrain(student(), NOISE, VAL, role="student", recipe=recipe("last"), checkpoint=path)
-    with pytest.raises(InputError, match=r"run.ckpt was made with keep 'last', now it is 'best-loss'; delete it"):
+    with pytest.raises(InputError, match=r'run.ckpt was made with keep "last", now it is "best-loss"; delete it'):
         pretrain(student(), NOISE, VAL, role="student", recipe=recipe("best-loss"), checkpoint=path)
 
 

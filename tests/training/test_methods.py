@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 from mfh import InputError, KDLoss, Problem, Recipe, distill, evaluate
 from mfh.data.epochs import EpochBatches, MixedBatches
-from mfh.methods import KD, FitNets, FunctionMethod, Method
+from mfh.methods import KD, Attainable, FitNets, FunctionMethod, Method, SimKD
+from mfh.methods.checks import forget_warnings
 from mfh.training import by_method, fitting
 from networks import conv, image, randn, seeded
 
@@ -235,10 +237,28 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path):
     def cubes(batch):
         return (batch.student_logits - batch.teacher_logits).abs().pow(3).mean()
 
-    with pytest.raises(InputError, match=r"was made with method 'squares', now it is '.*cubes'; delete it"):
+    with pytest.raises(InputError, match=r'was made with method\.method "squares", now it is ".*cubes"; delete it'):
         distill(teacher(), student(), TRAIN, VAL, method=cubes, recipe=SHORT, checkpoint=path)
-    with pytest.raises(InputError, match=r"was made with teacher_weight 1\.0, now it is 2; delete it"):
+    with pytest.raises(InputError, match=r"was made with method\.teacher_weight 1\.0, now it is 2; delete it"):
         distill(teacher(), student(), TRAIN, VAL, method=squares, teacher_weight=2, recipe=SHORT, checkpoint=path)
+
+
+def test_an_option_of_a_method_is_not_taken_for_one_of_the_recipe(tmp_path):
+    class Patient(Method):
+        name = "patient"
+
+        def __init__(self, epochs):
+            self.epochs = epochs
+
+        def loss(self, batch):
+            return squares(batch)
+
+    path = tmp_path / "training.ckpt"
+    distill(teacher(), student(), TRAIN, VAL, method=Patient(7), recipe=SHORT, checkpoint=path)
+    with pytest.raises(InputError, match=r"was made with epochs 3, now it is 4; delete it"):
+        distill(teacher(), student(), TRAIN, VAL, method=Patient(7), recipe=replace(SHORT, epochs=4), checkpoint=path)
+    with pytest.raises(InputError, match=r"was made with method\.options\.epochs 7, now it is 8; delete it"):
+        distill(teacher(), student(), TRAIN, VAL, method=Patient(8), recipe=SHORT, checkpoint=path)
 
 
 # --- what a method sees -----------------------------------------------------------------------------------------------
@@ -412,13 +432,31 @@ def test_a_method_that_needs_labels_sees_the_labelled_pairs_alone(caplog):
     supervised.needs_labels = True
     few = TensorDataset(X[:2], S[:2], Y[:2])  # so that some batches have no label at all
     more = TensorDataset(X[2:], S[2:])
+    forget_warnings()
     with caplog.at_level(logging.WARNING, "mfh"):
         fit = distill(teacher(), student(), few, VAL, unlabelled=more, method=supervised, recipe=SHORT)
     told = [record.message for record in caplog.records]
-    assert told == ["method supervised needs labels: it learns from the 2 labelled pairs and leaves out the 38 without"]
+    assert told == ["method supervised needs labels: it learns nothing from the pairs without one"]
     assert seen
     assert all(batch.labelled.all() and len(batch.target) and batch.index.max() < 2 for batch in seen)
     assert all(torch.isfinite(torch.tensor(epoch["train_loss"])) for epoch in fit.history)
+
+
+def test_what_has_no_effect_is_said_before_the_training(caplog):
+    forget_warnings()
+    for recipe, warm_up, told in ((SHORT, 3, True), (SHORT, 2, False)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "mfh"):
+            distill(teacher(), student(), TRAIN, VAL, method=Attainable(warm_up=warm_up), recipe=recipe)
+        found = [record.message for record in caplog.records]
+        said = "attainable: the targets are fitted after 3 epochs of warm-up, and epochs is 3, so this is kd; choose"
+        assert [message.startswith(said) for message in found] == [True] * told
+    with caplog.at_level(logging.WARNING, "mfh"):
+        distill(teacher(), student(), TRAIN, VAL, method="simkd", recipe=SHORT)
+        assert not caplog.records
+        distill(teacher(), student(), TRAIN, VAL, method="simkd", label_weight=0.5, recipe=SHORT)
+    (record,) = caplog.records
+    assert "method simkd, which has no label loss beside its own loss" in record.message
 
 
 def test_a_method_that_owns_the_labels():
@@ -452,14 +490,39 @@ def test_what_is_deployed_is_validated_and_kept(layers):
     assert not any(id(parameter) in own for parameter in fit.student.parameters())
 
 
+def test_simkd_deploys_a_student_whose_channels_come_last():
+    """Both layers hold 3 positions of channels, the student's as (N, positions, channels)."""
+
+    def made(inputs, shape):
+        width = shape[0] * shape[1]
+        layers = (nn.Linear(inputs, width), nn.Unflatten(1, shape), nn.Identity(), nn.Flatten(), nn.Linear(width, 2))
+        return nn.Sequential(*layers)
+
+    taught = seeded(lambda: made(5, (2, 3)), 1)
+    method = SimKD(student_layers=("2",), teacher_layers=("2",))
+    fit = distill(taught, made(4, (3, 4)), TRAIN, VAL, method=method, student_channel_dim=2, recipe=SHORT, device="cpu")
+    assert fit.student(S).shape == (COUNT, 2)
+    trunk = fit.student.student[:3](S).movedim(2, 1)  # (N, 4, 3)
+    with torch.no_grad():
+        expected = taught[3:](fit.student.projector(trunk))
+    torch.testing.assert_close(fit.student(S), expected)
+    assert evaluate(fit.student, VAL, "student") == fit.history[-1]["student_val_accuracy"]
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
+class Hints(FitNets):
+    """Hints that may be given any attribute."""
+
+    def __init__(self, **more):
+        super().__init__()
+        for name, value in more.items():
+            object.__setattr__(self, name, value)
+
+
 def _method(**more):
-    method = FitNets()
-    for name, value in more.items():
-        setattr(method, name, value)
-    return method
+    return Hints(**more)
 
 
 class Making(Method):
@@ -547,7 +610,7 @@ def test_mistakes_are_told_in_one_line_before_anything_is_trained(name):
 
 def test_features_whose_positions_do_not_fit():
     pictures = TensorDataset(image(COUNT, 0), S, Y)
-    with pytest.raises(InputError, match=r"fitnets: the student's features have positions \(\) and the teacher's"):
+    with pytest.raises(InputError, match=r"fitnets compares .* positions \(\) and the teacher's"):
         distill(
             conv(),
             nn.Sequential(nn.Linear(4, 3)),

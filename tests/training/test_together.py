@@ -2,17 +2,20 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from mfh import KDLoss, Recipe, align, distill, pretrain
+from mfh.data.epochs import Reading
 from mfh.errors import InputError
 from mfh.networks.standardise import Standardise
 from mfh.problems import metrics
 from mfh.problems.problem import Problem
+from mfh.training import together as at_once
 from mfh.training.loop import Training
 from mfh.training.together import MOST_NETWORKS, Ready, obstacle, train_together
 from networks import randn, seeded
@@ -390,3 +393,201 @@ def test_networks_are_left_as_trainings_leave_them(monkeypatch):
     assert not network.training
     assert all(parameter.grad is None for parameter in network.parameters())
     assert not torch.equal(weights(network), weights(before))
+
+
+class Centred(nn.Module):
+    """A network that mixes the samples of a batch in its own code."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        return self.out(x - x.mean(0, keepdim=True))
+
+
+class TwoNames(nn.Module):
+    """A network with one layer under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.again, self.out = self.first, nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        return self.out(self.again(torch.relu(self.first(x))))
+
+
+@pytest.mark.parametrize(
+    ("network", "said"), [(Centred, "depends on the others in the batch"), (TwoNames, "'again.bias' of its state_dict")]
+)
+def test_mixed_samples_and_shared_layers_are_trained_alone(monkeypatch, network, said):
+    """24 pairs make one whole batch of 16 and one of 8, which is filled up where networks are trained together."""
+    train, _, val = data(0)
+    options = {"role": "student", "recipe": Recipe(epochs=2, batch_size=16)}
+
+    def of(seed):
+        return seeded(network, seed).double()
+
+    fits = [pretrain(of(seed), train, val, seed=seed, **options) for seed in range(2)]
+    waits = [waiting(monkeypatch, pretrain, of(seed), train, val, seed=seed, **options) for seed in range(2)]
+    reasons = train_together(waits)
+    for reason, one, fit in zip(reasons, waits, fits, strict=True):
+        assert said in reason
+        assert one.training.state.history == fit.history
+    with pytest.raises(InputError, match="ensemble is 'on'"):
+        at_once.together([lambda: pretrain(of(0), train, val, **options)], strict=True)
+
+
+def test_mixed_samples_of_validation_alone_are_found_too(monkeypatch):
+    class Late(Centred):
+        def forward(self, x):
+            return self.out(x) if self.training else super().forward(x)
+
+    train, _, _ = data(0)
+    val = TensorDataset(*pairs(3000, 5))
+    one = waiting(monkeypatch, pretrain, Late().double(), train, val, role="student", recipe=Recipe(epochs=1))
+    assert "depends on the others" in train_together([one])[0]
+
+
+@pytest.mark.parametrize("count", [CLASSES - 1, CLASSES + 2])
+def test_class_weights_of_a_wrong_number_are_told_as_alone(count):
+    train, _, val = data(0)
+    recipe = Recipe(epochs=1, batch_size=16, class_weights=[1.0] * count)
+
+    def run():
+        return pretrain(student(0), train, val, role="student", recipe=recipe)
+
+    with pytest.raises(InputError, match=f"there are {count} class weights for {CLASSES} classes") as alone:
+        run()
+    with pytest.raises(InputError) as told:
+        at_once.together([run, run], strict=True)
+    assert str(told.value) == str(alone.value)
+
+
+def test_a_training_goes_on_from_a_checkpoint_alone_whatever_is_wanted(tmp_path, monkeypatch):
+    train, _, val = data(0)
+    options = {"role": "student", "recipe": Recipe(epochs=4, batch_size=16)}
+    fit = pretrain(student(0), train, val, **options)
+    write, file = Training._write_checkpoint, tmp_path / "left.ckpt"
+
+    def stopped(self, *arguments):
+        write(self, *arguments)
+        if self.state.epochs == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "_write_checkpoint", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(student(0), train, val, checkpoint=file, **options)
+    jobs = [
+        lambda: pretrain(student(0), train, val, checkpoint=file, **options),
+        lambda: pretrain(student(1), train, val, seed=1, **options),
+    ]
+    resumed, other = at_once.together(jobs, strict=True)
+    assert resumed.history == fit.history
+    assert torch.equal(weights(resumed.network), weights(fit.network))
+    assert len(other.history) == 4
+
+
+def groups_of(monkeypatch):
+    """Numbers of networks that are trained at once from now on."""
+    found, run = [], at_once._Group.run
+
+    def counted(self):
+        found.append(len(self.members))
+        run(self)
+
+    monkeypatch.setattr(at_once._Group, "run", counted)
+    return found
+
+
+def test_many_classes_make_small_groups(monkeypatch):
+    """What is to be learnt of each pair has a number for each class."""
+    most, classes, sizes = 2**22, 500, groups_of(monkeypatch)
+    monkeypatch.setattr(at_once, "_MOST_BYTES", most)
+    x, s, y = pairs(100, 0)
+    train = TensorDataset(x, s, y)
+
+    def job(seed, width):
+        network = seeded(lambda: nn.Linear(4, width), seed).double()
+        options = {"role": "student", "recipe": Recipe(epochs=1, batch_size=16), "seed": seed}
+        return lambda: pretrain(network, train, train, **options)
+
+    at_once.together([job(seed, classes) for seed in range(6)], strict=True)
+    assert sum(sizes) == 6
+    assert max(sizes) * len(train) * classes * 8 * 3 <= most
+    sizes.clear()
+    at_once.together([job(seed, CLASSES) for seed in range(6)], strict=True)
+    assert sizes == [6]
+
+
+def test_parts_of_a_data_set_are_copied_once(monkeypatch):
+    rows = list(range(20))
+    train, unlabelled, val = data(0)
+    copies = []
+
+    class Counted(Reading):
+        def __init__(self, dataset, *arguments, **options):
+            copies.append(type(dataset).__name__)
+            super().__init__(dataset, *arguments, **options)
+
+    monkeypatch.setattr(at_once, "Reading", Counted)
+    logits = randn(len(rows) + MORE, CLASSES).double()
+    options = {"teacher_logits": logits, "recipe": Recipe(epochs=1, batch_size=16), "unlabelled": unlabelled}
+    part, held_out = Subset(train, rows), Subset(val, rows)
+    jobs = [lambda seed=seed: distill(None, student(seed), part, held_out, seed=seed, **options) for seed in range(4)]
+    at_once.together(jobs, strict=True)
+    assert sorted(copies) == ["AllPairs", "Subset"]
+    other = Subset(train, list(reversed(rows)))
+    copies.clear()
+    at_once.together([*jobs, lambda: distill(None, student(4), other, held_out, **options)], strict=True)
+    assert sorted(copies) == ["AllPairs", "AllPairs", "Subset"]
+
+
+def test_what_a_training_took_elsewhere_is_told_once(monkeypatch):
+    """Of its own group, whose clock here ticks once per epoch."""
+    train, _, val = data(0)
+    told, now, run = [], [0.0], at_once._Group.run
+
+    def ticking(self):
+        run(self)
+        now[0] += self.recipe.epochs
+
+    monkeypatch.setattr(at_once, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(at_once._Group, "run", ticking)
+
+    def job(network, epochs):
+        def run():
+            recipe = Recipe(epochs=epochs, batch_size=16)
+            fit = pretrain(network, train, val, role="student", recipe=recipe)
+            told.append((epochs, at_once.trained_elsewhere(), at_once.trained_elsewhere()))
+            return fit
+
+        return run
+
+    other = seeded(Filters, 0).double()
+    at_once.together([job(student(0), 2), job(student(1), 2), job(other, 5)], strict=True)
+    assert told == [(2, (1.0, 2), None), (2, (1.0, 2), None), (5, (5.0, 1), None)]
+    assert at_once.trained_elsewhere() is None
+
+
+def test_a_job_that_trains_alone_after_all_is_told_no_share():
+    train, _, val = data(0)
+    taken = []
+
+    def job(seed):
+        kept = {}
+
+        def run():
+            if "first" not in kept:
+                kept["first"] = pretrain(student(seed), train, val, role="student", recipe=Recipe(epochs=1))
+                taken.append(at_once.trained_elsewhere())
+            alone = small(nn.BatchNorm1d(6))
+            pretrain(alone, train, val, role="student", recipe=Recipe(epochs=1))
+            taken.append(at_once.trained_elsewhere())
+
+        return run
+
+    at_once.together([job(0), job(1)])
+    assert [None if one is None else one.networks for one in taken] == [2, None, 2, None]

@@ -368,6 +368,7 @@ def _distill(options: opt.Distill) -> None:
             raise InputError(
                 f"arm is {options.arm!r}, which distils from no teacher; use 'mfh pretrain' or 'mfh align'"
             )
+        made.networks.warn_of_unused([cell])
         student = made.student(cell)
         _report_metric(made, student, "student", cell, f" (epoch {student.best_epoch})")
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mfh.methods.batch import Batch, Context
-from mfh.methods.checks import Temperature, check_pairs, check_problem
+from mfh.methods.checks import Temperature, check_pairs, check_problem, warn_once
 from mfh.methods.features import FeatureMethod, of_all_processes, pooled
 from mfh.networks.precision import at_least_single
 from mfh.problems.problem import Problem
@@ -36,7 +36,8 @@ class Attainable(FeatureMethod):
 
     Args:
         temperature: Softmax temperature of the divergence; 1 for regression.
-        warm_up: Number of epochs before the targets are fitted. A training of no more epochs never fits them.
+        warm_up: Number of epochs before the targets are fitted. A training of no more epochs never fits them, and says
+            so before it begins.
         folds: Number of folds of the fit.
 
     Raises:
@@ -58,6 +59,11 @@ class Attainable(FeatureMethod):
         """
         check_problem(self.name, context, "classification", "multi-label classification", "regression")
         check_pairs(self.name, context, 2 * self.folds)
+        if context.epochs is not None and context.epochs <= self.warm_up:
+            warn_once(
+                f"attainable: the targets are fitted after {self.warm_up} epochs of warm-up, and epochs is "
+                f"{context.epochs}, so this is kd; choose at least {self.warm_up + 1} epochs, or a shorter warm_up"
+            )
         return Targets(context, self.folds)
 
     def loss(self, batch: Batch) -> Tensor:

@@ -35,6 +35,9 @@ class Context:
         teacher_tails: Function by teacher layer from its output, channels first, to the teacher's logits: the rest of
             the teacher, with frozen weights. Empty where the teacher cannot be cut.
         seed: Seed for what the method draws.
+        student_channel_dim: Dimension of the student's named layers that counts channels, as the task says; see
+            `mfh.networks.taps.find_taps`.
+        epochs: Number of epochs of the training, at most; None where it is not known.
     """
 
     problem: Problem
@@ -50,6 +53,8 @@ class Context:
     channel_weights: Mapping[str, Tensor] = field(default_factory=dict)
     teacher_tails: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     seed: int = 0
+    student_channel_dim: int | None = None
+    epochs: int | None = None
 
     @property
     def student_shape(self) -> Sequence[int]:

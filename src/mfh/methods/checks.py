@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from contextvars import ContextVar
 from typing import Annotated
 
 import torch
@@ -63,10 +63,30 @@ def check_positions(method: str, context: Context) -> None:
         )
 
 
-@cache
+_warned: set[str] = set()
+_silent = ContextVar("silent", default=False)
+
+
 def warn_once(message: str) -> None:
-    """Log a warning; the same one only once in a process, because a study begins hundreds of trainings."""
-    log.warning(message)
+    """Log a warning; the same one only once in a process, and none inside `warned_before`."""
+    if not _silent.get() and message not in _warned:
+        _warned.add(message)
+        log.warning(message)
+
+
+def forget_warnings() -> None:
+    """Let `warn_once` say again what it has said: a new study begins."""
+    _warned.clear()
+
+
+@contextmanager
+def warned_before() -> Iterator[None]:
+    """Log no warnings of `warn_once` in the block: a study says them before its hundreds of trainings."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
 
 
 @contextmanager

@@ -25,14 +25,17 @@ class CRD(FeatureMethod):
     negatives and n pairs, each anchor a pays -log(P / (P + m / n)) for the memory of its own pair and
     -log((m / n) / (P + m / n)) for each negative. The loss is the mean over samples of both directions: u
     against the teacher's memory, v against the student's. Z is set by the first batch to n x the mean of exp(a'b / T).
-    The negatives are all other pairs, or `negatives` of them at random where there are more. A focus multiplies the
-    teacher's features by the square roots of the weights. With several processes the memories are the same in all.
+    The negatives are all other pairs; where there are more than `negatives`, each batch draws as many pairs at random
+    with replacement, and a sample that is among them is no negative of itself. A focus multiplies the teacher's
+    features by the square roots of the weights. With several processes the memories are the same in all.
 
     Source: Tian et al., "Contrastive Representation Distillation", ICLR 2020, equations 17 to 19 as in the authors'
     code (RepDistiller), from which the defaults are. The numbers of the equations are from memory, but for 18. That
-    code draws `negatives` with replacement, of other classes; that needs labels, so here they may be of any class.
+    code draws `negatives` with replacement for each sample, of other classes. Classes need labels, so here they may be
+    of any class; one draw for the whole batch takes the memory of one sample's.
 
-    It needs no labels. The memories hold 2 x pairs x width numbers.
+    It needs no labels. The memories hold 2 x pairs x width numbers; the time of a batch does not grow with the pairs
+    beyond `negatives`.
 
     Args:
         teacher_weight: Weight of the loss in the training.
@@ -71,25 +74,28 @@ class CRD(FeatureMethod):
         student = F.normalize(memories.of_student(pooled(batch.student_feature)), dim=1)
         focus = focused(pooled(batch.teacher_feature.detach()), batch.channel_weight)
         teacher = F.normalize(memories.of_teacher(focus), dim=1)
-        rows = memories.rows(batch.index, self.negatives)
-        loss = self._contrast(student, memories.teacher, rows, memories.teacher_scale)
-        loss = loss + self._contrast(teacher, memories.student, rows, memories.student_scale)
+        drawn = memories.drawn(self.negatives)
+        loss = self._contrast(student, memories.teacher, batch.index, drawn, memories.teacher_scale)
+        loss = loss + self._contrast(teacher, memories.student, batch.index, drawn, memories.student_scale)
         memories.learn(batch.index, student.detach(), teacher.detach(), self.momentum)
         return loss
 
-    def _contrast(self, anchors: Tensor, memory: Tensor, rows: Tensor, scale: Tensor) -> Tensor:
-        """The mean loss of the anchors; the first of their rows of the memory is their own pair."""
-        # A copy, because the memory changes before the backward pass.
-        values = (anchors @ memory.to(anchors, copy=True).T).gather(1, rows).div(self.temperature).exp()
-        count = len(memory)
+    def _contrast(self, anchors: Tensor, memory: Tensor, index: Tensor, drawn: Tensor, scale: Tensor) -> Tensor:
+        """The mean loss of the anchors, whose own rows of the memory are `index`, against the rows that were drawn."""
+        # Rows picked by index are copies, and they must be: the memory changes before the backward pass.
+        own = (anchors * memory[index].to(anchors)).sum(1).div(self.temperature).exp()
+        others = (anchors @ memory[drawn].to(anchors).T).div(self.temperature).exp()
+        negative = drawn != index[:, None]  # a pair is no negative of itself
+        numbers, count = negative.sum(1), len(memory)
         with torch.no_grad():
-            sums = total(torch.stack([values.sum(), values.new_tensor(values.numel())]))
+            values = own.sum() + others.where(negative, 0.0).sum()
+            sums = total(torch.stack([values, (numbers.sum() + len(own)).to(values)]))
             scale.copy_(torch.where(scale > 0, scale, count * sums[0] / sums[1]))
-        probabilities = values / scale
-        noise = (rows.shape[1] - 1) / count
-        own = probabilities[:, 0] / (probabilities[:, 0] + noise + _EPSILON)
-        others = noise / (probabilities[:, 1:] + noise + _EPSILON)
-        return -(own.log() + others.log().sum(1)).mean()
+        noise = numbers / count
+        right = own / scale
+        right = right / (right + noise + _EPSILON)
+        wrong = noise[:, None] / (others / scale + noise[:, None] + _EPSILON)
+        return -(right.log() + wrong.where(negative, 1.0).log().sum(1)).mean()
 
 
 class Memories(nn.Module):
@@ -120,22 +126,18 @@ class Memories(nn.Module):
         self.register_buffer("batches", torch.tensor(0))
         self.seed = seed
 
-    def rows(self, index: Tensor, negatives: int) -> Tensor:
-        """(N, 1 + m): the row of each sample's own pair, and those of its negatives.
+    def drawn(self, negatives: int) -> Tensor:
+        """(m,): the rows that are negatives of a batch, all of them or as many at random.
 
         Args:
-            index: (N,), the samples' positions among the training pairs.
             negatives: The greatest number of negatives.
         """
-        count = len(self.student)
+        count, device = len(self.student), self.student.device
         if count - 1 <= negatives:
-            steps = torch.arange(count, device=index.device).expand(len(index), -1)
-        else:
-            generator = torch.Generator()
-            generator.manual_seed((self.seed + int(self.batches) * world_size() + rank()) % 2**63)
-            steps = torch.randint(1, count, (len(index), 1 + negatives), generator=generator).to(index.device)
-            steps[:, 0] = 0
-        return (index[:, None] + steps) % count
+            return torch.arange(count, device=device)
+        generator = torch.Generator()
+        generator.manual_seed((self.seed + int(self.batches) * world_size() + rank()) % 2**63)
+        return torch.randint(count, (negatives,), generator=generator).to(device)
 
     @torch.no_grad()
     def learn(self, index: Tensor, student: Tensor, teacher: Tensor, momentum: float) -> None:

@@ -1,11 +1,9 @@
 """Methods by name, file, module, class or function; and what tells one method from another."""
 
-import hashlib
 import importlib
 import inspect
 import re
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,8 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from mfh.errors import InputError, close_names, foreign, shown
-from mfh.files import file_digest, import_code, load_code
+from mfh.files import import_code, load_code
 from mfh.methods.batch import Batch, Method
+from mfh.methods.code import behind, described, digest_of, name_of_code
 from mfh.methods.names import SHIPPED
 
 _WANTED = "a class of mfh.methods.Method or a function of a Batch"
@@ -26,7 +25,8 @@ class FunctionMethod(Method):
 
     Args:
         function: Function from a `Batch` to the teacher's term, a scalar.
-        name: Name of the arm (default: the function's name).
+        name: Name of the arm (default: the name of the function, of the function behind a partial one, or of the class
+            of a callable object).
         student_layers: The student's layers whose features the function reads; None means the penultimate one. By
             default the function's attribute of this name, or none.
         teacher_layers: The teacher's layers, likewise.
@@ -43,8 +43,8 @@ class FunctionMethod(Method):
     """
 
     def __init__(self, function: Callable[[Batch], Tensor], name: str = "", **reads: Any) -> None:
-        self.function = function
-        self.name = name or getattr(function, "__name__", type(function).__name__).strip("<>")  # "<lambda>"
+        self.function, known_by = function, behind(function)
+        self.name = name or known_by.__name__.strip("<>")  # "<lambda>"
         try:
             inspect.signature(function).bind(None)
         except (TypeError, ValueError):
@@ -56,7 +56,8 @@ class FunctionMethod(Method):
         for key in (*known, *reads):
             if key not in known:
                 raise InputError(f"a function as a method has no option {key!r}; {close_names(key, list(known))}")
-            setattr(self, key, reads.get(key, getattr(function, key, getattr(Method, key))))
+            usual = getattr(function, key, getattr(known_by, key, getattr(Method, key)))
+            setattr(self, key, reads.get(key, usual))
 
     def loss(self, batch: Batch) -> Tensor:
         """What the function returns."""
@@ -85,6 +86,8 @@ class LikeMethod(Method):
 
 #: Parts of a `Method` beside `loss` and `name`.
 _PARTS = tuple(name for name in vars(Method) if not name.startswith("_") and name not in ("loss", "name"))
+#: Those that say how much the two terms of a student's loss count.
+_WEIGHTS = ("label_weight", "teacher_weight")
 
 
 def resolve(method: Any) -> Method:
@@ -130,43 +133,18 @@ def reads_features(method: Method) -> bool:
 
 
 def facts_of(method: Method) -> dict[str, Any]:
-    """What decides a method, as JSON can hold it: its class, its options, and a digest of code that is not mfh's."""
-    kind: Any = type(method)
-    if isinstance(method, FunctionMethod):
-        kind = method.function
-    if isinstance(method, LikeMethod):
-        kind = type(method.own)
-    options = {
-        name: _plain(value)
-        for name, value in sorted({**getattr(getattr(method, "own", None), "__dict__", {}), **vars(method)}.items())
-        if name not in ("function", "own") and not callable(value)
-    }
-    if str(kind.__module__).startswith("mfh."):
-        return {"method": f"{kind.__module__}.{kind.__qualname__}", **options}
-    return {"method": kind.__qualname__, "code": _code_digest(kind), **options}  # a file's module may have any name
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    with foreign("an option of a method has no text"):
-        text = re.sub(r" at 0x[0-9a-f]+", "", repr(value))
-    return text if len(text) <= 200 else f"{text[:160]}... {hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-@cache
-def _code_digest(kind: Any) -> str:
-    """Digest of the file that a class or function stands in; of the object's own code where there is none."""
-    try:
-        file = inspect.getsourcefile(kind)
-        if file is not None and Path(file).is_file():
-            return file_digest(file)[:16]
-        text = inspect.getsource(kind)
-    except (OSError, TypeError):
-        text = kind.__qualname__
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """What decides a method, as JSON can hold it: its name, weights and options, and a digest of code not mfh's."""
+    own: Any = getattr(method, "function" if isinstance(method, FunctionMethod) else "own", method)
+    held = vars(method)
+    if own is not method:  # parts that were taken over are those of the object or its class
+        held = {name: value for name, value in held.items() if name not in ("function", "own", "begin", "deploy")}
+        held |= getattr(own, "__dict__", {})
+    options = {name: described(held[name]) for name in sorted(held) if name not in _WEIGHTS}
+    facts = {**{name: getattr(method, name) for name in _WEIGHTS}, "options": options}
+    code = own if isinstance(method, FunctionMethod) else type(own)
+    if isinstance(code, type) and code.__module__.startswith("mfh."):
+        return {"method": f"{code.__module__}.{code.__qualname__}", **facts}
+    return {"method": name_of_code(code), **facts, "code": digest_of(code)}
 
 
 def _found(spec: str | Path) -> Any:
@@ -207,7 +185,7 @@ def _check(method: Method) -> None:
         layers = getattr(method, key)
         if isinstance(layers, str) or not (layers is None or all(isinstance(layer, str) for layer in layers)):
             raise InputError(f"method {name}: {key} is {shown(layers)}; a tuple of names, or None, was expected")
-    for key in ("label_weight", "teacher_weight"):
+    for key in _WEIGHTS:
         weight = getattr(method, key)
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
             raise InputError(f"method {name}: {key} is {shown(weight)}; a number of at least 0 was expected")

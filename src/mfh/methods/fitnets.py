@@ -1,47 +1,46 @@
 """Hints: the student's features, projected, shall be the teacher's."""
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
-from mfh.errors import InputError
-from mfh.methods.batch import Batch, Context, Method
+from mfh.methods.batch import Batch, Context
+from mfh.methods.checks import check_positions, drawing
+from mfh.methods.features import FeatureMethod, pointwise, weighted_mean
+from mfh.networks.precision import at_least_single
 
 
-class FitNets(Method):
-    """The mean squared error between projected student features and teacher features: mean ||r(s) - t||^2.
+@dataclass(frozen=True)
+class FitNets(FeatureMethod):
+    """The mean squared error between projected student features and teacher features: mean (r(s) - t)^2.
 
-    Romero et al. 2015, "FitNets: hints for thin deep nets", eq. 3, with a linear regressor r (a 1x1 convolution where
-    features have positions), trained with the student. The published method trains on the hint first and distils
-    afterwards; here both losses are minimised together, as the comparisons of later papers do.
+    r is a linear map of channels (a convolution of size 1 where features have positions), trained with the student. A
+    focus weights the squared differences by channel.
 
-    Args:
-        student_layers: The student's layer, or None for the penultimate one.
-        teacher_layers: The teacher's layer, or None for the penultimate one.
+    Source: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, equation 3. The published method trains on
+    the hint first and distils afterwards; here both losses are minimised together, as the comparisons of later papers
+    do.
+
+    It needs no labels.
+
+    Raises:
+        InputError: A field has another type than declared or is out of bounds.
     """
 
     name = "fitnets"
 
-    def __init__(
-        self, student_layers: tuple[str, ...] | None = None, teacher_layers: tuple[str, ...] | None = None
-    ) -> None:
-        self.student_layers, self.teacher_layers = student_layers, teacher_layers
-
     def begin(self, context: Context) -> nn.Module:
-        """The regressor.
+        """Make the projector.
 
         Raises:
-            InputError: The features of student and teacher have other positions.
+            InputError: The features differ in their positions.
         """
-        (wide, *here), (target, *there) = context.student_shape, context.teacher_shape
-        if here != there:
-            raise InputError(
-                f"fitnets: the student's features have positions {tuple(here)} and the teacher's {tuple(there)}; name "
-                "layers of equal positions, or layers behind the pooling"
-            )
-        return nn.Linear(wide, target)
+        check_positions(self.name, context)
+        (channels, *positions), (width, *_) = context.student_shape, context.teacher_shape
+        with drawing(context.seed):
+            return pointwise(channels, width, len(positions))
 
     def loss(self, batch: Batch) -> Tensor:
-        """The mean over samples, channels and positions; with a focus, channels count by their weights."""
-        projected = batch.modules(batch.student_feature.movedim(1, -1))
-        squares: Tensor = (projected - batch.teacher_feature.movedim(1, -1)).square()
-        weight = batch.channel_weight
-        return (squares if weight is None else squares * weight.to(squares)).mean()
+        """The mean squared difference over samples, channels and positions."""
+        error = at_least_single(batch.modules(batch.student_feature)) - batch.teacher_feature.detach()
+        return weighted_mean(error.square(), batch.channel_weight)

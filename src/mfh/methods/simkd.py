@@ -65,7 +65,7 @@ class SimKD(FeatureMethod):
             )
         with drawing(context.seed):
             projector = _projector(channels, width, max(width // self.factor, 1), len(positions))
-        return Reuse(projector, context.teacher_tails[teacher_layer])
+        return Reuse(projector, context.teacher_tails[teacher_layer], context.student_channel_dim)
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean squared difference of features."""
@@ -77,7 +77,7 @@ class SimKD(FeatureMethod):
     def deploy(self, student: nn.Module, modules: nn.Module | None) -> nn.Module:
         """The student up to its layer, the projector and the teacher's tail."""
         assert isinstance(modules, Reuse)
-        (tap,) = find_taps(student, self.student_layers, "student")
+        (tap,) = find_taps(student, self.student_layers, "student", modules.channel_dim)
         return Reused(student, tap, modules)
 
 
@@ -87,11 +87,12 @@ class Reuse(nn.Module):
     Args:
         projector: From the student's features to the teacher's.
         tail: Function from the output of the teacher's layer, channels first, to logits.
+        channel_dim: Dimension of the student's layer that counts channels; see `find_taps`.
     """
 
-    def __init__(self, projector: nn.Module, tail: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, projector: nn.Module, tail: Callable[[Tensor], Tensor], channel_dim: int | None = None) -> None:
         super().__init__()
-        self.projector = projector
+        self.projector, self.channel_dim = projector, channel_dim
         # In a tuple, so that the teacher's weights are not trained and not written with the projector's.
         self.tail = (tail,)
 

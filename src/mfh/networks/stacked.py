@@ -1,7 +1,7 @@
 """Networks of one architecture as one: stacked parameters, and a forward pass of all of them at once."""
 
 import copy
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,7 +42,11 @@ def architecture(network: nn.Module) -> Hashable:
         for name, tensor in named
     ]
     kinds = [(name, type(module)) for name, module in network.named_modules()]
-    return repr(network), tuple(kinds), tuple(tensors), tuple(network.state_dict())
+    state = tuple(network.state_dict())
+    others = set(state) - {name for name, *_ in tensors}
+    if others:
+        raise NotStackableError(f"{min(others)!r} of its state_dict is shared with another layer, or is no tensor")
+    return repr(network), tuple(kinds), tuple(tensors), state
 
 
 def _reason(module: nn.Module) -> str | None:
@@ -103,7 +107,7 @@ class Stacked:
         self.training = True
         self._template = copy.deepcopy(first).to("meta")
         self._names = list(first.state_dict())
-        self._traced: dict[Hashable, GraphModule] = {}
+        self._traced: dict[Hashable, Callable[..., Tensor]] = {}
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Logits (R + copies, N, K) of inputs (R + copies, N, ...).
@@ -113,9 +117,8 @@ class Stacked:
         """
         key = self.training, inputs.shape, inputs.dtype, torch.is_grad_enabled()
         if key not in self._traced:
-            self._traced[key] = self._trace(inputs)
-        logits: Tensor = self._traced[key](self.weights, self.fixed, inputs)
-        return logits
+            self._traced[key] = self._trace(inputs).forward  # without the time of calling a module
+        return self._traced[key](self.weights, self.fixed, inputs)
 
     def _trace(self, inputs: Tensor) -> GraphModule:
         from torch.fx.experimental.proxy_tensor import make_fx

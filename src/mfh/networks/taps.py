@@ -164,13 +164,14 @@ class Reader:
         return read
 
 
-def layer_at(network: nn.Module, tap: Tap, inputs: Nested) -> str:
+def layer_at(network: nn.Module, tap: Tap, inputs: Nested, preferred: str = "") -> str:
     """The layer whose output is what a tap reads.
 
     Args:
         network: The network, in eval mode.
         tap: The tap.
         inputs: A batch of the network's inputs.
+        preferred: The layer to name where it is one of several with the same output, as a container and its last layer.
 
     Raises:
         InputError: What it reads is no layer's output.
@@ -190,7 +191,8 @@ def layer_at(network: nn.Module, tap: Tap, inputs: Nested) -> str:
             f"the {tap.name} is no layer's output in {type(network).__name__}, so its channels cannot be scored; name "
             "the layer that the method reads (teacher_layers)"
         )
-    return names[0]  # of a layer and the containers that end with it, the layer ends first
+    # Of a layer and the containers that end with it, the layer ends first.
+    return preferred if preferred in names else names[0]
 
 
 def _noting(name: str, seen: list[tuple[str, Any]]) -> Any:

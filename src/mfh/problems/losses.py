@@ -155,15 +155,28 @@ class WeightedCrossEntropy:
         Raises:
             InputError: There are not K weights.
         """
-        more = logits.shape[1] - len(self.weights)
+        weights = self.of_classes(logits.shape[1], logits.device)
+        # A weighted mean would be divided by the weights of the batch.
+        return (weights[target] * F.cross_entropy(logits, target, reduction="none")).mean()
+
+    def of_classes(self, num_classes: int, device: torch.device) -> Tensor:
+        """(K,) the weights of so many classes.
+
+        Args:
+            num_classes: Number of classes K.
+            device: Device to have them on; they stay there.
+
+        Raises:
+            InputError: There are not K weights.
+        """
+        more = num_classes - len(self.weights)
         if more and (more < 0 or self.others is None):
             raise InputError(
-                f"there are {len(self.weights)} class weights for {logits.shape[1]} classes; give one for each class"
+                f"there are {len(self.weights)} class weights for {num_classes} classes; give one for each class"
             )
-        if more or self.weights.device != logits.device:
-            self.weights = F.pad(self.weights, (0, more), value=self.others or 0.0).to(logits.device)
-        # A weighted mean would be divided by the weights of the batch.
-        return (self.weights[target] * F.cross_entropy(logits, target, reduction="none")).mean()
+        if more or self.weights.device != device:
+            self.weights = F.pad(self.weights, (0, more), value=self.others or 0.0).to(device)
+        return self.weights
 
 
 def kl_divergence(

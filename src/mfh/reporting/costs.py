@@ -11,7 +11,7 @@ from mfh.studies.summary import Summary
 
 
 def costs_section(folders: Sequence[SeedFolder], summary: Summary) -> Section:
-    """Seconds, further parameters and further memory of each arm, where the run folder holds them.
+    """Seconds, networks trained at once, further parameters and memory of each arm, where the run folder holds them.
 
     Args:
         folders: Folders of the seeds.
@@ -26,15 +26,20 @@ def costs_section(folders: Sequence[SeedFolder], summary: Summary) -> Section:
         if variant is None or not costs:
             continue
         seconds = float(np.mean([cost["seconds"] for cost in costs]))
+        together = sorted({cost.get("together", 1) for cost in costs})
         parameters, size = (max(cost[name] for cost in costs) for name in ("extra_parameters", "extra_bytes"))
-        rows.append([variant.label, f"{seconds:.3g}", f"{parameters:,}" if parameters else "", _bytes(size)])
+        at_once = str(together[0]) if len(together) == 1 else f"{together[0]} to {together[-1]}"
+        rows.append([variant.label, f"{seconds:.3g}", at_once, f"{parameters:,}" if parameters else "", _bytes(size)])
     if rows:
         caption = (
             "Cost of one student, mean over seeds. Seconds are those of the training, the pass of the teacher for its "
-            "features included, on a machine that may have had other work. Further parameters are those that the "
-            "method trains beside the student; further memory is what its modules and the teacher's features take."
+            "features included, on a machine that may have had other work. Students that were trained together share "
+            "their seconds equally: compare seconds only between arms with about as many networks at once. Further "
+            "parameters are those that the method trains beside the student; further memory is what its modules and "
+            "the teacher's features take."
         )
-        section.blocks.append(Table(["Arm", "Seconds", "Further parameters", "Further memory"], rows, caption))
+        columns = ["Arm", "Seconds", "Networks at once", "Further parameters", "Further memory"]
+        section.blocks.append(Table(columns, rows, caption))
     return section
 
 

@@ -206,17 +206,23 @@ class Away:
     Args:
         pool: The workers.
         luggage: What the user wrote.
-        measure: What workers run.
     """
 
-    def __init__(self, pool: ClusterPool, luggage: Luggage, measure: Measure) -> None:
-        self.pool, self.measure = pool, measure
+    def __init__(self, pool: ClusterPool, luggage: Luggage) -> None:
+        self.pool = pool
         self._luggage = pool.share(luggage)
         self._shared: dict[Unit, Any] = {}
         self._count = 0
 
-    def job(self, plan: "Plan", units: Sequence["Unit"], cells: Sequence[Cell] | None) -> Job[Any]:
-        """Measure some cells of some units, all that are missing of several, or with None what they share."""
+    def job(self, measure: Measure, plan: "Plan", units: Sequence["Unit"], cells: Sequence[Cell] | None) -> Job[Any]:
+        """Run `measure(plan, units, cells)` on the cluster; with None it measures no cells, or all that it can.
+
+        Args:
+            measure: A function of `mfh.studies.pool`.
+            plan: The study.
+            units: The seeds, each with its label fraction.
+            cells: The cells.
+        """
         told = replace(plan, notes=None, settings=_everywhere(plan))
         own: Files = {}
         for unit in units:
@@ -227,7 +233,7 @@ class Away:
         board = None if plan.notes is None else self.pool.board()
         key = f"{plan.units.index(units[0])}-{self._count}"
         shared = [self._shared[unit] for unit in units]
-        arguments = (self.measure, told, units, cells, self._luggage, own, board, key, *shared)
+        arguments = (measure, told, units, cells, self._luggage, own, board, key, *shared)
         return Job((units, cells), measured_away, arguments)
 
     def keep(self, plan: "Plan", units: Sequence["Unit"], found: Files) -> None:

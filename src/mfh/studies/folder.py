@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 from urllib.parse import quote
 
 import numpy as np
@@ -155,11 +155,16 @@ class _NetworkFacts(TypedDict):
 
 
 class Cost(TypedDict):
-    """What a training cost: seconds, and what it needed beside the networks that it trains."""
+    """What a training cost: seconds, and what it needed beside the networks that it trains.
+
+    `together` is the number of trainings that happened at once, of whose seconds these are a share; 1 for one alone.
+    Version 0.1 does not say.
+    """
 
     seconds: float
     extra_parameters: int
     extra_bytes: int
+    together: NotRequired[int]
 
 
 class _StudentFacts(TypedDict):

@@ -20,6 +20,7 @@ from mfh.data.embeddings import alone
 from mfh.data.pairs import fetch, tensors
 from mfh.errors import InputError, foreign, refuse_difference
 from mfh.methods.batch import Method
+from mfh.methods.checks import warn_once
 from mfh.methods.finding import facts_of, reads_features, resolve
 from mfh.networks.frozen import Frozen
 from mfh.networks.modes import find_device
@@ -33,11 +34,11 @@ from mfh.studies.grid import WEIGHTS, Cell
 from mfh.studies.settings import Settings
 from mfh.tasks.splits import SPLITS
 from mfh.tasks.task import Protocol, Task
-from mfh.training.by_method import ByMethod, Lesson, begun
+from mfh.training.by_method import ByMethod, Lesson, begun, warn_of_labels
 from mfh.training.fitting import align, distill, pretrain
 from mfh.training.heads import EmbeddingHead, fit_head
 from mfh.training.recipe import Recipe, describe
-from mfh.training.together import hindrance, is_worthwhile, seconds_elsewhere
+from mfh.training.together import hindrance, is_worthwhile, trained_elsewhere
 from mfh.training.trackers import check_tracker, tracked
 
 Role = Literal["teacher", "student"]
@@ -45,6 +46,9 @@ History = list[dict[str, float]]
 
 #: The part of the identity that says which data and architecture a student belongs to.
 _ORIGIN = ("task", "problem", "data", "networks")
+
+#: Settings of the loss that the arms distilled by kd have alone.
+_OF_KD = ("temperature", *WEIGHTS, "reduction", "divergence")
 
 _SAME_OPTIONS = "use another --out, or the same options"
 
@@ -200,10 +204,20 @@ class Networks:
         return method is not None and not (cell.focus or reads_features(method) or method.trains_teacher)
 
     def weights(self, cell: Cell) -> dict[str, float]:
-        """Weights of an arm's label loss and method, as far as anybody has given some."""
-        if cell.weights is not None:
-            return dict(zip(WEIGHTS, cell.weights, strict=True))
-        return {name: value for name, value in self.settings.loss.changes().items() if name in WEIGHTS}
+        """Weights of an arm's label loss and method, where a study compares some.
+
+        Those of the settings are of the loss of kd alone, because methods have weights of other scales.
+        """
+        return {} if cell.weights is None else dict(zip(WEIGHTS, cell.weights, strict=True))
+
+    def warn_of_unused(self, cells: Iterable[Cell]) -> None:
+        """Say once which settings of the loss have no effect on any of the arms."""
+        unused = [name for name in self.settings.loss.changes() if name in _OF_KD]
+        if unused and all(cell.method != "kd" for cell in cells):
+            warn_once(
+                f"{', '.join(unused)}: no effect, because no arm is distilled by kd; other methods have their own "
+                "options, and weights (--weights) compares weights of all"
+            )
 
     def methods_facts(self, cells: Iterable[Cell]) -> dict[str, Any]:
         """What decides the methods of a study, by name; nothing where all arms distil by the protocol's loss."""
@@ -369,14 +383,19 @@ class Networks:
         own = self.protocol.loss.label_loss if isinstance(self.protocol.loss, KDLoss) else None
         return problem if own is None else dataclasses.replace(problem, label_loss=own)
 
-    def rehearse(self, cell: Cell) -> None:
+    def rehearse(self, cell: Cell, *, unlabelled: bool) -> None:
         """Try the method of an arm on a few pairs, with networks that are not trained.
+
+        Args:
+            cell: The arm.
+            unlabelled: Whether there will be pairs without a label.
 
         Raises:
             InputError: The method cannot be used with these networks, or has no loss to minimise.
         """
         method = self.method(cell)
         if method is not None:
+            warn_of_labels(method, unlabelled=unlabelled, weighted=cell.weights is not None)
             with self._small(method) as objective:
                 objective.rehearse(fetch(self._few_pairs, range(len(self._few_pairs))))
 
@@ -390,7 +409,7 @@ class Networks:
             lesson = dataclasses.replace(lesson, logits=task.teacher_logits[: len(pairs)])
         else:
             lesson = dataclasses.replace(lesson, teacher=self.new("teacher"))
-        how: dict[str, Any] = {"seed": self.seed, "device": torch.device("cpu")}
+        how: dict[str, Any] = {"seed": self.seed, "device": torch.device("cpu"), "epochs": self.recipe.epochs}
         with begun(method, lesson, self.new("student"), pairs, task.problem, **how) as objective:
             yield objective
 
@@ -548,10 +567,12 @@ class Networks:
         """A training whose history and cost are kept."""
         started = time.monotonic()
         made = train()
+        shared = trained_elsewhere()
         if self.folder is not None and rank() == 0:
             self.folder.write_history(key, made.history)
-            seconds = time.monotonic() - started + seconds_elsewhere()
-            self.folder.write_cost(key, {"seconds": round(seconds, 3), **made.extra})
+            seconds = time.monotonic() - started + (0 if shared is None else shared.seconds)
+            networks = 1 if shared is None else shared.networks
+            self.folder.write_cost(key, {"seconds": round(seconds, 3), **made.extra, "together": networks})
         return made
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from mfh.errors import InputError, plain
+from mfh.methods.checks import warned_before
 from mfh.networks.modes import find_device
 from mfh.parallel.cluster import cluster_pool
 from mfh.parallel.pool import Job, Pool, WorkerDiedError, run_jobs, worker_pool
@@ -122,6 +123,10 @@ class Plan:
         kept = self.kept(unit)
         return [cell for cell in self.grid if not kept.holds_rows(cell, self.splits)]
 
+    def joined(self, unit: Unit) -> list[Cell]:
+        """Missing cells whose networks are trained at once with those of others: methods other than kd are not."""
+        return [cell for cell in self.missing(unit) if cell.method in (None, "kd")]
+
     def unrated(self, unit: Unit) -> bool:
         """Whether a unit's AUROCs are still to be written; testing what was chosen writes none."""
         return self.splits != ("test",) and not self.kept(unit).holds_rows(None, self.splits)
@@ -156,17 +161,14 @@ def _measure(
     tick: Callable[[], None] | None = None,
 ) -> None:
     """Measure some cells of one unit; with None make only what they share. `tick` is called after each."""
-    with _noting(plan, unit), _threads(plan.settings.execution.threads):
+    with _noting(plan, unit), _threads(plan.settings.execution.threads), warned_before():
         if made is None:
             doing("reading the data")
             made = plan.seed(find_task(plan.task, plan.settings.task).make(unit[0]), unit)
         if chunk is None:
             made.prepare(plan.missing(unit))
             return
-        measured = made.measure(chunk, splits=plan.splits, finished=partial(plan.offer, made))
-        for cell, rows in zip(chunk, measured, strict=True):
-            _keep(plan, unit, cell, rows, tick)
-        _keep_scores(plan, unit, made)
+        _measure_alone(plan, unit, chunk, made, tick)
 
 
 def _measure_together(
@@ -174,10 +176,16 @@ def _measure_together(
     units: Sequence[Unit],
     make: Callable[[Unit], Seed] | None = None,
     tick: Callable[[], None] | None = None,
+    *,
+    others: bool = False,
 ) -> None:
-    """Measure all missing cells of some units, whose networks are trained at once."""
+    """Make what the cells of some units share, and measure those whose networks are trained at once; see `Plan.joined`.
+
+    With `others`, the other cells are measured too.
+    """
     strict, missing = plan.ensemble == "on", {unit: plan.missing(unit) for unit in units}
-    with _noting(plan, units[0]), _threads(plan.settings.execution.threads):
+    joined = {unit: plan.joined(unit) for unit in units}
+    with _noting(plan, units[0]), _threads(plan.settings.execution.threads), warned_before():
         doing("reading the data")
         if make is None:
             source = find_task(plan.task, plan.settings.task)
@@ -185,7 +193,7 @@ def _measure_together(
         else:
             seeds = {unit: make(unit) for unit in units}
         together([partial(made.prepare, missing[unit]) for unit, made in seeds.items()], strict=strict)
-        measured = {unit: made.measurer(missing[unit], splits=plan.splits) for unit, made in seeds.items()}
+        measured = {unit: made.measurer(joined[unit], splits=plan.splits) for unit, made in seeds.items()}
 
         def keep(unit: Unit, cell: Cell, student: Trained | None) -> None:
             rows = measured[unit](cell, student)
@@ -194,14 +202,25 @@ def _measure_together(
             _keep(plan, unit, cell, rows, tick)
 
         for unit in units:
-            for cell in missing[unit]:
+            for cell in joined[unit]:
                 if cell.arm == LINEAR:
                     keep(unit, cell, None)
-        makers = {(unit, cell): make for unit in units for cell, make in seeds[unit].makers(missing[unit]).items()}
+        makers = {(unit, cell): make for unit in units for cell, make in seeds[unit].makers(joined[unit]).items()}
         names = [*makers]
         together([*makers.values()], strict=strict, finished=lambda number, student: keep(*names[number], student))
-        for unit in units:
-            _keep_scores(plan, unit, seeds[unit])
+        for unit, made in seeds.items():
+            alone = [cell for cell in missing[unit] if others and cell not in joined[unit]]
+            _measure_alone(plan, unit, alone, made, tick)
+
+
+def _measure_alone(plan: Plan, unit: Unit, cells: Sequence[Cell], made: Seed, tick: Callable[[], None] | None) -> None:
+    """Measure cells one after the other, and keep the unit's AUROCs when all its cells are measured."""
+    measured = made.measure(cells, splits=plan.splits, finished=partial(plan.offer, made))
+    for cell, rows in zip(cells, measured, strict=True):
+        _keep(plan, unit, cell, rows, tick)
+    if plan.unrated(unit) and not plan.missing(unit):
+        plan.kept(unit).write_rows(None, plan.splits, plan.columns, made.score_rows(plan.grid))
+    made.forget_features()
 
 
 def _keep(plan: Plan, unit: Unit, cell: Cell, rows: Sequence[Row], tick: Callable[[], None] | None) -> None:
@@ -209,12 +228,6 @@ def _keep(plan: Plan, unit: Unit, cell: Cell, rows: Sequence[Row], tick: Callabl
     plan.kept(unit).write_rows(cell, plan.splits, plan.columns, rows)
     if tick is not None:
         tick()
-
-
-def _keep_scores(plan: Plan, unit: Unit, made: Seed) -> None:
-    """Keep the AUROCs of a unit when all its cells are measured."""
-    if plan.unrated(unit) and not plan.missing(unit):
-        plan.kept(unit).write_rows(None, plan.splits, plan.columns, made.score_rows(plan.grid))
 
 
 @contextmanager
@@ -250,11 +263,13 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _measure_joined(plan: Plan, units: Sequence[Unit], _: None = None) -> None:
+    """Measure the cells of some units whose networks are trained at once, in a worker."""
+    _measure_together(plan, units)
+
+
 def _measure_units(plan: Plan, units: Sequence[Unit], cells: Sequence[Cell] | None) -> None:
-    """Measure some cells of some units; the networks of all that are missing are trained at once where plan says so."""
-    if plan.ensemble != "off":
-        _measure_together(plan, units)
-        return
+    """Measure some cells of some units one after the other, in a worker."""
     for unit in units:
         _measure(plan, unit, cells)
 
@@ -301,7 +316,7 @@ class Crew:
         gpus = float(on_gpu) if execution.gpus is None else execution.gpus
         luggage = Luggage.of(plan)
         pool = stack.enter_context(cluster_pool(execution.address, cpus=execution.threads, gpus=gpus))
-        self._pool, self.workers, self.away = pool, pool.slots, Away(pool, luggage, _measure_units)
+        self._pool, self.workers, self.away = pool, pool.slots, Away(pool, luggage)
         log.info("Ray cluster: %d node(s), %d job(s) at once", pool.num_nodes, pool.slots)
 
     def run(self, plan: Plan) -> None:
@@ -314,7 +329,7 @@ class Crew:
         todo = [unit for unit in plan.units if plan.missing(unit) or plan.unrated(unit)]
         if plan.ensemble != "off":
             self._run_together(plan, todo)
-            return
+            todo = [unit for unit in todo if plan.missing(unit) or plan.unrated(unit)]
         few = self.workers == 1 or sum(len(plan.missing(unit)) for unit in todo) < 2
         if few and self.away is None:
             for unit in todo:
@@ -345,27 +360,38 @@ class Crew:
         self._run_jobs(plan, jobs, finished)
 
     def _run_together(self, plan: Plan, todo: Sequence[Unit]) -> None:
-        """Measure units in parts whose networks are trained at once, every worker a part at a time."""
+        """Measure units in parts whose networks are trained at once, every worker a part at a time.
+
+        With several workers, cells whose networks are not trained at once are left; what they share is made.
+        """
         cells = max((len(plan.missing(unit)) for unit in todo), default=1)
         size = max(1, min(-(-len(todo) // self.workers), MOST_NETWORKS // max(1, cells)))
         parts = [todo[start : start + size] for start in range(0, len(todo), size)]
 
         def finished(units: Sequence[Unit], _: Sequence[Cell] | None) -> None:
             for unit in units:
-                self.reporter.finished(unit)
+                if not plan.missing(unit):
+                    self.reporter.finished(unit)
 
         if self.away is None and (self.workers == 1 or len(parts) == 1):
             for units in parts:
-                _measure_together(plan, units, partial(self.seed, plan), self.reporter.tick)
+                others = self.workers == 1
+                _measure_together(plan, units, partial(self.seed, plan), self.reporter.tick, others=others)
                 finished(units, None)
             return
-        self._run_jobs(plan, [self._job(plan, units, None) for units in parts], finished)
+        self._run_jobs(plan, [self._job(plan, units, None, _measure_joined) for units in parts], finished)
 
-    def _job(self, plan: Plan, units: Sequence[Unit], cells: Sequence[Cell] | None) -> Job[Any]:
+    def _job(
+        self,
+        plan: Plan,
+        units: Sequence[Unit],
+        cells: Sequence[Cell] | None,
+        measure: Callable[..., None] = _measure_units,
+    ) -> Job[Any]:
         """A job whose key says what it measures."""
         if self.away is not None:
-            return self.away.job(plan, units, cells)
-        return Job((units, cells), _measure_units, (plan, units, cells))
+            return self.away.job(measure, plan, units, cells)
+        return Job((units, cells), measure, (plan, units, cells))
 
     def _run_jobs(
         self, plan: Plan, jobs: Sequence[Job[Any]], finished: Callable[[Sequence[Unit], Any], list[Job[Any]] | None]
@@ -407,7 +433,7 @@ class Crew:
         """Students of some units, trained in this process as the study trains them, each with its seed."""
         seeds = {unit: self.seed(plan, unit) for unit in dict.fromkeys(unit for unit, _ in wanted)}
         jobs = [partial(seeds[unit].student, cell) for unit, cell in wanted]
-        with _threads(plan.settings.execution.threads):
+        with _threads(plan.settings.execution.threads), warned_before():
             if plan.ensemble == "off":
                 trained = [job() for job in jobs]
             else:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mfh.errors import InputError
+from mfh.files import refuse_edited
+from mfh.methods.checks import forget_warnings
 from mfh.problems.scale import ACCURACY, Scale
 from mfh.progress import in_notebook, status
 from mfh.studies.arms import find_arms
@@ -271,6 +273,8 @@ def study(
     refuse_torchrun("a study starts its own processes (processes=...) and")
     checked("out", out, str | Path | None)
     found = find_arms(checked("arms", _listed(arms), tuple[Any, ...]))
+    for spec in (task, *found.methods.values()):
+        refuse_edited(spec)
     design = _Design(
         found.names,
         _listed(ratios),
@@ -454,7 +458,8 @@ def _check(design: _Design, grid: Sequence[Cell], task: Task, settings: Settings
             f"task {task.name!r} has only its teacher's outputs; choose arms from {', '.join(known)}, or methods of "
             f"logits, not {without[0].arm}"
         )
-    made.rehearse(grid)
+    forget_warnings()
+    made.rehearse(grid, unlabelled=unlabelled)
 
 
 def _ensemble(made: Seed, run: Run) -> Literal["off", "auto", "on"]:

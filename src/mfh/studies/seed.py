@@ -242,17 +242,23 @@ class Seed:
         network = self.teacher(cell).network if network is None else network
         pair = only_role(self.task.train, "teacher")
         with evaluating(network), foreign(f"arm {cell.arm!r}: the teacher cannot be read"):
-            return layer_at(network, tap, to_device(fetch(pair, [0, 1]).teacher_input, device_of(network)))
+            inputs = to_device(fetch(pair, [0, 1]).teacher_input, device_of(network))
+            return layer_at(network, tap, inputs, original_layer(self.task.layer))
 
-    def rehearse(self, cells: Sequence[Cell]) -> None:
-        """Try every method on a few pairs, with networks that are not trained.
+    def rehearse(self, cells: Sequence[Cell], *, unlabelled: bool) -> None:
+        """Try every method on a few pairs, with networks that are not trained, and say what has no effect.
+
+        Args:
+            cells: The arms.
+            unlabelled: Whether there will be pairs without a label.
 
         Raises:
             InputError: A method cannot be used with these networks, has no loss to minimise, or reads what cannot be
                 scored.
         """
+        self.networks.warn_of_unused(cells)
         for cell in {cell.method: cell for cell in cells}.values():
-            self.networks.rehearse(cell)
+            self.networks.rehearse(cell, unlabelled=unlabelled)
         for cell in cells:
             if cell.masked and self.networks.reads_features(cell):
                 network, method = self.networks.new("teacher"), self.networks.method(cell)
@@ -338,6 +344,10 @@ class Seed:
             _, features = teacher_features(teacher, self._teacher_taps(cell), pairs, device=self.device)
             self._read_features[key] = features
         return dataclasses.replace(lesson, features=self._read_features[key])
+
+    def forget_features(self) -> None:
+        """Let go of the features of teachers, which are large and can be read again."""
+        self._read_features.clear()
 
     @cached_property
     def _cacheable(self) -> bool:
@@ -466,7 +476,7 @@ class Seed:
 
         def measured(cell: Cell, student: Trained | None) -> list[Row]:
             if student is None:
-                return [self._row(cell, split, metric.name, self._linear(split)) for split in splits]
+                return [self._row(cell, split, metric.name, value) for split, value in self._linear(splits).items()]
             rows = []
             if student.best_epoch is not None and "val" in splits:
                 rows.append(self._row(cell, "val", "best_epoch", float(student.best_epoch)))
@@ -483,11 +493,11 @@ class Seed:
 
         return measured
 
-    def _linear(self, split: Any) -> float:
-        """The metric of a linear model on a split."""
-        from mfh.tasks.baseline import linear_baseline
+    def _linear(self, splits: Sequence[Any]) -> dict[Any, float]:
+        """The metric of a linear model on some splits."""
+        from mfh.tasks.baseline import linear_baselines
 
-        return linear_baseline(self.task, self.seed, split)
+        return linear_baselines(self.task, splits, self.seed)
 
     def _targets(self, split: str) -> Tensor:
         """Targets of a split, read once for all arms."""
@@ -530,13 +540,20 @@ class Seed:
 
     def score_rows(self, cells: Iterable[Cell]) -> list[Row]:
         """AUROC of every score that the cells use at the task's layer, where the truth is known."""
-        scores: Any = dict.fromkeys(cell.score for cell in cells if cell.score and cell.layer == self.task.layer)
+        scores: Any = dict.fromkeys(cell.score for cell in cells if cell.score and self._is_scored_at_own_layer(cell))
         values = {score: self.auroc(score) for score in scores}
         return [
             self._row(Cell("", score, layer=self.task.layer), "train", "auroc", value)
             for score, value in values.items()
             if value is not None
         ]
+
+    def _is_scored_at_own_layer(self, cell: Cell) -> bool:
+        """Whether an arm uses scores of the task's layer, which a method of features may read."""
+        if self.task.truth is None or not self.networks.reads_features(cell):
+            return cell.layer == self.task.layer
+        layers = (self._scored_layer(cell, tap) for tap in self._teacher_taps(cell))
+        return original_layer(self.task.layer) in map(original_layer, layers)
 
     def _row(self, cell: Cell, split: str, metric: str, value: float) -> Row:
         return {

@@ -72,14 +72,14 @@ class Training:
 
 @dataclass(frozen=True)
 class Loss:
-    """The distillation loss: label_weight * label loss + teacher_weight * T^2 * divergence from the teacher."""
+    """The loss of kd, so of the paper's arms: label_weight * label loss + teacher_weight * T^2 * divergence."""
 
     temperature: Number = None
-    """Softmax temperature T of the distillation loss (default: the task's, usually 1)."""
+    """Softmax temperature T of kd, so of the paper's arms; other methods have their own (default: the task's)."""
     label_weight: Number = None
-    """Weight of the label loss (default: the task's, usually 1)."""
+    """Weight of the label loss in kd, so in the paper's arms; other methods have their own (default: the task's)."""
     teacher_weight: Number = None
-    """Weight of the divergence from the teacher (default: the task's, usually 1)."""
+    """Weight of kd's divergence, so in the paper's arms; other methods have their own (default: the task's)."""
     function: Annotated[Callable[..., Any] | None, Suppress] = None
     """Python only: a `KDLoss`, or a function of student logits, teacher logits and target, instead of the task's."""
 

@@ -1,6 +1,7 @@
 """The linear baseline: what scikit-learn reaches on the student's inputs and the same labels, without any network."""
 
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,18 @@ _NEVER = -1e9
 
 
 def linear_baseline(task: Task, seed: int = 0, split: Split = "test") -> float:
-    """The metric of a linear model of the student's inputs.
+    """The metric of a linear model of the student's inputs on one split; see `linear_baselines`.
+
+    Args:
+        task: The task.
+        seed: Seed of the folds.
+        split: Split to measure on.
+    """
+    return linear_baselines(task, [split], seed)[split]
+
+
+def linear_baselines(task: Task, splits: Sequence[Split], seed: int = 0) -> dict[Split, float]:
+    """The metric of a linear model of the student's inputs, fitted once, on several splits.
 
     Classes get a logistic regression, several labels one for each, numbers a ridge regression. Inputs are flattened and
     standardised by the labelled training pairs, which also train the model. The strength of regularisation is chosen by
@@ -30,26 +42,30 @@ def linear_baseline(task: Task, seed: int = 0, split: Split = "test") -> float:
 
     Args:
         task: The task. Its student's input is one tensor, or nested tensors, which are joined.
+        splits: Splits to measure on.
         seed: Seed of the folds.
-        split: Split to measure on.
 
     Returns:
-        The task's own metric.
+        The task's own metric by split.
 
     Raises:
         InputError: The problem is dense prediction, or inputs have different sizes.
     """
     inputs, target = _table(task, "train")
-    test_inputs, test_target = _table(task, split)
     if target.ndim > (1 if task.problem.categorical else 2):
         raise InputError(f"the linear baseline knows no {task.problem.name}; leave it out for task {task.name!r}")
     known = task.problem.known(target).numpy()
     if target.ndim == 1:
-        num_classes = int(max(target.max(), test_target.max())) + 1
-        outputs = _logits(inputs, target.numpy(), test_inputs, num_classes, seed)
+        predict = _classifier(inputs, target.numpy(), seed)
     else:
-        outputs = _outputs(inputs, target.numpy(), known, test_inputs, seed)
-    return float(task.problem.metric.of(torch.from_numpy(outputs).float(), test_target))
+        predict = _predictor(inputs, target.numpy(), known, seed)
+    found: dict[Split, float] = {}
+    for split in splits:
+        test_inputs, test_target = _table(task, split)
+        num_classes = int(max(target.max(), test_target.max())) + 1 if target.ndim == 1 else target.shape[1]
+        outputs = torch.from_numpy(predict(test_inputs, num_classes)).float()
+        found[split] = float(task.problem.metric.of(outputs, test_target))
+    return found
 
 
 def _table(task: Task, split: str) -> tuple[NDArray[np.float64], Tensor]:
@@ -60,40 +76,46 @@ def _table(task: Task, split: str) -> tuple[NDArray[np.float64], Tensor]:
     return torch.cat(parts, dim=1).numpy(), batch.target
 
 
-def _outputs(
-    inputs: NDArray[np.float64],
-    target: NDArray[Any],
-    known: NDArray[np.bool_],
-    test_inputs: NDArray[np.float64],
-    seed: int,
-) -> NDArray[np.float64]:
-    """What the linear model says of the test split for targets (N, K), as logits or numbers (N, K)."""
+def _predictor(
+    inputs: NDArray[np.float64], target: NDArray[Any], known: NDArray[np.bool_], seed: int
+) -> Callable[[NDArray[np.float64], int], NDArray[np.float64]]:
+    """A linear model of targets (N, K): a function from inputs to logits or numbers (N, K)."""
     if np.isin(target[known], (0, 1)).all():
         each = [
-            _logits(inputs[rows], column[rows].astype(np.int64), test_inputs, 2, seed)
+            _classifier(inputs[rows], column[rows].astype(np.int64), seed)
             for column, rows in zip(target.T, known.T, strict=True)
         ]
-        return np.stack([logits[:, 1] - logits[:, 0] for logits in each], axis=1)
+
+        def logits(rows: NDArray[np.float64], _: int) -> NDArray[np.float64]:
+            return np.stack([found[:, 1] - found[:, 0] for found in (one(rows, 2) for one in each)], axis=1)
+
+        return logits
     from sklearn.linear_model import Ridge
 
     model = _fitted(Ridge(), {"alpha": 1 / _CHOICES}, inputs, target, _FOLDS, seed)
-    return np.asarray(model.predict(test_inputs)).reshape(len(test_inputs), -1)
+    return lambda rows, _: np.asarray(model.predict(rows)).reshape(len(rows), -1)
 
 
-def _logits(
-    inputs: NDArray[np.float64], target: NDArray[Any], test_inputs: NDArray[np.float64], num_classes: int, seed: int
-) -> NDArray[np.float64]:
-    """Logits of a logistic regression; those of classes that training lacks are below all others."""
+def _classifier(
+    inputs: NDArray[np.float64], target: NDArray[Any], seed: int
+) -> Callable[[NDArray[np.float64], int], NDArray[np.float64]]:
+    """A logistic regression: a function from inputs and a number of classes K to logits (N, K).
+
+    Those of classes that training lacks are below all others.
+    """
     from sklearn.linear_model import LogisticRegression
 
-    logits = np.full((len(test_inputs), num_classes), _NEVER)
     present, counts = np.unique(target, return_counts=True)
-    if len(present) < 2:
-        logits[:, present] = 0
-        return logits
-    model = _fitted(LogisticRegression(max_iter=300), {"C": _CHOICES}, inputs, target, min(_FOLDS, counts.min()), seed)
-    scores = model.decision_function(test_inputs)
-    logits[:, present] = np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
+    choices, num_folds = {"C": _CHOICES}, min(_FOLDS, counts.min(initial=_FOLDS))
+    several = len(present) > 1
+    model = _fitted(LogisticRegression(max_iter=300), choices, inputs, target, num_folds, seed) if several else None
+
+    def logits(rows: NDArray[np.float64], num_classes: int) -> NDArray[np.float64]:
+        found = np.full((len(rows), num_classes), _NEVER)
+        scores = np.zeros((len(rows), 1)) if model is None else model.decision_function(rows)
+        found[:, present] = np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
+        return found
+
     return logits
 
 

@@ -17,6 +17,7 @@ from mfh.data.spool import IN_MEMORY_BYTES, Rows
 from mfh.data.teacher_outputs import check_finite
 from mfh.errors import FOREIGN, InputError, foreign
 from mfh.methods.batch import Batch, Context, Method
+from mfh.methods.checks import warn_once
 from mfh.methods.finding import name_of, reads_features
 from mfh.networks.cut import split
 from mfh.networks.layers import as_logits
@@ -257,6 +258,7 @@ def begun(
     seed: int,
     device: torch.device,
     num_workers: int = 0,
+    epochs: int | None = None,
 ) -> Iterator[ByMethod]:
     """A method that is ready to train a student, whose features are read while the block lasts.
 
@@ -270,6 +272,7 @@ def begun(
             same students and data.
         device: Device to run the teacher on.
         num_workers: Number of processes that read the data.
+        epochs: Number of epochs that the training has, at most.
 
     Raises:
         InputError: A layer is missing, the teacher is not as the method needs it, or the method cannot work with these
@@ -277,13 +280,7 @@ def begun(
     """
     teacher, labelled = lesson.teacher, len(train.labelled) if type(train) is AllPairs else len(train)
     _refuse_unknown(method, lesson)
-    if method.needs_labels and labelled < len(train):
-        log.warning(
-            "method %s needs labels: it learns from the %d labelled pairs and leaves out the %d without",
-            name_of(method),
-            labelled,
-            len(train) - labelled,
-        )
+    warn_of_labels(method, unlabelled=labelled < len(train), weighted=lesson.label_weight is not None)
     if method.trains_teacher:
         assert teacher is not None
         teacher = copy.deepcopy(original(teacher)).requires_grad_(True)
@@ -317,6 +314,8 @@ def begun(
         channel_weights=_weights(lesson.channel_weights, teacher_features or {}),
         teacher_tails=_Tails(teacher, teacher_taps, few.teacher_input),
         seed=own,
+        student_channel_dim=lesson.student_channel_dim,
+        epochs=epochs,
     )
     readers = {"student": Reader(student, student_taps)}
     if teacher is not None and (lesson.logits is None or (teacher_taps and lesson.features is None)):
@@ -329,6 +328,22 @@ def begun(
         for reader in readers.values():
             stack.enter_context(reader)
         yield objective
+
+
+def warn_of_labels(method: Method, *, unlabelled: bool, weighted: bool) -> None:
+    """Say once what labels have no effect on.
+
+    Args:
+        method: The method.
+        unlabelled: Whether there are pairs without a label.
+        weighted: Whether a weight of the label loss was given.
+    """
+    if method.needs_labels and unlabelled:
+        warn_once(f"method {name_of(method)} needs labels: it learns nothing from the pairs without one")
+    if method.owns_labels and weighted:
+        warn_once(
+            f"label_weight has no effect on method {name_of(method)}, which has no label loss beside its own loss"
+        )
 
 
 def _refuse_unknown(method: Method, lesson: Lesson) -> None:

@@ -426,11 +426,11 @@ def _distil_by(
 ) -> Fit:
     """A student trained by another method than `KD`."""
     train, device = parts.pairs, training_device(options["device"])
-    workers = (options["recipe"] or Recipe()).num_workers
-    how: dict[str, Any] = {"seed": options["seed"], "device": device, "num_workers": workers}
-    with begun(method, lesson, student, train, problem, **how) as objective:
+    recipe, known = options["recipe"] or Recipe(), facts_of(method)  # before the method sees the training
+    how: dict[str, Any] = {"seed": options["seed"], "device": device, "num_workers": recipe.num_workers}
+    with begun(method, lesson, student, train, problem, epochs=recipe.epochs, **how) as objective:
         weights = {"label_weight": objective.label_weight, "teacher_weight": objective.teacher_weight}
-        facts = {**_counts(parts), **facts_of(method), **weights}
+        facts = {**_counts(parts), "method": {**known, **weights}}
         training = _training(objective, watched="student", facts=facts, **options)
         if objective.fields == ("student_input",):
             train, val = only_role(train, "student"), only_role(val, "student")

@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mfh.data.epochs import EpochBatches, MixedBatches, Reading, epoch_seed, generators_kept
 from mfh.data.pairs import AllPairs, PairedBatch
-from mfh.errors import FOREIGN, InputError, foreign, in_a_line
+from mfh.errors import FOREIGN, InputError, foreign, in_a_line, refuse_difference
 from mfh.files import atomic_write, regular_size
 from mfh.networks.modes import device_of, find_device, unfused_attention
 from mfh.parallel.distributed import (
@@ -377,12 +377,7 @@ class Training:
             raise InputError(f"{path} cannot be resumed from ({reason}); delete it to start afresh") from None
         if found != _shapes(self.objective.state_dict()):
             raise InputError(f"{path} is of other networks than the ones given; delete it to start afresh")
-        for name in dict.fromkeys((*self.made_with, *made_with)):
-            before, now = made_with.get(name), self.made_with.get(name)
-            if before != now:
-                raise InputError(
-                    f"{path} was made with {name} {before!r}, now it is {now!r}; delete it to start afresh"
-                )
+        refuse_difference(str(path), made_with, self.made_with, "delete it to start afresh")
         return kept
 
     # --- who follows it -------------------------------------------------------------------------------------------

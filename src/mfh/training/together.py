@@ -9,7 +9,6 @@ import functools
 import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.utils.data import ConcatDataset, Subset
 
 from mfh.data.epochs import EpochBatches, MixedBatches, Reading
 from mfh.data.pairs import AllPairs, PairedBatch, to_device
@@ -41,8 +41,11 @@ _FUSED = (SGD, Adam, AdamW)
 MOST_NETWORKS = 64
 #: Most multiplications of a batch, one for each sample and parameter, at which training together is worthwhile.
 MOST_MULTIPLICATIONS = 2**21
-#: Inputs of a group are copied once, up to this size.
+#: Most bytes of a group's inputs, and of what it learns of them.
 _MOST_BYTES = 2**28
+#: How many tensors of a number for each class and pair of an epoch a network has at most: of labels, of the teacher,
+#: the weighted sum of both for the steps of an epoch, and two while that is made.
+_TARGET_TENSORS = 5
 
 
 class Ready(NamedTuple):
@@ -75,7 +78,7 @@ def together(
     Args:
         jobs: The functions.
         strict: Whether to train all networks together, also where that is not `is_worthwhile`, and to refuse those that
-            cannot be. Methods other than `KD` are trained alone all the same.
+            cannot be. Methods other than `KD`, and trainings that go on from a checkpoint, happen alone all the same.
         finished: Called as finished(number, result) for every function as soon as it has ended, so that a process that
             is killed loses only the networks it is training.
 
@@ -86,58 +89,72 @@ def together(
         InputError: With `strict`, a network cannot be trained together; or what the functions raise.
     """
     results: dict[int, T] = {}
-    waiting: dict[int, Ready] = {}
+    waiting: dict[int, _Member] = {}
+    read: _Read = {}
 
     def call(number: int, answer: _Answer | None = None) -> None:
-        taker = _Taker(answer, strict)
-        token, clock = taken_by.set(taker), _elsewhere.set(0.0 if answer is None else answer.seconds)
+        token = taken_by.set(_Taker(answer, strict, read))
         try:
             results[number] = jobs[number]()
         except _PostponedError as postponed:
-            waiting[number] = postponed.ready
+            waiting[number] = postponed.member
         finally:
             taken_by.reset(token)
-            _elsewhere.reset(clock)
         if finished is not None and number in results:
             finished(number, results[number])
 
     for number in range(len(jobs)):
         call(number)
     while waiting:
-        ready, waiting = waiting, {}
-        if len(ready) > 1:  # one alone has said what it is
-            doing(f"training {len(ready)} networks together")
-        numbers, started = [*ready], time.monotonic()
-        for trained, reason in _in_parts([*ready.values()]):
-            share = (time.monotonic() - started) / len(trained)
-            _refuse_alone(reason, strict)
-            for place in trained:
-                call(numbers[place], _Answer(ready[numbers[place]], share))
-            started = time.monotonic()
+        members, waiting, read = waiting, {}, {}
+        if len(members) > 1:  # one alone has said what it is
+            doing(f"training {len(members)} networks together")
+        numbers = [*members]
+        for part, ended in _trained([*members.values()]):
+            _refuse_alone(ended.reason, strict)
+            for number in (numbers[place] for place in part):
+                call(number, _Answer(members[number].training, ended.took))
     return [results[number] for number in range(len(jobs))]
 
 
-def seconds_elsewhere() -> float:
-    """Seconds that the training which a function of `together` has just found trained took, its share of them."""
-    return _elsewhere.get()
+class Elsewhere(NamedTuple):
+    """What a training took that happened with others.
+
+    Args:
+        seconds: Its share of the seconds.
+        networks: Number of trainings that shared them, itself included.
+    """
+
+    seconds: float
+    networks: int
+
+
+def trained_elsewhere() -> Elsewhere | None:
+    """What the training took that a function of `together` has just found done.
+
+    Returns:
+        What it took; None where the function found none done since it was asked last.
+    """
+    taker = taken_by.get()
+    if not isinstance(taker, _Taker):
+        return None
+    found, taker.found = taker.found, None
+    return found
 
 
 class _Answer(NamedTuple):
-    """A training that is done, and its share of the time."""
+    """A training that is done, and what it took."""
 
-    ready: Ready
-    seconds: float
+    training: Training
+    took: Elsewhere
 
 
 class _PostponedError(BaseException):  # so that nothing takes it for an error of the user's code
     """A function has come to a training that can be done with others."""
 
-    def __init__(self, ready: Ready) -> None:
+    def __init__(self, member: "_Member") -> None:
         super().__init__()
-        self.ready = ready
-
-
-_elsewhere: ContextVar[float] = ContextVar("elsewhere", default=0.0)
+        self.member = member
 
 
 @dataclass
@@ -146,6 +163,10 @@ class _Taker:
 
     answer: _Answer | None
     strict: bool
+    #: What is read of the data so far, for all functions.
+    read: "_Read"
+    #: What the training took that was answered last, until somebody asks.
+    found: Elsewhere | None = None
 
     def __call__(self, training: Training, train: Any, val: Any) -> bool:
         """Whether the training is done now; False lets it happen.
@@ -154,21 +175,22 @@ class _Taker:
             _PostponedError: It will be done with others.
         """
         if self.answer is not None:
-            done, self.answer = self.answer.ready.training, None
+            (done, self.found), self.answer = self.answer, None
             assert done.made_with == training.made_with, "a function trains something else when it is called again"
             training.state = done.state
             training.objective.networks.load_state_dict(done.objective.networks.state_dict())
             return True
-        if type(training.objective) not in (Supervised, Alignment, Distillation):
+        if type(training.objective) not in (Supervised, Alignment, Distillation) or training.state.epochs:
             return False
         networks, recipe = training.objective.networks.values(), training.recipe
         if not self.strict and not all(is_worthwhile(one, recipe.batch_size, training.device) for one in networks):
             return False
-        reason = obstacle(Ready(training, train, val))
-        if reason is None:
-            raise _PostponedError(Ready(training, train, val))
-        _refuse_alone(reason, self.strict)
-        return False
+        try:
+            member = _Member.of(Ready(training, train, val), self.read)
+        except NotStackableError as error:
+            _refuse_alone(str(error), self.strict)
+            return False
+        raise _PostponedError(member)
 
 
 def _refuse_alone(reason: str | None, strict: bool) -> None:
@@ -194,45 +216,75 @@ def train_together(ready: Sequence[Ready]) -> list[str | None]:
     Raises:
         InputError: Data, networks, optimizer or scheduler cannot be used, or a training diverged.
     """
-    reasons: list[str | None] = [None] * len(ready)
-    for part, reason in _in_parts(ready):
-        for number in part:
-            reasons[number] = reason
-    return reasons
-
-
-def _in_parts(ready: Sequence[Ready]) -> Iterator[tuple[list[int], str | None]]:
-    """Train as `train_together` does; yields which were trained last, and why alone."""
-    alone: dict[int, str] = {}
-    groups: dict[Hashable, list[int]] = {}
+    reasons: dict[int, str | None] = {}
     members: dict[int, _Member] = {}
+    read: _Read = {}
     for number, one in enumerate(ready):
         try:
-            members[number] = _Member.of(one)
+            members[number] = _Member.of(one, read)
         except NotStackableError as error:
-            alone[number] = str(error)
-        else:
-            groups.setdefault(members[number].shared, []).append(number)
-    for group in groups.values():
-        size = _group_size([members[number] for number in group])
-        for start in range(0, len(group), size):
-            part = group[start : start + size]
-            try:
-                trained = _Group([members[number] for number in part])
-            except NotStackableError as error:
-                alone |= dict.fromkeys(part, str(error))
-                continue
-            trained.run()
-            yield part, None
-    for number, reason in sorted(alone.items()):
+            reasons[number] = str(error)
+    alone, numbers = [*reasons], [*members]
+    for part, ended in _trained([*members.values()]):
+        reasons |= {numbers[place]: ended.reason for place in part}
+    for number in alone:
         ready[number].training.run(ready[number].train, ready[number].val)
-        yield [number], reason
+    return [reasons[number] for number in range(len(ready))]
+
+
+class _Ended(NamedTuple):
+    """How a training went: why it was alone, None where it was not; and what it took."""
+
+    reason: str | None
+    took: Elsewhere
+
+
+def _trained(members: Sequence["_Member"]) -> Iterator[tuple[list[int], _Ended]]:
+    """Train those that have all in common at once, and alone what turns out to be impossible at once.
+
+    Yields:
+        Positions of trainings that have just ended, and how each of them went.
+    """
+    for part in _parts(members):
+        started = time.monotonic()
+        try:
+            group = _Group([members[number] for number in part])
+        except NotStackableError as error:
+            for number in part:
+                started, ready = time.monotonic(), members[number].ready
+                ready.training.run(ready.train, ready.val)
+                yield [number], _Ended(str(error), Elsewhere(time.monotonic() - started, 1))
+            continue
+        group.run()
+        del group  # its inputs are large
+        yield part, _Ended(None, Elsewhere((time.monotonic() - started) / len(part), len(part)))
+
+
+def _parts(members: Sequence["_Member"]) -> Iterator[list[int]]:
+    """Positions of trainings that have all in common, as many at once as there is room for."""
+    groups: dict[Hashable, list[int]] = {}
+    for number, member in enumerate(members):
+        groups.setdefault(member.shared, []).append(number)
+    for group in groups.values():
+        part: list[int] = []
+        sources: set[Hashable] = set()
+        size = 0
+        for number in group:
+            own, shared = members[number].own_bytes, members[number].shared_bytes
+            more = own + (0 if members[number].sources in sources else shared)
+            if part and (len(part) == MOST_NETWORKS or size + more > _MOST_BYTES):
+                yield part
+                part, sources, size, more = [], set(), 0, own + shared
+            part.append(number)
+            size += more
+            sources.add(members[number].sources)
+        yield part
 
 
 def obstacle(ready: Ready) -> str | None:
     """Why a training cannot be together with others, as far as that is known before; None if nothing is."""
     try:
-        _Member.of(ready)
+        _Member.of(ready, {})
     except NotStackableError as error:
         return str(error)
     return None
@@ -274,12 +326,6 @@ def is_worthwhile(network: nn.Module, batch_size: int, device: torch.device) -> 
     return device.type == "cpu" and not convolves and multiplications <= MOST_MULTIPLICATIONS
 
 
-def _group_size(members: Sequence["_Member"]) -> int:
-    """How many networks to train at once."""
-    largest = max(member.num_bytes for member in members)
-    return max(1, min(MOST_NETWORKS, _MOST_BYTES // max(1, largest)))
-
-
 # --- what networks must have in common --------------------------------------------------------------------------------
 
 
@@ -288,8 +334,7 @@ class _Terms(NamedTuple):
 
     Attributes:
         label_weight: Weight of the cross-entropy with the labels.
-        class_weights: Its weight for each class, (K,) or fewer; None weights all equally.
-        others: Weight of further classes.
+        weighted: The cross-entropy that weights classes; None weights all equally.
         smoothing: How much of the label is spread over all classes.
         teacher_weight: Weight of the divergence from the teacher, with the factor T^2.
         temperature: Temperature T.
@@ -298,8 +343,7 @@ class _Terms(NamedTuple):
     """
 
     label_weight: float = 1.0
-    class_weights: Tensor | None = None
-    others: float = 0.0
+    weighted: WeightedCrossEntropy | None = None
     smoothing: float = 0.0
     teacher_weight: float = 0.0
     temperature: float = 1.0
@@ -311,12 +355,13 @@ class _Terms(NamedTuple):
 class _Member:
     """One training, with what is found out about it before it starts."""
 
-    training: Training
+    ready: Ready
     batches: EpochBatches
     train: PairedBatch
     val: PairedBatch
     #: Which data sets these are, so that trainings on the same ones share them.
     sources: tuple[Hashable, Hashable]
+    num_classes: int
     terms: _Terms
     #: Options of the optimizer in each epoch, by group of parameters.
     schedule: "_Schedule"
@@ -324,8 +369,12 @@ class _Member:
     shared: Hashable
 
     @classmethod
-    def of(cls, ready: Ready) -> "_Member":
+    def of(cls, ready: Ready, read: "_Read") -> "_Member":
         """Look at a training.
+
+        Args:
+            ready: The training.
+            read: What is read of data sets so far, to which its own are added.
 
         Raises:
             NotStackableError: It cannot be together with others.
@@ -338,15 +387,18 @@ class _Member:
         schedule = _Schedule.of(objective, recipe)
         batches = training.batches(ready.train)
         train, val = (
-            _held(training, data, split, batches if split == "train" else None)
-            for data, split in ((ready.train, "train"), (ready.val, "val"))
+            _held(objective, data, split, read) for data, split in ((ready.train, "train"), (ready.val, "val"))
         )
+        logits = [_alone(training, train, role, "train", min(2, len(train.target))) for role in objective.networks]
+        if any(each.ndim != 2 for each in logits):
+            raise NotStackableError("a sample has more than one prediction")
+        num_classes = logits[0].shape[1]
         fields = [_inputs(train, role) for role in objective.networks] + [
             _inputs(val, role) for role in objective.networks
         ]
         shapes = [(field.shape[1:], field.dtype) for field in fields]
         shared = (
-            type(objective),
+            isinstance(objective, Alignment),  # the terms say all that is special to the others
             tuple(kinds.items()),
             tuple(shapes),
             len(val.target),
@@ -357,13 +409,28 @@ class _Member:
             terms.temperature == 1,
         )
         sources = _source(ready.train), _source(ready.val)
-        return cls(training, batches, train, val, sources, terms, schedule, shared)
+        return cls(ready, batches, train, val, sources, num_classes, terms, schedule, shared)
 
     @property
-    def num_bytes(self) -> int:
-        """Size of its inputs."""
+    def training(self) -> Training:
+        """The training itself."""
+        return self.ready.training
+
+    @property
+    def shared_bytes(self) -> int:
+        """Size of its inputs, which it shares with trainings on the same data."""
         roles = self.training.objective.networks
         return sum(_inputs(part, role).nbytes for part in (self.train, self.val) for role in roles)
+
+    @property
+    def own_bytes(self) -> int:
+        """Size of what it alone needs: validation inputs beside those of others, and what is to be learnt of pairs."""
+        roles = self.training.objective.networks
+        pairs = sum(map(self.batches.count, range(len(self.batches))))
+        number = next(self.training.objective.networks.parameters()).itemsize
+        return (
+            sum(_inputs(self.val, role).nbytes for role in roles) + _TARGET_TENSORS * pairs * self.num_classes * number
+        )
 
 
 def _inputs(batch: PairedBatch, role: str) -> Tensor:
@@ -372,7 +439,14 @@ def _inputs(batch: PairedBatch, role: str) -> Tensor:
 
 
 def _source(data: Any) -> Hashable:
-    return (id(data.labelled), id(data.unlabelled)) if type(data) is AllPairs else id(data)
+    """What tells whether two data sets hold the same, as long as both exist."""
+    if type(data) is AllPairs:
+        return "all", _source(data.labelled), _source(data.unlabelled)
+    if type(data) is Subset:
+        return "part", _source(data.dataset), id(data.indices)
+    if type(data) is ConcatDataset:
+        return "joined", *map(_source, data.datasets)
+    return id(data)
 
 
 def _refuse_training(training: Training) -> None:
@@ -439,16 +513,22 @@ def _label_terms(loss: LabelLoss) -> _Terms:
     if isinstance(loss, Smoothed):
         return _label_terms(loss.problem.known_loss)._replace(smoothing=loss.amount)
     if isinstance(loss, WeightedCrossEntropy):
-        return _Terms(class_weights=loss.weights, others=loss.others or 0.0)
+        return _Terms(weighted=loss)
     if loss is not F.cross_entropy:
         raise NotStackableError("the label loss is not the cross-entropy")
     return _Terms()
 
 
-def _held(training: Training, data: Any, split: str, batches: EpochBatches | None) -> PairedBatch:
+#: Data sets as they are read, by what they hold and what of it is needed: parts of data sets are copies, and shared.
+_Read = dict[Hashable, Reading]
+
+
+def _held(objective: Objective, data: Any, split: str, read: _Read) -> PairedBatch:
     """A split in memory, whose inputs are checked."""
-    objective = training.objective
-    reading = Reading(data, split, torch.device("cpu"), batches=batches, fields=objective.fields)
+    key = _source(data), split, objective.fields
+    if key not in read:
+        read[key] = Reading(data, split, torch.device("cpu"), fields=objective.fields)
+    reading = read[key]
     if reading.held is None:
         raise NotStackableError(f"the items of the {split} split are read one by one")
     objective.know(reading)
@@ -575,6 +655,7 @@ class _Layout:
         label_share: (S, R, N) share of a row in the mean label loss of its batch.
         share: (S, R, N) share of a row in the mean over its batch.
         counts: (S, R) samples in a batch.
+        width: Rows N.
     """
 
     def __init__(self, members: Sequence[_Member], copies: int) -> None:
@@ -583,8 +664,8 @@ class _Layout:
         known = [*self.orders]
         self._which = torch.tensor([*map(known.index, keys), *[0] * copies])
         cuts = [_side_by_side(batches.cut(torch.arange(len(batches.stream())))) for batches in self.orders.values()]
-        width = max(cut.shape[1] for cut in cuts)
-        cuts = [F.pad(cut, (0, width - cut.shape[1]), value=-1) for cut in cuts]
+        self.width = max(cut.shape[1] for cut in cuts)
+        cuts = [F.pad(cut, (0, self.width - cut.shape[1]), value=-1) for cut in cuts]
         self._cuts = [cut.clamp_min(0) for cut in cuts]
         shares = [_shares(batches, cut) for batches, cut in zip(self.orders.values(), cuts, strict=True)]
         label_share, share = (torch.stack(part, 1)[:, self._which] for part in zip(*shares, strict=True))
@@ -625,11 +706,11 @@ class _Group:
         self.optimizer = self.schedule.made(weights)
         self.train_inputs = {role: _Inputs(members, role, "train", self.device) for role in self.roles}
         self.val_inputs = {role: _Inputs(members, role, "val", self.device) for role in self.roles}
+        self.layout = _Layout(members, self.copies)
         logits = self._check()
         self.dtype, self.num_classes = logits.dtype, logits.shape[-1]
         self.temperature = self._of_all([one.terms.temperature for one in members], 1.0).reshape(-1, 1, 1)
         self.labels, self.taught, self.entropy = self._targets()
-        self.layout = _Layout(members, self.copies)
         self.label_share, self.share = (
             part.to(self.device, self.dtype) for part in (self.layout.label_share, self.layout.share)
         )
@@ -639,26 +720,37 @@ class _Group:
         return torch.tensor([*values, *[of_copies] * self.copies], dtype=self.dtype, device=self.device)
 
     def _check(self) -> Tensor:
-        """Compare with each network on its own, and check all targets.
+        """Compare with each network on its own.
+
+        Batches are filled up, and validation is one batch, so what a network makes of a sample must not depend on the
+        others in its batch. Here, the second half of a batch are samples that the network alone does not see.
 
         Raises:
             NotStackableError: A network does not do the same.
-            InputError: A target is wrong, or a network cannot be used.
         """
-        for split, inputs in (("train", self.train_inputs), ("val", self.val_inputs)):
+        of_splits = (
+            ("train", self.train_inputs, self.layout.width),
+            ("val", self.val_inputs, len(self.members[0].val.target)),
+        )
+        for split, inputs, width in of_splits:
             for role, stack in self.stacks.items():
+                known = min((width + 1) // 2, *inputs[role].counts)
+                rows = torch.arange(width)
+                rows[known:] = 0
                 stack.training = split == "train"
-                count = min(len(getattr(one, split).target) for one in self.members)
-                count = min(count, self.recipe.batch_size) if stack.training else count
                 with torch.set_grad_enabled(stack.training), unfused_attention():
-                    found = stack(inputs[role].first(count, self.copies)).detach()
+                    found = stack(inputs[role].rows(rows, self.copies)).detach()
                 for number, one in enumerate(self.members):
-                    alone = _alone(one, role, split, count)
-                    if found.shape[1:] != alone.shape:
+                    alone = _alone(one.training, getattr(one, split), role, split, known)
+                    if found.shape[1:] != (width, *alone.shape[1:]):
                         raise NotStackableError(f"the {role} returns other shapes for several networks at once")
-                    close = torch.allclose(found[number].cpu(), alone, rtol=1e-3, atol=1e-4 * float(alone.abs().max()))
-                    if not close and alone.isfinite().all():
-                        raise NotStackableError(f"the {role} returns something else for several networks at once")
+                    largest = float(alone.abs().nan_to_num(posinf=0).max())
+                    here = found[number, :known].cpu()
+                    if not torch.allclose(here, alone, rtol=1e-3, atol=1e-4 * largest, equal_nan=True):
+                        raise NotStackableError(
+                            f"the {role} returns something else for several networks at once, or what it returns for a "
+                            "sample depends on the others in the batch"
+                        )
         return found
 
     def _targets(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -668,28 +760,25 @@ class _Group:
             (T, K) of labels, times their weight; (T, K) of teachers, times theirs; (T,) sum of p log p of the latter,
             times their weight. T counts the training pairs of all networks, one network after the other.
         """
-        labels, taught, entropy = [], [], []
-        for one, count in zip(self.members, self.train_inputs[self.roles[0]].counts, strict=True):
+        counts = self.train_inputs[self.roles[0]].counts
+        labels, taught = (torch.zeros(sum(counts), self.num_classes, dtype=self.dtype) for _ in range(2))
+        entropy, first = torch.zeros(sum(counts), dtype=self.dtype), 0
+        for one, count in zip(self.members, counts, strict=True):
             terms, target = one.terms, one.train.target
             weights = torch.ones(self.num_classes, dtype=self.dtype)
-            if terms.class_weights is not None:
-                weights[:] = terms.others
-                weights[: len(terms.class_weights)] = terms.class_weights.to(self.dtype)
-            wanted = torch.zeros(count, self.num_classes, dtype=self.dtype)
-            known = F.one_hot(target, self.num_classes) * weights[target].unsqueeze(1)
-            wanted[: len(target)] = (1 - terms.smoothing) * known + terms.smoothing / self.num_classes
-            labels.append(terms.label_weight * wanted)
-            likely = torch.zeros(count, self.num_classes, dtype=self.dtype)
+            if terms.weighted is not None:
+                weights = terms.weighted.of_classes(self.num_classes, target.device).to(self.dtype)
+            known = labels[first : first + len(target)]
+            known.scatter_(1, target.unsqueeze(1), weights[target].unsqueeze(1))
+            known.mul_(1 - terms.smoothing).add_(terms.smoothing / self.num_classes).mul_(terms.label_weight)
             if terms.teacher_logits is not None and terms.teacher_weight:
+                rows = slice(first, first + count)
                 logs = (terms.teacher_logits.cpu().to(self.dtype) / terms.temperature).log_softmax(1)
                 weight = terms.teacher_weight / (self.num_classes if terms.per_class else 1)
-                likely = weight * logs.exp()
-                entropy.append((likely * logs).sum(1))
-            else:
-                entropy.append(torch.zeros(count, dtype=self.dtype))
-            taught.append(likely)
-        parts = (torch.cat(part).to(self.device) for part in (labels, taught, entropy))
-        return next(parts), next(parts), next(parts)
+                torch.exp(logs, out=taught[rows]).mul_(weight)
+                entropy[rows] = logs.mul_(taught[rows]).sum(1)
+            first += count
+        return labels.to(self.device), taught.to(self.device), entropy.to(self.device)
 
     # --- an epoch -------------------------------------------------------------------------------------------------
 
@@ -725,7 +814,7 @@ class _Group:
 
         def gathered(each: Tensor, share: Tensor) -> Tensor:
             found = each.index_select(0, own).view(*rows.shape, self.num_classes)
-            return (found * share.unsqueeze(-1)).transpose(2, 3).contiguous()
+            return found.mul_(share.unsqueeze(-1)).transpose(2, 3).contiguous()
 
         wanted, softened = gathered(self.labels, self.label_share), None
         if self.temperature.ne(1).any():
@@ -832,21 +921,25 @@ class _Inputs:
         ends = torch.tensor(self.counts).cumsum(0)
         return F.pad(ends - torch.tensor(self.counts), (0, copies)).unsqueeze(1)
 
-    def first(self, count: int, copies: int) -> Tensor:
-        """(R + copies, count, ...) the first inputs of each network."""
-        rows = self.starts(copies) + torch.arange(count)
-        return self.all[rows.to(self.all.device)]
+    def rows(self, rows: Tensor, copies: int) -> Tensor:
+        """(R + copies, N, ...) inputs of each network at positions (N,) in its data."""
+        return self.all[(self.starts(copies) + rows).to(self.all.device)]
 
     def of_all(self, copies: int) -> Tensor:
         """(R + copies, N, ...) all inputs of each network, which all have as many."""
         if self._stacked is None:
-            self._stacked = self.first(self.counts[0], copies)
+            self._stacked = self.rows(torch.arange(self.counts[0]), copies)
         return self._stacked
 
 
-def _alone(member: _Member, role: str, split: str, count: int) -> Tensor:
-    """Logits (count, K) of one network on its own, whose first call checks all targets of the split."""
-    objective, held = member.training.objective, getattr(member, split)
+def _alone(training: Training, held: PairedBatch, role: str, split: str, count: int) -> Tensor:
+    """Logits (count, K) of one network on its own, whose first call checks all targets of the split.
+
+    Raises:
+        NotStackableError: A forward pass changes the network.
+        InputError: A target is wrong, or the network cannot be used.
+    """
+    objective = training.objective
     objective.split = split
     network = objective.networks[role]
     modes = [(module, module.training) for module in network.modules()]
@@ -854,8 +947,8 @@ def _alone(member: _Member, role: str, split: str, count: int) -> Tensor:
     batch, rows = PairedBatch(*(part[:count] for part in held)), torch.arange(count)
     try:
         network.train(split == "train")
-        with torch.no_grad(), unfused_attention(), placed(member.training.device, network):
-            logits = objective.logits(to_device(batch, member.training.device), rows, role).cpu()
+        with torch.no_grad(), unfused_attention(), placed(training.device, network):
+            logits = objective.logits(to_device(batch, training.device), rows, role).cpu()
     finally:
         for module, mode in modes:
             module.training = mode
