@@ -280,7 +280,7 @@ def test_a_study_killed_after_its_first_cells_keeps_them(tmp_path, monkeypatch):
 
     def killed(group):
         groups.append({type(member.training.objective).__name__ for member in group.members})
-        if groups[-1] == {"Distillation"}:
+        if "Distillation" in groups[-1]:
             raise KeyboardInterrupt
         run(group)
 
