@@ -4,17 +4,19 @@ A job gets the user's code and what its seed keeps, measures in a temporary run 
 that are new there. Only this process writes to the study's run folder.
 """
 
+import atexit
 import hashlib
 import importlib.util
-import os
 import pickle
 import pickletools
+import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +90,7 @@ class Luggage:
 
     def unpacked(self, plan: "Plan") -> "Plan":
         """The plan with what was sent, in a worker; its modules can be imported."""
-        home = Path(tempfile.gettempdir()) / f"mfh-{os.getuid() if hasattr(os, 'getuid') else 0}-{self._digest()}"
+        home = _home(self._digest())
         homes = {}
         for number, (root, code) in enumerate(self.roots.items()):
             homes[root] = home / str(number)
@@ -119,6 +121,14 @@ class Luggage:
 
     def _digest(self) -> str:
         return hashlib.sha256(pickle.dumps((self.roots, self.given))).hexdigest()[:16]
+
+
+@cache
+def _home(_: str) -> Path:
+    """A folder of this process for what was sent, by its digest; others cannot write there. It goes with the process."""
+    home = tempfile.mkdtemp(prefix="mfh-code-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    return Path(home)
 
 
 def _named_in(plan: "Plan") -> list[str | Path]:
