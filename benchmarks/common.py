@@ -1,4 +1,5 @@
-"""What benchmarks share: a report that is printed as it grows, networks that start alike, and two clocks."""
+"""What benchmarks share: a report that is printed as it grows, networks that start alike, two clocks, and steps against
+the matrix rate."""
 
 import datetime
 import os
@@ -7,6 +8,8 @@ import sys
 import time
 
 import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from mfh.studies.provenance import cpu
 
@@ -52,3 +55,54 @@ def fresh(factory, seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return factory()
+
+
+def best(function, runs):
+    """Least wall-clock seconds and least processor seconds of this process, of several runs."""
+    walls, processors = [], []
+    for _ in range(runs):
+        wall, processor = time.perf_counter(), time.process_time()
+        function()
+        walls.append(time.perf_counter() - wall)
+        processors.append(time.process_time() - processor)
+    return min(walls), min(processors)
+
+
+class Step:
+    """One training step of a network on one batch."""
+
+    def __init__(self, network, device, precision):
+        self.network = network.to(device).train()
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3)
+        self.device, self.precision = device, precision
+
+    def __call__(self, inputs, target):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
+            loss = F.cross_entropy(self.network(inputs.to(self.device, non_blocking=True)), target.to(self.device))
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+def matrix_rate(device, precision, size=None):
+    """Floating-point operations per second of a large matrix product, by wall clock and by processor time."""
+    size = size or (8192 if device == "cuda" else 2048)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a = torch.randn(size, size, device=device, dtype=dtype)
+
+    def multiply():
+        a @ a
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    multiply()
+    return tuple(2 * size**3 / seconds for seconds in best(multiply, 5))
+
+
+def flops_per_clip(network, inputs):
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        meta = network.to("meta")
+        meta(torch.empty(inputs.shape, dtype=inputs.dtype, device="meta")).sum().backward()
+    return counter.get_total_flops() / len(inputs)

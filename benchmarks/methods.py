@@ -1,11 +1,13 @@
 """Which distillation method helps? Every shipped method, with and without a soft focus, beside all controls.
 
     python benchmarks/methods.py runs/methods --report benchmarks/reports/methods-YYYY-MM-DD.md
+    python benchmarks/methods.py runs/cost --parts no-kd regular dist fitnets soft dist+soft --report ...
 
 Each setting is one study in a folder of its own; what is finished is not run again. Four real directions have 100 labels,
 once with the other training pairs as unlabelled ones and once without them, and `digits` has four classes. Loss weights
 are the published defaults of each method, for all settings. The directions were fixed before any of them was run, and
-the report names all of them.
+the report names all of them. With `--parts`, one seed of one direction is run with these arms in one study and in a study
+for each arm, to compare the cost of the study with that of its parts.
 """
 
 import argparse
@@ -15,11 +17,11 @@ import numpy as np
 import torch
 
 import mfh
-from common import Report
+from common import Report, seconds
 from mfh.errors import InputError
 from mfh.methods.names import SHIPPED
 from mfh.reporting.curves import history_key
-from mfh.studies.folder import Run
+from mfh.studies.folder import Run, safe_name
 from mfh.studies.grid import PLAIN_CONTROLS
 from mfh.studies.stats import mean_interval
 from real import Setting, add_engine, gain, run_grid, table
@@ -119,6 +121,27 @@ def _seconds(run, arm):
     return float(np.mean(values)) if values else None
 
 
+def parts(folder, arms, path):
+    """Processor seconds of a study of several arms, and of as many studies of one arm each."""
+    torch.set_num_threads(1)
+    setting = Setting(*DIRECTIONS[0], "100")
+    say = Report("Cost of a study against the sum of its parts", "Processor seconds of one process.")
+
+    def cost(name, *chosen):
+        settings = mfh.Settings.of(processes=1, set=setting.arguments, keep_students="none")
+        return seconds(mfh.study, setting.task, arms=chosen, num_seeds=1, out=folder / name, settings=settings)[1]
+
+    cost("warm-up", "no-kd")
+    together = cost("together", *arms)
+    alone = {arm: cost(safe_name(arm), *dict.fromkeys(("no-kd", arm))) for arm in arms}
+    table(say, ["arm", "study of this arm and no-kd, s"], [[arm, f"{value:.1f}"] for arm, value in alone.items()])
+    total = sum(alone.values())
+    say(
+        f"One study of all {len(arms)} arms: {together:.1f} s. Sum of the studies above: {total:.1f} s, {total / together:.2f} times."
+    )
+    say.write(path)
+
+
 def main():
     """Run what is missing, then write the report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -127,11 +150,14 @@ def main():
     parser.add_argument("--num-seeds", type=int, default=10, help="seeds of a real direction; digits has twice as many")
     add_engine(parser)
     parser.add_argument("--report-only", action="store_true", help="run nothing")
+    parser.add_argument("--parts", nargs="*", help="arms whose study is compared with a study for each of them")
     options = parser.parse_args()
+    if options.parts:
+        return parts(options.folder, options.parts, options.report)
     settings = [Setting(*d, "100", unlabelled) for unlabelled in (True, False) for d in DIRECTIONS] + [None]
     if not options.report_only:
         run_grid(run_setting, settings, options)
-    report(options.folder, settings, options.report)
+    return report(options.folder, settings, options.report)
 
 
 if __name__ == "__main__":

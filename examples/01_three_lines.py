@@ -1,4 +1,4 @@
-"""The README's three lines on real networks and data: the embedded digits world, a few epochs.
+"""The three lines of the site on real networks and data: the embedded digits world, a few epochs.
 
     python examples/01_three_lines.py
 

@@ -32,8 +32,8 @@ python -c "import mfh, pathlib; assert 'site-packages' in mfh.__file__, mfh.__fi
 step "the demo"
 mfh demo --digits --num-seeds 2 --quiet
 
-step "an own task: the README's, word for word"
-python - "$root/README.md" <<'PYTHON'
+step "an own task: the guide's, word for word"
+python - "$root/docs/own-task.md" <<'PYTHON'
 import pathlib, re, sys
 text = pathlib.Path(sys.argv[1]).read_text(encoding="utf-8")
 pathlib.Path("my_task.py").write_text(re.search(r"<!-- file: my_task.py -->\n```python\n(.*?)```", text, re.S)[1])

@@ -72,10 +72,9 @@ def campaign(kills: int, seed: int = 0, seconds: float = math.inf, names: tuple[
             if name not in wholes:
                 begun = time.monotonic()
                 wholes[name] = _whole(words, folders.get(begin or ""), place), time.monotonic() - begun
-            whole, seconds = wholes[name]
-            verdict, said = _killed(
-                words, folders.get(begin or ""), place, whole, seconds * chances(seed, number).random()
-            )
+            whole, took = wholes[name]
+            moment = took * chances(seed, number).random()
+            verdict, said = _killed(words, folders.get(begin or ""), place, whole, moment)
             totals.add(name, verdict, f"{name}, kill {number}: {said}")
     return totals
 

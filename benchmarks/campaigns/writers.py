@@ -72,10 +72,10 @@ def campaign(pairs: int, seed: int = 0, seconds: float = math.inf, names: tuple[
                     _afterwards(first, begun_folder(folders.get(begin or ""), place), place),
                     time.monotonic() - begun,
                 )
-            whole, seconds = alone[name]
+            whole, took = alone[name]
             folder = begun_folder(folders.get(begin or ""), place)
             one = Child(on(first, "run"), place)
-            time.sleep(seconds * chances(seed, number).random())
+            time.sleep(took * chances(seed, number).random())
             other = Child(on(second, "run"), place)
             outcomes = [one.outcome(), other.outcome()]
             for outcome in outcomes:

@@ -1,6 +1,6 @@
-"""Sets the formulas of the pages, LaTeX in fenced blocks called math, as MathML: browsers draw it without the network.
+"""Sets the formulas of the pages as MathML: browsers draw it without the network.
 
-GitHub draws the same blocks by itself.
+Formulas are LaTeX, in fenced blocks called math or between $` and `$ in a line. GitHub draws both by itself.
 """
 
 import re
@@ -10,9 +10,14 @@ from latex2mathml.converter import convert
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace every math block by MathML, on one line of its own."""
-    return re.sub(r"^```math\n(.*?)^```$", _formula, markdown, flags=re.MULTILINE | re.DOTALL)
+    """Replace every formula by MathML. (In a span: a line that begins with <math> would be a block of its own.)"""
+    markdown = re.sub(r"^```math\n(.*?)^```$", _block, markdown, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"\$`([^`]+)`\$", lambda found: f"<span>{_mathml(found[1], 'inline')}</span>", markdown)
 
 
-def _formula(block: re.Match[str]) -> str:
-    return f'<div style="overflow: auto hidden">{" ".join(convert(block[1].strip(), display="block").split())}</div>'
+def _block(found: re.Match[str]) -> str:
+    return f'<div style="overflow: auto hidden">{_mathml(found[1], "block")}</div>'
+
+
+def _mathml(latex: str, display: str) -> str:
+    return " ".join(convert(latex.strip(), display=display).split())

@@ -5,7 +5,7 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-FOLDERS = ("benchmarks/reports", "research/worlds/reports", "research/statistics/reports")
+FOLDERS = ("benchmarks/reports", "research/worlds/reports", "research/statistics/reports", "research/theory/reports")
 
 
 def on_files(files: Files, *, config: Any) -> Files:
@@ -16,8 +16,10 @@ def on_files(files: Files, *, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Turn links to the reports' place in the repository into links to their place on the site."""
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    """Turn links to the reports' place in the repository into links to their place on the site; rank reports last."""
+    if page.file.src_uri.startswith("reports/"):
+        page.meta["search"] = {"boost": 0.1}
     for folder in FOLDERS:
         markdown = markdown.replace(f"](../{folder}/", "](reports/")
     return markdown

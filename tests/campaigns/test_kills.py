@@ -2,6 +2,6 @@ from short_campaign import short_form
 
 
 def test_a_short_campaign_finds_nothing():
-    totals = short_form("kills", "--kills", "10", "--seconds", "20")["all"]
-    assert sum(totals.values()) > 2  # on a slow machine only a few trials fit
+    totals = short_form("kills", "--kills", "4")["all"]
+    assert sum(totals.values()) == 4
     assert totals["traceback"] == totals["hang"] == totals["silent wrong result"] == totals["left behind"] == 0

@@ -1,4 +1,5 @@
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -6,11 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import fake_study
 import tiny_task
 from mfh.cli import commands, demo
 from mfh.cli.commands import _tell, main
 from mfh.reporting.page import Table
+from mfh.reporting.summary import arms_table
 from mfh.saliency.masks import ChannelMask
+from mfh.studies.summary import summarise
 from mfh.tasks.packages import installed_file
 from real_views import replace_real_data
 
@@ -47,6 +51,51 @@ def test_steps_find_what_earlier_ones_left(tmp_path, capsys):
     assert {"teacher.safetensors", "aligned-teacher.safetensors", "saliency-distance.svg"} <= made
     assert {"distilled-general-distance-0.5-1.safetensors", "distilled-soft-probe-1.safetensors"} <= made
     assert ChannelMask.load(tmp_path / "run/seed-0/mask-soft-probe-1.safetensors").kind == "soft"
+
+
+def test_every_single_step_ends_with_what_to_run_next(tmp_path, capsys):
+    """The commands that are named run as they stand, in the folder that holds what was made."""
+    words, seen = ["pretrain", TINY, "--epochs", "1", "--out", str(tmp_path / "my run"), "--seed", "3"], []
+    while words[0] != "study":
+        seen.append(words[0])
+        run(*words, "--quiet")
+        lines = capsys.readouterr().out.splitlines()
+        assert any(str(tmp_path / "my run" / "seed-3") in line for line in lines[:-1])  # where the output is
+        mark, command = lines[-1].split(": ", 1)
+        program, *words = shlex.split(command)
+        assert (mark, program) == ("next", "mfh")
+    assert seen == ["pretrain", "align", "saliency", "distill"]
+    assert words == ["study", TINY, "--seed", "3", "--out", str(tmp_path / "my run")]
+
+
+def test_a_score_of_the_probe_leads_to_the_soft_mask(tmp_path, capsys):
+    common = ("--out", tmp_path / "run", "--epochs", 1, "--quiet")
+    run("saliency", TINY, "--score", "probe", "--layer", "1", *common)
+    assert f"next: mfh distill {TINY} --arm soft --layer 1 --out" in capsys.readouterr().out
+    run("saliency", TINY, "--score", "agreement", *common)
+    assert f"next: mfh distill {TINY} --arm general --score agreement --out" in capsys.readouterr().out
+
+
+def test_diagnose_and_check_lead_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run("check", TINY, "--quiet")
+    assert capsys.readouterr().out.endswith(f"next: mfh diagnose {TINY}\n")
+    run("diagnose", TINY, "--epochs", 1, "--out", "run", "--quiet")
+    assert capsys.readouterr().out.endswith(f"next: mfh study {TINY} --out run\n")
+
+
+def test_a_task_may_be_any_function_of_a_file_and_know_presets(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(
+        "import dataclasses, tiny_task\n"
+        "def quick(preset: str = 'slow'):\n"
+        "    return dataclasses.replace(tiny_task.task(), name=f'quick-{preset}')\n"
+    )
+    run("check", "mine.py:quick", "--preset", "fast", "--quiet")
+    assert "next: mfh diagnose mine.py:quick --preset fast" in capsys.readouterr().out
+    run("pretrain", "mine.py:quick", "--preset", "fast", "--epochs", 1, "--quiet")
+    assert Path("runs/mine.quick/seed-0/teacher.safetensors").is_file()
+    assert '"quick-fast"' in Path("runs/mine.quick/config.json").read_text()
 
 
 def test_a_study_prints_table_finding_and_report(tmp_path, capsys):
@@ -93,6 +142,23 @@ def test_the_demo_without_its_data_names_the_extra(tmp_path, monkeypatch, capsys
     assert "install mfh with its extra: pip install 'mfh[data]'" in capsys.readouterr().err
 
 
+def test_a_wide_table_keeps_numbers_whole(monkeypatch, capsys):
+    """All six columns of a study in 80: intervals go below their numbers, and no name or word is broken."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    frame = fake_study.rows(8)
+    frame["value"] = frame["value"].where(frame["arm"] != "fitnets", frame["value"] - 0.2)
+    commands._print_table(arms_table(summarise(frame)))
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert re.search(r"(?m)^aligned-student ", shown)
+    intervals = re.findall(r"\(.*?\)", shown, re.DOTALL)
+    assert len(intervals) > 10
+    assert not any("\n" in interval for interval in intervals)
+    for words in ("accuracy,", "unmasked,", "(corrected)"):
+        assert words in shown
+
+
 def test_tables_and_lines_fit_80_columns(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
@@ -111,7 +177,9 @@ def test_tables_and_lines_fit_80_columns(tmp_path, monkeypatch, capsys):
 def test_a_gaussian_run_gets_its_report_again(tmp_path, capsys):
     out = tmp_path / "gauss"
     run("gauss", "vary-gamma", "--num-seeds", 2, "--overlaps", 0, 10, "--out", out, "--quiet")
-    assert "gamma" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "gamma" in shown
+    assert all(len(line) <= 80 for line in shown.split("* ")[0].splitlines())  # the table
     (out / "report.html").unlink()
     run("report", out)
     assert "How it was made" in (out / "report.html").read_text()
@@ -190,6 +258,8 @@ def test_a_file_of_ours_that_cannot_be_written_promises_to_resume(tmp_path, caps
         (("study", TINY, "--device", "cuda:7"), "no device 'cuda:7'"),
         (("report", "no-such-run"), "no-such-run"),
         (("report",), "no run folder"),
+        (("stduy", TINY), "there is no command 'stduy'; close names: 'study'"),
+        (("pretrain", TINY + ":tsak"), "has no function tsak()"),
         (("study", TINY, "--no-such-option"), "no-such-option"),
     ],
 )
@@ -203,6 +273,16 @@ def test_what_a_user_gets_wrong_ends_in_one_line_and_code_2(args, said, tmp_path
     if "--no-such-option" not in args:  # the parser draws a box around its own messages
         assert printed.startswith("mfh: ")
         assert printed.count("\n") == 1
+
+
+def test_hints_at_a_misspelt_option_are_those_of_its_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("study", TINY, "--num-seedz", 3)
+    assert stop.value.code == 2
+    shown = capsys.readouterr().err
+    assert "--num-seeds" in shown
+    assert "Number of random seeds, from --seed on." in shown
+    assert "gauss" not in shown
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
@@ -285,3 +365,25 @@ def test_a_folder_that_cannot_be_made_does_not_promise_to_resume(tmp_path, capsy
     printed = capsys.readouterr().err
     assert "choose another --out" in printed
     assert "resumes" not in printed
+
+
+def test_cache_shows_and_clears_the_outputs_of_a_study(tmp_path, capsys):
+    folder = tmp_path / "cache"
+    run("study", TINY, "--out", tmp_path / "run", "--num-seeds", 1, "--arms", "kd", "--cache", folder, "--quiet")
+    capsys.readouterr()
+    run("cache", folder)
+    assert re.search(r": [1-9]\d* outputs, \d+\.\d MB$", capsys.readouterr().out.strip())
+    run("cache", folder, "--clear")
+    assert "removed" in capsys.readouterr().out
+    run("cache", folder)
+    assert ": 0 outputs, 0.0 MB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_cache_refuses_what_is_no_folder(tmp_path, capsys, made):
+    if made:
+        (tmp_path / "cache").touch()
+    with pytest.raises(SystemExit) as stop:
+        run("cache", tmp_path / "cache")
+    assert stop.value.code == 2
+    assert "folder" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from foreign_networks import Sentences, bert, encoded
 from mfh.errors import InputError
 from mfh.export import exporting
 from mfh.export.exporting import export_network
@@ -267,6 +268,40 @@ def test_names_and_places_that_cannot_be(tmp_path):
         export_network(network, samples, tmp_path / "folder.pt2", about=ABOUT)
     with pytest.raises(InputError, match=r"int8 is for \.onnx files"):
         export_network(network, samples, tmp_path / "student.pt2", about=ABOUT, int8=True)
+
+
+def test_a_file_of_the_user_is_not_replaced_by_the_model_card(tmp_path):
+    network, samples = KINDS["vector"]()
+    (tmp_path / "README.md").write_text("# My project")
+    with pytest.raises(InputError, match=r"README\.md exists and is no model card"):
+        export_network(network, samples, tmp_path / "README.pt2", about=ABOUT)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert (tmp_path / "README.md").read_text() == "# My project"
+    for suffix in ("pt2", "safetensors", "pt2"):  # a card is written anew
+        made = export_network(network, samples, tmp_path / f"student.{suffix}", about=ABOUT)
+        assert made.card.read_text().startswith(f"# student.{suffix}\n")
+
+
+def test_weights_of_networks_of_mfh_name_the_layers_that_are_needed(tmp_path):
+    network, samples = KINDS["vector"]()
+    card = export_network(network, samples, tmp_path / "student.safetensors", about=ABOUT).card.read_text()
+    assert "of the class `torch.nn.modules.container.Sequential`, with layers of `mfh.networks.standardise" in card
+
+
+@pytest.mark.parametrize("suffix", ["pt2", "onnx", "safetensors"])
+def test_the_lines_of_the_card_run_a_network_of_transformers(suffix, tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    data = Sentences(9)
+    samples = encoded([data[index] for index in range(9)])[0]
+    network = bert().eval()
+    made = export_network(network, samples, tmp_path / f"student.{suffix}", about=ABOUT)
+    monkeypatch.chdir(tmp_path)
+    found = {name: tensor.numpy() for name, tensor in samples.items()} | {"inputs": samples, "make_student": bert}
+    exec(made.card.read_text().partition("```python\n")[2].partition("```")[0], found)
+    with torch.no_grad():
+        expected = network(**samples).logits
+    torch.testing.assert_close(torch.as_tensor(found["logits"]), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])

@@ -6,8 +6,19 @@ import numpy as np
 import pytest
 
 from mfh.errors import InputError
+from mfh.figures.intervals import Row, draw_intervals
 from mfh.figures.saliency import draw_saliency
-from mfh.figures.style import METHOD_COLOURS, PALETTE, arm_colour, new_figure, save_figure, style
+from mfh.figures.style import (
+    METHOD_COLOURS,
+    PALETTE,
+    PHONE,
+    arm_colour,
+    drawn_for,
+    hover,
+    new_figure,
+    save_figure,
+    style,
+)
 from mfh.studies.grid import ARMS, CONTROLS, METHODS
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -117,20 +128,50 @@ def test_saliency(tmp_path, num_channels, known):
     assert path.stat().st_size < 300_000
     assert ("removed" in texts(path)) == (num_channels > 1)
     assert ("truly general" in texts(path)) == known
-    # By channel, heights are in order of the channels, min-max normalised.
-    drawn_points = {
-        x: y for line in figure.axes[0].lines for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
-    }
-    assert len(drawn_points) == num_channels
+    # Every channel is counted once, from the lowest score at 0 to the highest at 1.
+    bars = [bar for container in figure.axes[0].containers for bar in container if bar.get_height()]
+    assert sum(bar.get_height() for bar in bars) == num_channels
+    assert min(bar.get_x() for bar in bars) == 0
     if num_channels > 1:
-        assert drawn_points[int(scores.argmax())] == 1
-        assert drawn_points[int(scores.argmin())] == 0
+        assert max(bar.get_x() + bar.get_width() for bar in bars) == pytest.approx(1)
 
 
 def test_equal_scores_are_drawn(tmp_path):
     save_figure(draw_saliency(np.ones(5)), tmp_path / "flat.png")
 
 
-def test_probe_is_shown_as_the_weight_it_is():
-    figure = draw_saliency(np.array([-0.3, 0.2, 0.4]), score="probe")
-    assert figure.axes[0].lines[0].get_ydata().tolist() == [0, 0.2, 0.4]
+def test_the_probe_is_shown_as_it_is():
+    axes = draw_saliency(np.array([-0.3, 0.21, 0.41]), score="probe").axes[0]
+    filled = [bar.get_x() for bar in axes.containers[0] if bar.get_height()]
+    assert filled == pytest.approx([0, 0.2, 0.4])
+    assert "weight" not in axes.get_xlabel()
+
+
+def test_the_curve_is_that_of_the_known_truth():
+    scores, truth = np.arange(8.0), np.array([0, 0, 1, 0, 1, 1, 1, 1], dtype=bool)
+    right = draw_saliency(scores, truth=truth).axes[1]
+    assert right.get_title("left") == "AUROC 0.933"  # of 15 pairs, one is in the wrong order
+    assert len(draw_saliency(scores, truth=np.ones(8, dtype=bool)).axes) == 1  # nothing to tell apart
+
+
+def test_a_phone_has_axes_below_each_other_and_names_above_their_rows():
+    row = Row("soft", "#c0508f", {0: 1.0, 1: 3.0}, 2.0, 1.0, 3.0, "+2.0 (1.0 to 3.0)")
+    wide = draw_intervals([row] * 3, label="gain", ends=(-100, 100))
+    with drawn_for("phone"):
+        narrow = draw_intervals([row] * 3, label="gain", ends=(-100, 100))
+        figure, axes = new_figure(6.5, 2, columns=2, sharey=True)
+    assert wide.get_size_inches()[0] == 6.5
+    assert narrow.get_size_inches()[0] == figure.get_size_inches()[0] == PHONE
+    assert figure.get_size_inches()[1] == 4
+    assert axes[0].get_position().y0 > axes[1].get_position().y1
+    assert [text.get_text() for text in wide.axes[0].get_yticklabels()] == ["soft"] * 3
+    assert [text.get_text() for text in narrow.axes[0].get_yticklabels()] == [""] * 3
+    assert [text.get_text() for text in narrow.axes[0].texts] == ["soft", "+2.0 (1.0 to 3.0)"] * 3
+
+
+def test_values_are_told_where_the_pointer_rests(tmp_path):
+    with style():
+        figure, axes = new_figure(3, 2)
+        hover(axes.plot([0, 1], [0, 1], "o"), "<b> & \x1b")
+    root = ElementTree.parse(save_figure(figure, tmp_path / "a.svg")).getroot()
+    assert [title.text for title in root.iter(f"{SVG}title")] == ["<b> & \\x1b"]

@@ -20,6 +20,6 @@ def torchrun(*words, folder, **variables):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     return done.returncode, done.stdout

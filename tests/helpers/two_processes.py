@@ -76,7 +76,7 @@ def main():
         init_method=f"file://{folder / 'meeting'}",
         rank=rank,
         world_size=2,
-        timeout=datetime.timedelta(seconds=60),
+        timeout=datetime.timedelta(minutes=10),
     )
     rows = slice(0, FIRST) if rank == 0 else slice(FIRST, COUNT)
     data = tuple(part[rows] for part in pairs())

@@ -23,6 +23,7 @@ import mfh
 from documented import PAGES, ROOT, blocks, is_pattern, lines, name_of, prose
 from mfh.cli import commands
 from mfh.cli.options import Command
+from real_views import replace_real_data
 
 SOURCE = ROOT / "src" / "mfh"
 
@@ -43,6 +44,7 @@ def test_python_blocks_are_python(page):
 
 @pytest.mark.parametrize("page", pages_with("runnable"), ids=name_of)
 def test_runnable_blocks_run(page, tmp_path, monkeypatch):
+    replace_real_data(monkeypatch)  # as many samples of the same shapes, without their packages
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)  # as where a script lies beside its files
     namespace: dict[str, object] = {"__name__": "documentation"}
@@ -55,11 +57,21 @@ def test_runnable_blocks_run(page, tmp_path, monkeypatch):
 
 def test_some_blocks_are_marked():
     assert pages_with("runnable")
-    assert ROOT / "README.md" in pages_with("example")
+    assert ROOT / "README.md" in pages_with("runnable")
+    assert pages_with("example")
+
+
+def test_the_readme_is_short_and_its_python_is_three_lines():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 120
+    (block,) = [block for block in blocks(ROOT / "README.md") if block.mark == "runnable"]
+    imported, *three = [line for line in block.code.splitlines() if line]
+    assert imported == "import mfh"
+    assert len(three) == 3
 
 
 def test_files_of_one_name_are_the_same():
-    """my_task.py stands in the README and in the guide; the guide's is the one that runs."""
+    """A page may repeat a file of another one, my_task.py for instance; each page runs its own."""
     files: dict[str, set[str]] = {}
     for page in PAGES:
         for block in blocks(page):
@@ -76,7 +88,7 @@ def test_excerpts_stand_in_their_scripts(page):
             assert block.code in (ROOT / block.mark.removeprefix("example: ")).read_text(encoding="utf-8")
 
 
-def test_the_readme_example_runs(capsys):
+def test_the_three_lines_of_the_site_run(capsys):
     runpy.run_path(str(ROOT / "examples/01_three_lines.py"), run_name="__main__")
     assert "student returns logits of shape (1, 2)" in capsys.readouterr().out
 
@@ -156,6 +168,18 @@ def test_local_links_lead_to_files(page):
         target = "".join(target)
         if not re.match(r"[a-z]+:|#", target):
             assert (page.parent / target.partition("#")[0]).exists(), f"{name_of(page)} links to {target}"
+
+
+def test_links_of_the_package_page_are_absolute():
+    absolute = runpy.run_path(str(ROOT / "scripts/absolute_links.py"))["absolute"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    made = absolute(text, "https://example.org/mfh/", "v1")
+    assert "](https://example.org/mfh/blob/v1/docs/install.md)" in made
+    assert 'src="https://example.org/mfh/raw/v1/docs/figures/idea.svg"' in made
+    targets = re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", made)
+    assert len(targets) > 20
+    assert all("".join(target).startswith("https://") for target in targets)
+    assert "https://arxiv.org/abs/2206.06487" in made  # links that are absolute stay
 
 
 def test_pictures_have_alternative_texts():

@@ -33,7 +33,10 @@ from processes import torchrun
 
 GUIDES = [ROOT / "README.md"] + [
     ROOT / f"docs/{name}.md"
-    for name in ("choosing", "cluster", "deploy", "how-it-works", "intuition", "own-task", "real-data", "unlabelled")
+    for name in (
+        *("arrays", "choosing", "cluster", "deploy", "digits", "gpu", "install", "intuition", "own-task"),
+        *("large-teachers", "real-data", "tracking", "unlabelled"),
+    )
 ]
 OTHERS = [line.words for page in PAGES for line in lines(page) if line.words[0] != "mfh" and not is_pattern(line.words)]
 TORCHRUN = sorted({words[words.index("torchrun") :] for words in OTHERS if "torchrun" in words and len(words) > 1})
@@ -84,6 +87,7 @@ def test_every_page_with_commands_is_run_by_one_file():
             "study",
             "diagnose",
             "check",
+            "cache",
             "export",
             "report",
             "prepare",

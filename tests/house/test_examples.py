@@ -1,4 +1,4 @@
-"""The examples and the README's quick start run as they stand."""
+"""The examples and the quick start of "Your own networks" run as they stand."""
 
 import os
 import re
@@ -45,9 +45,9 @@ def test_the_example_of_several_processes_gives_the_scores_of_one():
     assert "400 pairs in 2 process(es)" in said[1]
 
 
-def test_the_quick_start_of_the_readme_runs_word_for_word(tmp_path, monkeypatch, capsys):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    _, after = readme.split("<!-- file: my_task.py -->\n```python\n")
+def test_the_quick_start_of_the_guide_runs_word_for_word(tmp_path, monkeypatch, capsys):
+    guide = (ROOT / "docs/own-task.md").read_text(encoding="utf-8")
+    _, after = guide.split("<!-- file: my_task.py -->\n```python\n")
     code, after = after.split("```\n", 1)
     command = re.search(r"^```bash\n(mfh .*)\n```$", after, re.MULTILINE)[1]
     monkeypatch.chdir(tmp_path)

@@ -27,7 +27,7 @@ def test_an_error_stops_everything_at_once():
     begun = time.monotonic()
     with pytest.raises(ValueError, match="invalid literal"), worker_pool(2) as pool:
         run_jobs(pool, [Job("long", time.sleep, (600,)), Job("wrong", int, ("x",))], lambda job, result: None)
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < 300  # the long job was not waited for
 
 
 def test_an_error_of_a_callback_stops_everything_too():
@@ -37,7 +37,7 @@ def test_an_error_of_a_callback_stops_everything_too():
     begun = time.monotonic()
     with pytest.raises(KeyError, match="short"), worker_pool(2) as pool:
         run_jobs(pool, [Job("long", time.sleep, (600,)), Job("short", abs, (-1,))], refuse)
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < 300  # the long job was not waited for
 
 
 def test_a_worker_that_dies_is_told_apart_from_a_job_that_fails():
@@ -45,14 +45,25 @@ def test_a_worker_that_dies_is_told_apart_from_a_job_that_fails():
         run_jobs(pool, [Job("fatal", os._exit, (3,)), Job("fine", abs, (-1,))], lambda job, result: None)
 
 
-def test_idle_calls_come_while_jobs_run_and_after_the_last():
+def wait_for(path):
+    while not path.exists():
+        time.sleep(0.01)
+
+
+def test_idle_calls_come_while_jobs_run_and_after_the_last(tmp_path):
     calls, results = [], []
+
+    def idle():
+        calls.append(len(results))
+        if len(calls) == 6:
+            (tmp_path / "go").touch()
+
     with worker_pool(1) as pool:
         run_jobs(
             pool,
-            [Job("slow", time.sleep, (1,))],
+            [Job("slow", wait_for, (tmp_path / "go",))],
             lambda job, result: results.append(job.key),
-            on_idle=lambda: calls.append(len(results)),
+            on_idle=idle,
             seconds=0.05,
         )
     assert calls.count(0) > 5

@@ -1,24 +1,31 @@
+import base64
+import hashlib
 import math
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 
 import fake_study
 from mfh.errors import InputError
-from mfh.figures.style import new_figure
+from mfh.figures.style import METHOD_COLOURS, PALETTE, ROLE_COLOURS, ROLE_INKS, new_figure
 from mfh.figures.venn import centre_distance, circle_areas, lens
+from mfh.gaussian.run import read_frames
 from mfh.reporting import report
 from mfh.reporting import summary as sentences
+from mfh.reporting.gaussian import gaussian_tables, sweep_figure
+from mfh.reporting.inline import lighter
+from mfh.reporting.legend import definition
 from mfh.reporting.markdown import write_markdown
-from mfh.reporting.page import Picture, Section, Table, write_page
+from mfh.reporting.page import Command, Content, Folded, Picture, Section, Table, write_page
 from mfh.reporting.pictures import estimated_venn_picture, gains_picture, teachers_picture, venn_picture
 from mfh.reporting.study import _duration, _flatten
 from mfh.studies.criteria import Measure, Shares
 from mfh.studies.folder import MOST_CLASSES, Run
-from mfh.studies.grid import Cell
+from mfh.studies.grid import ARMS, CONTROLS, FOCUSES, METHODS, Cell
 from mfh.studies.stats import Repeats, corrected_p_values, paired_comparison
 from mfh.studies.summary import interval_in_words, p_in_words, summarise
 from mfh.venn import ModalityVenn
@@ -40,7 +47,7 @@ class Page(HTMLParser):
 
     def __init__(self, path):
         super().__init__()
-        self.elements, self.words, self.open = [], [], []
+        self.elements, self.words, self.open, self.scripts, self.hovers = [], [], [], [], []
         self.feed(path.read_text(encoding="utf-8"))
         assert not self.open
 
@@ -48,42 +55,62 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attributes)))
         if tag not in VOID:
             self.open.append(tag)
+        if tag not in ("a", "span"):
+            self.words.append(" ")
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script", "svg"} & set(self.open):
             self.words.append(data)
+        if "script" in self.open:
+            self.scripts.append(data)
+        if self.open[-2:] == ["g", "title"]:
+            self.hovers.append(data)
 
     @property
     def text(self):
-        return " ".join(" ".join(self.words).split()).replace("\u00a0", " ")
+        return " ".join("".join(self.words).split()).replace("\u00a0", " ")
 
     def all(self, tag):
         return [attributes for name, attributes in self.elements if name == tag]
 
+    @property
+    def pictures(self):
+        """Alternative text of every picture, as a wide screen shows it."""
+        return [svg["aria-label"] for svg in self.all("svg") if svg["class"] != "chart narrow"]
+
 
 def check_page(path):
-    """Self-contained, accessible, and nothing that runs."""
+    """Self-contained, accessible, and nothing that runs but the page's own script."""
     page = Page(path)
+    [policy] = [meta["content"] for meta in page.all("meta") if "http-equiv" in meta]
+    [script] = page.scripts
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
+    assert len(page.all("script")) == 1
     for tag, attributes in page.elements:
-        assert tag not in {"script", "iframe", "object", "embed", "form", "base", "svg"}
+        assert tag not in {"iframe", "object", "embed", "form", "base", "foreignObject", "image", "metadata"}
         for name, value in attributes.items():
             assert not name.startswith("on")
-            if name in {"src", "href", "action", "srcset", "poster", "data"}:
+            if name in {"src", "action", "srcset", "poster", "data"} or (name == "href" and tag != "a"):
                 assert value.startswith(("data:", "#"))
+            if name == "href" and tag == "a" and not value.startswith("#"):
+                assert (path.parent / unquote(value)).is_file()  # a file of the run
+            assert "url(" not in value or re.fullmatch(r"url\(#[\w.-]+\)", value)
     style = path.read_text(encoding="utf-8").split("<style>")[1].split("</style>")[0]
+    assert len(page.all("style")) == 1
     assert "url(" not in style
     assert "@import" not in style
     assert "prefers-color-scheme: dark" in style
     identifiers = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(identifiers) == len(set(identifiers))
     for _, attributes in page.elements:
-        for name in ("href", "aria-labelledby"):
-            target = attributes.get(name, "data:")
-            assert target.startswith("data:") or target.lstrip("#") in identifiers
-    assert all(image["alt"].strip() for image in page.all("img"))
+        target = attributes.get("href", "")
+        assert not target.startswith("#") or target[1:] in identifiers
+        assert attributes.get("aria-labelledby", "content") in identifiers
+    assert all(svg["aria-label"].strip() and svg["role"] == "img" for svg in page.all("svg"))
     assert page.all("html") == [{"lang": "en"}]
     levels = [int(tag[1]) for tag, _ in page.elements if tag in ("h1", "h2", "h3", "h4")]
     assert levels.count(1) == 1
@@ -93,9 +120,16 @@ def check_page(path):
 
 
 def picture(name="a picture", label="x"):
-    figure, axes = new_figure(3, 2)
-    axes.set_xlabel(label)
-    return Picture(figure, name, "What to see.", "An empty pair of axes.")
+    def draw():
+        figure, axes = new_figure(3, 2)
+        axes.set_xlabel(label)
+        return figure
+
+    return Picture(draw, name, "What to see.", "An empty pair of axes.")
+
+
+def some_content():
+    return Content("Title", "What was studied.", ["It gains 2 %.", "So much more."], some_sections())
 
 
 def some_sections():
@@ -104,26 +138,28 @@ def some_sections():
 
 
 def test_page(tmp_path):
-    path = write_page(tmp_path / "new", "Title", "It gains 2 %.", some_sections())
+    path = write_page(tmp_path / "new", some_content())
     assert path == tmp_path / "new" / "report.html"
     page = check_page(path)
     assert "It gains 2 %." in page.text
     files = sorted(file.name for file in (tmp_path / "new" / "figures").iterdir())
     assert files == ["a-picture-2.png", "a-picture-2.svg", "a-picture.png", "a-picture.svg"]
-    assert len(page.all("img")) == 2
+    assert "What was studied. It gains 2 %. So much more." in page.text
+    assert len(page.pictures) == 2
+    assert len(page.all("svg")) == 4  # wide and narrow
     again = path.read_bytes()
-    assert write_page(tmp_path / "new", "Title", "It gains 2 %.", some_sections()).read_bytes() == again
+    assert write_page(tmp_path / "new", some_content()).read_bytes() == again
 
 
 def test_users_text_is_inert(tmp_path):
     evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"
     shown = picture(f"../../{evil}", evil)
-    shown = Picture(shown.figure, shown.name, evil, evil)
-    sections = [Section(evil, [evil, Table([evil], [[evil]], evil), shown])]
-    page = check_page(write_page(tmp_path / "run", evil, evil, sections))
-    assert page.text.count("<script>alert(1)</script>") == 9
+    shown = Picture(shown.draw, shown.name, evil, evil)
+    blocks = [evil, Table([evil], [[evil]] * 3, evil), shown, Command(evil), Folded(evil, [evil])]
+    page = check_page(write_page(tmp_path / "run", Content(evil, evil, [evil, evil], [Section(evil, blocks)])))
+    assert page.text.count("<script>alert(1)</script>") == 16
     assert "{{ 7 * 7 }}" in page.text
-    assert page.all("img")[0]["alt"] == evil
+    assert page.pictures == [evil]
     # No name leads out of the folder.
     assert {file.parent for file in tmp_path.rglob("*.svg")} == {tmp_path / "run" / "figures"}
 
@@ -154,7 +190,8 @@ def test_report_of_a_study(run, reported):
     assert path == run / "report.html"
     page = check_page(path)
     assert path.stat().st_size < 1_000_000
-    assert finding(Run(run).results) in page.text
+    for line in finding(Run(run).results).splitlines():
+        assert line in page.text
     names = {file.stem for file in (run / "figures").glob("*.svg")}
     assert names == {
         "gains",
@@ -171,20 +208,81 @@ def test_report_of_a_study(run, reported):
         "2 min 51 s",
         "torch 2.13.0",
         "best possible accuracy on the teacher's modality is 100.0 %",
-        "Teachers, best first: regular, aligned, specific, random, soft, general",
+        definition("no-kd"),
+        definition("soft"),
+        "results.csv: all measurements",
         "alpha = 0.5, beta = 0, gamma = 0.5",
         "0.5 is chance",
         "Every seed draws its own data",
     ):
         assert words in page.text
     # 512 channels, every second block of four general; a mask at ratio one half keeps half of them.
-    [alt] = [image["alt"] for image in page.all("img") if "by score distance" in image["alt"]]
+    [alt] = [alt for alt in page.pictures if "by score distance" in alt]
     assert "256 channels are kept" in alt
+
+
+def test_what_lies_on_top_of_a_report(run, reported):
+    """The task, the finding line by line, the Venn diagram and every arm come before the first result."""
+    page = Page(reported)
+    parts = [
+        "is their sum large?",
+        "Distillation helps here: soft",
+        "Areas are to scale.",
+        "Gain over no-kd. Small dots",
+    ]
+    places = [page.text.index(part) for part in parts]
+    assert places == sorted(places)
+    for arm in fake_study.GAINS:
+        assert places[2] < page.text.index(f"{arm} {definition(arm)}") < places[3]
+
+
+def test_every_arm_and_method_is_defined():
+    own = definition("somebody's")
+    names = [*ARMS, *CONTROLS, *(name for name in METHODS if name != "kd")]
+    words = [definition(name) for name in names]
+    assert own not in words
+    assert len(set(words)) == len(words)
+    for focus in FOCUSES:
+        assert definition(f"rkd+{focus}").startswith(definition("rkd") + "; ")
+
+
+def test_figures_tell_their_values_and_take_the_colours_of_the_page(reported):
+    page = Page(reported)
+    assert "soft, seed 0: " in " ".join(page.hovers)
+    assert any(text.startswith("no-kd: class 0, predicted class 1: ") for text in page.hovers)
+    svgs = re.findall(r"<svg .*?</svg>", reported.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(svgs) == 2 * 8
+    for svg in svgs:
+        assert "currentColor" in svg
+        assert not re.search(r"(fill|stroke): #", svg)
+    style = reported.read_text(encoding="utf-8").split("<style>")[1].split("</style>")[0]
+    used = set(re.findall(r"var\((--c\w+)\)", "".join(svgs)))
+    for name in used:
+        light, dark = re.findall(rf"{name}: (#\w+);", style)
+        assert light == f"#{name[3:]}"
+        assert dark == lighter(name[3:])
+
+
+def test_a_colour_for_a_dark_page_stands_out_from_it():
+    for colour in (*PALETTE.values(), *METHOD_COLOURS.values(), *ROLE_COLOURS.values(), *ROLE_INKS.values()):
+        assert luminance(lighter(colour[1:])) / luminance("#14171b") >= 4.5
+
+
+def luminance(colour):
+    channels = np.array([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722] + 0.05
+
+
+def test_links_lead_to_the_data_from_another_folder_too(run, tmp_path):
+    page = check_page(report(run, out=tmp_path / "away" / "below"))
+    [link] = [link["href"] for link in page.all("a") if link["href"].endswith("results.csv")]
+    assert (tmp_path / "away" / "below" / unquote(link)).resolve() == (run / "results.csv").resolve()
 
 
 def test_class_by_class(run, reported):
     page = Page(reported)
-    [alt] = [image["alt"] for image in page.all("img") if "over no-kd by class" in image["alt"]]
+    [alt] = [alt for alt in page.pictures if "over no-kd by class" in alt]
     cells = {"no-kd": Cell("no-kd"), "soft-probe-flatten": Cell("soft", "probe", layer="flatten")}
     counts = {arm: [Run(run).seed(seed).read_counts(cells[arm], "test") for seed in range(8)] for arm in cells}
     right = {arm: [100 * np.diag(m)[0] / m[0].sum() for m in matrices] for arm, matrices in counts.items()}
@@ -203,7 +301,7 @@ def test_many_classes_show_the_extremes(tmp_path):
 
 def test_training_curves_are_means_over_seeds(run, reported):
     page = Page(reported)
-    [alt] = [image["alt"] for image in page.all("img") if "label loss by epoch" in image["alt"]]
+    [alt] = [alt for alt in page.pictures if "label loss by epoch" in alt]
     curves = [Run(run).seed(seed).read_history("teacher")["teacher_val_accuracy"] for seed in range(8)]
     best, last = 100 * np.mean(curves, 0).max(), 100 * np.mean(curves, 0)[-1]
     assert f"teacher pretrained: accuracy {best:.1f} at best, {last:.1f} in the last epoch" in alt
@@ -224,12 +322,11 @@ def test_as_markdown_with_figures_for_paper(run, tmp_path):
 
 def test_markdown_is_inert(tmp_path):
     evil = "<script>alert(1)</script> | [x](http://x) ![x](http://x) `x` *x*\n\n# x"
-    text = write_markdown(tmp_path, evil, evil, [Section(evil, [evil, Table([evil], [[evil]], evil)])]).read_text()
+    blocks = [evil, Table([evil], [[evil]], evil), Folded(evil, [evil])]
+    text = write_markdown(tmp_path, Content(evil, evil, [evil, evil], [Section(evil, blocks)])).read_text()
     assert "<" not in text
     assert not re.search(r"(?<!\\)[\[\]`]", text)
-    assert [line for line in text.splitlines() if line.startswith("#")] == text.splitlines()[0:1] + text.splitlines()[
-        4:5
-    ]
+    assert [line.split()[0] for line in text.splitlines() if line.startswith("#")] == ["#", "##"]
 
 
 def test_a_study_of_a_thousand_cells_stays_small(tmp_path):
@@ -262,7 +359,22 @@ def test_comparison_of_siblings_stands_beside_them(tmp_path):
 def test_gaussian_run(tmp_path):
     page = check_page(report(fake_study.write_gaussian(tmp_path / "gauss")))
     assert "Gaussian" in page.text
-    assert len(page.all("img")) == 3
+    assert "Students: test accuracy in percent" in page.text
+    assert len(page.pictures) == 3
+
+
+def test_gaussian_tables_fit_80_columns_and_accuracies_100_percent(tmp_path):
+    frames = read_frames(Run(fake_study.write_gaussian(tmp_path / "gauss")))
+    for name, frame in frames.items():
+        tables = gaussian_tables(frame)
+        assert len(tables) == (2 if name == "modify-gamma" else 1)
+        for table in tables:
+            for row in (table.columns, *table.rows):
+                assert sum(len(cell) + 2 for cell in row) <= 80
+    wild = frames["vary-alpha"].copy()
+    wild["accuracy"] = [1.0 + 98 * (seed % 2) for seed in wild["seed"]]
+    low, high = sweep_figure(wild).subfigs[1].axes[0].get_ylim()
+    assert (low, high) == (-3, 103)
 
 
 def test_table_and_finding_are_the_paired_comparisons(run):
@@ -283,8 +395,11 @@ def test_table_and_finding_are_the_paired_comparisons(run):
     corrected = dict(zip(gains.columns, corrected_p_values(gains.to_numpy()), strict=True))
     assert [v.corrected_p for v in summarise(frame).variants if v.arm == "soft"] == [pytest.approx(corrected["soft"])]
     sentence = finding(frame)
-    assert f"soft gains {paired_comparison(wide['soft'], wide['regular']).mean_difference:.1f} points" in sentence
-    assert "against regular, the same teacher unmasked" in sentence
+    masked = paired_comparison(wide["soft"], wide["regular"])
+    interval = f"+{masked.low:.1f} to +{masked.high:.1f}"
+    assert f"soft: +{masked.mean_difference:.1f} points over regular ({interval})" in sentence
+    assert f"soft: +{soft.mean_difference:.1f} points over no-kd" in sentence
+    assert sentence.startswith("Distillation helps here: soft gains over no-kd.\n")
     # A frame in memory, with its gaps as None or as empty text, says the same.
     assert finding(fake_study.rows()) == sentence
     assert finding(fake_study.rows().astype({"ratio": object}).fillna("")) == sentence
@@ -292,11 +407,11 @@ def test_table_and_finding_are_the_paired_comparisons(run):
 
 def test_nothing_gained_is_said_plainly():
     frame = fake_study.rows(10, gains=dict.fromkeys(("no-kd", "regular", "soft"), 0.0), seed=5)
-    assert finding(frame).startswith("Distillation is not shown to help here: against no-kd, ")
-    assert "shows no difference (" in finding(frame)
+    assert finding(frame).startswith("Distillation is not shown to help here.\n")
+    assert "no difference shown)" in finding(frame)
     worse = fake_study.rows(10, gains={"no-kd": 0.0, "regular": -0.05})
-    assert "regular loses 5" in finding(worse) or "regular loses 4" in finding(worse)
-    assert finding(worse).startswith("Distillation is not shown to help here")
+    assert "regular: \u22125" in finding(worse) or "regular: \u22124" in finding(worse)
+    assert finding(worse).startswith("Distillation is not shown to help here.\n")
 
 
 def test_best_arm_is_chosen_by_validation_not_by_test():
@@ -319,7 +434,16 @@ def test_corrections_are_named():
     assert "correct" not in finding(fake_study.rows(5, one))
     unclear = fake_study.rows(3, gains={"no-kd": 0.0, **{arm: 0.04 for arm in fake_study.GAINS if arm != "no-kd"}})
     assert summarise(unclear).chosen().gain.outcome == "gains"
-    assert "taken alone (p 0." in finding(unclear)
+    assert "taken alone, but not after correction" in finding(unclear)
+
+
+def test_a_control_that_gains_as_much_takes_the_headline():
+    frame = fake_study.rows(8, {"no-kd": 0.0, "regular": 0.05, "longer": 0.05})
+    assert finding(frame).splitlines()[0] == "regular gains over no-kd, but the control gains as much (longer)."
+    frame = fake_study.rows(8, {"no-kd": 0.0, "regular": 0.09, "longer": 0.02})
+    headline, line, *_ = finding(frame).splitlines()
+    assert headline == "Distillation helps here: regular gains over no-kd and over the best control."
+    assert "points over longer, the best control (" in line
 
 
 def test_one_seed_proves_nothing():
@@ -467,7 +591,7 @@ def test_an_estimate_is_drawn_as_the_counts_that_it_hits(counts):
     alpha, beta, gamma = venn.alpha, venn.beta, venn.gamma
     areas = [(venn.general + only) / venn.total for only in (venn.teacher_only, venn.student_only)]
     assert circle_areas(alpha, beta, gamma) == pytest.approx(areas)
-    circles = [picture.figure.axes[0].patches for picture in (venn_picture(venn), drawn(alpha, beta, gamma))]
+    circles = [picture.draw().axes[0].patches for picture in (venn_picture(venn), drawn(alpha, beta, gamma))]
     radii = [[patch.radius for patch in part] for part in circles]
     places = [[patch.center[0] for patch in part] for part in circles]
     scale = radii[0][0] / radii[1][0]
@@ -484,15 +608,15 @@ def test_an_estimate_is_called_one():
     assert picture.name == "venn-estimated"
     assert "estimated from 500 validation pairs" in picture.caption
     assert "gamma = 0.50 (0.40 to 0.60)" in picture.caption
-    assert picture.figure.axes[0].get_title("center") == "estimated"
-    written = [text.get_text() for text in picture.figure.axes[0].texts]
+    assert picture.draw().axes[0].get_title("center") == "estimated"
+    written = [text.get_text() for text in picture.draw().axes[0].texts]
     assert {"50 %\ngeneral", "50 % teacher only"} <= set(written)
     assert "student only" not in " ".join(written)
 
 
 def test_sizes_that_an_estimate_leaves_open_are_not_named():
     picture = drawn(1.0, 1.0, 0.0)
-    assert "%" not in "".join(text.get_text() for text in picture.figure.axes[0].texts)
+    assert "%" not in "".join(text.get_text() for text in picture.draw().axes[0].texts)
     assert "nothing is shared" in picture.alt
 
 
@@ -507,9 +631,9 @@ def test_axes_end_where_values_do():
     wild = (frame["arm"] == "regular") & (frame["metric"] == "accuracy")
     frame.loc[wild, "value"] = [0.05 + 0.9 * (seed % 2) for seed in frame.loc[wild, "seed"]]
     summary = summarise(frame)
-    low, high = gains_picture(summary).figure.axes[0].get_xlim()
+    low, high = gains_picture(summary).draw().axes[0].get_xlim()
     assert -110 < low < -90
     assert 90 < high < 110
-    low, high = teachers_picture(summary).figure.axes[0].get_ylim()
+    low, high = teachers_picture(summary).draw().axes[0].get_ylim()
     assert -10 < low < 10
     assert 90 < high < 110

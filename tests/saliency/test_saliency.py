@@ -657,7 +657,7 @@ def test_two_processes_equal_one(tmp_path):
         for rank in range(2)
     ]
     for process in processes:
-        text, _ = process.communicate(timeout=120)
+        text, _ = process.communicate(timeout=900)
         assert process.returncode == 0, text
     together = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     alone = two_processes.measure(two_processes.pairs())

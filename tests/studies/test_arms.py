@@ -1,5 +1,6 @@
 """Methods as arms: names, focus, worker processes, what is refused, and what they cost."""
 
+import logging
 import sys
 from dataclasses import replace
 from functools import partial
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import mfh
 import tiny_task
 from mfh.cli.commands import main
 from mfh.errors import InputError
-from mfh.methods import KD, FitNets, FunctionMethod, Method
+from mfh.methods import KD, Attainable, FitNets, FunctionMethod, Method
 from mfh.networks.modes import fingerprint
 from mfh.problems.losses import KDLoss
 from mfh.reporting.costs import costs_section
@@ -423,6 +425,41 @@ def test_a_file_that_is_edited_is_refused_and_not_mixed(file, tmp_path):
     file.write_text(FILE.replace("square().mean()", "abs().mean()"), encoding="utf-8")
     with pytest.raises(InputError, match=r"arms_of_mine.py was edited after this process ran it"):
         mfh.study(TINY, arms=arms, out=tmp_path / "run", **SHORT)
+
+
+def with_few_labels(count):
+    """The tiny task with labels of its first pairs only, one of each class or a single one."""
+    task = tiny_task.task(0)
+    target = task.train.tensors[2]
+    first = [int((target == one).nonzero()[0]) for one in range(2)][:count]
+    return task.with_labels(sorted(first))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_method_that_remembers_pairs_can_do_with_few_labels_and_many_pairs(count, caplog):
+    arms = ["no-kd", Attainable(warm_up=1), "crd", "fitnets+soft", "dkd"]
+    with caplog.at_level(logging.WARNING, "mfh"):
+        result = mfh.study(with_few_labels(count), arms=arms, **SHORT)
+    assert set(result.frame["arm"]) == {"no-kd", "attainable", "crd", "fitnets+soft", "dkd"}
+    told = [record.message for record in caplog.records if "needs labels" in record.message]
+    assert told == ["method dkd needs labels: it learns nothing from the pairs without one"]
+
+
+def test_methods_of_known_outputs_are_tried_on_the_outputs_of_their_own_pairs():
+    """The first pairs without a label stand behind all those with one."""
+    task, seen = tiny_task.task(0), []
+    train = task.train.tensors
+    labelled, more = TensorDataset(*(part[:20] for part in train)), TensorDataset(*(part[20:] for part in train[:2]))
+    known = torch.arange(120.0)[:, None].expand(120, 2).contiguous()
+
+    def noting(batch):
+        seen.append(batch)
+        return squares(batch)
+
+    given = replace(task, train=labelled, unlabelled=more, teacher=None, teacher_logits=known)
+    mfh.study(given, arms=["no-kd", noting], **SHORT)
+    assert seen[0].teacher_logits[:, 0].tolist() == [*range(16), *range(20, 36)]
+    assert seen[0].labelled.tolist() == [True] * 16 + [False] * 16
 
 
 def test_only_outputs_known():

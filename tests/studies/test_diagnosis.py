@@ -17,19 +17,23 @@ import mfh
 import tiny_task
 from mfh.cli import commands
 from mfh.problems.problem import Problem
+from mfh.problems.scale import Scale
 from mfh.studies import criteria, diagnosis
 from mfh.studies.criteria import (
     Measure,
     TrainingViews,
     Views,
     complementarity,
+    cosine_gap,
     estimate_shares,
     head_trial,
+    kernel_alignment,
+    mutual_neighbours,
     non_target_divergence,
     training_trial,
     visible_share,
 )
-from mfh.studies.diagnosis import SMALLEST, Diagnosis, outcome_of
+from mfh.studies.diagnosis import Diagnosis, in_words, outcome_of
 
 TINY = str(Path(tiny_task.__file__))
 
@@ -91,10 +95,10 @@ def test_the_trial_tells_a_teacher_from_noise():
     """The teacher knows the student's whole decision and more exactly than a label; shuffled logits know nothing."""
     views = linear_views(6, 0, 0, count=200, distractors=30)
     helps = head_trial(views, views.teacher_logits, num_train=80)
-    assert outcome_of(helps) == "likely to help"
+    assert helps.low > 0
     shuffled = views.teacher_logits[torch.randperm(200, generator=torch.Generator().manual_seed(1))]
     hurts = head_trial(views, shuffled, num_train=80)
-    assert outcome_of(hurts) == "not likely to help"
+    assert hurts.high < 0
 
 
 def test_the_trial_of_a_teacher_that_repeats_the_label_changes_nothing():
@@ -102,7 +106,6 @@ def test_the_trial_of_a_teacher_that_repeats_the_label_changes_nothing():
     repeats = 60.0 * (views.labels.float() - 0.5)
     trial = head_trial(views, repeats, num_train=400)
     assert trial.value == pytest.approx(0, abs=1e-9)
-    assert outcome_of(trial) == "cannot tell"
 
 
 def training_of(views, rows, unlabelled, logits):
@@ -117,10 +120,9 @@ def test_the_training_trial_counts_unlabelled_pairs_and_not_a_memory_of_labels()
     memory = torch.where(torch.arange(700)[:, None] < 60, 60.0 * (views.labels.float() - 0.5), views.teacher_logits)
     alone, more = (training_trial(*training_of(views, 60, number, memory)) for number in (0, 340))
     assert alone.value == pytest.approx(0, abs=1e-6)
-    assert outcome_of(alone) == "cannot tell"
-    assert outcome_of(more) == "likely to help"
+    assert more.low > 0.02
     shuffled = views.teacher_logits[torch.randperm(700, generator=torch.Generator().manual_seed(1))]
-    assert outcome_of(training_trial(*training_of(views, 60, 340, shuffled))) == "not likely to help"
+    assert training_trial(*training_of(views, 60, 340, shuffled)).high < 0
 
 
 def test_the_training_trial_equals_weighted_ridge_regressions():
@@ -142,10 +144,48 @@ def test_the_training_trial_equals_weighted_ridge_regressions():
         np.testing.assert_allclose(found, model.predict(held.student_features.double().numpy()), rtol=1e-6, atol=1e-8)
 
 
-def test_a_small_trial_is_no_verdict():
-    assert outcome_of(Measure(SMALLEST, 0.001, 0.03)) == "likely to help"
-    assert outcome_of(Measure(SMALLEST - 1e-6, 0.001, 0.03)) == "cannot tell"
-    assert outcome_of(Measure(-0.001, -0.002, -0.0001)) == "not likely to help"
+@pytest.mark.parametrize(
+    ("low", "high", "percent", "verdict"),
+    [
+        (0.1, 9.0, True, "likely to help"),
+        (-0.1, 9.0, True, "cannot tell"),
+        (-1.6, 1.6, True, "not likely to help"),
+        (-9.0, 2.1, True, "cannot tell"),
+        (-0.2, 0.1, False, "cannot tell"),
+        (-0.2, -0.1, False, "not likely to help"),
+    ],
+)
+def test_the_verdict_follows_the_interval_of_the_forecast(low, high, percent, verdict):
+    scale = Scale(percent=percent)
+    assert outcome_of(Measure((low + high) / 2, low, high), scale) == verdict
+    assert outcome_of(Measure(None, note="not defined"), scale) == "cannot tell"
+
+
+def test_a_gain_in_words():
+    assert in_words(Measure(4.14, -0.2, 8.0), Scale()) == "+4.1 points (90 % interval \u22120.2 to +8.0)"
+    assert in_words(Measure(-0.0123), Scale("mean_squared_error", False, False)) == "\u22120.0123"
+
+
+def test_alike_and_different_features():
+    generator = torch.Generator().manual_seed(0)
+    x, other = (torch.randn(200, 6, generator=generator) for _ in range(2))
+    turned = 3 * x @ torch.linalg.qr(torch.randn(6, 6, generator=generator)).Q
+    assert kernel_alignment(x, turned).value == pytest.approx(1, abs=1e-5)
+    assert mutual_neighbours(x, turned).value == pytest.approx(1, abs=0.01)
+    assert cosine_gap(x, 2 * x + 1).value == pytest.approx(0, abs=1e-6)
+    assert cosine_gap(x, -x).value == pytest.approx(2, abs=1e-6)
+    # Independent features: CKA by the definition with centred Gram matrices, neighbours by a plain loop.
+    centre = torch.eye(200, dtype=torch.float64) - 1 / 200
+    a, b = (centre @ (part.double() @ part.double().T) @ centre for part in (x, other))
+    assert kernel_alignment(x, other).value == pytest.approx(float((a * b).sum() / (a.norm() * b.norm())), rel=1e-9)
+    near = []
+    for part in (x, other):
+        part = part.double() - part.double().mean(0)
+        cosines = part @ part.T / part.norm(dim=1)[:, None] / part.norm(dim=1)[None]
+        near.append([set(np.argsort(-row)[1:11].tolist()) for row in cosines.numpy()])
+    expected = np.mean([len(one & two) / 10 for one, two in zip(*near, strict=True)])
+    assert mutual_neighbours(x, other).value == pytest.approx(expected, abs=1e-9)
+    assert kernel_alignment(x, torch.ones(200, 3)).value is None
 
 
 def test_the_trial_follows_the_weights_of_the_loss():
@@ -225,20 +265,10 @@ def test_diagnose_keeps_what_a_study_needs_and_changes_no_global_state(tmp_path)
 def test_command(tmp_path, capsys):
     commands.main(["diagnose", TINY, "--out", str(tmp_path / "d"), "--quiet", "--device", "cpu", "--epochs", "1"])
     out = capsys.readouterr().out
+    assert "expected gain" in out
     assert "trial of heads" in out
     assert json.loads((tmp_path / "d" / "diagnosis.json").read_text())["task"] == "tiny"
     assert "Diagnosis: tiny" in (tmp_path / "d" / "report.html").read_text(encoding="utf-8")
-
-
-def test_the_verdict_is_that_of_the_better_arm():
-    def view(trial):
-        return diagnosis.LayerView("conv", 4, 0.5, Measure(0.5, 0.4, 0.6), 0.7, trial, trial)
-
-    up, down, open_ = Measure(0.1, 0.05, 0.15), Measure(-0.1, -0.15, -0.05), Measure(0.01, -0.02, 0.04)
-    assert diagnosis._verdict(down, [view(up)])[:3] == ("likely to help", "soft", "conv")
-    assert diagnosis._verdict(up, [view(open_)])[:3] == ("likely to help", "regular", "")
-    assert diagnosis._verdict(down, [view(down)])[0] == "not likely to help"
-    assert diagnosis._verdict(down, [view(open_)])[0] == "cannot tell"
 
 
 def test_classes_of_any_number():
@@ -300,15 +330,33 @@ def test_a_teacher_known_by_its_outputs_only():
         mfh.diagnose(task, device="cpu")
 
 
-def test_problems_other_than_classification_are_refused():
+def test_multi_label_and_regression_have_a_forecast_and_no_criteria_of_classes(tmp_path):
     tiny = tiny_task.task()
-    splits = {
-        split: TensorDataset(*data.tensors[:2], torch.nn.functional.one_hot(data.tensors[2], 2))
-        for split in ("train", "val", "test")
-        if (data := getattr(tiny, split))
-    }
-    task = dataclasses.replace(tiny, problem=Problem.multi_label(), **splits)
-    with pytest.raises(mfh.InputError, match="is a task of multi-label classification; a diagnosis needs"):
+
+    def changed(target, problem):
+        splits = {
+            split: TensorDataset(*getattr(tiny, split).tensors[:2], target(getattr(tiny, split).tensors[2]))
+            for split in ("train", "val", "test")
+        }
+        return dataclasses.replace(tiny, problem=problem, **splits)
+
+    labels = changed(lambda y: torch.nn.functional.one_hot(y, 2), Problem.multi_label())
+    found = mfh.diagnose(labels, device="cpu", epochs=1)
+    assert found.forecast.gain.low < found.forecast.gain.value < found.forecast.gain.high
+    assert found.trial.value is None
+    assert found.layers[0].channels == 12
+    numbers = changed(lambda y: torch.stack([y, 1 - y], 1).float(), Problem.regression())
+    found = mfh.diagnose(numbers, device="cpu", epochs=1, out=tmp_path / "run")
+    assert found.verdict == "cannot tell"
+    assert "rehearsed only" in found.forecast.gain.note
+    assert Diagnosis.load(tmp_path / "run" / "diagnosis.json") == found
+    page = mfh.report(tmp_path / "run").read_text(encoding="utf-8")
+    assert "student, labels only: mean squared error" in page
+
+
+def test_dense_prediction_is_refused():
+    task = dataclasses.replace(tiny_task.task(), problem=Problem.dense())
+    with pytest.raises(mfh.InputError, match="is a task of dense prediction, for which there is no forecast"):
         mfh.diagnose(task, device="cpu")
 
 

@@ -19,6 +19,7 @@ import mfh
 import tiny_task
 from mfh.cli import main
 from mfh.errors import InputError
+from mfh.methods import SimKD
 from mfh.reporting.student import student_lines
 from mfh.reporting.study import study_sections
 from mfh.studies.folder import Run, SeedFolder
@@ -309,7 +310,7 @@ def test_two_commands_lead_from_a_strangers_arrays_to_a_file_that_runs_without_m
     assert "ms for one sample on one core" in out
     assert f"Student: runs/pairs/student.{suffix}" in (mfh.report(run.folder)).read_text(encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-I", "-c", WITHOUT_MFH], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-I", "-c", WITHOUT_MFH], capture_output=True, text=True, check=False, timeout=900
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -425,6 +426,28 @@ def test_what_was_exported_ends_the_report_until_more_is_measured(tmp_path):
     assert student_lines(Run(result.folder)) == made.lines
     mfh.study(TINY, out=tmp_path / "run", **few | {"num_seeds": 2})
     assert "mfh export" in student_lines(Run(result.folder))[0]
+
+
+def test_the_last_lines_load_the_student_without_mfh(tmp_path):
+    result = mfh.study(TINY, out=tmp_path / "run", **FEW | {"num_seeds": 1, "arms": ["no-kd", "regular"]})
+    made = result.best.export()
+    code = made.lines[made.lines.index("Load it without mfh:") + 1 :]
+    inputs = torch.randn(7, 7)
+    found = {"inputs": inputs}
+    exec("\n".join(code), found)  # with the file's own path
+    with torch.no_grad():
+        assert torch.allclose(found["logits"], result.best.student(inputs), atol=1e-5)
+    assert study_sections(Run(result.folder))[2][-1].blocks[-len(code) :] == code
+
+
+def test_a_student_of_an_object_of_python_is_exported_there(tmp_path):
+    few = FEW | {"num_seeds": 1, "arms": ["no-kd", SimKD(factor=4)]}
+    result = mfh.study(TINY, out=tmp_path / "run", **few)
+    assert result.students.of_arm("simkd").export(tmp_path / "student.pt2").path.is_file()
+    with pytest.raises(InputError, match=r"other options than simkd has here, .* result\.students\.of_arm"):
+        Students.of(result.folder).of_arm("simkd").export(tmp_path / "other.pt2")
+    with pytest.raises(InputError, match=r"has no config\.json; give a run in it: .*run$"):
+        Students.of(tmp_path)
 
 
 def test_a_run_that_cannot_be_exported_says_why(finished, tmp_path, capsys):

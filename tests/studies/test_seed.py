@@ -12,13 +12,14 @@ from mfh.errors import InputError
 from mfh.networks.modes import fingerprint
 from mfh.problems.losses import KDLoss
 from mfh.saliency import masks
+from mfh.studies import seed as seeds
 from mfh.studies.folder import SeedFolder
 from mfh.studies.grid import ARMS, CONTROLS, Cell, cells
 from mfh.studies.networks import load_weights
 from mfh.studies.seed import Seed, matching_temperature
 from mfh.studies.settings import Settings
 from mfh.tasks.task import Protocol
-from mfh.training import loop
+from mfh.training import by_method, loop
 from mfh.training.fitting import evaluate
 
 
@@ -341,3 +342,55 @@ def test_scores_behind_a_focus_of_features_have_an_auroc(tmp_path):
         assert len(list((tmp_path / str(number)).rglob("*saliency*.safetensors"))) == 1  # both use one
     other = Seed(dataclasses.replace(task, layer="0"), 0, Settings.of(epochs=1))  # the layer before
     assert other.score_rows([Cell("fitnets+soft", "probe")]) == []
+
+
+def _measured_with(monkeypatch, cache, grid, **settings):
+    """Rows of arms, and how many passes of a teacher over a split they took."""
+    passes = []
+
+    def counted(function):
+        def passing(*arguments, **options):
+            passes.append(function.__name__)
+            return function(*arguments, **options)
+
+        return passing
+
+    with monkeypatch.context() as patch:
+        patch.setattr(seeds, "masked_logits", counted(masks.masked_logits))
+        patch.setattr(seeds, "teacher_features", counted(by_method.teacher_features))
+        made = Seed(tiny_task.task(1), seed=1, settings=Settings.of(cache=cache, **settings))
+        return [row for rows in made.measure(grid) for row in rows], len(passes)
+
+
+def test_a_second_run_reads_teacher_outputs_from_the_cache_and_measures_the_same(monkeypatch, tmp_path):
+    grid = cells(["kd", "general", "soft", "fitnets"], [0.5], ["distance"], ["1"])
+    without, passes = _measured_with(monkeypatch, None, grid)
+    first, first_passes = _measured_with(monkeypatch, tmp_path, grid)
+    second, second_passes = _measured_with(monkeypatch, tmp_path, grid)
+    assert without == first == second
+    assert passes == first_passes > 0
+    assert second_passes == 0
+
+
+def test_another_teacher_has_outputs_of_its_own(monkeypatch, tmp_path):
+    grid = cells(["kd"], [0.5], ["distance"], ["1"])
+    _, first = _measured_with(monkeypatch, tmp_path, grid)
+    rows, second = _measured_with(monkeypatch, tmp_path, grid, epochs=1)
+    assert second == first
+    assert rows == _measured_with(monkeypatch, None, grid, epochs=1)[0]
+
+
+def test_a_cache_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="choose a folder"):
+        Seed(tiny_task.task(1), seed=1, settings=Settings.of(cache=tmp_path / "file"))
+
+
+@pytest.mark.parametrize("changed", ["weights", "means"])
+def test_outputs_of_masks_that_differ_in_one_channel_of_many_are_told_apart(changed):
+    mask = masks.ChannelMask("0", np.zeros(3000), np.zeros(3000), "fingerprint", kind="soft")
+    values = np.zeros(3000)
+    values[1500] = 1e-12
+    digests = {seeds._mask_digest(each) for each in (mask, dataclasses.replace(mask, **{changed: values}))}
+    assert len(digests) == 2
+    assert seeds._mask_digest(dataclasses.replace(mask, kind="custom")) in digests

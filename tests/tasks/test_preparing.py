@@ -1,6 +1,7 @@
 """The engine of preparation: pieces, interruptions, workers that die."""
 
 import os
+import time
 from contextlib import suppress
 
 import pytest
@@ -68,9 +69,33 @@ def test_a_file_that_kills_its_worker_is_one_candidate_of_its_clip(tmp_path):
         ["fine []", f"fine [{fault}]"],
         [f"None [{fault}]", f"None [{fault}]"],
     ]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
     with pytest.raises(InputError, match="ended between two clips"):
         preparing.make_from_files({tmp_path / "3": "fatal"}, write, "run", processes=1)
+
+
+def die_together(candidates, piece):
+    """A worker that dies while another one reads its first file, which is ended with it."""
+    flag = piece.with_name("reading")
+
+    def read(candidate):
+        if candidate == "slow" and not flag.exists():
+            flag.touch()
+            time.sleep(600)
+        while candidate == "fatal" and not flag.exists():
+            time.sleep(0.01)
+        return read_or_die(candidate)
+
+    deaths, faults = preparing.Deaths(piece, "run"), {}
+    for candidate in candidates:
+        preparing.first_usable([candidate], read, faults, deaths, "picture")
+    piece.write_text(str(sorted(faults)))
+    deaths.forget()
+
+
+def test_a_worker_that_another_one_takes_down_has_crashed_on_nothing(tmp_path):
+    jobs = {tmp_path / "0": ("fatal",), tmp_path / "1": ("slow", "fatal")}
+    preparing.make_from_files(jobs, die_together, "run", processes=2)
+    assert [path.read_text() for path in jobs] == ["['fatal']", "['fatal']"]
 
 
 def test_marks_of_an_interrupted_run_condemn_nothing(tmp_path):

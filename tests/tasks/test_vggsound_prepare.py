@@ -359,7 +359,7 @@ def test_killed_preparation_goes_on(world, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "mfh", "prepare", "vggsound", clips, out, "--csv", table, *OPTIONS]
     process = subprocess.Popen([*map(str, command), "--processes", "1"], start_new_session=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (first := list(out.glob("part-0-of-1/.pieces-*/*.json"))) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

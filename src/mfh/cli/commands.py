@@ -17,7 +17,7 @@ import tyro
 import mfh
 from mfh.cli import demo
 from mfh.cli import options as opt
-from mfh.errors import InputError, in_a_line, plain, shown
+from mfh.errors import InputError, close_names, in_a_line, plain, shown
 from mfh.files import OwnFileError
 from mfh.parallel.torchrun import is_first, launched
 from mfh.progress import status
@@ -27,6 +27,7 @@ from mfh.values import whole
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table as RichTable
 
     from mfh.reporting.page import Table as PageTable
     from mfh.studies.folder import NetworkKey, Run
@@ -47,7 +48,9 @@ def main(args: Sequence[str] | None = None) -> None:
         if given == ["--version"]:
             print(f"mfh {mfh.__version__}")  # noqa: T201
             return
-        options: Any = tyro.cli(opt.Command, prog="mfh", description=_DESCRIPTION, args=args)
+        options: Any = _parsed(given)
+        if isinstance(options, opt.TaskCommand):
+            options = replace(options, given=_given(given))
         if launched() > 1 and type(options) not in _TOGETHER:
             sys.exit(_tell(InputError(_ALONE)))
     handler = logging.StreamHandler()
@@ -68,11 +71,30 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(code)
 
 
+def _parsed(given: Sequence[str]) -> Any:
+    """The options of the command that is given first."""
+    first = given[0] if given else "--help"
+    if first.startswith("-"):
+        return tyro.cli(opt.Command, prog="mfh", description=_DESCRIPTION, args=given or [first])
+    kind = opt.COMMANDS.get(first)
+    if kind is None:
+        hint = close_names(first, [*opt.COMMANDS], limit=len(opt.COMMANDS))
+        sys.exit(_tell(InputError(f"there is no command {shown(first)}; {hint}; mfh --help describes them")))
+    # A parser of this command alone: hints at misspelt options do not come from other commands.
+    return tyro.cli(kind, prog=f"mfh {first}", args=given[1:])
+
+
 class _Plain(logging.Formatter):
     """Log lines that may quote what others wrote."""
 
     def format(self, record: logging.LogRecord) -> str:
         return plain(super().format(record))
+
+
+def _given(words: Sequence[str]) -> frozenset[str]:
+    """Names of the options among the words of a command line, as fields have them."""
+    names = [word.partition("=")[0][2:].replace("-", "_") for word in words if word.startswith("--")]
+    return frozenset([*names, *(name.removeprefix("no_") for name in names)])
 
 
 def _is_strange(word: str) -> bool:
@@ -220,14 +242,14 @@ def _study(options: opt.Study) -> None:
         task=options.task,
         arms=options.arms,
         ratios=[step / 10 for step in range(10)] if options.sweep else options.ratios,
-        scores=options.scores,
+        scores=options.asked("scores"),
         layers=options.layers,
         weights=options.weights,
         label_fractions=options.label_fractions,
-        num_seeds=options.num_seeds,
-        first_seed=options.seed,
+        num_seeds=options.asked("num_seeds"),
+        first_seed=options.asked("seed"),
         add_seeds=options.add_seeds,
-        select=options.select,
+        select=options.asked("select"),
         settings=options.settings(),
     )
 
@@ -275,10 +297,13 @@ def _repeat_command(num_seeds: int) -> str:
 
 
 def _print_study(run: "Run") -> None:
-    from mfh.reporting.summary import arms_table, finding, recommendation
+    from mfh.reporting.summary import arms_table, recommendation
+    from mfh.studies.findings import study_finding
 
     _print_table(arms_table(run.summary))
-    _say(f"\n{finding(run.summary)}")
+    headline, *lines = study_finding(run).split("\n")
+    _say(f"\n{headline}")
+    _print_list(lines)
     if run.selection is not None:
         _say(recommendation(run.selection, run.scale, tested_all=not run.config.get("select")))
 
@@ -295,6 +320,22 @@ def _print_list(lines: Sequence[str]) -> None:
 
 
 def _print_table(content: "PageTable", width: int = 160) -> None:
+    console = _console(width)
+    table = _drawn(content)
+    if console.measure(table, options=console.options.update(width=1000)).maximum > console.width:
+        # Too wide: an interval goes below its number, and columns move together.
+        numbers = [kind == "number" for kind in content.alignments]
+        rows = [
+            [cell.replace(" (", "\n(") if number else cell for cell, number in zip(row, numbers, strict=True)]
+            for row in content.rows
+        ]
+        table = _drawn(replace(content, rows=rows), content.alignments, gap=0)
+    if content.caption:
+        _say(content.caption)
+    console.print(table)
+
+
+def _drawn(content: "PageTable", alignments: Sequence[str] = (), gap: int = 1) -> "RichTable":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -302,22 +343,32 @@ def _print_table(content: "PageTable", width: int = 160) -> None:
     def cells(texts: Sequence[str]) -> list[Text]:
         return [Text(plain(text)) for text in texts]
 
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for place, kind in enumerate(content.alignments):
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0))
+    for place, kind in enumerate(alignments or content.alignments):
         # Headings are folded to the width of their column, which would otherwise fold the numbers.
-        longest = max((len(row[place]) for row in content.rows), default=0)
-        heading = "\n".join(wrap(plain(content.columns[place]), max(longest, 11), break_long_words=False))
+        lines = [line for row in content.rows for line in row[place].split("\n")]
+        longest = max(map(len, lines), default=0)
+        heading = "\n".join(wrap(plain(content.columns[place]), max(longest, 9), break_long_words=False))
         table.add_column(Text(heading), justify="right" if kind == "number" else "left", no_wrap=not place)
     for row in content.rows:
         table.add_row(*cells(row))
-    if content.caption:
-        _say(content.caption)
-    _console(width).print(table)
+    return table
+
+
+def _say_next(options: opt.TaskCommand, command: str, *words: str) -> None:
+    """The last line of a single step: a command that goes on with what it left."""
+    words += ("--seed", str(options.seed)) if options.seed else ()
+    words += ("--out", str(options.out)) if options.out is not None else ()  # which remembers the data and the preset
+    _say(f"next: {shlex.join(['mfh', command, options.task, *words])}")
 
 
 def _pretrain(options: opt.Pretrain) -> None:
     with _opened(options) as made:
         _report_metric(made, made.networks.pretrained(options.role), options.role, options.role)
+        if made.protocol.joint:
+            _say_next(options, "align")
+        else:
+            _say_next(options, "distill", "--arm", "regular")
 
 
 def _align(options: opt.Align) -> None:
@@ -326,6 +377,7 @@ def _align(options: opt.Align) -> None:
             _say("this protocol has no joint step: the networks trained on labels stand for the aligned pair")
         _report_metric(made, made.networks.aligned("teacher"), "teacher", "aligned-teacher")
         _report_metric(made, made.networks.aligned("student"), "student", "aligned-student")
+        _say_next(options, "saliency")
 
 
 def _report_metric(made: "Seed", trained: "Trained", role: "Role", key: "NetworkKey", note: str = "") -> None:
@@ -351,6 +403,12 @@ def _saliency(options: opt.Saliency) -> None:
         if auroc is not None:
             lines.append(f"AUROC against the known truth: {auroc:.3f}")
         _say("\n".join([*lines, f"in {path}, picture {picture}"]))
+        layer = ("--layer", options.layer) if options.layer else ()
+        if options.score == "probe":
+            _say_next(options, "distill", "--arm", "soft", *layer)
+        else:
+            score = () if options.score == "distance" else ("--score", options.score)
+            _say_next(options, "distill", "--arm", "general", *score, *layer)
 
 
 def _distill(options: opt.Distill) -> None:
@@ -371,6 +429,7 @@ def _distill(options: opt.Distill) -> None:
         made.networks.warn_of_unused([cell])
         student = made.student(cell)
         _report_metric(made, student, "student", cell, f" (epoch {student.best_epoch})")
+        _say_next(options, "study")
 
 
 def _diagnose(options: opt.Diagnose) -> None:
@@ -389,8 +448,11 @@ def _diagnose(options: opt.Diagnose) -> None:
     )
     for content in diagnosis_tables(diagnosis):
         _print_table(content)
-    _say(diagnosis_verdict(diagnosis))
+    headline, *lines = diagnosis_verdict(diagnosis)
+    _say(headline)
+    _print_list(lines)
     _say(f"\nReport: {report(out)}")
+    _say_next(options, "study")
 
 
 def _check(options: opt.Check) -> int:
@@ -411,16 +473,21 @@ def _check(options: opt.Check) -> int:
         rows = [{"split": split, "index": index, "reason": reason} for (split, index), reason in found.bad.items()]
         write_table(options.out, ("split", "index", "reason"), rows)
         _say(f"Table: {options.out}")
+    if not found.bad:
+        given, dataset = ["mfh", "diagnose", options.task], options.dataset
+        given += ["--data", dataset.data] if dataset.data else []
+        given += ["--preset", dataset.preset] if dataset.preset else []
+        given += ["--set", *dataset.set] if dataset.set else []
+        _say(f"next: {shlex.join(map(str, given))}")
     return 1 if found.bad else 0
 
 
 def _gauss(options: opt.Gauss) -> None:
     from dataclasses import asdict
 
-    from mfh.gaussian import summary, table_2
     from mfh.gaussian.run import EXPERIMENTS, run
     from mfh.progress import bars
-    from mfh.reporting.gaussian import gaussian_verdict
+    from mfh.reporting.gaussian import gaussian_tables, gaussian_verdict
     from mfh.studies.settings import permutations_of
 
     experiments = EXPERIMENTS if options.experiment == "all" else (options.experiment,)
@@ -442,12 +509,10 @@ def _gauss(options: opt.Gauss) -> None:
             finish=_reported,
         )
     for name, frame in frames.items():
-        if name == "modify-gamma":
-            _say(table_2(frame))
-        else:
-            _say(summary(frame).to_string(index=False, float_format="%.2f"))
-        _say("")
-    _say(gaussian_verdict(frames))
+        for table in gaussian_tables(frame):
+            _print_table(replace(table, caption=f"{name}. {table.caption}"))
+            _say("")
+    _print_list(gaussian_verdict(frames))
     _say(f"\nReport: {out / 'report.html'}")
 
 
@@ -524,9 +589,23 @@ def _shows_progress(options: opt.Quiet) -> bool:
 
 def _out(options: opt.TaskCommand) -> Path:
     """The run folder: as given, or runs/ and the task's name."""
-    task = options.task
-    is_file = Path(task).suffix in (".py", *ARRAY_FILES)
-    return options.out or Path("runs") / (Path(task).stem if is_file else task.replace(":", "."))
+    if options.out is not None:
+        return options.out
+    file, colon, name = options.task.rpartition(":")
+    path = Path(file if colon and file.endswith(".py") else options.task)
+    if path.suffix in (".py", ".toml", *ARRAY_FILES):
+        return Path("runs") / (f"{path.stem}.{name}" if path.name != Path(options.task).name else path.stem)
+    return Path("runs") / options.task.replace(":", ".")
+
+
+def _cache(options: opt.Cache) -> None:
+    from mfh.data.cache import OutputCache
+
+    cache = OutputCache(options.folder)
+    held = [path.stat().st_size for path in cache.files() if path.suffix == ".rows"]
+    if options.clear:
+        cache.clear()
+    _say(f"{options.folder}: {len(held)} outputs, {sum(held) / 1e6:.1f} MB{', removed' if options.clear else ''}")
 
 
 _COMMANDS: dict[type, Any] = {
@@ -542,4 +621,5 @@ _COMMANDS: dict[type, Any] = {
     opt.Prepare: _prepare,
     opt.Report: _report,
     opt.Export: _export,
+    opt.Cache: _cache,
 }

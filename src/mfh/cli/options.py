@@ -3,11 +3,11 @@
 Options that `mfh.study` and `mfh.diagnose` take as well come from `mfh.studies.settings`; no option is written twice.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, Suppress, arg, subcommand
 
 from mfh.studies.settings import (
     Count,
@@ -52,17 +52,25 @@ class TaskCommand(RunCommand):
     """Options of every command that works on a task."""
 
     task: Annotated[Positional[str], arg(metavar="TASK")]
-    """Task: a shipped one (digits, htad, numerals, ...), file.py, package.module:function, or .npz, .parquet, .csv."""
+    """Task: a shipped one (digits, htad, ...), file.py, file.py:function, module:function, .npz, .parquet or .csv."""
     seed: RandomSeed = 0
     """Random seed of data, initial weights, order of data and permutations; a study's first seed."""
     dataset: OmitArgPrefixes[TaskArguments] = field(default_factory=TaskArguments)
     training: OmitArgPrefixes[Training] = field(default_factory=Training)
     files: OmitArgPrefixes[Pretrained] = field(default_factory=Pretrained)
     execution: OmitArgPrefixes[Device] = field(default_factory=Device)
+    given: Annotated[frozenset[str], Suppress] = frozenset()
+    """Names of the options that the command line gives. Beside a study file they count, whatever their value."""
+
+    def asked(self, name: str) -> Any:
+        """The value of an option; None where it has its default because nobody gave it."""
+        value = getattr(self, name)
+        default = next(item.default for item in fields(self) if item.name == name)
+        return value if name in self.given or value != default else None
 
     def settings(self) -> Settings:
         """The settings object that `mfh.study`, `mfh.diagnose` and the steps take."""
-        return Settings(
+        settings = Settings(
             task=self.dataset,
             training=self.training,
             loss=getattr(self, "loss", Loss()),
@@ -71,6 +79,9 @@ class TaskCommand(RunCommand):
             execution=Execution(**vars(self.execution)),
             keeping=getattr(self, "keeping", Keeping()),
         )
+        groups = [vars(getattr(settings, group.name)) for group in fields(settings)]
+        values = {name: value for group in groups for name, value in group.items() if name in self.given}
+        return settings.changed(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +137,10 @@ class Distill(TaskCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class Study(TaskCommand):
-    """Compare all ways to make a student, paired by seed, with statistics and a report."""
+    """Compare all ways to make a student, paired by seed, with statistics and a report.
+
+    TASK may also be a .toml file that holds a whole study, for instance the study.toml of a run folder.
+    """
 
     arms: Annotated[tuple[str, ...], Unset] = ()
     """Arms to compare: the paper's, METHOD, METHOD+FOCUS or file.py:MyMethod (default: the paper's, and controls)."""
@@ -169,7 +183,7 @@ class Check(Quiet):
     """Read every item of a task once and list the bad ones. Exit code 1 if there are any."""
 
     task: Annotated[Positional[str], arg(metavar="TASK")]
-    """Task to check: a shipped one, file.py, package.module:function, or a file of arrays (.npz, .parquet, .csv)."""
+    """Task to check: a shipped one, file.py, file.py:function, module:function, or a .npz, .parquet or .csv file."""
     seed: RandomSeed = 0
     """Random seed of the task's data."""
     out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
@@ -177,6 +191,16 @@ class Check(Quiet):
     workers: Annotated[int | None, arg(metavar="N", aliases=("--num-workers",), help_behavior_hint="")] = None
     """Number of processes that read items; 0 reads in the command's own process (default: the task's, usually 0)."""
     dataset: OmitArgPrefixes[TaskArguments] = field(default_factory=TaskArguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache(Quiet):
+    """Show how many outputs of teachers a folder of --cache holds, or remove them."""
+
+    folder: Annotated[Positional[Path], arg(metavar="DIR")]
+    """Folder that was given as --cache."""
+    clear: bool = False
+    """Remove the outputs; other files in the folder stay."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,4 +355,8 @@ Command = (
     | Annotated[Prepare, subcommand("prepare")]
     | Annotated[Report, subcommand("report")]
     | Annotated[Export, subcommand("export")]
+    | Annotated[Cache, subcommand("cache")]
 )
+
+#: Commands by name.
+COMMANDS: dict[str, Any] = {kind.__metadata__[0].name: kind.__origin__ for kind in get_args(Command)}

@@ -76,10 +76,17 @@ def _needs(exporter: Exporter, network: nn.Module) -> str:
         return f"This needs PyTorch alone, {_at('torch')} or newer."
     if exporter.suffix == "onnx":
         return f"This needs onnxruntime ({_at('onnxruntime')} was tested) or another ONNX runtime."
+    own, others = _class(network), dict.fromkeys(map(_class, network.modules()))
+    layers = [f"`{name}`" for name in others if not name.startswith("torch.")]
+    among = f", with layers of {', '.join(layers)}" if layers and own.startswith("torch.") else ""
     return (
-        f"The file holds weights alone: `make_student` must make the same network, of the class "
-        f"`{type(network).__module__}.{type(network).__qualname__}`. The formats .pt2 and .onnx need no class."
+        f"The file holds weights alone: `make_student` must make the same network, of the class `{own}`{among}. The "
+        "formats .pt2 and .onnx need no class."
     )
+
+
+def _class(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def _at(package: str) -> str:

@@ -38,6 +38,7 @@ class Exported:
         size: Size of the file in bytes.
         milliseconds: Median time of one sample on one core.
         difference: Largest difference of an output from that of the network, on real samples.
+        loading: Python code that loads the file without `mfh` and runs it.
         int8: The variant with 8-bit weights, if there is one.
     """
 
@@ -47,6 +48,7 @@ class Exported:
     size: int
     milliseconds: float
     difference: float
+    loading: str
     int8: "Quantised | None" = None
 
     @property
@@ -59,7 +61,7 @@ class Exported:
         ]
         if self.int8 is not None:
             lines.append(f"8-bit weights: {self.int8.path}, {self.int8.in_words}")
-        return [*lines, f"Model card: {self.card}"]
+        return [*lines, f"Model card: {self.card}", "Load it without mfh:", *self.loading.splitlines()]
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ def export_network(
         difference = _compared(exporter, content, plain, batches, path)
         milliseconds = _latency(exporter, content, plain, batches[0])
         variant = _quantised(exporter, content, plain, samples, path, categorical) if int8 else None
+        loading = exporter.loading(path.as_posix(), plain, batches[0])
     parameters = sum(parameter.numel() for parameter in plain.parameters())
     made = Exported(
         path,
@@ -145,6 +148,7 @@ def export_network(
         len(content),
         milliseconds,
         difference,
+        loading,
         None if variant is None else variant[0],
     )
     written = {path: content} if variant is None else {path: content, variant[0].path: variant[1]}
@@ -163,12 +167,26 @@ def check_place(path: Path) -> None:
     """Refuse a file that cannot be written where the user wants it.
 
     Raises:
-        InputError: Its folder does not exist, or there is a folder of its name.
+        InputError: Its folder does not exist, there is a folder of its name, or the model card would replace another
+            file.
     """
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is no folder; make it, or choose another file to write")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the name of a file to write")
+    card = path.with_suffix(".md")
+    if card.exists() and not _is_card(card):
+        raise InputError(
+            f"{card} exists and is no model card, which would be written there; give the exported file another name"
+        )
+
+
+def _is_card(path: Path) -> bool:
+    """Whether a file is the model card of an exported file of its name."""
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.readline().startswith(f"# {path.stem}.")
 
 
 def _batch(samples: Nested, size: int) -> Nested:

@@ -7,7 +7,7 @@ import copy
 import io
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mfh.data.pairs import Nested, map_tensors, tensors
 from mfh.errors import FOREIGN, InputError, close_names, in_a_line
-from mfh.networks.calling import call
+from mfh.networks.calling import call, takes_by_name
 from mfh.networks.cut import OneInputLogits, silenced
 from mfh.networks.layers import as_logits
 
@@ -86,7 +86,7 @@ class Program(Exporter):
     def loading(self, name: str, network: nn.Module, example: Nested) -> str:  # noqa: ARG002, D102
         return f"""import torch
 student = torch.export.load("{name}").module()
-logits = student(inputs){_in_a_comment(example)}"""
+logits = student({_plain(example)}){_in_a_comment(example)}"""
 
 
 class Onnx(Exporter):
@@ -154,13 +154,15 @@ class Weights(Exporter):
         for value in filled.state_dict().values():  # whatever is not in the file must show
             value.zero_()
         filled.load_state_dict(load(content))
-        return lambda inputs: as_logits(filled(inputs))
+        return lambda inputs: as_logits(call(filled, inputs))
 
     def loading(self, name: str, network: nn.Module, example: Nested) -> str:  # noqa: D102
+        inputs = "**inputs" if takes_by_name(network, example) else "inputs"
+        logits = "" if isinstance(call(network, example), Tensor) else ".logits"
         return f"""from safetensors.torch import load_file
 student = make_student().eval()  # your function that makes the {type(network).__name__}, with the same arguments
 student.load_state_dict(load_file("{name}"))
-logits = student(inputs){_in_a_comment(example)}"""
+logits = student({inputs}){logits}{_in_a_comment(example)}"""
 
 
 #: Ending -> format.
@@ -233,6 +235,11 @@ def _names(inputs: Nested, prefix: str) -> Iterator[str]:
         items = enumerate(inputs)
     for key, value in items:
         yield from _names(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _plain(example: Nested) -> str:
+    """The inputs as code: an exported program takes a dict for the mapping that a tokenizer returns."""
+    return "dict(inputs)" if isinstance(example, Mapping) else "inputs"
 
 
 def _in_a_comment(example: Nested) -> str:

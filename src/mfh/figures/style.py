@@ -11,6 +11,7 @@ Nothing here uses pyplot or a display. matplotlib is imported only when somethin
 """
 
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mfh.errors import InputError
+from mfh.errors import InputError, plain
 from mfh.files import atomic_write
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ _OWN_METHODS = ("#6b5b4b", "#3f6f6a", "#8c4a4a", "#56628f", "#7b6a2c", "#74507a"
 ROLE_COLOURS: dict[str, str] = {"teacher": "#0072b2", "student": "#d55e00"}
 ROLE_INKS: dict[str, str] = {"teacher": "#005a8f", "student": "#a34700"}
 #: Ink for everything that is no arm: axes, zero lines, guide lines.
-INK, FAINT = "#26292e", "#b9bec6"
+INK, FAINT, GRID = "#26292e", "#b9bec6", "#e3e6ea"
 _STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
     "figure.dpi": 100,
@@ -87,7 +88,7 @@ _STYLE: dict[str, Any] = {
     "axes.grid": False,
     "axes.axisbelow": True,
     "axes.unicode_minus": True,
-    "grid.color": "#e3e6ea",
+    "grid.color": GRID,
     "grid.linewidth": 0.8,
     "text.color": INK,
     "text.parse_math": False,  # a dollar sign in a user's label is a dollar sign
@@ -123,8 +124,11 @@ _PAPER: dict[str, Any] = {
 #: What figures are drawn for. "paper" is serif and one column wide (two columns where axes stand side by side), to be
 #: included in LaTeX without scaling.
 Medium = Literal["screen", "paper"]
-_MEDIUM: ContextVar[Medium] = ContextVar("medium", default="screen")
-COLUMN, TWO_COLUMNS = 3.25, 6.75
+#: Reports draw every figure a second time for narrow screens, with axes below each other.
+_MEDIUM: ContextVar[Literal["screen", "paper", "phone"]] = ContextVar("medium", default="screen")
+COLUMN, TWO_COLUMNS, PHONE = 3.25, 6.75, 3.5
+#: Beginning of the names of groups that have a text to show, see `hover`.
+_HOVER = "hover:"
 #: Metadata to leave out: a date or a version would make equal figures differ.
 _METADATA: dict[str, dict[str, Any]] = {
     ".svg": {"Date": None, "Creator": None},
@@ -134,17 +138,27 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 
 @contextmanager
-def drawn_for(medium: Medium) -> Iterator[None]:
+def drawn_for(medium: Literal["screen", "paper", "phone"]) -> Iterator[None]:
     """Draw and write all figures inside the block for a medium.
 
     Args:
-        medium: "screen" or "paper".
+        medium: "screen", "paper" or "phone".
     """
     token = _MEDIUM.set(medium)
     try:
         yield
     finally:
         _MEDIUM.reset(token)
+
+
+def on_screen() -> bool:
+    """Whether figures are drawn for the screen, wide or narrow, and not for paper."""
+    return _MEDIUM.get() != "paper"
+
+
+def is_narrow() -> bool:
+    """Whether figures are drawn for a phone: there is no room beside the axes."""
+    return _MEDIUM.get() == "phone"
 
 
 def figure_size(width: float, height: float, columns: int = 1) -> tuple[float, float]:
@@ -155,9 +169,46 @@ def figure_size(width: float, height: float, columns: int = 1) -> tuple[float, f
         height: Height in inches, for the screen.
         columns: Number of axes side by side.
     """
-    if _MEDIUM.get() == "screen":
+    if is_narrow():
+        return min(width, PHONE), height
+    if on_screen():
         return width, height
     return (COLUMN, 0.8 * height) if columns == 1 else (TWO_COLUMNS, height * TWO_COLUMNS / width)
+
+
+def legend(figure: "Figure", *given: Any) -> Any:
+    """A legend of the figure: at the right, or below the axes where there is no room beside them.
+
+    Args:
+        figure: The figure.
+        *given: Handles and labels, as `Figure.legend` takes them (default: those of all axes).
+    """
+    if not is_narrow():
+        return figure.legend(*given, loc="outside right upper")
+    return figure.legend(*given, loc="outside lower left", ncols=2, columnspacing=1)
+
+
+def possible(limits: tuple[float, float], lowest: float, highest: float) -> tuple[float, float]:
+    """Ends of an axis, cut to little more than the possible values: intervals of few seeds can be far wider.
+
+    Args:
+        limits: Ends of the axis.
+        lowest: Smallest possible value.
+        highest: Largest possible value.
+    """
+    room = 0.03 * (highest - lowest)
+    return max(limits[0], lowest - room), min(limits[1], highest + room)
+
+
+def hover(artist: Any, text: str) -> None:
+    """Show a text where the pointer rests on an artist: a <title> in files of the kind SVG.
+
+    Args:
+        artist: A matplotlib artist, or a list of them as `Axes.plot` returns it.
+        text: Text to show.
+    """
+    for part in artist if isinstance(artist, list) else [artist]:
+        part.set_gid(f"{_HOVER}{text}")
 
 
 @contextmanager
@@ -195,7 +246,7 @@ def new_figure(
         width: Width in inches. 6.5 fills a page of text, 3.25 one of two columns.
         height: Height in inches.
         rows: Number of rows of axes.
-        columns: Number of columns of axes.
+        columns: Number of columns of axes. A single row becomes a column on a phone.
         **options: Options for `matplotlib.figure.Figure.subplots`, for instance `sharey=True`.
 
     Returns:
@@ -214,6 +265,9 @@ def new_figure(
         def _repr_png_(self) -> bytes:
             return figure_bytes(self, "png")
 
+    if is_narrow() and rows == 1 < columns:
+        rows, columns, height = columns, rows, height * columns
+        options = {name: value for name, value in options.items() if name not in ("sharey", "width_ratios")}
     with style():
         figure = NotebookFigure(figsize=figure_size(width, height, columns), layout="constrained")
         return figure, figure.subplots(rows, columns, **options)
@@ -254,4 +308,8 @@ def figure_bytes(figure: "Figure", kind: str) -> bytes:
     buffer = io.BytesIO()
     with style():
         figure.savefig(buffer, format=kind, metadata=_METADATA[f".{kind}"])
-    return buffer.getvalue()
+    if kind != "svg":
+        return buffer.getvalue()
+    # matplotlib writes only names of groups, as attributes with all signs escaped.
+    text = plain(buffer.getvalue().decode())  # XML holds no control characters
+    return re.sub(rf'<g id="{_HOVER}([^"]*)">', r"<g><title>\1</title>", text).encode()

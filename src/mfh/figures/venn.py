@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mfh.figures.style import INK, ROLE_COLOURS, ROLE_INKS, new_figure, style
+from mfh.figures.style import INK, ROLE_COLOURS, ROLE_INKS, is_narrow, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +48,8 @@ def draw_venn(
     circles = {"teacher": (-middle, teacher_radius), "student": (distance - middle, student_radius)}
     with style():
         if axes is None:
-            _, axes = new_figure(5.2, 3.1 if title else 2.9)
+            height = 2.2 if is_narrow() else 2.9
+            _, axes = new_figure(5.2, height + (0.2 if title else 0))
         _draw_circles(axes, circles)
         axes.set_title(title, loc="center", fontweight="normal")
         axes.set_axis_off()

@@ -10,6 +10,7 @@ from mfh.errors import InputError
 from mfh.methods.batch import Batch, Context
 from mfh.methods.checks import check_positions, drawing
 from mfh.methods.features import BatchNorm, FeatureMethod, pointwise, weighted_mean
+from mfh.networks.calling import call
 from mfh.networks.modes import original
 from mfh.networks.precision import at_least_single
 from mfh.networks.taps import Tap, find_taps
@@ -125,7 +126,7 @@ class Reused(nn.Module):
         else:
             handle = layer.register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
         try:
-            self.student(inputs)
+            call(self.student, inputs)
         finally:
             handle.remove()
         features = self.tap.channels_first(seen[0])

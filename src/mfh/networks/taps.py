@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mfh.data.pairs import Nested
 from mfh.errors import InputError
+from mfh.networks.calling import call
 from mfh.networks.layers import check_activation, check_channel_dim, default_layer, find_layer, hooked
 from mfh.networks.modes import original, original_layer
 
@@ -184,7 +185,7 @@ def layer_at(network: nn.Module, tap: Tap, inputs: Nested, preferred: str = "") 
         stack.callback(handle.remove)
         for name, module in network.named_modules():
             stack.enter_context(hooked(module, _noting(name, seen)))
-        network(inputs)
+        call(network, inputs)
     names = [name for name, output in seen if name and read and output is read[0]]
     if not names:
         raise InputError(

@@ -12,7 +12,7 @@ from mfh.studies.folder import Run
 
 if TYPE_CHECKING:
     from mfh.figures.style import Medium
-    from mfh.reporting.page import Section
+    from mfh.reporting.page import Content
 
 __all__ = ["report"]
 
@@ -60,12 +60,12 @@ def report(
     # The page of one run belongs to it. Other folders hold pages only, and may hold run folders of others.
     own = len(opened) == 1 and Path(target).resolve() == folders[0].resolve()
     with drawn_for(style), opened[0].locked() if own else claimed(target, (".", "figures")):
-        content = _sections(opened[0]) if len(opened) == 1 else _compared(opened)
-        return (write_markdown if format == "md" else write_page)(target, *content, figures)
+        content = _content(opened[0]) if len(opened) == 1 else _compared(opened)
+        return (write_markdown if format == "md" else write_page)(target, content, figures)
 
 
-def _compared(runs: Sequence[Run]) -> "tuple[str, str, list[Section]]":
-    from mfh.reporting.page import Section
+def _compared(runs: Sequence[Run]) -> "Content":
+    from mfh.reporting.page import Content, Section
     from mfh.reporting.study import comparison_table
 
     named = dict(zip(_names(runs), runs, strict=True))
@@ -75,27 +75,27 @@ def _compared(runs: Sequence[Run]) -> "tuple[str, str, list[Section]]":
         combined.append(Section("Comparison", [comparison_table(studies)]))
     verdicts = []
     for name, run in named.items():
-        title, verdict, sections = _sections(run)
-        verdicts.append(f"{name}: {verdict.split(';')[0].rstrip('.')}.")  # the section of the run has the whole verdict
-        combined.append(Section(f"{name} \u2013 {title}", [verdict]))
-        combined.extend(replace(section, level=section.level + 1) for section in sections)
-    return f"{len(runs)} runs compared", "\n".join(verdicts), combined
+        content = _content(run)
+        verdicts.append(f"{name}: {content.verdict[0]}")  # the section of the run has the whole verdict
+        combined.append(Section(f"{name} \u2013 {content.title}", [*filter(None, [content.about]), *content.verdict]))
+        combined.extend(replace(section, level=section.level + 1) for section in content.sections)
+    return Content(f"{len(runs)} runs compared", "", ["What each run shows", *verdicts], combined)
 
 
-def _sections(run: Run) -> "tuple[str, str, list[Section]]":
+def _content(run: Run) -> "Content":
     if run.command == "gauss":
-        return _gaussian_sections(run)
+        return _gaussian(run)
     if run.command == "diagnose":
-        from mfh.reporting.diagnosis import diagnosis_sections
+        from mfh.reporting.diagnosis import diagnosis_content
 
-        return diagnosis_sections(run)
+        return diagnosis_content(run)
     if run.command != "study":
         raise InputError(
             f"{run.folder} was made by `mfh {run.command}`, which has no report; give the folder of a study"
         )
-    from mfh.reporting.study import study_sections
+    from mfh.reporting.study import study_content
 
-    return study_sections(run)
+    return study_content(run)
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -104,11 +104,17 @@ def _names(runs: Sequence[Run]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
 
 
-def _gaussian_sections(run: Run) -> "tuple[str, str, list[Section]]":
+def _gaussian(run: Run) -> "Content":
     from mfh.gaussian.run import read_frames
     from mfh.reporting.gaussian import gaussian_sections, gaussian_verdict
+    from mfh.reporting.page import Content
     from mfh.reporting.study import making_section
 
     frames = read_frames(run)
-    making = making_section(run.config, run.environment)
-    return "The Gaussian experiments", gaussian_verdict(frames), [*gaussian_sections(frames), making]
+    headline, *lines = gaussian_verdict(frames)
+    return Content(
+        "The Gaussian experiments",
+        "Teacher and student are linear models on synthetic data, of which is known what both modalities carry.",
+        [headline, *lines],
+        [*gaussian_sections(frames), making_section(run)],
+    )

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mfh.figures.style import arm_colour, new_figure, style
+from mfh.figures.style import arm_colour, hover, legend, new_figure, style
 from mfh.reporting.page import Picture, Section, Table
 from mfh.studies.findings import labels_by_fraction
 from mfh.studies.grid import CONTROLS
@@ -15,6 +16,8 @@ from mfh.studies.stats import mean_interval
 from mfh.studies.summary import Summary, Variant
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from mfh.studies.folder import Run
 
 #: A curve: one variant of an arm at every budget that it was measured at, with its number of labels.
@@ -59,7 +62,7 @@ def _curves(summaries: dict[int, Summary]) -> dict[str, _Curve]:
     return curves
 
 
-def _picture(curves: dict[str, _Curve], summary: Summary) -> Picture:
+def _draw(curves: dict[str, _Curve], summary: Summary) -> "Figure":
     with style():
         figure, axes = new_figure(6.5, max(3.8, 0.5 + 0.2 * len(curves)))  # room for the legend
         for arm, curve in curves.items():
@@ -69,9 +72,11 @@ def _picture(curves: dict[str, _Curve], summary: Summary) -> Picture:
             ).T
             dashed = {"linestyle": (0, (1.5, 1.5) if arm in CONTROLS else (4, 2))}
             dashed = dashed if arm in CONTROLS or arm == "no-kd" else {}
-            axes.plot(
-                counts, means, marker="o", markersize=4, color=arm_colour(arm), label=arm, linewidth=1.6, **dashed
-            )
+            axes.plot(counts, means, color=arm_colour(arm), linewidth=1.6, **dashed)
+            axes.plot([], [], marker="o", markersize=4, color=arm_colour(arm), label=arm, linewidth=1.6, **dashed)
+            for count, variant in curve:
+                mark = axes.plot([count], [variant.student.mean()], "o", markersize=5, color=arm_colour(arm))
+                hover(mark, f"{arm} with {count:,} labels: {summary.number(variant.student)}")
             if np.isfinite(lows).all():
                 axes.fill_between(counts, lows, highs, color=arm_colour(arm), alpha=0.10, linewidth=0)
         axes.set_xscale("log")
@@ -82,13 +87,17 @@ def _picture(curves: dict[str, _Curve], summary: Summary) -> Picture:
         unit = ", %" if summary.scale.percent else ""
         axes.set_ylabel(f"{summary.split} {summary.scale.words} of the student{unit}")
         axes.grid()
-        figure.legend(loc="outside right upper")
+        legend(figure)
+    return figure
+
+
+def _picture(curves: dict[str, _Curve], summary: Summary) -> Picture:
     listed = "; ".join(
         f"{arm}: " + ", ".join(f"{summary.number(variant.student)} at {count}" for count, variant in curve)
         for arm, curve in curves.items()
     )
     return Picture(
-        figure,
+        partial(_draw, curves, summary),
         "label-budgets",
         f"Student {summary.scale.words} by number of labels, means over {summary.seeds_in_words} with 95 % intervals. "
         "All other training pairs have no label. Dashed lines are no-kd and the controls.",

@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mfh.figures.style import INK, arm_colour, new_figure, style
+from mfh.figures.intervals import Row, draw_intervals
+from mfh.figures.style import ROLE_COLOURS, arm_colour, hover, is_narrow, new_figure, style
 from mfh.reporting.page import Picture, Section
 from mfh.studies.folder import SeedFolder
-from mfh.studies.gains import possible
 from mfh.studies.stats import Comparison, paired_comparison
 from mfh.studies.summary import Summary, Variant, interval_in_words
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _MOST_SQUARES, _MOST_ROWS, _LONGEST = 20, 16, 22
 
@@ -20,7 +24,7 @@ _MOST_SQUARES, _MOST_ROWS, _LONGEST = 20, 16, 22
 @dataclass(frozen=True)
 class _Gain:
     name: str
-    differences: NDArray[np.float64]  # by seed, in points
+    differences: dict[int, float]  # by seed, in points
     comparison: Comparison
     before: float
 
@@ -49,7 +53,7 @@ def classes_section(folders: Sequence[SeedFolder], summary: Summary, facts: Mapp
     names = _names(facts, num_classes)
     if num_columns == num_classes <= _MOST_SQUARES:
         section.blocks.append(_matrices_picture(pairs, best, names, summary))
-    gains = _gains(pairs, names, summary.test_to_train)
+    gains = _gains(pairs, names, summary.test_to_train, [folder.seed for folder in folders])
     if gains:
         section.blocks.append(_gains_picture(gains, best, summary))
     return section
@@ -65,45 +69,55 @@ def _names(facts: Mapping[str, Any], num_classes: int) -> list[str]:
 def _matrices_picture(
     pairs: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], best: Variant, names: list[str], summary: Summary
 ) -> Picture:
-    from matplotlib.colors import LinearSegmentedColormap
-
     # Counts are summed over seeds first, so that every sample has the same weight.
-    shares = [counts / np.maximum(counts.sum(1, keepdims=True), 1) for counts in np.sum(pairs, axis=0)]
-    num_classes = len(names)
-    written = num_classes <= 10
-    size = 8.5 if num_classes <= 6 else 7 if num_classes <= 8 else 6
-    with style():
-        figure, both = new_figure(6.5, 2.2 + 0.19 * min(num_classes, 12), columns=2, sharey=True)
-        figure.set_layout_engine("compressed")  # the constrained layout cuts the titles above square axes
-        for axes, share, title, arm in zip(both, shares, ("no-kd", best.label), ("no-kd", best.arm), strict=True):
-            colours = LinearSegmentedColormap.from_list("arm", ["white", arm_colour(arm)])
-            axes.imshow(share, cmap=colours, vmin=0, vmax=1)
-            axes.set_title(title)
-            axes.set_xticks(range(num_classes), names, rotation=0 if num_classes < 4 else 90)
-            axes.set_yticks(range(num_classes), names)
-            axes.tick_params(length=0, labelsize=9 if num_classes <= 10 else 7)
-            axes.set_xlabel("predicted class")
-            for true, predicted in np.ndindex(share.shape) if written else ():
-                percent = 100 * share[true, predicted]
-                colour = "white" if share[true, predicted] > 0.6 else INK
-                axes.text(predicted, true, f"{percent:.0f}", ha="center", va="center", color=colour, fontsize=size)
-        both[0].set_ylabel("true class")
+    before, after = (counts / np.maximum(counts.sum(1, keepdims=True), 1) for counts in np.sum(pairs, axis=0))
     diagonal = "; ".join(
-        f"{name} {100 * before:.0f} and {100 * after:.0f}"
-        for name, before, after in zip(names, *(np.diag(share) for share in shares), strict=True)
+        f"{name} {100 * alone:.0f} and {100 * taught:.0f}"
+        for name, alone, taught in zip(names, np.diag(before), np.diag(after), strict=True)
     )
     split = "test" if summary.split == "test" else "validation"
     return Picture(
-        figure,
+        partial(_draw_matrices, {"no-kd": before, best.label: after}, names),
         "confusion",
         f"Confusion matrices of the student without a teacher and of {best.label}: predicted classes in percent of the "
-        f"true class's {split} samples, over all seeds.",
+        f"true class's {split} samples, over all seeds. Both have the same scale: the darker, the more.",
         f"Two confusion matrices, no-kd and {best.label}. Correct predictions in percent, in this order: {diagonal}.",
     )
 
 
+def _draw_matrices(shares: Mapping[str, NDArray[np.float64]], names: list[str]) -> "Figure":
+    from matplotlib.patches import Rectangle
+
+    num_classes = len(names)
+    with style():
+        figure, both = new_figure(6.5, 2.2 + 0.19 * min(num_classes, 12), columns=2, sharey=True)
+        figure.set_layout_engine("compressed")  # the constrained layout cuts the titles above square axes
+        size = 8.5 if num_classes <= 6 else 7 if num_classes <= 8 else 6
+        for place, (axes, (title, share)) in enumerate(zip(both, shares.items(), strict=True)):
+            for true, predicted in np.ndindex(share.shape):
+                value = float(share[true, predicted])
+                # No cell is so dark that ink on it could not be read, on a light page or a dark one.
+                colour = (ROLE_COLOURS["teacher"], 0.6 * value)
+                cell = Rectangle((predicted - 0.5, true - 0.5), 1, 1, facecolor=colour, linewidth=0)
+                hover(cell, f"{title}: {names[true]}, predicted {names[predicted]}: {100 * value:.1f} %")
+                axes.add_patch(cell)
+                if num_classes <= 10:
+                    axes.text(predicted, true, f"{100 * value:.0f}", ha="center", va="center", fontsize=size)
+            axes.set(xlim=(-0.5, num_classes - 0.5), ylim=(num_classes - 0.5, -0.5), aspect="equal", title=title)
+            axes.set_xticks(range(num_classes), names, rotation=0 if num_classes < 4 else 90)
+            axes.set_yticks(range(num_classes), names)
+            axes.tick_params(length=0, labelsize=9 if num_classes <= 10 else 7)
+            axes.set_xlabel("predicted class")
+            if not place or is_narrow():
+                axes.set_ylabel("true class")
+    return figure
+
+
 def _gains(
-    pairs: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], names: list[str], test_to_train: float
+    pairs: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    names: list[str],
+    test_to_train: float,
+    seeds: list[int],
 ) -> list[_Gain]:
     before, after = (100 * np.array([recalls(pair[side]) for pair in pairs]) for side in (0, 1))
     gains = []
@@ -112,7 +126,8 @@ def _gains(
         if known.any():
             alone, taught = before[known, number], after[known, number]
             comparison = paired_comparison(taught, alone, test_to_train=test_to_train)
-            gains.append(_Gain(name, taught - alone, comparison, float(alone.mean())))
+            differences = dict(zip(np.array(seeds)[known].tolist(), (taught - alone).tolist(), strict=True))
+            gains.append(_Gain(name, differences, comparison, float(alone.mean())))
     return gains
 
 
@@ -122,36 +137,23 @@ def _gains_picture(gains: list[_Gain], best: Variant, summary: Summary) -> Pictu
         ordered = sorted(gains, key=lambda gain: -gain.comparison.mean_difference)
         shown = [*ordered[: _MOST_ROWS // 2], *ordered[-_MOST_ROWS // 2 :]]
         note = f" Of {len(gains)} classes, those that gain most and least are shown. Extremes of many look too large."
-    jitter = np.random.default_rng(0)
-    with style():
-        figure, axes = new_figure(6.5, 0.9 + 0.36 * len(shown))
-        colour = arm_colour(best.arm)
-        axes.axvline(0, color=INK, linewidth=1)
-        for row, gain in enumerate(shown):
-            places = row + 0.25 + jitter.uniform(-0.06, 0.06, len(gain.differences))
-            axes.plot(gain.differences, places, "o", color=colour, markersize=3.5, alpha=0.5, markeredgewidth=0)
-            if gain.comparison.num_pairs > 1:
-                ends = [gain.comparison.low, gain.comparison.high]
-                axes.plot(ends, [row, row], color=colour, linewidth=2.6, solid_capstyle="butt")
-            axes.plot([gain.comparison.mean_difference], [row], "o", color=colour, markeredgecolor="white")
-            axes.annotate(
-                _in_words(gain.comparison),
-                (1.02, row),
-                xycoords=("axes fraction", "data"),
-                va="center",
-                annotation_clip=False,
-            )
-        axes.set_yticks(range(len(shown)), [f"{gain.name} ({gain.before:.0f} %)" for gain in shown])
-        axes.set_ylim(len(shown) - 0.5, -0.6)
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        axes.grid(axis="x")
-        axes.set_xlim(*possible(axes.get_xlim(), -100, 100))
-        split = "test" if summary.split == "test" else "validation"
-        axes.set_xlabel(f"correct {split} predictions, {best.label} minus no-kd, points")
+    split = "test" if summary.split == "test" else "validation"
+    rows = [
+        Row(
+            f"{gain.name} ({gain.before:.0f} %)",
+            arm_colour(best.arm),
+            gain.differences,
+            gain.comparison.mean_difference,
+            gain.comparison.low,
+            gain.comparison.high,
+            _in_words(gain.comparison),
+        )
+        for gain in shown
+    ]
+    label = f"correct {split} predictions, {best.label} minus no-kd, points"
     listed = "; ".join(f"{gain.name} {_in_words(gain.comparison)}" for gain in shown)
     return Picture(
-        figure,
+        partial(draw_intervals, rows, label=label, ends=(-100, 100)),
         "classes",
         f"Gain of {best.label} over no-kd in the share of correct predictions, by true class. Small dots are single "
         "seeds. Bars are 95 % intervals, not corrected for the number of classes. In brackets: the share of correct "

@@ -39,7 +39,7 @@ def costs_section(folders: Sequence[SeedFolder], summary: Summary) -> Section:
             "the teacher's features take."
         )
         columns = ["Arm", "Seconds", "Networks at once", "Further parameters", "Further memory"]
-        section.blocks.append(Table(columns, rows, caption))
+        section.blocks.append(Table(columns, rows, caption).without_empty_columns())
     return section
 
 

@@ -1,16 +1,20 @@
 """Training curves: metric and loss on the validation split by epoch."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mfh.figures.style import arm_colour, new_figure, style
+from mfh.figures.style import arm_colour, hover, is_narrow, legend, new_figure, style
 from mfh.reporting.page import Picture, Section
 from mfh.studies.folder import HistoryKey, SeedFolder
 from mfh.studies.grid import Cell
 from mfh.studies.summary import Summary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: One line: label, colour's arm, role, epochs, metric and loss by epoch (means over seeds).
 _Line = tuple[str, str, str, NDArray[np.float64], NDArray[np.float64]]
@@ -61,20 +65,27 @@ def _line(
     return label, arm, role, summary.scale.factor * metric, loss
 
 
-def _picture(lines: Sequence[_Line], summary: Summary, num_seeds: int) -> Picture:
+def _draw(lines: Sequence[_Line], summary: Summary) -> "Figure":
     roles = [role for role in ("teacher", "student") if any(line[2] == role for line in lines)]
     with style():
-        height = max(4.4, 0.5 + 0.2 * len(lines))  # room for the legend
-        figure, grid = new_figure(6.5, height, rows=2, columns=len(roles), sharex="col", squeeze=False)
+        if is_narrow():
+            figure, column = new_figure(6.5, 4.4 * len(roles) + 0.1 * len(lines), rows=2 * len(roles))
+            grid = column.reshape(len(roles), 2).T
+        else:
+            height = max(4.4, 0.5 + 0.2 * len(lines))  # room for the legend
+            figure, grid = new_figure(6.5, height, rows=2, columns=len(roles), sharex="col", squeeze=False)
         for column, role in enumerate(roles):
             for label, arm, of_role, *values in lines:
                 if of_role != role:
                     continue
-                for axes, curve in zip(grid[:, column], values, strict=True):
+                for axes, curve, kind in zip(grid[:, column], values, (summary.scale.words, "loss"), strict=True):
                     dashed = {"linestyle": (0, (4, 2))} if arm in ("no-kd", "aligned-student") else {}
                     marker = {"marker": "o"} if len(curve) == 1 else {}
                     epochs = np.arange(1, len(curve) + 1)
-                    axes.plot(epochs, curve, color=arm_colour(arm), label=label, linewidth=1.5, **dashed, **marker)
+                    drawn = axes.plot(
+                        epochs, curve, color=arm_colour(arm), label=label, linewidth=1.5, **dashed, **marker
+                    )
+                    hover(drawn, f"{role}, {label}: {kind} {curve[-1]:.3g} in the last epoch")
             top, bottom = grid[:, column]
             top.set_title(f"{role.capitalize()}s")
             bottom.set_xlabel("epoch")
@@ -85,7 +96,11 @@ def _picture(lines: Sequence[_Line], summary: Summary, num_seeds: int) -> Pictur
         grid[1, 0].set_ylabel("label loss")
         if len(roles) > 1:
             grid[0, 0].legend(loc="lower right")
-        figure.legend(*grid[0, -1].get_legend_handles_labels(), loc="outside right upper")
+        legend(figure, *grid[0, -1].get_legend_handles_labels())
+    return figure
+
+
+def _picture(lines: Sequence[_Line], summary: Summary, num_seeds: int) -> Picture:
     ends = "; ".join(
         f"{role} {label}: {summary.scale.words} {metric.max():.{summary.digits}f} at best, "
         f"{metric[-1]:.{summary.digits}f} in the last epoch"
@@ -93,7 +108,7 @@ def _picture(lines: Sequence[_Line], summary: Summary, num_seeds: int) -> Pictur
     )
     seeds = f"means over {num_seeds} seeds" if num_seeds > 1 else "one seed"
     return Picture(
-        figure,
+        partial(_draw, lines, summary),
         "training",
         f"Metric and label loss on the validation split, {seeds}, up to the last epoch that all seeds reached. Each "
         "arm is shown by its variant best on validation. Overfitting shows as a loss that rises again.",

@@ -1,44 +1,52 @@
 """A diagnosis in words and tables, for the terminal and for the report."""
 
-from mfh.reporting.page import Picture, Section, Table
+from mfh.problems.scale import Scale
+from mfh.reporting.page import Block, Content, Section, Table
 from mfh.reporting.pictures import estimated_venn_picture
 from mfh.studies.criteria import Measure, Shares
-from mfh.studies.diagnosis import Diagnosis, name_of_arm
+from mfh.studies.diagnosis import Diagnosis
 from mfh.studies.folder import Run
 
 
-def diagnosis_sections(run: Run) -> tuple[str, str, list[Section]]:
-    """Title, verdict and sections of the report of a run folder that holds a diagnosis and no study.
+def diagnosis_content(run: Run) -> Content:
+    """The report of a run folder that holds a diagnosis and no study.
 
     Raises:
         InputError: The diagnosis cannot be read.
     """
     diagnosis = run.diagnosis
     assert diagnosis is not None
+    shared = Section("What the modalities share", estimated_venn(run))
     criteria = Section("Criteria", [*diagnosis_tables(diagnosis), _reading(diagnosis)])
-    sections = [criteria, Section("What the modalities share", [*estimated_venn(run)])]
-    return f"Diagnosis: {diagnosis.task}", diagnosis_verdict(diagnosis), sections
+    return Content(f"Diagnosis: {diagnosis.task}", "", diagnosis_verdict(diagnosis), [shared, criteria])
 
 
-def kept_diagnosis(run: Run) -> list[Section]:
-    """The section on a run's diagnosis; an empty list for a run without one."""
+def kept_diagnosis(run: Run, *, with_venn: bool) -> list[Section]:
+    """The section on a run's diagnosis; an empty list for a run without one.
+
+    Args:
+        run: The run folder.
+        with_venn: Whether to show the estimated Venn diagram too.
+    """
     diagnosis = run.diagnosis
     if diagnosis is None:
         return []
-    tables = diagnosis_tables(diagnosis)
-    return [Section("Will distillation help?", [diagnosis_verdict(diagnosis), *tables, _reading(diagnosis)])]
+    verdict, tables = diagnosis_verdict(diagnosis), diagnosis_tables(diagnosis)
+    venn = estimated_venn(run) if with_venn else []
+    return [Section("Will distillation help?", [" ".join(verdict), *venn, *tables, _reading(diagnosis)])]
 
 
 def _reading(diagnosis: Diagnosis) -> str:
     return (
-        "This diagnosis was made before any student was distilled. It uses a teacher and a student trained on labels, "
+        "This diagnosis was made before any student was distilled. The forecast rehearses distillation by regressions "
+        "on features of untrained networks; its interval says how far such forecasts were from measured gains. The "
+        f"other criteria are shown for orientation. They use a teacher and a student trained on labels, "
         f"{diagnosis.num_train} labelled and {diagnosis.num_unlabelled} unlabelled training pairs, and "
-        f"{diagnosis.samples} validation pairs (seed {diagnosis.seed}). The verdict rests on the trial of heads "
-        "alone; the other criteria are shown for orientation."
+        f"{diagnosis.samples} validation pairs (seed {diagnosis.seed}). What a mask adds is not forecast."
     )
 
 
-def estimated_venn(run: Run) -> list[str | Picture]:
+def estimated_venn(run: Run) -> list[Block]:
     """The modality Venn diagram as a run's diagnosis estimates it, with an explanation; empty without a diagnosis."""
     diagnosis = run.diagnosis
     if diagnosis is None:
@@ -53,19 +61,28 @@ def estimated_venn(run: Run) -> list[str | Picture]:
     return [picture, words]
 
 
-def diagnosis_verdict(diagnosis: Diagnosis) -> str:
-    """The verdict and its reasons, as sentences."""
-    arm = name_of_arm(diagnosis.arm, diagnosis.layer)
+def diagnosis_verdict(diagnosis: Diagnosis) -> list[str]:
+    """The verdict and its reasons, a sentence each."""
     opening = {
-        "likely to help": f"Distillation is likely to help ({arm}).",
-        "not likely to help": "Distillation is not likely to help.",
-        "cannot tell": f"The diagnosis cannot tell whether distillation will help (the best trial is that of {arm}).",
+        "likely to help": "Plain distillation is likely to help.",
+        "not likely to help": "Plain distillation is not likely to help.",
+        "cannot tell": "The diagnosis cannot tell whether plain distillation will help.",
     }[diagnosis.verdict]
-    return " ".join([opening, *(reason[:1].upper() + reason[1:] for reason in diagnosis.reasons)])
+    return [opening, *(reason[:1].upper() + reason[1:] for reason in diagnosis.reasons)]
 
 
 def diagnosis_tables(diagnosis: Diagnosis) -> list[Table]:
     """Two tables: the criteria, and what each layer of the teacher shows."""
+    scale = diagnosis.scale
+    ahead = (
+        (
+            "expected gain, all pairs",
+            diagnosis.forecast.gain,
+            "of plain distillation over the same training without a teacher",
+        ),
+        ("expected gain, labelled pairs", diagnosis.forecast.labelled_only, "the same without the unlabelled pairs"),
+        ("rehearsed lead", diagnosis.forecast.lead, "how far the rehearsed teacher is ahead of the rehearsed student"),
+    )
     measures = (
         (
             "trial of heads, regular",
@@ -88,17 +105,29 @@ def diagnosis_tables(diagnosis: Diagnosis) -> list[Table]:
             "0 to 0.69 nats; smaller should be better (arXiv 2409.02438)",
         ),
         ("complementarity", diagnosis.complementarity, "in nats; above 0 should help (arXiv 2510.13182)"),
+        ("CKA", diagnosis.kernel_alignment, "0 to 1: how alike both networks' features are"),
+        (
+            "mutual neighbours",
+            diagnosis.mutual_neighbours,
+            "share of 10 nearest neighbours that both networks agree on",
+        ),
+        ("cosine gap", diagnosis.cosine_gap, "0 to 2: how different both networks' logits are"),
     )
-    rows = [[name, *_numbers(measure), measure.note or meaning] for name, measure, meaning in measures]
-    accuracies = (("teacher", diagnosis.teacher_accuracy), ("student, labels only", diagnosis.student_accuracy))
-    rows += [[f"{name}: accuracy", f"{100 * value:.1f} %", "", ""] for name, value in accuracies]
+    rows = [[name, *_gains(measure, scale), measure.note or meaning] for name, measure, meaning in ahead]
+    rows += [
+        [name, *_numbers(measure), measure.note or meaning]
+        for name, measure, meaning in measures
+        if measure.note != "needs one class per sample"
+    ]
+    values = (("teacher", diagnosis.teacher_accuracy), ("student, labels only", diagnosis.student_accuracy))
+    rows += [[f"{name}: {scale.words}", scale.show(value), "", ""] for name, value in values]
     layers = [
         [
             view.layer,
             str(view.channels),
             f"{view.seen:.2f}",
             " ".join(_numbers(view.share)),
-            f"{100 * view.accuracy:.1f}",
+            "" if view.accuracy is None else f"{100 * view.accuracy:.1f}",
             " ".join(_numbers(view.trial)),
         ]
         for view in diagnosis.layers
@@ -107,7 +136,7 @@ def diagnosis_tables(diagnosis: Diagnosis) -> list[Table]:
         Table(
             ["Criterion", "Value", "Interval", "Meaning"],
             rows,
-            "Criteria on the validation split, with 95 % intervals (90 % for trials of heads).",
+            "Forecast and criteria on the validation split, with 95 % intervals (90 % for gains and trials of heads).",
         ),
         Table(
             ["Layer", "Channels", "Mean R\u00b2", "Decision seen", "Soft teacher, %", "Trial of heads, soft"],
@@ -115,6 +144,16 @@ def diagnosis_tables(diagnosis: Diagnosis) -> list[Table]:
             "Layers of the teacher: what the student's features predict of the channels, and of the decision.",
         ),
     ]
+
+
+def _gains(measure: Measure, scale: Scale) -> tuple[str, str]:
+    """A gain and its interval in units of the metric, as text."""
+    if measure.value is None:
+        return "\u2013", ""
+    digits = "+.1f" if scale.percent else "+.3g"
+    unit = f" {scale.unit}" if scale.unit else ""
+    interval = "" if measure.low is None else f"({measure.low:{digits}} to {measure.high:{digits}})"
+    return f"{measure.value:{digits}}{unit}".replace("-", "\u2212"), interval.replace("-", "\u2212")
 
 
 def _numbers(measure: Measure) -> tuple[str, str]:

@@ -1,12 +1,23 @@
 """Figures and report sections of the Gaussian experiments."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mfh.errors import InputError
-from mfh.figures.style import FAINT, ROLE_COLOURS, arm_colour, figure_size, new_figure, style
+from mfh.figures.style import (
+    FAINT,
+    ROLE_COLOURS,
+    arm_colour,
+    figure_size,
+    hover,
+    is_narrow,
+    new_figure,
+    possible,
+    style,
+)
 from mfh.figures.venn import circle_areas, draw_venn
 from mfh.gaussian.crossing import sign_change
 from mfh.gaussian.tables import gains, summary, table_of
@@ -49,33 +60,37 @@ def sweep_figure(frame: "pd.DataFrame", *, confidence: float = 0.95) -> "Figure"
     means = summary(frame).sort_values(column)
     settings = means[["alpha", "beta", "gamma"]].drop_duplicates()
     with style():
-        figure = Figure(figsize=figure_size(7.2, 4.6, columns=2), layout="constrained")
+        narrow, count = is_narrow(), len(settings)
+        figure = Figure(figsize=figure_size(7.2, 7.6 if narrow else 4.6, columns=2), layout="constrained")
         parts: Any = figure.subfigures(2, 1, height_ratios=[1.0, 2.6])
         diagrams, plots = parts
-        places = np.atleast_1d(diagrams.subplots(1, len(settings), sharex=True, sharey=True))
-        for number, (axes, (_, setting)) in enumerate(zip(places, settings.iterrows(), strict=True)):
+        rows = 2 if narrow and count > 3 else 1
+        places = np.ravel(diagrams.subplots(rows, -(-count // rows), sharex=True, sharey=True))
+        for spare in places[count:]:
+            spare.set_axis_off()
+        for number, (axes, (_, setting)) in enumerate(zip(places[:count], settings.iterrows(), strict=True)):
             gamma = setting["gamma"]
             teacher, student = circle_areas(setting["alpha"], setting["beta"], gamma)
             title = f"{symbol} = {setting[column]:.2f}".rstrip("0").rstrip(".")
             draw_venn(gamma, teacher - gamma, student - gamma, title=title, axes=axes, names=number == 0)
-        left, right = plots.subplots(1, 2, width_ratios=[1.5, 1])
+        left, right = plots.subplots(2, 1) if narrow else plots.subplots(1, 2, width_ratios=[1.5, 1])
 
         for role, arm, label, colour, marker in (
             ("teacher", "regular", "teacher", ROLE_COLOURS["teacher"], "s"),
             ("student", "no-kd", "student, No-KD", arm_colour("no-kd"), "o"),
             ("student", "regular", "student, KD", ROLE_COLOURS["student"], "^"),
         ):
-            rows = means[(means["role"] == role) & (means["arm"] == arm)]
-            half_width = _half_width(rows["standard_error"], rows["num_seeds"], confidence)
-            _band(left, rows[column], rows["mean"], half_width, colour, label, marker)
+            part = means[(means["role"] == role) & (means["arm"] == arm)]
+            half_width = _half_width(part["standard_error"], part["num_seeds"], confidence)
+            _band(left, part[column], part["mean"], half_width, colour, label, marker)
+        left.set_ylim(*possible(left.get_ylim(), 0, 100))
         left.set(xlabel=symbol, ylabel="test accuracy (%)", title="Accuracy")
         left.legend(loc="best")
 
-        rows = _gain_rows(frame, column)
-        rows = rows[rows["arm"] == "regular"]
+        part = _gain_rows(frame, column).query("arm == 'regular'")
         right.axhline(0, color=FAINT, linewidth=1.2)
-        half_width = _half_width(rows["standard_error"], rows["num_seeds"], confidence)
-        _band(right, rows[column], rows["mean"], half_width, ROLE_COLOURS["student"], None, "^")
+        half_width = _half_width(part["standard_error"], part["num_seeds"], confidence)
+        _band(right, part[column], part["mean"], half_width, ROLE_COLOURS["student"], None, "^")
         right.set(xlabel=symbol, ylabel="points over No-KD", title="Gain from the teacher")
         return figure
 
@@ -117,9 +132,10 @@ def modification_figure(frame: "pd.DataFrame", *, confidence: float = 0.95) -> "
         for axes in (left, right):
             axes.set_xticks(list(places.values()), [f"{gamma:.2f}" for gamma in places])
             axes.set_xlabel("\u03b3 of the data")
+        left.set_ylim(*possible(left.get_ylim(), 0, 100))
         left.set(ylabel="test accuracy (%)", title="Teachers")
         right.set(ylabel="points over No-KD", title="Gain of their students")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2 if is_narrow() else 4)
         return figure
 
 
@@ -132,8 +148,8 @@ def gaussian_sections(frames: Mapping[str, "pd.DataFrame"]) -> list[Section]:
     return [_section(name, frame) for name, frame in frames.items()]
 
 
-def gaussian_verdict(frames: Mapping[str, "pd.DataFrame"]) -> str:
-    """The findings of the experiments in a few sentences.
+def gaussian_verdict(frames: Mapping[str, "pd.DataFrame"]) -> list[str]:
+    """The findings of the experiments, a sentence each.
 
     Args:
         frames: Results by experiment, see `gaussian_sections`.
@@ -145,13 +161,30 @@ def gaussian_verdict(frames: Mapping[str, "pd.DataFrame"]) -> str:
         sentences.append(_alpha_sentence(frames["vary-alpha"]))
     if "modify-gamma" in frames:
         sentences.append(_modification_sentence(frames["modify-gamma"]))
-    return " ".join(sentences)
+    return sentences or ["One setting was run; several show how the gain depends on what the modalities share."]
+
+
+def gaussian_tables(frame: "pd.DataFrame") -> list[Table]:
+    """One experiment as tables that fit 80 columns of text: a row for each setting; teachers and students apart.
+
+    Args:
+        frame: Results of one experiment.
+    """
+    table, column = table_of(frame), _AXES[_only_experiment(frame)][0]
+    roles = ("teacher", "KD") if _only_experiment(frame) == "modify-gamma" else ("",)
+    tables = []
+    for role in roles:
+        names = [name for name in map(str, table) if name.endswith(role) or (role == "KD" and name == "No-KD")]
+        names = [name for name in names if name not in ("alpha", "beta", "gamma")]
+        heading = {"teacher": "Teachers: test accuracy", "KD": "Students: test accuracy", "": "Test accuracy"}[role]
+        caption = f"{heading} in percent, mean \u00b1 standard error over {frame['seed'].nunique()} seeds."
+        columns = [column, *(name.removesuffix(f" {role}") for name in names)]
+        tables.append(Table(columns, table[[column, *names]].to_numpy().tolist(), caption))
+    return tables
 
 
 def _section(name: str, frame: "pd.DataFrame") -> Section:
     num_seeds = frame["seed"].nunique()
-    table = table_of(frame)
-    errors = f"Accuracy in percent after the last step, mean \u00b1 standard error over {num_seeds} seeds."
     if name == "modify-gamma":
         return Section(
             "Modify gamma (Table 2)",
@@ -159,14 +192,14 @@ def _section(name: str, frame: "pd.DataFrame") -> Section:
                 "Each modified teacher keeps only as many inputs as are general: random ones, the true general ones, "
                 "or those that Algorithm 1 ranks highest. " + _modification_sentence(frame),
                 Picture(
-                    modification_figure(frame),
+                    partial(modification_figure, frame),
                     "modify-gamma",
                     "Left: accuracy of the teachers. Right: gain of their students over students without a teacher. "
                     f"Bars are 95 % intervals over {num_seeds} seeds.",
                     "Teacher accuracies and student gains by gamma for four ways to choose the teacher's inputs. "
                     "The table below lists the numbers.",
                 ),
-                Table(list(table.columns), table.to_numpy().tolist(), errors),
+                *gaussian_tables(frame),
                 *_found_blocks(frame),
             ],
         )
@@ -187,18 +220,18 @@ def _section(name: str, frame: "pd.DataFrame") -> Section:
         [
             text.strip(),
             Picture(
-                sweep_figure(frame),
+                partial(sweep_figure, frame),
                 name,
                 "Above: decisive inputs of the teacher (blue, left) and of the student (orange, right). Areas are to "
                 f"scale. Below: means over {num_seeds} seeds with 95 % bands.",
                 f"Venn diagrams and curves of accuracy and gain along {symbol}. The table below lists the numbers.",
             ),
-            Table(list(table.columns), table.to_numpy().tolist(), errors),
+            *gaussian_tables(frame),
         ],
     )
 
 
-def _found_blocks(frame: "pd.DataFrame") -> list[str | Table | Picture]:
+def _found_blocks(frame: "pd.DataFrame") -> list[Table]:
     import pandas as pd
 
     found = pd.DataFrame(frame.attrs.get("general_found", []))
@@ -259,3 +292,5 @@ def _band(axes: "Axes", x: Any, mean: Any, half_width: Any, colour: str, label: 
     x, mean = np.asarray(x, dtype=float), np.asarray(mean, dtype=float)
     axes.fill_between(x, mean - half_width, mean + half_width, color=colour, alpha=0.22, linewidth=0)
     axes.plot(x, mean, color=colour, marker=marker, label=label)
+    for place, value in zip(x, mean, strict=True):
+        hover(axes.plot([place], [value], marker, color=colour), f"{label or 'gain'} at {place:.2f}: {value:.2f}")

@@ -3,22 +3,25 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mfh.figures.saliency import draw_saliency
-from mfh.figures.style import FAINT, INK, arm_colour, new_figure, style
+from mfh.figures.style import FAINT, INK, arm_colour, hover, is_narrow, legend, new_figure, possible, style
 from mfh.figures.venn import circle_areas, draw_venn
 from mfh.reporting.page import Picture
 from mfh.studies.criteria import Shares
-from mfh.studies.gains import comma_unit, draw_gains, possible, split_in_words
+from mfh.studies.gains import comma_unit, draw_gains, split_in_words
 from mfh.studies.grid import Cell
 from mfh.studies.summary import Summary, Variant, label_of, representatives
 from mfh.venn import ModalityVenn
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from mfh.saliency.scores import ChannelSaliency
 
 
@@ -32,13 +35,12 @@ def gains_picture(summary: Summary) -> Picture | None:
     if not variants:
         return None
     shown = representatives(summary, variants)
-    figure = draw_gains(summary, shown)
     left_out = len(variants) - len(shown)
     listed = "; ".join(
         f"{variant.label} {summary.difference(variant.gain)}" for variant in shown if variant.gain is not None
     )
     return Picture(
-        figure,
+        partial(draw_gains, summary, shown),
         "gains",
         "Gain over no-kd. Small dots are single seeds, large dots are means, bars are 95 % intervals."
         + (f" Of {left_out + len(shown)} variants, those best on validation are shown." if left_out else ""),
@@ -56,6 +58,21 @@ def teachers_picture(summary: Summary) -> Picture | None:
     shown = representatives(summary, with_teacher)
     if len(shown) < 2:
         return None
+    listed = "; ".join(
+        f"{variant.label}: teacher {summary.number(variant.teacher)}, student {summary.number(variant.student)}"
+        for variant in shown
+    )
+    return Picture(
+        partial(_draw_teachers, summary, shown),
+        "teacher-and-student",
+        f"Teacher against student {summary.scale.words}. If the better teacher always made the better student, the "
+        "points would rise from left to right. The dashed line is the student without a teacher. Bars are 95 % "
+        "intervals of the paired difference to it.",
+        f"Scatter of teacher {summary.scale.words} against student {summary.scale.words}. {listed}.",
+    )
+
+
+def _draw_teachers(summary: Summary, shown: Sequence[Variant]) -> "Figure":
     teachers = np.array([variant.teacher.mean() for variant in shown])
     students = np.array([variant.student.mean() for variant in shown])
     none = summary.chosen("no-kd")
@@ -70,10 +87,13 @@ def teachers_picture(summary: Summary) -> Picture | None:
             if gain is not None and not math.isnan(gain.low):
                 ends = [student + summary.scale.sign * (end - gain.mean_difference) for end in (gain.low, gain.high)]
                 axes.plot([teacher, teacher], ends, color=colour, linewidth=1.4, alpha=0.6)
-            axes.plot([teacher], [student], "o", color=colour, markersize=8, markeredgecolor="white")
+            dot = axes.plot([teacher], [student], "o", color=colour, markersize=8, markeredgecolor="white")
+            numbers = f"teacher {summary.number(variant.teacher)}, student {summary.number(variant.student)}"
+            hover(dot, f"{variant.label}: {numbers}")
         unit = ", %" if summary.scale.percent else ""
-        axes.set_xlabel(f"{split_in_words(summary)} {summary.scale.words} of the teacher, as masked{unit}")
-        axes.set_ylabel(f"{split_in_words(summary)} {summary.scale.words} of the student{unit}")
+        metric = summary.scale.words if is_narrow() else f"{split_in_words(summary)} {summary.scale.words}"
+        axes.set_xlabel(f"{metric} of the teacher, as masked{unit}")
+        axes.set_ylabel(f"{metric} of the student{unit}")
         axes.locator_params(steps=[1, 2, 5, 10])
         axes.grid()
         if summary.scale.percent:
@@ -83,21 +103,9 @@ def teachers_picture(summary: Summary) -> Picture | None:
             for variant, teacher, student in zip(shown, teachers, students, strict=True)
         ]
         if none is not None:
-            labels.append(("no-kd (no teacher)", None, none.student.mean()))
+            labels.append(("no-kd" if is_narrow() else "no-kd (no teacher)", None, none.student.mean()))
         _labels_at_the_right(axes, labels, 0.065 * 3.9 / height)
-    listed = "; ".join(
-        f"{variant.label}: teacher {summary.scale.show(teacher / summary.scale.factor)}, "
-        f"student {summary.scale.show(student / summary.scale.factor)}"
-        for variant, teacher, student in zip(shown, teachers, students, strict=True)
-    )
-    return Picture(
-        figure,
-        "teacher-and-student",
-        f"Teacher against student {summary.scale.words}. If the better teacher always made the better student, the "
-        "points would rise from left to right. The dashed line is the student without a teacher. Bars are 95 % "
-        "intervals of the paired difference to it.",
-        f"Scatter of teacher {summary.scale.words} against student {summary.scale.words}. {listed}.",
-    )
+    return figure
 
 
 def _labels_at_the_right(axes: Any, labels: Sequence[tuple[str, float | None, float]], least: float) -> None:
@@ -153,6 +161,22 @@ def sweep_picture(summary: Summary) -> Picture | None:
     lines = {key: variants for key, variants in lines.items() if len(variants) >= 3}
     if not lines:
         return None
+    listed = "; ".join(
+        f"{label_of(line, lines)} "
+        + ", ".join(
+            f"{v.gain.mean_difference:+.{summary.digits}f} at {v.ratio:g}" for v in variants if v.gain is not None
+        )
+        for line, variants in lines.items()
+    )
+    return Picture(
+        partial(_draw_sweep, summary, lines),
+        "ratio-sweep",
+        "Gain over no-kd as more channels are removed, with 95 % intervals. Dashed lines are arms without a ratio.",
+        f"Lines of the gain over no-kd{_in_unit(summary)} against the ratio: {listed}.",
+    )
+
+
+def _draw_sweep(summary: Summary, lines: dict[Cell, list[Variant]]) -> "Figure":
     flat = [v for v in summary.variants if v.arm in ("regular", "aligned", "soft") and v.gain is not None]
     with style():
         figure, axes = new_figure(6.5, 3.6)
@@ -164,27 +188,20 @@ def sweep_picture(summary: Summary) -> Picture | None:
             ratios = [variant.ratio for variant in variants]
             colour, label = arm_colour(line.arm), label_of(line, lines)
             axes.plot(ratios, means, marker="o", color=colour, label=label, linestyle=_DASHES[place // 3 % 4])
+            for variant, mean in zip(variants, means, strict=True):
+                mark = axes.plot([variant.ratio], [mean], "o", color=colour)
+                hover(mark, f"{label} at {variant.ratio:g}: {summary.difference(variant.gain)}")
             axes.fill_between(ratios, lows, highs, color=colour, alpha=0.12, linewidth=0)
         for variant in flat:
             gain = variant.gain.mean_difference if variant.gain is not None else 0.0
             axes.axhline(gain, color=arm_colour(variant.arm), linestyle=(0, (5, 2)), label=variant.label)
-        axes.set_xlabel("ratio: fraction of the teacher's channels removed")
+        axes.set_xlabel(
+            "fraction of channels removed" if is_narrow() else "ratio: fraction of the teacher's channels removed"
+        )
         axes.set_ylabel(f"gain over no-kd{comma_unit(summary)}")
         axes.grid(axis="y")
-        figure.legend(loc="outside right upper")
-    listed = "; ".join(
-        f"{label_of(line, lines)} "
-        + ", ".join(
-            f"{v.gain.mean_difference:+.{summary.digits}f} at {v.ratio:g}" for v in variants if v.gain is not None
-        )
-        for line, variants in lines.items()
-    )
-    return Picture(
-        figure,
-        "ratio-sweep",
-        "Gain over no-kd as more channels are removed, with 95 % intervals. Dashed lines are arms without a ratio.",
-        f"Lines of the gain over no-kd{_in_unit(summary)} against the ratio: {listed}.",
-    )
+        legend(figure)
+    return figure
 
 
 _DASHES: list[Any] = ["solid", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5))]
@@ -193,7 +210,7 @@ _DASHES: list[Any] = ["solid", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5,
 def saliency_picture(
     saliency: "ChannelSaliency", *, ratio: float | None, truth: NDArray[np.bool_] | None, name: str, seed: int = 0
 ) -> Picture:
-    """Saliency by channel, and sorted with the part that a mask removes.
+    """How the scores of the channels are distributed; where the truth is known, how well they tell them apart.
 
     Args:
         saliency: Saliency by one score.
@@ -204,7 +221,11 @@ def saliency_picture(
     """
     num_channels = len(saliency.scores)
     caption = f"Score {saliency.score} at layer {saliency.layer}, seed {seed}. High scores are modality-general."
-    alt = f"Saliency of {num_channels} channels by score {saliency.score}, by channel and sorted."
+    if saliency.score == "probe":
+        caption += " The soft mask gives a channel more weight, the larger its R\u00b2."
+    if truth is not None:
+        caption += " The curve shows, for every cut, the fractions of both kinds that are kept."
+    alt = f"Histogram of the saliency of {num_channels} channels by score {saliency.score}."
     if ratio is not None:
         kept = saliency.mask("general", ratio).weights > 0
         caption += f" The general mask at ratio {ratio:g} removes the shaded part."
@@ -214,7 +235,8 @@ def saliency_picture(
             if truth is not None
             else "."
         )
-    return Picture(draw_saliency(saliency.scores, score=saliency.score, ratio=ratio, truth=truth), name, caption, alt)
+    draw = partial(draw_saliency, saliency.scores, score=saliency.score, ratio=ratio, truth=truth)
+    return Picture(draw, name, caption, alt)
 
 
 def venn_picture(venn: ModalityVenn) -> Picture:
@@ -226,7 +248,7 @@ def venn_picture(venn: ModalityVenn) -> Picture:
     counts = f"{venn.general} general, {venn.teacher_only} teacher-only and {venn.student_only} student-only"
     measures = f"alpha = {venn.alpha:.2g}, beta = {venn.beta:.2g}, gamma = {venn.gamma:.2g}"
     return Picture(
-        draw_venn(venn.general, venn.teacher_only, venn.student_only, words=str),
+        partial(draw_venn, venn.general, venn.teacher_only, venn.student_only, words=str),
         "venn",
         f"What decides the label: {counts} features, so {measures}. Areas are to scale.",
         f"Venn diagram of two circles: {counts} decisive features; {measures}.",
@@ -259,7 +281,7 @@ def estimated_venn_picture(shares: Shares, samples: int) -> Picture | None:
         measures.append(f"{name} = {value:.2f} ({measure.low:.2f} to {measure.high:.2f})")
     parts = f"{percent(general)} general, {percent(teacher_only)} teacher-only, {percent(student_only)} student-only"
     return Picture(
-        draw_venn(general, teacher_only, student_only, words=percent, title="estimated"),
+        partial(draw_venn, general, teacher_only, student_only, words=percent, title="estimated"),
         "venn-estimated",
         f"What decides the label, estimated from {samples} validation pairs: {', '.join(measures)}; 95 % intervals. "
         "Areas are to scale with the estimate.",

@@ -1,6 +1,6 @@
 """The student to take home: what a study recommends, and what was exported."""
 
-from mfh.reporting.page import Section
+from mfh.reporting.page import Command, Section
 from mfh.studies.folder import Run
 
 
@@ -16,4 +16,7 @@ def student_lines(run: Run) -> list[str]:
 
 def student_section(run: Run) -> Section:
     """The section on the student that was exported, or that can be."""
-    return Section("Take it home", list(student_lines(run)))
+    if run.exported is None and run.holds_students:
+        command = Command(f"mfh export {run.folder}")
+        return Section("Take it home", ["This command writes the recommended student as a file:", command])
+    return Section("Take it home", [*student_lines(run)])

@@ -8,7 +8,8 @@ from mfh.reporting.classes import classes_section
 from mfh.reporting.costs import costs_section
 from mfh.reporting.curves import training_section
 from mfh.reporting.diagnosis import estimated_venn, kept_diagnosis
-from mfh.reporting.page import Section, Table
+from mfh.reporting.legend import legend_table
+from mfh.reporting.page import Block, Command, Content, Files, Folded, Section, Table
 from mfh.reporting.pictures import (
     gains_picture,
     saliency_picture,
@@ -29,8 +30,8 @@ from mfh.studies.summary import Summary
 from mfh.venn import ModalityVenn
 
 
-def study_sections(run: Run) -> tuple[str, str, list[Section]]:
-    """Title, verdict and sections of the report of one study.
+def study_content(run: Run) -> Content:
+    """The report of one study.
 
     Args:
         run: The run folder of a study.
@@ -42,20 +43,24 @@ def study_sections(run: Run) -> tuple[str, str, list[Section]]:
     summary, seeds = run.summary, set(run.results["seed"])
     measured = [folder for folder in run.seeds if folder.seed in seeds]  # others are being added
     sections = [
+        _compared(run, facts, summary),
         _results(summary, run),
+        student_section(run),
         budgets_section(run),
-        _teachers(summary),
-        _world(run, facts, summary),
-        *kept_diagnosis(run),
+        Section("Better teachers, better students?", _given(teachers_picture(summary))),
+        *kept_diagnosis(run, with_venn=bool(_known_counts(facts))),
         _channels(run, summary),
         classes_section(measured, summary, facts),
         training_section(measured, summary),
         costs_section(measured, summary),
-        making_section(run.config, run.environment),
-        student_section(run),
+        making_section(run),
     ]
-    title = f"Study: {run.config.get('task', run.folder.name)}"
-    return title, study_finding(run), [part for part in sections if part.blocks]
+    return Content(
+        f"Study: {run.config.get('task', run.folder.name)}",
+        str(facts.get("description") or ""),
+        study_finding(run).split("\n"),
+        [part for part in sections if part.blocks],
+    )
 
 
 def comparison_table(runs: Mapping[str, Run]) -> Table:
@@ -85,15 +90,41 @@ def comparison_table(runs: Mapping[str, Run]) -> Table:
     return Table(columns, rows, caption)
 
 
+def _compared(run: Run, facts: Mapping[str, Any], summary: Summary) -> Section:
+    """What the modalities share, as far as it is known or was estimated, and what each arm is."""
+    section = Section("What was compared")
+    if counts := _known_counts(facts):
+        section.blocks.append(venn_picture(ModalityVenn(*counts)))
+    else:
+        section.blocks.extend(estimated_venn(run))
+    names = {
+        "best_teacher_accuracy": "the best possible accuracy on the teacher's modality is",
+        "best_student_accuracy": "on the student's",
+        "majority_accuracy": "always predicting the majority class gives",
+    }
+    known = [f"{words} {100 * float(facts[name]):.1f} %" for name, words in names.items() if name in facts]
+    none = summary.chosen("no-kd")
+    if known:
+        text = "; ".join(known)
+        reached = f" The student without a teacher reaches {summary.number(none.student)} %." if none else ""
+        section.blocks.append(f"{text[0].upper()}{text[1:]}.{reached}")
+    section.blocks.append(legend_table(list(dict.fromkeys(variant.arm for variant in summary.variants))))
+    return section
+
+
+def _known_counts(facts: Mapping[str, Any]) -> list[int]:
+    """Numbers of decisive features: general, teacher-only and student-only; none where they are not known."""
+    counts = [facts.get(name) for name in ("general", "teacher_only", "student_only")]
+    known = [count for count in counts if isinstance(count, int)]
+    return known if len(known) == len(counts) and any(known) else []
+
+
 def _results(summary: Summary, run: Run) -> Section:
     section, choice = Section("Results"), run.selection
     if choice is not None:
         section.blocks.append(recommendation(choice, summary.scale, tested_all=not run.config.get("select")))
-    picture = gains_picture(summary)
-    if picture is not None:
-        section.blocks.append(picture)
-    section.blocks.append(arms_table(summary))
-    section.blocks.extend(_pairs_in_words(run))
+    blocks = (gains_picture(summary), arms_table(summary), questions_table(summary), sweep_picture(summary))
+    section.blocks.extend(_given(*blocks))
     most = summary.num_seeds[1]
     notes = (
         "Judge a mask by its gain over the same teacher without it: general, specific and random against aligned, "
@@ -111,13 +142,7 @@ def _results(summary: Summary, run: Run) -> Section:
             notes += f" They use the {summary.num_shared} seeds that all arms have."
     else:
         notes += "One seed has no interval: run more seeds before you draw conclusions."
-    section.blocks.append(notes)
-    questions = questions_table(summary)
-    if questions is not None:
-        section.blocks.append(questions)
-    sweep = sweep_picture(summary)
-    if sweep is not None:
-        section.blocks.append(sweep)
+    section.blocks.extend([*_pairs_in_words(run), notes])
     return section
 
 
@@ -149,46 +174,6 @@ def _pairs_in_words(run: Run) -> list[str]:
     ]
 
 
-def _teachers(summary: Summary) -> Section:
-    section = Section("Better teachers, better students?")
-    picture = teachers_picture(summary)
-    if picture is None:
-        return section
-    with_teacher = [variant for variant in summary.variants if len(variant.teacher)]
-    sign = summary.scale.sign
-    by_teacher = sorted(with_teacher, key=lambda variant: -sign * variant.teacher.mean())
-    by_student = sorted(with_teacher, key=lambda variant: -sign * variant.student.mean())
-    if len(with_teacher) <= 8:
-        section.blocks.append(
-            f"Teachers, best first: {', '.join(variant.label for variant in by_teacher)}. "
-            f"Their students, best first: {', '.join(variant.label for variant in by_student)}."
-        )
-    section.blocks.append(picture)
-    return section
-
-
-def _world(run: Run, facts: Mapping[str, Any], summary: Summary) -> Section:
-    section = Section("What the modalities share")
-    if facts.get("description"):
-        section.blocks.append(str(facts["description"]))
-    names = {
-        "best_teacher_accuracy": "the best possible accuracy on the teacher's modality is",
-        "best_student_accuracy": "on the student's",
-        "majority_accuracy": "always predicting the majority class gives",
-    }
-    known = [f"{words} {100 * float(facts[name]):.1f} %" for name, words in names.items() if name in facts]
-    none = summary.chosen("no-kd")
-    if known:
-        text = "; ".join(known)
-        reached = f" The student without a teacher reaches {summary.number(none.student)} %." if none else ""
-        section.blocks.append(f"{text[0].upper()}{text[1:]}.{reached}")
-    counts = [facts.get(name) for name in ("general", "teacher_only", "student_only")]
-    if all(isinstance(count, int) for count in counts) and any(counts):
-        section.blocks.append(venn_picture(ModalityVenn(*[int(count) for count in counts if count is not None])))
-    section.blocks.extend(estimated_venn(run))
-    return section
-
-
 def _channels(run: Run, summary: Summary) -> Section:
     section = Section("Which channels can cross")
     kept = run.seeds[0] if run.seeds else None
@@ -207,35 +192,44 @@ def _channels(run: Run, summary: Summary) -> Section:
                     seed=kept.seed,
                 )
             )
-    table = auroc_table(run.results)
-    if table is not None:
-        section.blocks.append(table)
+    section.blocks.extend(_given(auroc_table(run.results)))
     return section
 
 
-def making_section(config: Mapping[str, Any], environment: Mapping[str, Any]) -> Section:
-    """The section on how a run was made: command, time, configuration, software and hardware."""
-    section = Section("How it was made")
+def _given(*blocks: Block | None) -> list[Block]:
+    """The blocks that there are."""
+    return [block for block in blocks if block is not None]
+
+
+def making_section(run: Run) -> Section:
+    """The section on how a run was made: command, time, data, configuration, software and hardware."""
+    section, environment = Section("How it was made"), run.environment
     repeat, seconds = environment.get("repeat"), environment.get("seconds")
     if repeat:
-        section.blocks.append(f"This command repeats the run: {repeat}")
+        section.blocks.extend(["This command repeats the run:", Command(str(repeat))])
     if isinstance(seconds, int | float):
         section.blocks.append(f"The run took {_duration(float(seconds))}.")
+    kept = {run.folder / name: words for name, words in _KEPT.items() if (run.folder / name).is_file()}
+    if kept:
+        section.blocks.append(Files(kept))
     # The identity of the networks repeats many settings: show each one once, under its short name.
     named: dict[str, str] = {}
-    for name, value in _flatten(config):
+    for name, value in _flatten(run.config):
         name = name.removeprefix("identity.").removeprefix("problem.")
         if value and not name.startswith("facts."):
             named.setdefault(name, value)
     settings = [[name, value] for name, value in named.items()]
-    if settings:
-        section.blocks.append(
-            Table(["Setting", "Value"], settings, "Configuration of the run, with all defaults filled in.")
-        )
     facts = [[name, value] for name, value in _flatten(environment) if name not in ("repeat", "seconds")]
-    if facts:
-        section.blocks.append(Table(["Item", "Value"], facts, "Software and hardware of the run."))
+    tables = [
+        Table(["Setting", "Value"], settings, "Configuration of the run, with all defaults filled in."),
+        Table(["Item", "Value"], facts, "Software and hardware of the run."),
+    ]
+    section.blocks.append(Folded("Configuration, software and hardware", [table for table in tables if table.rows]))
     return section
+
+
+#: Files of a run folder that the report links, and what they hold.
+_KEPT = {"results.csv": "all measurements, one in a row", "study.toml": "the study, to run again: mfh study study.toml"}
 
 
 def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -45,12 +45,7 @@ def arms_table(summary: Summary) -> Table:
         rows,
         f"Means over {summary.seeds_in_words}; differences are paired by seed, with 95 % intervals{caveat}.{direction}",
     )
-    return _without_column(table, 4) if all(variant.masking is None for variant in summary.variants) else table
-
-
-def _without_column(table: Table, place: int) -> Table:
-    rows = [[*row[:place], *row[place + 1 :]] for row in table.rows]
-    return Table([*table.columns[:place], *table.columns[place + 1 :]], rows, table.caption)
+    return table.without_empty_columns()
 
 
 def questions_table(summary: Summary) -> Table | None:

@@ -327,24 +327,27 @@ def _sampled(reader: Reader, agreement: bool, distance: Distance, repeats: int, 
 
     # The same M permutations serve every channel: fewer are drawn, and channels are compared under the same conditions.
     generator = torch.Generator().manual_seed(seed)
-    permutations = [torch.randperm(count, generator=generator) for _ in range(repeats)]
+    permutations = [torch.randperm(count, generator=generator).to(everyone.device) for _ in range(repeats)]
 
     width = reader.to_channels(mine[:1]).shape[1]
-    totals = torch.zeros(repeats, width, dtype=torch.float64)
+    totals = [torch.zeros(width, dtype=torch.float64) for _ in range(repeats)]
+    home = _double(mine[:0]).device  # Apple's GPUs have no float64, so there the sums lie on the CPU
     base = torch.zeros((), dtype=torch.float64)
     # Where the tail is a whole forward, its input is read again. If the data then come in another order, other samples
     # get the same donors, which is a random permutation as well.
     again = any(gather(again))
     stored = (mine, student_logits, [rows.finish() for rows in bypasses])
     for block in track(reader if again else _blocks(reader, *stored)):
-        base += _double(_per_sample(measure, block.teacher_logits, block.student_logits)).sum().cpu()
+        base = base.to(home) + _double(_per_sample(measure, block.teacher_logits, block.student_logits)).sum()
         here = slice(offset, offset + len(block.activation))
         offset = here.stop
         for repeat, permutation in enumerate(permutations):
-            donors = everyone[permutation[here].to(everyone.device)].to(block.activation.device)
-            totals[repeat] += _permuted_sums(reader, block, donors, measure).cpu()
+            donors = everyone[permutation[here]].to(block.activation.device)
+            totals[repeat] = totals[repeat].to(home) + _permuted_sums(reader, block, donors, measure)
 
-    summed = torch.stack(gather(torch.cat([totals.flatten(), base[None], _double(local).sum().cpu()[None]]))).sum(0)
+    # Only now: before, each block would wait for the device.
+    parts = [torch.stack(totals).flatten(), base[None], _double(local).sum()[None]]
+    summed = torch.stack(gather(torch.cat([value.cpu() for value in parts]))).sum(0)
     rises = (summed[:-2].reshape(repeats, width) - summed[-2]) / count
     spread = rises.std(0) if repeats > 1 else torch.full((width,), math.nan, dtype=torch.float64)
     return Estimate(

@@ -125,7 +125,7 @@ class Luggage:
 
 @cache
 def _home(_: str) -> Path:
-    """A folder of this process for what was sent, by its digest; others cannot write there. It goes with the process."""
+    """A folder for what was sent, by its digest. Only this process writes there, and it goes with the process."""
     home = tempfile.mkdtemp(prefix="mfh-code-")
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     return Path(home)

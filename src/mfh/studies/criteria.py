@@ -411,9 +411,7 @@ def non_target_divergence(teacher_logits: Tensor, student_logits: Tensor, target
     )
     m = torch.logaddexp(p, q) - math.log(2)
     values = ((p.exp() * (p - m)).sum(1) + (q.exp() * (q - m)).sum(1)) / 2
-    value = max(float(values.mean()), 0.0)
-    half_width = 1.96 * float(values.std()) / math.sqrt(count)
-    return Measure(value, value - half_width, value + half_width)
+    return _mean(values.clamp_min(0))
 
 
 def complementarity(teacher_logits: Tensor, student_logits: Tensor, target: Tensor) -> Measure:
@@ -454,6 +452,62 @@ def _gaussian_information(a: Tensor, b: Tensor) -> float:
         bases.append(u[:, singular > 1e-6 * singular[0].clamp_min(1e-300)])
     rho = torch.linalg.svdvals(bases[0].T @ bases[1]).clamp(max=1 - 1e-9)
     return float(-0.5 * torch.log1p(-rho.square()).sum())
+
+
+def kernel_alignment(a: Tensor, b: Tensor) -> Measure:
+    """Linear centred kernel alignment (CKA, arXiv 1905.00414) of two networks' features of the same pairs, 0 to 1.
+
+    Args:
+        a: Features of one network, (N, F).
+        b: Features of the other, (N, F').
+
+    Example:
+        >>> x = torch.tensor([[0.0, 1.0], [2.0, 0.0], [1.0, 5.0]])
+        >>> round(kernel_alignment(x, 3 * x.flip(1) + 1).value, 6)
+        1.0
+    """
+    a, b = (part.double() - part.double().mean(0) for part in (a, b))
+    power = float((a.T @ a).norm() * (b.T @ b).norm())
+    if not power > 0:
+        return Measure(None, note="one of the networks gives all pairs the same features")
+    return Measure(float((a.T @ b).square().sum()) / power)
+
+
+def mutual_neighbours(a: Tensor, b: Tensor, *, k: int = 10) -> Measure:
+    """Share of a pair's k nearest neighbours that both networks' features agree on, by cosine (arXiv 2405.07987).
+
+    Args:
+        a: Features of one network, (N, F).
+        b: Features of the other, (N, F').
+        k: Number of neighbours.
+
+    Returns:
+        The mean over pairs, and its 95 % interval.
+    """
+    near = []
+    for part in (a, b):
+        part = torch.nn.functional.normalize(part.double() - part.double().mean(0))
+        likeness = (part @ part.T).fill_diagonal_(-2.0)
+        near.append(likeness.topk(min(k, len(part) - 1)).indices)
+    shared = (near[0][:, :, None] == near[1][:, None, :]).any(2).double().mean(1)
+    return _mean(shared)
+
+
+def cosine_gap(teacher_logits: Tensor, student_logits: Tensor) -> Measure:
+    """1 minus the mean cosine of both networks' centred logits of a pair, 0 to 2, with its 95 % interval.
+
+    A student that gives all pairs the same logits may have a small gap, so the gap alone says little.
+
+    Args:
+        teacher_logits: Logits of the teacher, (N, K).
+        student_logits: Logits of the student, (N, K).
+    """
+    return _mean(1 - torch.nn.functional.cosine_similarity(centred(teacher_logits), centred(student_logits)))
+
+
+def _mean(values: Tensor) -> Measure:
+    value, half_width = float(values.mean()), 1.96 * float(values.std()) / math.sqrt(len(values))
+    return Measure(value, value - half_width, value + half_width)
 
 
 def slope(a: Tensor, b: Tensor) -> Measure:

@@ -1,20 +1,16 @@
-"""A verdict on whether distillation will help, made before any student is distilled.
+"""A verdict on whether distillation will help and by how much, made before any student is distilled.
 
-It needs only two networks trained on labels, which a study trains anyway. All fits (ridge regressions, in closed form)
-are judged on validation pairs, which they were not fitted to.
-
-The verdict rests on one criterion, the *trial of heads*. One linear head on the student's features is fitted to the
-labels of the training pairs, another to the same labels and to what the teacher says of all training pairs, unlabelled
-ones among them, as the distillation loss weighs both. If the second head agrees better with the labels of validation
-pairs, the teacher adds information that the student's modality carries and that the labels alone do not teach. The
-other criteria are reported beside it; docs/when-not.md says how well each one predicted measured gains.
+The verdict rests on the *forecast* (`mfh.studies.forecast`), which needs no trained network. Other criteria are
+reported beside it; they need two networks trained on labels, which a study trains anyway, and say what the modalities
+share and what a mask would leave of the teacher. All fits (ridge regressions, in closed form) are judged on pairs that
+they were not fitted to. docs/when-not.md says how well the forecast and the other criteria predicted measured gains.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -27,6 +23,7 @@ from mfh.errors import InputError
 from mfh.networks.layers import find_layer
 from mfh.networks.modes import evaluating, placed
 from mfh.problems.losses import KDLoss
+from mfh.problems.scale import Scale
 from mfh.saliency.masks import masked_logits
 from mfh.saliency.probe import student_features
 from mfh.studies import records
@@ -39,17 +36,23 @@ from mfh.studies.criteria import (
     accuracy_of,
     centred,
     complementarity,
+    cosine_gap,
     estimate_shares,
     head_trial,
+    kernel_alignment,
+    mutual_neighbours,
     non_target_divergence,
     slope,
     training_trial,
     visible_share,
 )
 from mfh.studies.folder import Run
+from mfh.studies.forecast import Forecast, forecast
+from mfh.studies.networks import Role
 from mfh.studies.seed import Seed
 from mfh.studies.settings import Settings
 from mfh.studies.steps import open_seed, refuse_torchrun
+from mfh.training.fitting import evaluate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,9 +64,10 @@ if TYPE_CHECKING:
 _PLACE = "diagnosis"
 Outcome = Literal["likely to help", "not likely to help", "cannot tell"]
 
-#: Smallest trial of heads that counts, chosen on `htad` (three directions, three seeds): with labelled pairs alone,
-#: which gained nothing, the largest trial was 0.018; with unlabelled pairs, which gained, the smallest was 0.033.
-SMALLEST = 0.02
+#: A gain, in points, that is worth a teacher: where the forecast excludes it, distillation is not likely to help.
+WORTH = 2.0
+#: AUROC, of labelled against unlabelled pairs, above which a diagnosis says that they differ.
+SHIFTED = 0.9
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class LayerView:
         share: Share of the teacher's decision that is left under the soft mask: the slope of the masked logits over the
             full ones. With an affine tail and uncorrelated channels, this is the mean of the mask's weights, weighted
             by each channel's part in the decision.
-        accuracy: Accuracy of the softly masked teacher on the validation split.
+        accuracy: Accuracy of the softly masked teacher on the validation split; None without classes.
         trial: Trial of heads on the training pairs for the arm `soft` at this layer.
         held_out: The same trial on validation pairs alone.
         note: What is wrong with the layer; empty if nothing is.
@@ -87,7 +91,7 @@ class LayerView:
     channels: int
     seen: float
     share: Measure
-    accuracy: float
+    accuracy: float | None
     trial: Measure
     held_out: Measure
     note: str = ""
@@ -100,10 +104,12 @@ class Diagnosis:
     Args:
         task: Name of the task.
         seed: Random seed of data, networks and folds.
-        verdict: The verdict: "likely to help", "not likely to help" or "cannot tell".
-        arm: Arm that the verdict is about, "regular" or "soft": the one with the better trial.
-        layer: Layer of that arm's mask; empty for "regular".
+        verdict: The verdict on plain distillation (the arm `regular`) with all training pairs: "likely to help" where
+            the 90 % interval of the forecast lies above zero, "not likely to help" where it lies below `WORTH`, and
+            "cannot tell" otherwise.
         reasons: Reasons for the verdict, one sentence each.
+        forecast: What plain distillation is expected to gain, in units of the metric, with and without the unlabelled
+            pairs.
         trial: Trial of heads on the training pairs for the arm `regular`: the rise of the correlation with the labels
             of validation pairs.
         held_out: The same trial on validation pairs alone, with a teacher that has not seen their labels.
@@ -115,8 +121,12 @@ class Diagnosis:
             modality knows and the teacher does not.
         non_target_divergence: Divergence of both networks among the wrong classes; see `non_target_divergence`.
         complementarity: Difference of mutual informations; see `complementarity`.
-        teacher_accuracy: Accuracy of the teacher on the validation split.
-        student_accuracy: Accuracy, on the validation split, of the student trained on labels.
+        kernel_alignment: CKA of both networks' features; see `kernel_alignment`.
+        mutual_neighbours: Agreement on nearest neighbours; see `mutual_neighbours`.
+        cosine_gap: Gap between both networks' logits; see `cosine_gap`.
+        teacher_accuracy: The task's metric for the teacher on the validation split.
+        student_accuracy: The same for the student trained on labels.
+        scale: How to show the metric.
         layers: One `LayerView` for each layer that was looked into.
         samples: Number of validation pairs read.
         num_train: Number of labelled training pairs.
@@ -126,9 +136,8 @@ class Diagnosis:
     task: str
     seed: int
     verdict: Outcome
-    arm: str
-    layer: str
     reasons: tuple[str, ...]
+    forecast: Forecast
     trial: Measure
     held_out: Measure
     alpha: Measure
@@ -138,18 +147,19 @@ class Diagnosis:
     surplus: Measure
     non_target_divergence: Measure
     complementarity: Measure
+    kernel_alignment: Measure
+    mutual_neighbours: Measure
+    cosine_gap: Measure
     teacher_accuracy: float
     student_accuracy: float
+    scale: Scale
     layers: tuple[LayerView, ...]
     samples: int
     num_train: int
     num_unlabelled: int = 0
 
     def __repr__(self) -> str:
-        layer = f" at layer {self.layer!r}" if self.layer else ""
-        return (
-            f"Diagnosis({self.task}, seed {self.seed}: {self.verdict}, by arm {self.arm}{layer}, {self.samples} pairs)"
-        )
+        return f"Diagnosis({self.task}, seed {self.seed}: {self.verdict}, {in_words(self.forecast.gain, self.scale)})"
 
     def save(self, path: str | Path) -> None:
         """Write everything as JSON, atomically."""
@@ -182,7 +192,7 @@ def diagnose(
     progress: bool = False,
     **changes: Any,
 ) -> Diagnosis:
-    """Predict whether distillation is likely to help, before any student is distilled.
+    """Predict whether distillation is likely to help and by how much, before any student is distilled.
 
     A teacher and a student are trained on labels, unless checkpoints are given or the run folder holds them already. A
     study in the same folder uses them again. No student is distilled, and the test split is not read.
@@ -216,10 +226,9 @@ def diagnose(
 def diagnose_seed(made: Seed, layers: Sequence[str] = ()) -> Diagnosis:
     """Diagnose a seed whose task and settings are already open; see `diagnose`."""
     task, networks = made.task, made.networks
-    if task.problem.name != "classification":
+    if task.problem.name == "dense prediction":
         raise InputError(
-            f"task {task.name!r} is a task of {task.problem.name.replace('_', ' ')}; a diagnosis needs "
-            "classification with one class per sample"
+            f"task {task.name!r} is a task of dense prediction, for which there is no forecast; run a small study"
         )
     if task.teacher is None:
         raise InputError(
@@ -233,6 +242,50 @@ def diagnose_seed(made: Seed, layers: Sequence[str] = ()) -> Diagnosis:
         )
     for layer in layers:
         find_layer(networks.new("teacher"), layer)
+    ahead = forecast(networks)
+    seen = _seen_of_classes(made, layers) if task.problem.name == "classification" else _seen_of_numbers(made, layers)
+    verdict = outcome_of(ahead.gain, task.problem.metric.scale)
+    teacher, student = (
+        evaluate(networks.pretrained(role).network, task.val, role, problem=task.problem) for role in get_args(Role)
+    )
+    return Diagnosis(
+        task=task.name,
+        seed=made.seed,
+        verdict=verdict,
+        reasons=(*_reasons(made, ahead), *_remarks(seen["layers"])),
+        forecast=ahead,
+        scale=task.problem.metric.scale,
+        samples=min(len(task.val), MOST),
+        num_train=len(task.train),
+        num_unlabelled=len(task.pairs) - len(task.train),
+        teacher_accuracy=teacher,
+        student_accuracy=student,
+        **seen,
+    )
+
+
+def _seen_of_numbers(made: Seed, layers: Sequence[str]) -> dict[str, Any]:
+    """The criteria of a problem without one class per sample: what the student's features predict of each layer."""
+    unknown = Measure(None, note="needs one class per sample")
+    found = []
+    for layer in layers:
+        scores = made.saliency("probe", layer).scores
+        found.append(
+            LayerView(layer, len(scores), float(np.clip(scores, 0, 1).mean()), unknown, None, unknown, unknown)
+        )
+    return dict.fromkeys(_CRITERIA, unknown) | {"layers": tuple(found)}
+
+
+#: Fields of a diagnosis that need one class per sample.
+_CRITERIA = (
+    *("trial", "held_out", "alpha", "beta", "gamma", "visible", "surplus", "non_target_divergence"),
+    *("complementarity", "kernel_alignment", "mutual_neighbours", "cosine_gap"),
+)
+
+
+def _seen_of_classes(made: Seed, layers: Sequence[str]) -> dict[str, Any]:
+    """All criteria beside the forecast, from networks trained on labels."""
+    task, networks = made.task, made.networks
     views = _views(made)
     num_train, rows, stands_for = len(task.train), *_sampled_rows(made)
     pairs = task.pairs if len(rows) == len(task.pairs) else Subset(task.pairs, rows)
@@ -255,33 +308,23 @@ def diagnose_seed(made: Seed, layers: Sequence[str] = ()) -> Diagnosis:
         (taught,) = masked_logits(teacher, [mask], training, device=made.device)
         found.append(_layer_view(layer, saliency.scores, soft.cpu(), trial_of(taught), views, num_train, made))
     (taught,) = masked_logits(teacher, [None], training, device=made.device)
-    trial = trial_of(taught)
-    verdict, arm, layer, reasons = _verdict(trial, found)
     labels, predicted = views.labels, views.teacher_logits.double().softmax(1)
     shares = estimate_shares(views, seed=made.seed)
-    return Diagnosis(
-        task=task.name,
-        seed=made.seed,
-        verdict=verdict,
-        arm=arm,
-        layer=layer,
-        reasons=(*reasons, *_remarks(found)),
-        trial=trial,
-        held_out=head_trial(views, views.teacher_logits, num_train=num_train, loss=_mixture(made), seed=made.seed),
-        alpha=shares.alpha,
-        beta=shares.beta,
-        gamma=shares.gamma,
-        visible=visible_share(views.student_features, centred(views.teacher_logits), seed=made.seed),
-        surplus=visible_share(views.student_features, labels - predicted, seed=made.seed),
-        non_target_divergence=non_target_divergence(views.teacher_logits, views.student_logits, views.target),
-        complementarity=complementarity(views.teacher_logits, views.student_logits, views.target),
-        teacher_accuracy=accuracy_of(views.teacher_logits, views.target),
-        student_accuracy=accuracy_of(views.student_logits, views.target),
-        layers=tuple(found),
-        samples=len(views.target),
-        num_train=num_train,
-        num_unlabelled=len(task.pairs) - num_train,
-    )
+    return {
+        "trial": trial_of(taught),
+        "held_out": head_trial(views, views.teacher_logits, num_train=num_train, loss=_mixture(made), seed=made.seed),
+        "alpha": shares.alpha,
+        "beta": shares.beta,
+        "gamma": shares.gamma,
+        "visible": visible_share(views.student_features, centred(views.teacher_logits), seed=made.seed),
+        "surplus": visible_share(views.student_features, labels - predicted, seed=made.seed),
+        "non_target_divergence": non_target_divergence(views.teacher_logits, views.student_logits, views.target),
+        "complementarity": complementarity(views.teacher_logits, views.student_logits, views.target),
+        "kernel_alignment": kernel_alignment(views.teacher_features, views.student_features),
+        "mutual_neighbours": mutual_neighbours(views.teacher_features, views.student_features),
+        "cosine_gap": cosine_gap(views.teacher_logits, views.student_logits),
+        "layers": tuple(found),
+    }
 
 
 def _mixture(made: Seed) -> KDLoss:
@@ -350,38 +393,44 @@ def _layer_view(
     return LayerView(layer, len(scores), float(seen.mean()), share, accuracy, trial, held_out, note)
 
 
-def _verdict(trial: Measure, found: Sequence[LayerView]) -> tuple[Outcome, str, str, list[str]]:
-    arms = [("regular", "", trial), *(("soft", view.layer, view.trial) for view in found)]
-    arm, layer, best = max(arms, key=lambda entry: entry[2].value or 0.0)
-    outcome = outcome_of(best)
-    reasons = [f"{name_of_arm(*entry[:2])}: the trial of heads {_in_words(entry[2])}." for entry in arms]
-    return outcome, arm, layer, reasons
-
-
-def outcome_of(trial: Measure) -> Outcome:
-    """The verdict on one arm: the sign of its trial, if its 90 % interval excludes zero and a gain is large enough.
-
-    A teacher that has memorised its training pairs may seem to add a little; see `SMALLEST`.
-    """
-    if trial.low is not None and trial.low > 0 and trial.value is not None and trial.value >= SMALLEST:
+def outcome_of(gain: Measure, scale: Scale) -> Outcome:
+    """The verdict on a forecast gain: whether its 90 % interval lies above zero, or below what is worth a teacher."""
+    if gain.low is None or gain.high is None:
+        return "cannot tell"
+    if gain.low > 0:
         return "likely to help"
-    if trial.high is not None and trial.high < 0:
-        return "not likely to help"
-    return "cannot tell"
+    return "not likely to help" if gain.high < (WORTH if scale.percent else 0.0) else "cannot tell"
 
 
-def name_of_arm(arm: str, layer: str) -> str:
-    """An arm and its layer in words, for instance "soft at layer flatten"."""
-    return f"{arm} at layer {layer}" if layer else arm
+def in_words(gain: Measure, scale: Scale) -> str:
+    """A gain with its interval in words: "+4.1 points (90 % interval +0.2 to +8.0)"."""
+    if gain.value is None:
+        return gain.note
+    digits = ".1f" if scale.percent else ".3g"
+    unit = f" {scale.unit}" if scale.unit else ""
+    text = f"{gain.value:+{digits}}{unit}"
+    if gain.low is not None:
+        text += f" (90 % interval {gain.low:+{digits}} to {gain.high:+{digits}})"
+    return text.replace("-", "\u2212")
 
 
-def _in_words(trial: Measure) -> str:
-    assert trial.value is not None
-    return {
-        "likely to help": "gains from the teacher",
-        "not likely to help": "loses by the teacher",
-        "cannot tell": "shows no clear difference",
-    }[outcome_of(trial)] + f" ({trial.value:+.3f}, {trial.low:+.3f} to {trial.high:+.3f})".replace("-", "\u2212")
+def _reasons(made: Seed, ahead: Forecast) -> list[str]:
+    """What the forecast says, one sentence each."""
+    scale, count = made.task.problem.metric.scale, len(made.task.pairs) - len(made.task.train)
+    what = f"Expected gain in {scale.words} over the same training without a teacher"
+    if not count:
+        return [f"{what}: {in_words(ahead.gain, scale)}."]
+    shift = []
+    if ahead.shift.value is not None and ahead.shift.value > SHIFTED:
+        shift = [
+            f"The unlabelled pairs differ from the labelled ones: a regression tells them apart with an AUROC of "
+            f"{ahead.shift.value:.2f}, so the forecast may be wrong."
+        ]
+    return [
+        *shift,
+        f"{what}, with the {count} unlabelled pairs: {in_words(ahead.gain, scale)}.",
+        f"Without these pairs: {in_words(ahead.labelled_only, scale)}.",
+    ]
 
 
 def _remarks(found: Sequence[LayerView]) -> list[str]:

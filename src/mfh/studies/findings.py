@@ -21,41 +21,72 @@ def study_finding(run: "Run") -> str:
     Args:
         run: Run folder of a study.
     """
-    labels = ""
-    if len(run.fractions) > 1:
-        labels = f"With {max(labels_by_fraction(run).values()):,} labels, the most of this study: "
-    return labels + finding(run.summary)
+    text = finding(run.summary)
+    if len(run.fractions) < 2:
+        return text
+    return f"{text}\nAll of this is with {max(labels_by_fraction(run).values()):,} labels, the most of this study."
 
 
 def finding(summary: Summary) -> str:
-    """What the study shows, in one sentence that claims no more than the intervals do."""
+    """What the study shows, in a few lines that claim no more than the intervals do.
+
+    Args:
+        summary: Summary of a study.
+
+    Returns:
+        Lines of whole sentences: whether distillation helps; then what ordinary distillation gains, what the best arm
+        gains over no-kd and over the best control, and what the masks add to the same teacher.
+    """
     best = summary.chosen()
     if best is None or best.gain is None:
         return "This study cannot tell whether distillation helps: it needs no-kd and at least one other arm."
     if best.gain.num_pairs == 1:
-        return f"Against no-kd, {summary.says(best.label, best.gain)}."
-    num_compared = sum(variant.gain is not None for variant in summary.variants)
-    among = f", the best of {summary.num_candidates} by validation," if summary.num_candidates > 1 else ""
+        return (
+            f"One seed cannot tell whether distillation helps.\nAgainst no-kd, {summary.says(best.label, best.gain)}."
+        )
+    lines = [_headline(summary, best)]
     regular = summary.chosen("regular")
-    sentence = "against no-kd, "
     if regular is not None and regular.gain is not None and regular is not best:
-        sentence += f"{summary.says('ordinary distillation', regular.gain)} and "
-    sentence += f"{best.label}{among} {summary.says('', best.gain)}"
-    if best.gain.outcome == "gains":
-        sentence = sentence[0].upper() + sentence[1:] + _after_correction(best, num_compared)
-    else:
-        sentence = f"Distillation is not shown to help here: {sentence}"
-    sentence += _against_control(summary, best)
-    for arm in ("general", "soft"):
-        variant = summary.chosen(arm)
-        if variant is not None and variant.masking is not None:
-            shown = summary.says(variant.label, variant.masking)
-            sentence += f"; against {UNMASKED[arm]}, the same teacher unmasked, {shown}"
-    if summary.repeats.caveat:
-        sentence += f"; {summary.repeats.caveat}"
-    if summary.split != "test":
-        sentence += "; all numbers are of the validation split"
-    return sentence + "."
+        lines.append(f"Ordinary distillation, regular: {_over(summary, 'no-kd', regular.gain)}.")
+    among = f" of {summary.num_candidates} by validation" if summary.num_candidates > 1 else ""
+    line = f"Best arm{among}, {best.label}: {_over(summary, 'no-kd', best.gain)}{_after_correction(summary, best)}"
+    control, over = summary.control, summary.over_control(best)
+    if control is not None and over is not None:
+        line += f"; {_over(summary, f'{control.label}, the best control', over)}"
+    lines.append(f"{line}.")
+    masks = [
+        f"{variant.label}: {_over(summary, UNMASKED[arm], variant.masking)}"
+        for arm in ("general", "soft")
+        if (variant := summary.chosen(arm)) is not None and variant.masking is not None
+    ]
+    if masks:
+        lines.append(f"The masks alone, over the same teacher unmasked: {'; '.join(masks)}.")
+    notes = [f"Means over {summary.seeds_in_words}, paired by seed, with 95 % intervals"]
+    notes += [summary.repeats.caveat] if summary.repeats.caveat else []
+    notes += ["all numbers are of the validation split"] if summary.split != "test" else []
+    return "\n".join([*lines, f"{'; '.join(notes)}."])
+
+
+def _headline(summary: Summary, best: Variant) -> str:
+    gain, control, over = best.gain, summary.control, summary.over_control(best)
+    assert gain is not None
+    if gain.outcome != "gains":
+        return "Distillation is not shown to help here."
+    if best.corrected_p is not None and best.corrected_p > 0.05:
+        return f"{best.label} gains over no-kd taken alone, but not after correction for the arms compared."
+    if control is None or over is None or over.outcome == "gains":
+        return f"Distillation helps here: {best.label} gains over no-kd{' and over the best control' * bool(control)}."
+    as_much = over.mean_difference <= 0 or (control.gain is not None and control.gain.outcome == "gains")
+    doubt = "the control gains as much" if as_much else "a gain over the control is not shown"
+    return f"{best.label} gains over no-kd, but {doubt} ({control.label})."
+
+
+def _over(summary: Summary, baseline: str, comparison: Comparison) -> str:
+    """A comparison in words, for instance "+2.1 points over no-kd (1.0 to 3.1)"."""
+    mean, _, interval = summary.difference(comparison).partition(" (")
+    unit = summary.scale.unit or f"of {summary.scale.words}"
+    shown = ", no difference shown" if comparison.outcome == "open" else ""
+    return f"{mean} {unit} over {baseline} ({interval.removesuffix(')')}{shown})"
 
 
 def labels_by_fraction(run: "Run") -> dict[float, int]:
@@ -117,22 +148,9 @@ def recommendation(choice: Mapping[str, Any], scale: Scale = ACCURACY, *, tested
     return f"Recommended: {choice['recommended']}. {best} ({change}); {rule}.{note}"
 
 
-def _against_control(summary: Summary, best: Variant) -> str:
-    """What the best arm gains over the best control, and whether the control gains as much; empty without controls."""
-    control, over = summary.control, summary.over_control(best)
-    if control is None or over is None:
+def _after_correction(summary: Summary, best: Variant) -> str:
+    """The p-value of the best arm's gain, corrected for the number of arms; empty for a single comparison."""
+    num_compared = sum(variant.gain is not None for variant in summary.variants)
+    if best.corrected_p is None or num_compared < 2:
         return ""
-    text = f"; against {control.label}, the best control by validation, {summary.says(best.label, over)}"
-    gains = best.gain is not None and best.gain.outcome == "gains"
-    if not gains or over.outcome == "gains":
-        return text
-    as_much = over.mean_difference <= 0 or (control.gain is not None and control.gain.outcome == "gains")
-    return text + (": the control gains as much" if as_much else ": a gain over the control is not shown")
-
-
-def _after_correction(best: Variant, num_compared: int) -> str:
-    """What remains of the best arm's gain after correcting for the number of arms; empty for a single comparison."""
-    if best.gain is None or best.corrected_p is None or num_compared < 2:
-        return ""
-    p_value = f"p {p_in_words(best.corrected_p)} after correction for {num_compared} comparisons"
-    return f", {p_value}" if best.corrected_p <= 0.05 else f", taken alone ({p_value})"
+    return f", p {p_in_words(best.corrected_p)} after correction for {num_compared} comparisons"

@@ -220,6 +220,9 @@ class Run:
         found = run if isinstance(run, Run) else cls(run)
         if not (found.holds_config or found.holds_diagnosis):
             what = f"has no {_CONFIG}" if found.folder.is_dir() else "is no folder"
+            inner = sorted(path.parent for path in found.folder.glob(f"*/{_CONFIG}"))
+            if inner:
+                raise InputError(f"{found.folder} {what}; give a run in it: {', '.join(map(str, inner[:5]))}")
             raise InputError(
                 f"{found.folder} {what}; give the folder of a run, as `mfh study ... --out {found.folder}` makes it"
             )

@@ -17,7 +17,7 @@ from torch.utils.data import Subset
 
 from mfh import files
 from mfh.data.embeddings import alone
-from mfh.data.pairs import fetch, tensors
+from mfh.data.pairs import AllPairs, fetch, tensors
 from mfh.errors import InputError, foreign, refuse_difference
 from mfh.methods.batch import Method
 from mfh.methods.checks import warn_once
@@ -47,6 +47,8 @@ History = list[dict[str, float]]
 #: The part of the identity that says which data and architecture a student belongs to.
 _ORIGIN = ("task", "problem", "data", "networks")
 
+#: Number of pairs with labels, and of pairs without, that every method is tried on before anything is trained.
+_FEW = 16
 #: Settings of the loss that the arms distilled by kd have alone.
 _OF_KD = ("temperature", *WEIGHTS, "reduction", "divergence")
 
@@ -406,7 +408,7 @@ class Networks:
         lesson = Lesson(channel_dim=task.channel_dim, student_channel_dim=task.student_channel_dim)
         if task.teacher is None:
             assert isinstance(task.teacher_logits, Tensor)
-            lesson = dataclasses.replace(lesson, logits=task.teacher_logits[: len(pairs)])
+            lesson = dataclasses.replace(lesson, logits=task.teacher_logits[self._few_rows])
         else:
             lesson = dataclasses.replace(lesson, teacher=self.new("teacher"))
         how: dict[str, Any] = {"seed": self.seed, "device": torch.device("cpu"), "epochs": self.recipe.epochs}
@@ -414,9 +416,19 @@ class Networks:
             yield objective
 
     @cached_property
+    def _few_rows(self) -> list[int]:
+        """Positions of a few training pairs with labels and a few without, for what is tried before training."""
+        labelled, pairs = len(self.task.train), len(self.task.pairs)
+        return [*range(min(labelled, _FEW)), *range(labelled, min(pairs, labelled + _FEW))]
+
+    @cached_property
     def _few_pairs(self) -> Any:
-        """A few labelled training pairs, for what is tried before anything is trained."""
-        return Subset(self.task.train, range(min(len(self.task.train), 16)))
+        """The pairs at `_few_rows`."""
+        task, labelled = self.task, len(self.task.train)
+        few = Subset(task.train, [row for row in self._few_rows if row < labelled])
+        if task.unlabelled is None:
+            return few
+        return AllPairs(few, Subset(task.unlabelled, [row - labelled for row in self._few_rows if row >= labelled]))
 
     def taught_by_labels(
         self, cell: Cell, decided_by: Mapping[str, Any] | None, label_smoothing: float = 0.0

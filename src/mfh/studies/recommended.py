@@ -1,5 +1,6 @@
 """The student that a study recommends, or that of any arm: found, loaded, described and exported."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -197,7 +198,16 @@ class Recommended:
         _ = self._facts
         run = self.students.run
         weights, facts = run.read_student(self.cell, self.fraction)
-        return self._made.networks.restored(self.cell, weights, facts, run.student_file(self.cell, self.fraction))
+        try:
+            return self._made.networks.restored(self.cell, weights, facts, run.student_file(self.cell, self.fraction))
+        except InputError:
+            if self._method_changed:
+                raise InputError(
+                    f"{run.folder} made {self.cell.name} by a method with other options than "
+                    f"{self.cell.method} has here, given as an object of Python; export it there: "
+                    f"result.students.of_arm({self.arm!r}).export(...)"
+                ) from None
+            raise
 
     @property
     def gain(self) -> Comparison | None:
@@ -268,6 +278,13 @@ class Recommended:
                 + "; give the command of the run again with --keep-students best, which trains what is missing"
             )
         return facts
+
+    @property
+    def _method_changed(self) -> bool:
+        """Whether the arm's method is not as it was in the study, which knows its options but not always its code."""
+        before = self.students.run.config.get("methods", {})
+        now = self._made.networks.methods_facts([self.cell]).get("methods", {})
+        return bool(before != json.loads(json.dumps(before | now, default=str)))
 
     @cached_property
     def _made(self) -> "Seed":

@@ -57,13 +57,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("mfh")
 
 DEFAULT_SCORES = ("distance",)
-_DEFAULTS: Mapping[str, Any] = {
-    **dict.fromkeys(("arms", "ratios", "layers", "weights", "label_fractions"), ()),
-    "scores": DEFAULT_SCORES,
-    "num_seeds": 5,
-    "first_seed": 0,
-    "select": False,
-}
+DEFAULT_NUM_SEEDS = 5
 #: Entry of a study's configuration that says which networks were trained at once, if any.
 ENSEMBLE = "ensemble"
 
@@ -79,7 +73,7 @@ class StudyResult:
         folder: The run folder, if there is one.
         scale: How the task's metric reads.
         students: The students that the study kept.
-        finding: What the study shows, in a sentence, as its report says it.
+        finding: What the study shows, in a few lines, as its report says it.
         repeats: What differs between seeds, and so what intervals cover (default: as `data_redrawn` says).
     """
 
@@ -149,7 +143,7 @@ class StudyResult:
 
     def _repr_html_(self) -> str:
         table = self.table.to_html(index=False, na_rep="", float_format="{:.3g}".format, border=0)
-        return f"<p>{escape(self.finding)}</p>\n{table}"
+        return f"<p>{escape(self.finding).replace(chr(10), '<br>')}</p>\n{table}"
 
     @property
     def best(self) -> Recommended:
@@ -189,14 +183,14 @@ def study(
     *,
     arms: Sequence[Any] = (),
     ratios: Sequence[float] = (),
-    scores: Sequence[str] = DEFAULT_SCORES,
+    scores: Sequence[str] | None = None,
     layers: Sequence[str] = (),
     weights: Sequence[tuple[float, float]] = (),
     label_fractions: Sequence[float] = (),
-    num_seeds: int = 5,
-    first_seed: int = 0,
+    num_seeds: int | None = None,
+    first_seed: int | None = None,
     add_seeds: int = 0,
-    select: bool = False,
+    select: bool | None = None,
     out: str | Path | None = None,
     settings: Settings | None = None,
     progress: bool | None = None,
@@ -212,14 +206,15 @@ def study(
     Args:
         task: A task as `find_task` accepts it. A `Task` keeps its data for all seeds; a function with a parameter
             `seed` redraws them. A file that ends in .toml holds a whole study, as every run folder keeps one; what is
-            given beside it counts.
+            given beside it counts, keywords of the task's function (`set`) one by one.
         arms: Arms to compare (default: `ARMS` of `mfh.studies.grid`, and where there are unlabelled pairs the controls
             `longer` and `self-training`): names, METHOD or METHOD+FOCUS with a shipped method or one of your own,
             "path/to/file.py:MyMethod" or "package.module:MyMethod", and methods themselves; see
             `mfh.studies.arms.find_arms`.
         ratios: Fractions of channels removed for the arms random, specific and general (default: the ratio of the
             task's protocol).
-        scores: Scores behind the masks of the arms specific and general: "distance", "agreement" or both.
+        scores: Scores behind the masks of the arms specific and general: "distance", "agreement" or both (default:
+            "distance").
         layers: Layers of the teacher to mask (default: the task's layer).
         weights: Pairs of label weight and teacher weight of the loss to compare (default: only the loss's own pair).
             results.csv then has two more columns.
@@ -227,13 +222,14 @@ def study(
             other training pairs become unlabelled ones. Shares are stratified by class, or made of whole groups where
             the training split has `groups`; smaller ones lie within larger ones, and all arms of a seed have the same.
             results.csv then has the further column `label_fraction`.
-        num_seeds: Number of random seeds.
-        first_seed: The first of the consecutive random seeds.
+        num_seeds: Number of random seeds (default: 5).
+        first_seed: The first of the consecutive random seeds (default: 0).
         add_seeds: Number of seeds to add to those that the run folder holds already; then `num_seeds` does not count.
         select: Whether to choose arm, ratio, layer, score and weights by the mean metric on the validation split, and
-            to read the test split only for the chosen one, for no-kd and for the same teacher unmasked. The choice
-            stays when seeds are added. It recommends no-kd where the chosen one's mean validation gain does not exceed
-            its standard error over seeds. In the folder of a study that read the test split for all, it only chooses.
+            to read the test split only for the chosen one, for no-kd and for the same teacher unmasked (default: no).
+            The choice stays when seeds are added. It recommends no-kd where the chosen one's mean validation gain does
+            not exceed its standard error over seeds. In the folder of a study that read the test split for all, it only
+            chooses.
         out: Run folder, which grows cell by cell, and from which the same call resumes. None keeps everything in a
             temporary folder, which goes with the result.
         settings: Training, loss, given files, device and processes; see `Settings`.
@@ -252,36 +248,36 @@ def study(
     if progress is None:
         progress = in_notebook()
     settings = (settings or Settings()).changed(**changes)
+    given = {
+        "arms": _listed(arms),
+        "ratios": _listed(ratios),
+        "scores": _listed(scores),
+        "layers": _listed(layers),
+        "weights": _listed(weights),
+        "label_fractions": _listed(label_fractions),
+        "num_seeds": num_seeds,
+        "first_seed": first_seed,
+        "select": select,
+    }
     if is_study_file(task):
-        given = {
-            "arms": _listed(arms),
-            "ratios": _listed(ratios),
-            "scores": _listed(scores),
-            "layers": _listed(layers),
-            "weights": _listed(weights),
-            "label_fractions": _listed(label_fractions),
-            "num_seeds": num_seeds,
-            "first_seed": first_seed,
-            "select": select,
-            "settings": settings,
-        }
-        whole = merged(read_study(task), given, _DEFAULTS)  # type: ignore[arg-type]
+        whole = merged(read_study(task), given, settings)  # type: ignore[arg-type]
         return study(**whole, add_seeds=add_seeds, out=out, progress=progress, finish=finish)
-    checked("num_seeds", num_seeds, NumSeeds)
-    checked("first_seed", first_seed, RandomSeed)
+    num_seeds = checked("num_seeds", DEFAULT_NUM_SEEDS if num_seeds is None else num_seeds, NumSeeds)
+    first_seed = checked("first_seed", 0 if first_seed is None else first_seed, RandomSeed)
+    select = checked("select", False if select is None else select, bool)
     checked("add_seeds", add_seeds, AddSeeds)
     refuse_torchrun("a study starts its own processes (processes=...) and")
     checked("out", out, str | Path | None)
-    found = find_arms(checked("arms", _listed(arms), tuple[Any, ...]))
+    found = find_arms(checked("arms", given["arms"], tuple[Any, ...]))
     for spec in (task, *found.methods.values()):
         refuse_edited(spec)
     design = _Design(
         found.names,
-        _listed(ratios),
-        _listed(scores),
-        _listed(layers),
-        _listed(weights),
-        check_fractions(checked("label_fractions", _listed(label_fractions), tuple[float, ...])),
+        given["ratios"],
+        DEFAULT_SCORES if scores is None else given["scores"],
+        given["layers"],
+        given["weights"],
+        check_fractions(checked("label_fractions", given["label_fractions"], tuple[float, ...])),
         select,
         first_seed,
         num_seeds,

@@ -15,17 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from mfh import files
+from mfh.data.cache import OutputCache, teacher_inputs_digest
 from mfh.data.epochs import PairLoader, reads_the_same
 from mfh.data.pairs import fetch, only_role, to_device
 from mfh.data.spool import Rows
 from mfh.data.teacher_outputs import check_finite
 from mfh.errors import InputError, foreign
+from mfh.methods.code import digest_of
 from mfh.networks.calling import call
 from mfh.networks.frozen import Frozen
 from mfh.networks.layers import as_logits
 from mfh.networks.modes import device_of, evaluating, original_layer, placed
 from mfh.networks.taps import Tap, find_taps, layer_at
-from mfh.parallel.distributed import exists, gather, part, rank, share_rows
+from mfh.parallel.distributed import exists, gather, part, rank, share_rows, world_size
 from mfh.problems.metrics import confusion
 from mfh.progress import doing
 from mfh.saliency.masks import ChannelMask, check_fingerprint, mask_channels, masked_logits
@@ -82,6 +84,10 @@ class Seed:
         self._saliencies: dict[tuple[Score, str], ChannelSaliency] = {}
         self._read_targets: dict[str, Tensor] = {}
         self._read_features: dict[Any, dict[str, Tensor]] = {}
+        cache = self.settings.execution.cache
+        self._cache = None if cache is None else OutputCache(cache)
+        self._inputs_digests: dict[str, str | None] = {}
+        self._teacher_digests: dict[str, str] = {}
 
     # --- saliencies and masks ---------------------------------------------------------------------------------------
 
@@ -240,9 +246,10 @@ class Seed:
     def _scored_layer(self, cell: Cell, tap: Tap, network: nn.Module | None = None) -> str:
         """The layer whose channels a method of features reads at a tap."""
         network = self.teacher(cell).network if network is None else network
-        pair = only_role(self.task.train, "teacher")
+        pairs = only_role(self.task.pairs, "teacher")
         with evaluating(network), foreign(f"arm {cell.arm!r}: the teacher cannot be read"):
-            inputs = to_device(fetch(pair, [0, 1]).teacher_input, device_of(network))
+            few = fetch(pairs, range(min(2, len(pairs)))).teacher_input
+            inputs = to_device(few, device_of(network))
             return layer_at(network, tap, inputs, original_layer(self.task.layer))
 
     def rehearse(self, cells: Sequence[Cell], *, unlabelled: bool) -> None:
@@ -338,11 +345,7 @@ class Seed:
             return lesson
         key = (cell.teacher, method.teacher_layers)
         if key not in self._read_features:  # all arms that read the same layers share them
-            pairs = PairLoader(
-                part(only_role(self.task.pairs, "teacher")), num_workers=self.recipe.num_workers, split="train"
-            )
-            _, features = teacher_features(teacher, self._teacher_taps(cell), pairs, device=self.device)
-            self._read_features[key] = features
+            self._read_features[key] = self._features(self.teacher(cell), self._teacher_taps(cell))
         return dataclasses.replace(lesson, features=self._read_features[key])
 
     def forget_features(self) -> None:
@@ -384,13 +387,68 @@ class Seed:
         for cell in dict.fromkeys(cell.unweighted for cell in cells):
             groups.setdefault((cell.teacher, cell.layer), []).append(cell)
         for group in groups.values():
-            wanted = [None, *(self.mask(cell) for cell in group)]
-            plain, *rest = masked_logits(self.teacher(group[0]), wanted, loader, device=self.device)
+            plain, *rest = self._masked_logits(group, split, loader)
             for cell, logits in zip(group, rest, strict=True):
                 if cell.arm == "tempered":
                     logits = plain / matching_temperature(plain, logits)
                 outputs[cell] = self._shuffled(logits) if cell.arm == "teacher-shuffled" else logits
         return {cell: outputs[cell.unweighted] for cell in cells}
+
+    def _masked_logits(self, group: Sequence[Cell], split: str, loader: PairLoader) -> list[Tensor]:
+        """Logits on one split of the unmasked teacher that some arms share, then of every arm's masked teacher."""
+        teacher = self.teacher(group[0])
+        masks: list[ChannelMask | None] = [None, *(self.mask(cell) for cell in group)]
+        source = self._source(teacher, split)
+        if self._cache is None or source is None:
+            return masked_logits(teacher, masks, loader, device=self.device)
+        # Beside masks the network runs cut in two, so its plain logits may differ in rounding from those alone.
+        cut = next((mask for mask in masks if mask is not None), None)
+        names = [f"logits {None if cut is None else cut.layer} {_mask_digest(mask)}" for mask in masks]
+        named = dict(zip(names, masks, strict=True))
+
+        def compute(missing: list[str]) -> list[Tensor]:
+            wanted = [named[name] for name in missing]
+            return masked_logits(teacher, [*wanted, cut], loader, device=self.device)[: len(wanted)]
+
+        return self._cache.rows(source, names, compute)
+
+    def _features(self, teacher: Frozen, taps: Sequence[Tap]) -> dict[str, Tensor]:
+        """Features of a teacher on all training pairs."""
+        pairs = PairLoader(
+            part(only_role(self.task.pairs, "teacher")), num_workers=self.recipe.num_workers, split="train"
+        )
+        source = self._source(teacher, "train")
+        if self._cache is None or source is None:
+            return teacher_features(teacher.network, taps, pairs, device=self.device)[1]
+        named = {f"features {tap}": tap for tap in taps}
+
+        def compute(missing: list[str]) -> list[Tensor]:
+            wanted = [named[name] for name in missing]
+            _, features = teacher_features(teacher.network, wanted, pairs, device=self.device)
+            return [features[tap.name] for tap in wanted]
+
+        rows = self._cache.rows(source, list(named), compute)
+        return {tap.name: values for tap, values in zip(taps, rows, strict=True)}
+
+    def _source(self, teacher: Frozen, split: str) -> str | None:
+        """What a teacher's outputs on a split depend on; None where they are computed without a cache.
+
+        Processes of torchrun compute their parts without it, and so it is with data that differ when read twice.
+        """
+        if self._cache is None or world_size() > 1:
+            return None
+        if split not in self._inputs_digests:
+            dataset = self._dataset(split)
+            same = reads_the_same(dataset)
+            self._inputs_digests[split] = teacher_inputs_digest(dataset, self.recipe.num_workers) if same else None
+        data = self._inputs_digests[split]
+        if data is None:
+            return None
+        if teacher.fingerprint not in self._teacher_digests:
+            self._teacher_digests[teacher.fingerprint] = digest_of(teacher.network)
+        code = self._teacher_digests[teacher.fingerprint]
+        # Sums in another order differ in the last bits: another device or number of threads has outputs of its own.
+        return f"{teacher.fingerprint} {code} {data} {self.device.type} {torch.get_num_threads()} {torch.__version__}"
 
     def _dataset(self, split: str) -> Any:
         return self.task.pairs if split == "train" else getattr(self.task, split)
@@ -568,6 +626,11 @@ class Seed:
             "metric": metric,
             "value": value,
         }
+
+
+def _mask_digest(mask: ChannelMask | None) -> str:
+    """What a mask does to a network, whatever it was made from."""
+    return "" if mask is None else digest_of((mask.layer, mask.channel_dim, mask.weights, mask.means))
 
 
 def matching_temperature(logits: Tensor, softer: Tensor) -> float:

@@ -27,6 +27,7 @@ Count = Annotated[int | None, arg(metavar="N", help_behavior_hint=_unless_unset)
 Number = Annotated[float | None, arg(metavar="X", help_behavior_hint=_unless_unset)]
 Text = Annotated[str | None, arg(metavar="NAME", help_behavior_hint=_unless_unset)]
 File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint=_unless_unset)]
+Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint=_unless_unset)]
 Unset = arg(help_behavior_hint=_unless_unset)
 
 
@@ -158,6 +159,8 @@ class Execution(Processes, Device):
     """Address of the Ray cluster's head (default: the variable RAY_ADDRESS, or port 6379 of this machine)."""
     gpus: Annotated[Number, Bounds(0, 64)] = None
     """Number of GPUs for each job on a Ray cluster; 0.5 lets two jobs share one (default: 1, or 0 on the CPU)."""
+    cache: Folder = None
+    """Folder for outputs of teachers, which other runs with the same teacher and data read again (default: none)."""
 
 
 #: Students that a study keeps.
@@ -243,7 +246,15 @@ class Settings:
             off = {name for name, value in switched.items() if not value}
             changes["training"]["off"] = (self.training.off - set(switched)) | off
         groups = {group: dataclasses.replace(getattr(self, group), **values) for group, values in changes.items()}
-        return dataclasses.replace(self, **groups)
+        changed = dataclasses.replace(self, **groups)
+        # No field: settings that were given are equal to those that are so by default.
+        object.__setattr__(changed, "_given", self.given.union(*changes.values()))
+        return changed
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of settings that were given by name, to `of` or `changed`, even where the value is the default."""
+        return getattr(self, "_given", frozenset())
 
     @classmethod
     def _homes(cls) -> dict[str, str]:

@@ -46,6 +46,10 @@ def read_study(path: str | Path) -> dict[str, Any]:
         raise InputError(f"study file {path}: settings is {settings!r}; a table [settings] was expected")
     if not isinstance(held.get("task"), str):
         raise InputError(f'study file {path} names no task; add task = "...", a task as `mfh study` takes it')
+    if is_study_file(held["task"]):
+        raise InputError(
+            f"study file {path} names the study file {held['task']!r} as its task; name that file's task instead"
+        )
     try:
         held["settings"] = Settings.of(**settings)
     except InputError as error:
@@ -55,21 +59,23 @@ def read_study(path: str | Path) -> dict[str, Any]:
     return held
 
 
-def merged(held: Mapping[str, Any], given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The study of a file, with what is given beside it; what is given counts.
+def merged(held: Mapping[str, Any], given: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """The study of a file, with what is given beside it; what is given counts, even where it is a default.
 
     Args:
         held: What `read_study` returned.
-        given: Keywords of `mfh.study`, with `settings`.
-        defaults: Their values where nothing is given.
+        given: Keywords of `mfh.study`; None or an empty tuple where nothing is given.
+        settings: The settings given beside the file.
     """
-    told = {name: value for name, value in given.items() if name != "settings" and value != defaults.get(name)}
-    settings = held["settings"].changed(**told_settings(given["settings"]))
-    return {**held, **told, "settings": settings}
+    asked = {name: value for name, value in given.items() if value is not None and value != ()}
+    told, before = told_settings(settings), told_settings(held["settings"])
+    if "set" in told:  # other keywords of the task's function stay
+        told["set"] = {**before.get("set", {}), **told["set"]}
+    return {**held, **asked, "settings": held["settings"].changed(**told)}
 
 
 def told_settings(settings: Settings) -> dict[str, Any]:
-    """Settings by name that differ from the defaults, as `Settings.of` takes them."""
+    """Settings by name that were given by name or differ from the defaults, as `Settings.of` takes them."""
     found: dict[str, Any] = {}
     for group in dataclasses.fields(settings):
         of_group = getattr(settings, group.name)
@@ -78,7 +84,7 @@ def told_settings(settings: Settings) -> dict[str, Any]:
             value = getattr(of_group, item.name)
             if item.name == "off":
                 found |= dict.fromkeys(value, False)
-            elif value != getattr(plain, item.name):
+            elif value != getattr(plain, item.name) or item.name in settings.given:
                 found["loss" if item.name == "function" else item.name] = value
     if "set" in found:
         found["set"] = dict(text.split("=", 1) for text in found["set"])

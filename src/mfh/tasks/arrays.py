@@ -212,7 +212,8 @@ def _facts(pairs: PairedArrays, rows: Rows, options: ArrayOptions) -> dict[str, 
     partly = int((~pairs.complete[rows.train]).sum())
     some = f" ({partly} of them for some classes only)" if partly else ""
     teacher, student = (" x ".join(map(str, part.shape[1:])) for part in (pairs.teacher, pairs.student))
-    what = f"{len(pairs.classes)} classes" if pairs.classes else f"{pairs.num_outputs} outputs"
+    outputs = "1 output" if pairs.num_outputs == 1 else f"{pairs.num_outputs} outputs"
+    what = f"{len(pairs.classes)} classes" if pairs.classes else outputs
     facts: dict[str, Any] = {
         "linear_baseline": True,
         "description": (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import UseAppendAction, arg
 
@@ -59,8 +59,8 @@ class TaskArguments:
 
     data: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """Folder with the prepared data set; for vggsound also a URL that fsspec can open."""
-    preset: Annotated[Literal["paper"] | None, arg(help_behavior_hint="")] = None
-    """Use the task's published protocol."""
+    preset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """Preset of the task, for instance paper, which is the published protocol of ravdess and vggsound."""
     augment: bool = False
     """Vary the training inputs at random, as the task defines it."""
     set: Pairs = ()
@@ -107,9 +107,9 @@ def find_task(task: "str | Path | Task | Callable[..., Task]", arguments: TaskAr
     """Find a task by its name, file or module.
 
     Args:
-        task: Name of a shipped task, "path/to/file.py" with a function `task()`, "package.module:function", a file of
-            paired arrays (.npz, .parquet or .csv), such a function itself, or a `Task`. The data of a `Task` stay the
-            same for all seeds, unless it has `resplit`.
+        task: Name of a shipped task, "path/to/file.py" with a function `task()`, "path/to/file.py:function",
+            "package.module:function", a file of paired arrays (.npz, .parquet or .csv), such a function itself, or a
+            `Task`. The data of a `Task` stay the same for all seeds, unless it has `resplit`.
         arguments: Optional arguments for the task's function (default: none).
 
     Raises:
@@ -156,18 +156,19 @@ def _source_of(task: "Task") -> TaskSource:
 def _find(spec: str) -> tuple[Callable[..., Any], str]:
     if spec in SHIPPED:
         return importlib.import_module(SHIPPED[spec]).task, spec
-    if spec.endswith(".py"):
-        return _function(load_code(Path(spec), "task file", "a function task()"), "task", spec), spec
+    file, colon, name = spec.rpartition(":") if not spec.endswith(".py") else (spec, "", "task")
+    if file.endswith(".py"):
+        return _function(load_code(Path(file), "task file", f"a function {name}()"), name, file), spec
     if Path(spec).suffix in ARRAY_FILES:
         from mfh.tasks.tables import task
 
         return partial(task, spec), spec
-    module_name, colon, name = spec.partition(":")
     if colon:
-        return _function(import_code(module_name, f"task {spec!r}"), name, spec), spec
+        return _function(import_code(file, f"task {spec!r}"), name, spec), spec
     raise InputError(
         f"there is no task {spec!r}; {close_names(spec, list(SHIPPED))}; "
-        "or give path/to/file.py with a function task(), package.module:function, or pairs.npz, .parquet or .csv"
+        "or give path/to/file.py with a function task(), file.py:function, package.module:function, "
+        "or pairs.npz, .parquet or .csv"
     )
 
 

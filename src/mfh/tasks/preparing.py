@@ -277,11 +277,15 @@ def make_from_files(
         InputError: A worker ends although it decodes nothing, or see `make_pieces`.
     """
     condemned: dict[Path, int] = {}
+    fruitless: Counter[Path] = Counter()
     while crashed := make_pieces(jobs, work, processes=processes, progress=progress):
         for piece in sorted(crashed):
-            # Files that crashed their worker twice are skipped next time. Any other crash would only repeat.
+            # Files that crashed their worker twice are skipped next time; any other crash would only repeat. The first
+            # of a piece's two crashes may have been that of another piece, whose death ends all workers, so one crash
+            # without a file to skip says nothing.
             already, condemned[piece] = condemned.get(piece, 0), Deaths(piece, run).condemned
-            if condemned[piece] <= already:
+            fruitless[piece] = 0 if condemned[piece] > already else fruitless[piece] + 1
+            if fruitless[piece] == MOST_DEATHS:
                 raise InputError(
                     f"the worker of {piece.name} ended between two clips, for instance for lack of memory; finished "
                     "work is kept: run the same command with --processes 1, which needs the least memory"

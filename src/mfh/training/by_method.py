@@ -19,6 +19,7 @@ from mfh.errors import FOREIGN, InputError, foreign
 from mfh.methods.batch import Batch, Context, Method
 from mfh.methods.checks import warn_once
 from mfh.methods.finding import name_of, reads_features
+from mfh.networks.calling import call
 from mfh.networks.cut import split
 from mfh.networks.layers import as_logits
 from mfh.networks.modes import device_of, evaluating, original, placed, reading_samples
@@ -405,7 +406,7 @@ def teacher_features(
             count = num_samples(batch.teacher_input)
             with reading_samples("teacher", samples, count):
                 reader.clear()
-                logits.append(as_logits(teacher(to_device(batch.teacher_input, home))).cpu())
+                logits.append(as_logits(call(teacher, to_device(batch.teacher_input, home))).cpu())
                 found = reader.take(count)
             for name, value in found.items():
                 features[name].append(value.cpu())
@@ -418,7 +419,7 @@ def _outputs(network: nn.Module, taps: Sequence[Tap], inputs: Nested, role: str)
     with evaluating(network), Reader(network, taps) as reader:
         count = num_samples(inputs)
         with reading_samples(role, 0, count):
-            logits = as_logits(network(to_device(inputs, device_of(network))))
+            logits = as_logits(call(network, to_device(inputs, device_of(network))))
             return reader.take(count), logits
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +80,9 @@ def find_tracker(name: str, folder: str | Path, network: str) -> Any:
         offered["version"] = ""  # no folders version_0, version_1, ... below the network's
     if issubclass(kind, loggers.TensorBoardLogger):
         offered["default_hp_metric"] = False
+    if issubclass(kind, loggers.MLFlowLogger):
+        # Without MLFLOW_TRACKING_URI, runs are files in the folder, which MLflow 3 must be told to write.
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     takes = inspect.signature(kind).parameters
     try:
         return kind(**{option: value for option, value in offered.items() if option in takes})

@@ -1,0 +1,339 @@
+"""A forecast of what plain distillation will gain, in units of the task's metric, before any network is trained.
+
+The last hidden layers of networks with random weights are good features of their inputs, and a regression on them that
+almost interpolates its training pairs stands in for a trained network. So distillation is rehearsed by regressions: a
+teacher is fitted to the labels, a student to the labels, and another student to the labels and to what that teacher
+says of all training pairs. The forecast is the difference between both students on held-out pairs, times a factor
+fitted to measured gains. The interval says how far such forecasts were from measured gains. `research/verdict` holds
+these measurements, and the forecasts of data that were not used to fit anything.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Subset
+
+from mfh.data.epochs import PairLoader, all_targets
+from mfh.data.pairs import only_role, to_device
+from mfh.errors import InputError
+from mfh.networks.calling import call
+from mfh.networks.layers import as_logits
+from mfh.networks.modes import evaluating, placed
+from mfh.problems.losses import KDLoss
+from mfh.problems.problem import Problem
+from mfh.saliency.probe import student_features
+from mfh.studies.criteria import Measure
+from mfh.studies.networks import Networks, Role
+
+#: Features to collect over networks with other random weights, and networks at most.
+_FEATURES, _NETWORKS = 2048, 32
+#: Labelled, other and held-out pairs to read at most.
+_LABELLED, _OTHERS, _HELD_OUT = 1000, 1500, 1000
+#: Penalty of the regressions, relative to the mean square of the features: they almost interpolate, as networks do.
+PENALTY = 1e-5
+#: A trained teacher is surer than a regression: the power of its probabilities.
+SHARPNESS = 4
+#: How often the labelled pairs are drawn anew.
+DRAWS = 5
+#: Measured gain over rehearsed gain, and the standard deviation of the rest in points, fitted in research/verdict.
+SLOPE, SPREAD = 1.14, 2.9
+#: The standard deviation where a teacher has learned from the very pairs that it labels, and there are no others: 0.34
+#: points in the six settings of all labels, rounded up because settings with fewer labels were not among them.
+SPREAD_LABELLED = 1.0
+#: Half width of a 90 % interval in standard deviations.
+_HALF_WIDTH = 1.645
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What plain distillation (the arm `regular`) is expected to gain over the same training without a teacher.
+
+    Args:
+        gain: Expected gain with all training pairs, in units of the metric (points of accuracy), above 0 where the
+            student gets better, with a 90 % interval.
+        labelled_only: The same without the unlabelled pairs.
+        lead: How far the rehearsed teacher is ahead of the rehearsed student, in the same units.
+        shift: How well a regression on the student's input tells labelled from unlabelled pairs, as an AUROC: near 0.5
+            where both are alike, 1 where they are of different kinds.
+    """
+
+    gain: Measure
+    labelled_only: Measure
+    lead: Measure
+    shift: Measure
+
+
+def forecast(networks: Networks, *, draws: int = DRAWS) -> Forecast:
+    """Rehearse distillation on features of untrained networks. The test split is not read.
+
+    No network is trained, unless the teacher learns from data of its own (`Task.teacher_train`).
+
+    Labelled pairs are drawn from the training and validation splits together, as many as the training split has, and
+    the rest is held out. Splits that are made of groups stay as they are. So do those of a task whose teacher is given
+    or learns from data of its own; that teacher's outputs are used then.
+
+    Args:
+        networks: The networks of one seed, with their task and settings.
+        draws: How often the labelled pairs are drawn.
+
+    Returns:
+        The forecast; not defined for dense prediction.
+
+    Raises:
+        InputError: Features of a network are not finite.
+    """
+    task = networks.task
+    if task.problem.name == "dense prediction":
+        unknown = Measure(None, note="not defined for dense prediction")
+        return Forecast(unknown, unknown, unknown, unknown)
+    rows = _Rows.of(networks)
+    student = _gram(networks, "student", rows)
+    given = _teacher_is_given(networks)
+    teacher = _outputs_of_teacher(networks, rows) if given else _gram(networks, "teacher", rows)
+    fixed = given or "groups" in task.facts
+    found = []
+    for draw in range(1 if fixed else draws):
+        labelled, held_out = (rows.train, rows.val) if fixed else rows.drawn(networks.seed + draw)
+        found.append(_rehearse(networks, rows, student, teacher, given, labelled, held_out))
+    gains = torch.tensor(found, dtype=torch.float64)
+    percent = task.problem.metric.percent
+    labelled_spread = SPREAD if given else SPREAD_LABELLED
+    spreads = (SPREAD if len(rows.others) else labelled_spread, labelled_spread)
+    gain, labelled_only = (_measure(gains[:, place], spreads[place], percent) for place in range(2))
+    return Forecast(gain, labelled_only, Measure(float(gains[:, 2].mean())), _shift(student, rows, networks.seed))
+
+
+def _measure(values: Tensor, spread: float, percent: bool) -> Measure:
+    """Rehearsed gains as a forecast."""
+    value = float(values.mean())
+    if not percent:
+        return Measure(value, note="rehearsed only: measured gains are known for metrics in percent")
+    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    half_width = _HALF_WIDTH * math.hypot(spread, SLOPE * error)
+    return Measure(SLOPE * value, SLOPE * value - half_width, SLOPE * value + half_width)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Pairs that are read: positions in one list of labelled, validation and other training pairs.
+
+    Args:
+        parts: Data sets and positions in them, in the order of the list.
+        train: Rows of the labelled training pairs, (n,).
+        val: Rows of the validation pairs.
+        others: Rows of the other training pairs.
+        each: How many pairs each other pair stands for.
+        targets: Targets as numbers (N, K), of the labelled and validation rows; zeros elsewhere.
+        raw: The same as the metric takes them.
+    """
+
+    parts: tuple[tuple[object, list[int]], ...]
+    train: Tensor
+    val: Tensor
+    others: Tensor
+    each: float
+    targets: Tensor
+    raw: Tensor
+
+    @staticmethod
+    def of(networks: Networks) -> "_Rows":
+        task, seed = networks.task, networks.seed
+        target, val_target = all_targets(task.train), all_targets(task.val)
+        whole = task.problem.known(target).flatten(1 if target.ndim > 1 else 0)
+        complete = torch.arange(len(target))[whole.all(1) if whole.ndim > 1 else whole]
+        train = complete[_sample(len(complete), _LABELLED, seed)].tolist()
+        val = _sample(len(task.val), _HELD_OUT, seed)
+        count = len(task.pairs) - len(task.train)
+        others = _sample(count, _OTHERS, seed)
+        raw = torch.cat([target[train], val_target[val]])
+        starts = (len(train), len(train) + len(val))
+        place = torch.arange(starts[1] + len(others))
+        return _Rows(
+            ((task.train, train), (task.val, val), (task.pairs, [len(task.train) + row for row in others])),
+            place[: starts[0]],
+            place[starts[0] : starts[1]],
+            place[starts[1] :],
+            count / max(1, len(others)),
+            _numbers(task.problem, raw),
+            raw,
+        )
+
+    def drawn(self, seed: int) -> tuple[Tensor, Tensor]:
+        """Labelled and held-out rows: other ones, of the same number and with the same share of each class."""
+        pool = torch.cat([self.train, self.val])
+        order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
+        if self.raw.ndim == 1 and not self.raw.is_floating_point():
+            order = _stratified(order, self.raw)
+        return pool[order[: len(self.train)]], pool[order[len(self.train) :]]
+
+    def batches(self, role: Role, workers: int) -> Iterator[object]:
+        """The inputs of one role, in the order of the rows."""
+        for dataset, positions in self.parts:
+            if positions:
+                for batch in PairLoader(Subset(only_role(dataset, role), positions), num_workers=workers):
+                    yield batch.teacher_input if role == "teacher" else batch.student_input
+
+
+def _sample(count: int, most: int, seed: int) -> list[int]:
+    if count <= most:
+        return list(range(count))
+    return sorted(torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:most].tolist())
+
+
+def _stratified(order: Tensor, classes: Tensor) -> Tensor:
+    """The order changed so that any first part has the share of each class that the whole has."""
+    place = torch.zeros(len(order), dtype=torch.float64)
+    for one in set(classes.tolist()):
+        rows = (classes[order] == one).nonzero()[:, 0]
+        place[rows] = (torch.arange(len(rows)) + 0.5).double() / len(rows)
+    return order[place.argsort(stable=True)]
+
+
+def _numbers(problem: Problem, target: Tensor) -> Tensor:
+    """Targets as numbers (N, K) to regress on."""
+    if problem.categorical:
+        return nn.functional.one_hot(target.long()).double()
+    return target.double().flatten(1) if target.ndim > 1 else target.double()[:, None]
+
+
+def _gram(networks: Networks, role: Role, rows: _Rows) -> Tensor:
+    """(N, N) products of the features of untrained networks, with mean 1 on the diagonal."""
+    factory: Callable[[], nn.Module] | None = networks.task.teacher if role == "teacher" else networks.task.student
+    assert factory is not None
+    layer = networks.task.student_layer if role == "student" and isinstance(networks.task.student_layer, str) else None
+    total, number, wanted, first = torch.zeros(()), 0, 1, None
+    while number < wanted:
+        with torch.random.fork_rng():
+            torch.manual_seed(1000 * networks.seed + number + (0 if role == "teacher" else 500))
+            network = factory()
+        parts = []
+        with placed(networks.device, network), evaluating(network), torch.no_grad():
+            for inputs in rows.batches(role, networks.recipe.num_workers):
+                seen = student_features(network, layer, to_device(inputs, networks.device))[1]
+                parts.append(seen.cpu().double())
+        features = torch.cat(parts)
+        if first is None:
+            first, wanted = features, min(_NETWORKS, math.ceil(_FEATURES / features.shape[1]))
+        elif number == 1 and torch.equal(first, features):
+            break  # the network comes with its weights
+        if not torch.isfinite(features).all():
+            raise InputError(f"features of the untrained {role} are not finite; check the network and its inputs")
+        features = features - features.mean(0)
+        total, number = total + features @ features.T, number + 1
+    return total / total.diagonal().mean().clamp_min(1e-300)
+
+
+def _teacher_is_given(networks: Networks) -> bool:
+    task = networks.task
+    checkpoint = networks.settings.files.teacher_checkpoint or task.teacher_checkpoint
+    return checkpoint is not None or task.teacher_train is not None
+
+
+def _outputs_of_teacher(networks: Networks, rows: _Rows) -> Tensor:
+    """(N, K) what the teacher that exists says, as probabilities or numbers."""
+    teacher, parts = networks.pretrained("teacher").network, []
+    with placed(networks.device, teacher), evaluating(teacher), torch.no_grad():
+        for inputs in rows.batches("teacher", networks.recipe.num_workers):
+            seen = as_logits(call(teacher, to_device(inputs, networks.device)))
+            parts.append(seen.cpu().double())
+    logits = torch.cat(parts)
+    if networks.task.problem.categorical:
+        return logits.softmax(1)[:, : rows.targets.shape[1]]
+    return logits.sigmoid() if networks.task.problem.name.startswith("multi") else logits.flatten(1)
+
+
+def _rehearse(
+    networks: Networks,
+    rows: _Rows,
+    student: Tensor,
+    teacher: Tensor,
+    given: bool,
+    labelled: Tensor,
+    held_out: Tensor,
+) -> tuple[float, float, float]:
+    """Gain with all pairs, gain with the labelled ones alone, and the teacher's lead, in shown units."""
+    problem, targets = networks.task.problem, rows.targets
+    loss = networks.protocol.loss if isinstance(networks.protocol.loss, KDLoss) else KDLoss()
+    known, pairs = targets[labelled], torch.cat([labelled, rows.others])
+    if given:
+        says, judged = teacher[pairs], teacher[held_out]
+    else:
+        alone = torch.full((len(labelled),), 1.0 / len(labelled), dtype=torch.float64)
+        says, judged = _regression(teacher, labelled, known, alone, (pairs, held_out))
+        says = _sharpened(problem, says)
+        says[: len(labelled)] = known  # a trained network knows its own training pairs by heart
+
+    def student_of(number: int) -> Tensor:
+        """What the student says of held-out pairs after distillation on the first pairs; 0: without a teacher."""
+        rows_of = pairs[: number or len(labelled)]
+        stands_for = torch.ones(len(rows_of), dtype=torch.float64)
+        stands_for[len(labelled) :] = rows.each
+        taught = (loss.teacher_weight if number else 0.0) * stands_for / stands_for.sum()
+        told = torch.zeros_like(taught)
+        told[: len(labelled)] = (loss.label_weight if number else 1.0) / len(labelled)
+        weights = taught + told
+        wanted = says[: len(rows_of)] * taught[:, None]
+        wanted[: len(labelled)] += known * told[: len(labelled), None]
+        (found,) = _regression(student, rows_of, wanted / weights[:, None], weights / weights.sum(), (held_out,))
+        return found
+
+    def metric(outputs: Tensor) -> float:
+        scale = problem.metric.scale
+        shaped = outputs.float() if rows.raw.ndim > 1 or problem.categorical else outputs[:, 0].float()
+        return scale.sign * scale.factor * problem.metric.of(shaped, rows.raw[held_out])
+
+    alone_metric = metric(student_of(0))
+    return (
+        metric(student_of(len(pairs))) - alone_metric,
+        metric(student_of(len(labelled))) - alone_metric,
+        metric(judged) - alone_metric,
+    )
+
+
+def _regression(
+    gram: Tensor,
+    rows: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    wanted: tuple[Tensor, ...],
+    *,
+    penalty: float = PENALTY,
+) -> list[Tensor]:
+    """Predictions of a kernel regression, fitted with weights that add to 1, for several sets of rows."""
+    level = (weights[:, None] * targets).sum(0)
+    system = gram[rows][:, rows].clone()
+    system.diagonal().add_(penalty / weights)
+    solved = torch.cholesky_solve(targets - level, torch.linalg.cholesky(system))
+    return [gram[some][:, rows] @ solved + level for some in wanted]
+
+
+def _shift(student: Tensor, rows: _Rows, seed: int) -> Measure:
+    """AUROC of labelled against other training pairs, fitted on one half of the pairs and judged on the other."""
+    if not len(rows.others):
+        return Measure(None, note="there are no unlabelled pairs")
+    pairs = torch.cat([rows.train, rows.others])
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))
+    told = (torch.arange(len(pairs)) < len(rows.train)).double()
+    fitting, judged = order[: len(pairs) // 2], order[len(pairs) // 2 :]
+    if not 0 < told[judged].sum() < len(judged):
+        return Measure(None, note="there are too few pairs to compare")
+    weights = torch.full((len(fitting),), 1.0 / len(fitting), dtype=torch.float64)
+    (says,) = _regression(student, pairs[fitting], told[fitting, None], weights, (pairs[judged],), penalty=1e-2)
+    ranks, known = says[:, 0].argsort().argsort().double() + 1, told[judged] == 1
+    positive = int(known.sum())
+    above = float(ranks[known].sum()) - positive * (positive + 1) / 2
+    return Measure(above / (positive * (len(judged) - positive)))
+
+
+def _sharpened(problem: Problem, says: Tensor) -> Tensor:
+    """What a regression says as a trained network would: probabilities that are surer."""
+    if problem.categorical:
+        powers = says.clamp_min(1e-6) ** SHARPNESS
+        return powers / powers.sum(1, keepdim=True)
+    if problem.name.startswith("multi"):
+        sure = says.clamp(1e-6, 1 - 1e-6)
+        return sure**SHARPNESS / (sure**SHARPNESS + (1 - sure) ** SHARPNESS)
+    return says
