@@ -11,9 +11,6 @@ for each arm, to compare the cost of the study with that of its parts.
 """
 
 import argparse
-import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +24,7 @@ from mfh.reporting.curves import history_key
 from mfh.studies.folder import Run, safe_name
 from mfh.studies.grid import PLAIN_CONTROLS
 from mfh.studies.stats import mean_interval
-from real import Setting, gain, table
+from real import Setting, add_engine, gain, run_grid, table
 
 DIRECTIONS = (
     ("htad", "audio", "accelerometer"),
@@ -41,8 +38,8 @@ FOCUSED = tuple("soft" if name == "kd" else f"{name}+soft" for name in SHIPPED i
 ARMS = ("no-kd", *PLAIN_CONTROLS, *METHODS, *FOCUSED)
 
 
-def run_setting(folder, setting, num_seeds):
-    """One study in this process; returns its name and what went wrong, if anything did."""
+def run_setting(folder, setting, num_seeds, **engine):
+    """One study in this process or on a cluster; returns its name and what went wrong, if anything did."""
     torch.set_num_threads(1)
     name, task, given, seeds = (
         (DIGITS, "digits", {"num_classes": "4"}, 2 * num_seeds)
@@ -50,7 +47,7 @@ def run_setting(folder, setting, num_seeds):
         else (setting.name, setting.task, setting.arguments, num_seeds)
     )
     try:
-        settings = mfh.Settings.of(processes=1, set=given, keep_students="none")
+        settings = mfh.Settings.of(processes=1, set=given, keep_students="none", **engine)
         mfh.study(task, arms=ARMS, num_seeds=seeds, out=folder / name, settings=settings)
     except InputError as error:
         return name, str(error)
@@ -151,7 +148,7 @@ def main():
     parser.add_argument("folder", type=Path, help="where studies are kept")
     parser.add_argument("--report", type=Path, help="Markdown file for the tables")
     parser.add_argument("--num-seeds", type=int, default=10, help="seeds of a real direction; digits has twice as many")
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    add_engine(parser)
     parser.add_argument("--report-only", action="store_true", help="run nothing")
     parser.add_argument("--parts", nargs="*", help="arms whose study is compared with a study for each of them")
     options = parser.parse_args()
@@ -159,11 +156,7 @@ def main():
         return parts(options.folder, options.parts, options.report)
     settings = [Setting(*d, "100", unlabelled) for unlabelled in (True, False) for d in DIRECTIONS] + [None]
     if not options.report_only:
-        with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
-            jobs = [pool.submit(run_setting, options.folder, setting, options.num_seeds) for setting in settings]
-            for done, job in enumerate(as_completed(jobs), start=1):
-                name, problem = job.result()
-                print(f"{done} of {len(jobs)}: {name}{': ' + problem if problem else ''}", flush=True)
+        run_grid(run_setting, settings, options)
     return report(options.folder, settings, options.report)
 
 

@@ -90,11 +90,35 @@ class Setting:
         return given | ({} if self.unlabelled else {"unlabelled": "false"})
 
 
-def run_setting(folder, setting, num_seeds):
-    """One study in this process; returns its name and what went wrong, if anything did."""
+def add_engine(parser):
+    """Options of where a grid runs."""
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--engine", choices=("processes", "ray"), default="processes")
+    parser.add_argument("--address", help="HOST:PORT of the Ray cluster's head")
+
+
+def run_grid(run_setting, settings, options):
+    """Run all studies: each in a process of its own, or one after the other on a Ray cluster, which shares out cells."""
+    if options.engine == "ray":
+        engine = {"engine": "ray", "address": options.address}
+        found = (run_setting(options.folder, setting, options.num_seeds, **engine) for setting in settings)
+        _tell(found, len(settings))
+        return
+    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(run_setting, options.folder, setting, options.num_seeds) for setting in settings]
+        _tell((job.result() for job in as_completed(jobs)), len(jobs))
+
+
+def _tell(found, total):
+    for done, (name, problem) in enumerate(found, start=1):
+        print(f"{done} of {total}: {name}{': ' + problem if problem else ''}", flush=True)
+
+
+def run_setting(folder, setting, num_seeds, **engine):
+    """One study in this process or on a cluster; returns its name and what went wrong, if anything did."""
     torch.set_num_threads(1)
     try:
-        settings = mfh.Settings.of(processes=1, set=setting.arguments)
+        settings = mfh.Settings.of(processes=1, set=setting.arguments, **engine)
         arms = (*ARMS, *PLAIN_CONTROLS)
         mfh.study(setting.task, arms=arms, num_seeds=num_seeds, out=folder / setting.name, settings=settings)
         _baseline(folder / setting.name, setting, num_seeds)
@@ -285,18 +309,14 @@ def main():
         help="budgets to run once more without the unlabelled pairs",
     )
     parser.add_argument("--directions", nargs="*", help="only these, for instance htad-audio-accelerometer")
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    add_engine(parser)
     parser.add_argument("--report-only", action="store_true", help="run nothing")
     options = parser.parse_args()
     directions = [d for d in DIRECTIONS if not options.directions or "-".join(d) in options.directions]
     settings = [Setting(*d, labels) for labels in options.budgets for d in directions]
     settings += [Setting(*d, labels, False) for labels in options.labelled_only for d in directions]
     if not options.report_only:
-        with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
-            jobs = [pool.submit(run_setting, options.folder, setting, options.num_seeds) for setting in settings]
-            for done, job in enumerate(as_completed(jobs), start=1):
-                name, problem = job.result()
-                print(f"{done} of {len(jobs)}: {name}{': ' + problem if problem else ''}", flush=True)
+        run_grid(run_setting, settings, options)
     report(options.folder, settings, options.report)
 
 

@@ -1,5 +1,6 @@
 """Every progress display: a bar, a tracked loop, several named bars, and what the work at hand is."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -76,6 +77,24 @@ def listening(listener: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         _listeners.remove(listener)
+
+
+def seldom(listener: Callable[[str], None], seconds: float) -> Callable[[str], None]:
+    """A listener that hears of epochs at most once in this time, and of everything else at once.
+
+    Args:
+        listener: Takes a line of text.
+        seconds: The time.
+    """
+    last = -math.inf
+
+    def note(work: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds or ", epoch " not in work:
+            last = time.monotonic()
+            listener(work)
+
+    return note
 
 
 _status: "Status | None" = None

@@ -96,7 +96,7 @@ SMALL = {
     options.PrepareRavdess: {"height": 16, "width": 32, "mfcc_frames": 32, "processes": 0},
     options.PrepareVggsound: {"num_frames": 4, "size": 32, "seconds": 1.0, "clips_per_shard": 10, "processes": 0},
 }
-SMALL_TRAINING = {"epochs": 1, "num_seeds": 1, "processes": 1}
+SMALL_TRAINING = {"epochs": 1, "num_seeds": 1, "processes": 1, "engine": "processes"}
 
 
 def smaller(given: Any) -> Any:

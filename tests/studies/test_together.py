@@ -270,3 +270,37 @@ def test_select_measures_the_chosen_students(tmp_path):
 def test_jobs_that_train_nothing_come_back_as_they_are():
     assert together.together([lambda: 1, lambda: 2]) == [1, 2]
     assert together.together([]) == []
+
+
+def test_a_study_killed_after_its_first_cells_keeps_them(tmp_path, monkeypatch):
+    """What has ended, or was trained in an earlier group, is measured and kept before the next group begins."""
+    some = SOME | {"arms": ["no-kd", "regular", "longer", "linear"], "label_fractions": (0.5,)}
+    whole = mfh.study(TINY, out=tmp_path / "whole", **some)
+    groups, run = [], together._Group.run
+
+    def killed(group):
+        groups.append({type(member.training.objective).__name__ for member in group.members})
+        if "Distillation" in groups[-1]:
+            raise KeyboardInterrupt
+        run(group)
+
+    monkeypatch.setattr(together._Group, "run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        mfh.study(TINY, out=tmp_path / "part", **some)
+    kept = {path.name.split("-val")[0] for path in (tmp_path / "part").glob("seed-*/labels-*/cells/*.csv")}
+    assert {"no-kd", "linear"} <= kept
+    assert "regular" not in kept
+    monkeypatch.setattr(together._Group, "run", run)
+    assert mfh.study(TINY, out=tmp_path / "part", **some).frame.equals(whole.frame)
+    assert table(tmp_path / "part") == table(tmp_path / "whole")
+
+
+def test_what_ends_is_told_at_once():
+    told = []
+
+    def second():
+        assert told == [(0, 1)]
+        return 2
+
+    assert together.together([lambda: 1, second], finished=lambda *found: told.append(found)) == [1, 2]
+    assert told == [(0, 1), (1, 2)]

@@ -1,4 +1,4 @@
-"""Worker processes: a pool of them, and one loop that runs jobs in it.
+"""Worker processes: a pool of them, and one loop that runs jobs in it or on a cluster (`mfh.parallel.cluster`).
 
 with worker_pool(4) as pool:
 run_jobs(pool, [Job(name, measure, (name,)) for name in names], on_result=keep)
@@ -14,13 +14,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 Key = TypeVar("Key")
 
 
 class WorkerDiedError(Exception):
     """A worker process ended before it finished its job: it crashed, was killed, or could not start."""
+
+
+class Pool(Protocol):
+    """Workers: processes of this machine, see `worker_pool`, or of a cluster, see `mfh.parallel.cluster`."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> "Future[Any]":
+        """Run a function of a module in a worker."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,19 +47,19 @@ class Job(Generic[Key]):
 
 
 def run_jobs(
-    pool: ProcessPoolExecutor,
+    pool: Pool,
     jobs: Iterable[Job[Key]],
     on_result: Callable[[Job[Key], Any], Iterable[Job[Key]] | None],
     on_idle: Callable[[], None] | None = None,
     *,
     seconds: float = 0.5,
 ) -> None:
-    """Run jobs in worker processes until none is left. The callbacks run in this process.
+    """Run jobs in workers until none is left. The callbacks run in this process.
 
     The first error ends the loop, with jobs still running: leave the `worker_pool` block to stop them.
 
     Args:
-        pool: The workers, see `worker_pool`. A pool can run several lists of jobs, one after the other.
+        pool: The workers. A pool can run several lists of jobs, one after the other.
         jobs: The jobs to start with.
         on_result: Called as on_result(job, result) for every job that has finished, in the order they finish. The jobs
             that it returns are run too.

@@ -1,11 +1,11 @@
 """The cells of a study, measured in worker processes or in this one, with what is done so far on the terminal."""
 
+import logging
 import os
 import pickle
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,11 +17,13 @@ import torch
 from mfh.errors import InputError, plain
 from mfh.methods.checks import warned_before
 from mfh.networks.modes import find_device
-from mfh.parallel.pool import Job, WorkerDiedError, run_jobs, worker_pool
+from mfh.parallel.cluster import cluster_pool
+from mfh.parallel.pool import Job, Pool, WorkerDiedError, run_jobs, worker_pool
 from mfh.problems.scale import Scale
-from mfh.progress import doing, end_status, is_live, listening, progress_bar
+from mfh.progress import doing, end_status, is_live, listening, progress_bar, seldom
+from mfh.studies.away import Away, Luggage
 from mfh.studies.folder import Row, Run, SeedFolder
-from mfh.studies.grid import COLUMNS, FRACTION, WEIGHTS, Cell
+from mfh.studies.grid import COLUMNS, FRACTION, LINEAR, WEIGHTS, Cell
 from mfh.studies.labels import with_label_fraction
 from mfh.studies.networks import Trained
 from mfh.studies.seed import Seed
@@ -30,8 +32,12 @@ from mfh.tasks.finding import TaskSource, find_task
 from mfh.tasks.task import Task
 from mfh.training.together import MOST_NETWORKS, together
 
+log = logging.getLogger("mfh")
+
 #: How often a training says at which epoch it is.
 _SECONDS_BETWEEN_NOTES = 0.3
+#: Between two drawings of the display, so many times as long as one takes.
+_SHARE_OF_DISPLAY = 10.0
 #: Off a terminal, what goes on is written at most once in this time.
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -106,7 +112,7 @@ class Plan:
 
     def offer(self, made: Seed, cell: Cell, student: Trained, rows: Sequence[Row]) -> None:
         """Keep a student that was measured, if it is the best of its variant so far."""
-        values = [row["value"] for row in rows if (row["split"], row["metric"]) == ("val", self.scale.name)]
+        values = [row["value"] for row in rows if self.is_validation(row)]
         if self.settings.keeping.keep_students != "none" and values:
             facts = {**made.networks.origin, "validation": values[0]}
             run = Run(self.folder)
@@ -134,11 +140,15 @@ class Plan:
             for row in self.kept(unit).read_rows(cell, self.splits, self.columns)
         ]
 
+    def is_validation(self, row: Row) -> bool:
+        """Whether a row is the student's metric on the validation split."""
+        return (row["split"], row["metric"]) == ("val", self.scale.name)
+
     def validation(self, units: Sequence[Unit]) -> dict[Cell, list[float]]:
         """The students' metric on the validation split, as far as it is measured."""
         values: dict[Cell, list[float]] = {}
         for row in self.collect(units):
-            if (row["split"], row["metric"]) == ("val", self.scale.name):
+            if self.is_validation(row):
                 values.setdefault(Cell.of(row), []).append(float(row["value"]))
         return values
 
@@ -158,7 +168,7 @@ def _measure(
         if chunk is None:
             made.prepare(plan.missing(unit))
             return
-        _write(plan, unit, chunk, made, None, tick)
+        _measure_alone(plan, unit, chunk, made, tick)
 
 
 def _measure_together(
@@ -183,31 +193,41 @@ def _measure_together(
         else:
             seeds = {unit: make(unit) for unit in units}
         together([partial(made.prepare, missing[unit]) for unit, made in seeds.items()], strict=strict)
+        measured = {unit: made.measurer(joined[unit], splits=plan.splits) for unit, made in seeds.items()}
+
+        def keep(unit: Unit, cell: Cell, student: Trained | None) -> None:
+            rows = measured[unit](cell, student)
+            if student is not None:
+                plan.offer(seeds[unit], cell, student, rows)
+            _keep(plan, unit, cell, rows, tick)
+
+        for unit in units:
+            for cell in joined[unit]:
+                if cell.arm == LINEAR:
+                    keep(unit, cell, None)
         makers = {(unit, cell): make for unit in units for cell, make in seeds[unit].makers(joined[unit]).items()}
-        students = dict(zip(makers, together([*makers.values()], strict=strict), strict=True))
+        names = [*makers]
+        together([*makers.values()], strict=strict, finished=lambda number, student: keep(*names[number], student))
         for unit, made in seeds.items():
-            own = {cell: student for (of, cell), student in students.items() if of == unit}
-            _write(plan, unit, missing[unit] if others else joined[unit], made, own, tick)
+            alone = [cell for cell in missing[unit] if others and cell not in joined[unit]]
+            _measure_alone(plan, unit, alone, made, tick)
 
 
-def _write(
-    plan: Plan,
-    unit: Unit,
-    cells: Sequence[Cell],
-    made: Seed,
-    students: Mapping[Cell, Trained] | None,
-    tick: Callable[[], None] | None,
-) -> None:
-    """Keep the rows of some cells of a unit, and its AUROCs when all cells have theirs."""
-    kept = plan.kept(unit)
-    measured = made.measure(cells, splits=plan.splits, finished=partial(plan.offer, made), students=students)
+def _measure_alone(plan: Plan, unit: Unit, cells: Sequence[Cell], made: Seed, tick: Callable[[], None] | None) -> None:
+    """Measure cells one after the other, and keep the unit's AUROCs when all its cells are measured."""
+    measured = made.measure(cells, splits=plan.splits, finished=partial(plan.offer, made))
     for cell, rows in zip(cells, measured, strict=True):
-        kept.write_rows(cell, plan.splits, plan.columns, rows)
-        if tick is not None:
-            tick()
+        _keep(plan, unit, cell, rows, tick)
     if plan.unrated(unit) and not plan.missing(unit):
-        kept.write_rows(None, plan.splits, plan.columns, made.score_rows(plan.grid))
+        plan.kept(unit).write_rows(None, plan.splits, plan.columns, made.score_rows(plan.grid))
     made.forget_features()
+
+
+def _keep(plan: Plan, unit: Unit, cell: Cell, rows: Sequence[Row], tick: Callable[[], None] | None) -> None:
+    """Keep the rows of a cell. `tick` is called after that."""
+    plan.kept(unit).write_rows(cell, plan.splits, plan.columns, rows)
+    if tick is not None:
+        tick()
 
 
 @contextmanager
@@ -219,17 +239,13 @@ def _noting(plan: Plan, unit: Unit) -> Iterator[None]:
     if plan.notes is None:
         yield
         return
-    file, last = plan.notes / f"{plan.units.index(unit)}-{os.getpid()}", 0.0
+    file = plan.notes / f"{plan.units.index(unit)}-{os.getpid()}"
 
     def note(work: str) -> None:
-        nonlocal last
-        if time.monotonic() - last < _SECONDS_BETWEEN_NOTES and ", epoch " in work:
-            return
-        last = time.monotonic()
         with suppress(OSError):  # the study goes on without its notes
             file.write_text(work, encoding="utf-8")
 
-    with listening(note):
+    with listening(seldom(note, _SECONDS_BETWEEN_NOTES)):
         try:
             yield
         finally:
@@ -247,8 +263,21 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _measure_joined(plan: Plan, units: Sequence[Unit], _: None = None) -> None:
+    """Measure the cells of some units whose networks are trained at once, in a worker."""
+    _measure_together(plan, units)
+
+
+def _measure_units(plan: Plan, units: Sequence[Unit], cells: Sequence[Cell] | None) -> None:
+    """Measure some cells of some units one after the other, in a worker."""
+    for unit in units:
+        _measure(plan, unit, cells)
+
+
 class Crew:
-    """Measures cells in worker processes, or in this process where the task cannot travel or there is little to do.
+    """Measures cells in worker processes or on a cluster, as the settings say.
+
+    It measures in this process where a task cannot travel to other processes, or where there is little to do.
 
     Args:
         plan: What to measure.
@@ -258,19 +287,37 @@ class Crew:
     """
 
     def __init__(self, plan: Plan, source: TaskSource, first: Seed, *, progress: bool) -> None:
-        on_gpu = find_device(plan.settings.execution.device).type == "cuda"
-        wanted = plan.settings.execution.processes or (1 if on_gpu else (os.cpu_count() or 1))
-        self.workers = wanted if _can_travel(plan) else 1
+        self.plan = plan
         self.source, self.first, self.reporter = source, first, _Reporter(plan, progress)
+        self.away: Away | None = None
+        self.workers = 1
         self._stack = ExitStack()
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Pool | None = None
 
     def __enter__(self) -> "Crew":
-        self._stack.enter_context(self.reporter)
+        with ExitStack() as stack:
+            self._find_workers(stack)
+            stack.enter_context(self.reporter)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
+
+    def _find_workers(self, stack: ExitStack) -> None:
+        execution, plan = self.plan.settings.execution, self.plan
+        on_gpu = find_device(execution.device).type == "cuda"
+        if execution.engine == "processes":
+            wanted = execution.processes or (1 if on_gpu else (os.cpu_count() or 1))
+            self.workers = wanted if _can_travel(plan) else 1
+            return
+        if not any(plan.missing(unit) or plan.unrated(unit) for unit in plan.units):
+            return
+        gpus = float(on_gpu) if execution.gpus is None else execution.gpus
+        luggage = Luggage.of(plan)
+        pool = stack.enter_context(cluster_pool(execution.address, cpus=execution.threads, gpus=gpus))
+        self._pool, self.workers, self.away = pool, pool.slots, Away(pool, luggage)
+        log.info("Ray cluster: %d node(s), %d job(s) at once", pool.num_nodes, pool.slots)
 
     def run(self, plan: Plan) -> None:
         """Measure all cells that are missing.
@@ -283,30 +330,34 @@ class Crew:
         if plan.ensemble != "off":
             self._run_together(plan, todo)
             todo = [unit for unit in todo if plan.missing(unit) or plan.unrated(unit)]
-        if self.workers == 1 or sum(len(plan.missing(unit)) for unit in todo) < 2:
+        few = self.workers == 1 or sum(len(plan.missing(unit)) for unit in todo) < 2
+        if few and self.away is None:
             for unit in todo:
                 _measure(plan, unit, plan.missing(unit), self.seed(plan, unit), self.reporter.tick)
                 self.reporter.finished(unit)
             return
         # With more processes than units, what a unit's cells share is made first, and then the cells are shared out.
-        parts = max(1, self.workers // len(todo))
+        # On a cluster every cell is a job, because only what a finished job returns is kept.
+        parts = len(plan.grid) if self.away else max(1, self.workers // max(1, len(todo)))
+        first_shared = bool(self.away) or parts > 1
         left = dict.fromkeys(todo, 1)
 
-        def job(unit: Unit, chunk: Sequence[Cell] | None) -> Job[Unit]:
-            return Job(unit, _measure, (plan, unit, chunk))
-
-        def finished(done: Job[Unit], _: None) -> list[Job[Unit]]:
-            unit, chunk = done.key, done.arguments[2]
-            more: list[Job[Unit]] = []
+        def finished(units: Sequence[Unit], chunk: Sequence[Cell] | None) -> list[Job[Any]]:
+            (unit,) = units
+            more: list[Job[Any]] = []
             if chunk is None:
                 cells = plan.missing(unit)
-                more = [job(unit, cells[start::parts]) for start in range(min(parts, max(1, len(cells))))]
+                more = [self._job(plan, units, cells[start::parts]) for start in range(min(parts, max(1, len(cells))))]
             left[unit] += len(more) - 1
+            if not left[unit] and chunk and plan.unrated(unit):
+                # On a cluster no job knows of the unit's other cells, so none has made its AUROCs.
+                more, left[unit] = [self._job(plan, units, [])], 1
             if not left[unit]:
                 self.reporter.finished(unit)
             return more
 
-        self._run_jobs([job(unit, None if parts > 1 else plan.missing(unit)) for unit in todo], finished)
+        jobs = [self._job(plan, [unit], None if first_shared else plan.missing(unit)) for unit in todo]
+        self._run_jobs(plan, jobs, finished)
 
     def _run_together(self, plan: Plan, todo: Sequence[Unit]) -> None:
         """Measure units in parts whose networks are trained at once, every worker a part at a time.
@@ -317,31 +368,61 @@ class Crew:
         size = max(1, min(-(-len(todo) // self.workers), MOST_NETWORKS // max(1, cells)))
         parts = [todo[start : start + size] for start in range(0, len(todo), size)]
 
-        def finished(units: Sequence[Unit]) -> None:
+        def finished(units: Sequence[Unit], _: Sequence[Cell] | None) -> None:
             for unit in units:
                 if not plan.missing(unit):
                     self.reporter.finished(unit)
 
-        if self.workers == 1 or len(parts) == 1:
+        if self.away is None and (self.workers == 1 or len(parts) == 1):
             for units in parts:
                 others = self.workers == 1
                 _measure_together(plan, units, partial(self.seed, plan), self.reporter.tick, others=others)
-                finished(units)
+                finished(units, None)
             return
-        jobs = [Job(units, _measure_together, (plan, units)) for units in parts]
-        self._run_jobs(jobs, lambda done, _: finished(done.key))
+        self._run_jobs(plan, [self._job(plan, units, None, _measure_joined) for units in parts], finished)
 
-    def _run_jobs(self, jobs: Sequence[Job[Any]], finished: Callable[[Job[Any], Any], Any]) -> None:
-        """Run jobs in the worker processes, which start with the first.
+    def _job(
+        self,
+        plan: Plan,
+        units: Sequence[Unit],
+        cells: Sequence[Cell] | None,
+        measure: Callable[..., None] = _measure_units,
+    ) -> Job[Any]:
+        """A job whose key says what it measures."""
+        if self.away is not None:
+            return self.away.job(measure, plan, units, cells)
+        return Job((units, cells), measure, (plan, units, cells))
+
+    def _run_jobs(
+        self, plan: Plan, jobs: Sequence[Job[Any]], finished: Callable[[Sequence[Unit], Any], list[Job[Any]] | None]
+    ) -> None:
+        """Run jobs in the workers, which start with the first.
 
         Raises:
             InputError: A worker process ended before its work.
         """
+        away = self.away
         if self._pool is None:
             self._pool = self._stack.enter_context(worker_pool(self.workers))
+
+        def on_result(job: Job[Any], found: Any) -> list[Job[Any]] | None:
+            if away is not None:
+                away.keep(plan, job.key[0], found)
+            return finished(*job.key)
+
+        def on_idle() -> None:
+            if away is not None and plan.notes is not None:
+                away.write_notes(plan.notes)
+            self.reporter.tick()
+
         try:
-            run_jobs(self._pool, jobs, finished, self.reporter.tick)
-        except WorkerDiedError:
+            run_jobs(self._pool, jobs, on_result, on_idle)
+        except WorkerDiedError as error:
+            if away is not None:
+                raise InputError(
+                    f"a job on the Ray cluster ended again and again before its work ({error}); what was finished is "
+                    "kept, and the same command goes on"
+                ) from None
             raise InputError(
                 "a worker process ended before its work: out of memory, or the script that calls study() does not "
                 'guard it with `if __name__ == "__main__":`; what was finished is kept, and processes=1 needs no '
@@ -386,6 +467,8 @@ class _Reporter:
         self.notes: Path | None = None
         self._stack = ExitStack()
         self._wrote = -_SECONDS_BETWEEN_LINES
+        self._known: dict[tuple[Unit, Cell], float | None] = {}
+        self._redrew, self._took = 0.0, 0.0
 
     def __enter__(self) -> "_Reporter":
         if self.progress:
@@ -414,7 +497,18 @@ class _Reporter:
 
     def done(self) -> int:
         """Finished cells."""
-        return sum(len(self.plan.grid) - len(self.plan.missing(unit)) for unit in self.plan.units)
+        return len(self._look())
+
+    def _look(self) -> dict[tuple[Unit, Cell], float | None]:
+        """The metric on the validation split of every finished cell; each is read once, because cells do not change."""
+        for unit in self.plan.units:
+            kept = self.plan.kept(unit)
+            for cell in self.plan.grid:
+                if (unit, cell) not in self._known and kept.holds_rows(cell, self.plan.splits):
+                    rows = kept.read_rows(cell, self.plan.splits, self.plan.columns)
+                    values = [row["value"] for row in rows if self.plan.is_validation(row)]
+                    self._known[unit, cell] = float(values[0]) if values else None
+        return self._known
 
     def table(self) -> Any:
         """Mean of the metric on the validation split for every variant so far, what goes on, and the bar."""
@@ -425,7 +519,10 @@ class _Reporter:
         scale, units = self.plan.scale, self.plan.units
         done = "Runs done" if self.plan.fractions else "Seeds done"
         table = Table("Variant", done, Column(header=Text(plain(f"Mean validation {scale.words}"))))
-        found = self.plan.validation(units)
+        found: dict[Cell, list[float]] = {}
+        for (_, cell), value in self._look().items():
+            if value is not None:
+                found.setdefault(cell, []).append(value)
         for cell in self.plan.grid:
             values = found.get(cell, [])
             mean = scale.show(sum(values) / len(values)) if values else ""
@@ -457,9 +554,14 @@ class _Reporter:
     def tick(self) -> None:
         """Show what the workers have kept, and what they are doing."""
         if self.live is not None:
-            self._wrote = time.monotonic()
+            now = time.monotonic()
+            if now - self._redrew < _SHARE_OF_DISPLAY * self._took:
+                return
+            self._wrote = now
             self.bar.update(self.line, completed=self.done())
             self.live.update(self.table(), refresh=True)
+            self._redrew = time.monotonic()
+            self._took = self._redrew - now
         elif self.progress and time.monotonic() - self._wrote > _SECONDS_BETWEEN_LINES:
             going_on = self.going_on()
             if going_on:

@@ -500,7 +500,6 @@ class Seed:
         *,
         splits: Sequence[str] = ("val", "test"),
         finished: Callable[[Cell, Trained, list[Row]], None] | None = None,
-        students: Mapping[Cell, Trained] | None = None,
     ) -> Iterator[list[Row]]:
         """Train and measure one student after the other; yields the rows of one cell at a time.
 
@@ -510,18 +509,32 @@ class Seed:
             cells: The arms.
             splits: The splits to measure on.
             finished: Called with each student and its rows before they are yielded.
-            students: Students that are trained already.
         """
-        students = students or {}
+        train_outputs = self._train_outputs(cells)
+        measured = self.measurer(cells, splits=splits)
+        for cell in cells:
+            student = None if cell.arm == LINEAR else self.student(cell, train_outputs.get(cell))
+            rows = measured(cell, student)
+            if finished is not None and student is not None:
+                finished(cell, student, rows)
+            yield rows
+
+    def measurer(
+        self, cells: Sequence[Cell], *, splits: Sequence[str] = ("val", "test")
+    ) -> Callable[[Cell, Trained | None], list[Row]]:
+        """A function of one of these cells and its student, None for the linear model, that returns the cell's rows.
+
+        Args:
+            cells: The arms. The outputs of all their teachers are computed now, see `measure`.
+            splits: The splits to measure on.
+        """
         taught = [cell for cell in cells if cell.teacher is not None]
-        train_outputs = self._train_outputs([cell for cell in cells if cell not in students])
         outputs = {split: self._outputs(taught, split) for split in splits}
         metric = self.task.problem.metric
-        for cell in cells:
-            if cell.arm == LINEAR:
-                yield [self._row(cell, split, metric.name, value) for split, value in self._linear(splits).items()]
-                continue
-            student = students[cell] if cell in students else self.student(cell, train_outputs.get(cell))
+
+        def measured(cell: Cell, student: Trained | None) -> list[Row]:
+            if student is None:
+                return [self._row(cell, split, metric.name, value) for split, value in self._linear(splits).items()]
             rows = []
             if student.best_epoch is not None and "val" in splits:
                 rows.append(self._row(cell, "val", "best_epoch", float(student.best_epoch)))
@@ -534,9 +547,9 @@ class Seed:
                 if cell in outputs[split]:
                     value = self._teacher_value(cell, split, outputs[split][cell])
                     rows.append(self._row(cell, split, f"teacher_{metric.name}", value))
-            if finished is not None:
-                finished(cell, student, rows)
-            yield rows
+            return rows
+
+        return measured
 
     def _linear(self, splits: Sequence[Any]) -> dict[Any, float]:
         """The metric of a linear model on some splits."""

@@ -153,6 +153,12 @@ class Execution(Processes, Device):
     """Number of CPU threads in each process."""
     ensemble: Literal["auto", "on", "off"] = "auto"
     """Train networks of several seeds and arms at once: auto does so where they are small and can be stacked."""
+    engine: Literal["processes", "ray"] = "processes"
+    """Where a study runs: processes of this machine, or a Ray cluster, which needs the extra cluster."""
+    address: Annotated[Text, arg(metavar="HOST:PORT")] = None
+    """Address of the Ray cluster's head (default: the variable RAY_ADDRESS, or port 6379 of this machine)."""
+    gpus: Annotated[Number, Bounds(0, 64)] = None
+    """Number of GPUs for each job on a Ray cluster; 0.5 lets two jobs share one (default: 1, or 0 on the CPU)."""
     cache: Folder = None
     """Folder for outputs of teachers, which other runs with the same teacher and data read again (default: none)."""
 

@@ -65,7 +65,9 @@ class Ready(NamedTuple):
 T = TypeVar("T")
 
 
-def together(jobs: Sequence[Callable[[], T]], *, strict: bool = False) -> list[T]:
+def together(
+    jobs: Sequence[Callable[[], T]], *, strict: bool = False, finished: Callable[[int, T], None] | None = None
+) -> list[T]:
     """Run functions that train networks, so that the trainings that several of them wait for are one.
 
     A function is left where it would train a network. When all have come so far or have ended, the networks are
@@ -77,6 +79,8 @@ def together(jobs: Sequence[Callable[[], T]], *, strict: bool = False) -> list[T
         jobs: The functions.
         strict: Whether to train all networks together, also where that is not `is_worthwhile`, and to refuse those that
             cannot be. Methods other than `KD`, and trainings that go on from a checkpoint, happen alone all the same.
+        finished: Called as finished(number, result) for every function as soon as it has ended, so that a process that
+            is killed loses only the networks it is training.
 
     Returns:
         What the functions return.
@@ -85,29 +89,31 @@ def together(jobs: Sequence[Callable[[], T]], *, strict: bool = False) -> list[T
         InputError: With `strict`, a network cannot be trained together; or what the functions raise.
     """
     results: dict[int, T] = {}
-    answers: dict[int, _Answer] = {}
-    while len(results) < len(jobs):
-        waiting: dict[int, _Member] = {}
-        read: _Read = {}
-        for number, job in enumerate(jobs):
-            if number in results:
-                continue
-            token = taken_by.set(_Taker(answers.pop(number, None), strict, read))
-            try:
-                results[number] = job()
-            except _PostponedError as postponed:
-                waiting[number] = postponed.member
-            finally:
-                taken_by.reset(token)
-        if len(waiting) > 1:  # one alone has said what it is
-            doing(f"training {len(waiting)} networks together")
-        ended = _trained([*waiting.values()])
-        for one in ended:
-            _refuse_alone(one.reason, strict)
-        answers = {
-            number: _Answer(member.training, one.took)
-            for (number, member), one in zip(waiting.items(), ended, strict=True)
-        }
+    waiting: dict[int, _Member] = {}
+    read: _Read = {}
+
+    def call(number: int, answer: _Answer | None = None) -> None:
+        token = taken_by.set(_Taker(answer, strict, read))
+        try:
+            results[number] = jobs[number]()
+        except _PostponedError as postponed:
+            waiting[number] = postponed.member
+        finally:
+            taken_by.reset(token)
+        if finished is not None and number in results:
+            finished(number, results[number])
+
+    for number in range(len(jobs)):
+        call(number)
+    while waiting:
+        members, waiting, read = waiting, {}, {}
+        if len(members) > 1:  # one alone has said what it is
+            doing(f"training {len(members)} networks together")
+        numbers = [*members]
+        for part, ended in _trained([*members.values()]):
+            _refuse_alone(ended.reason, strict)
+            for number in (numbers[place] for place in part):
+                call(number, _Answer(members[number].training, ended.took))
     return [results[number] for number in range(len(jobs))]
 
 
@@ -218,10 +224,11 @@ def train_together(ready: Sequence[Ready]) -> list[str | None]:
             members[number] = _Member.of(one, read)
         except NotStackableError as error:
             reasons[number] = str(error)
-    ended = _trained([*members.values()])
-    for number in reasons:
+    alone, numbers = [*reasons], [*members]
+    for part, ended in _trained([*members.values()]):
+        reasons |= {numbers[place]: ended.reason for place in part}
+    for number in alone:
         ready[number].training.run(ready[number].train, ready[number].val)
-    reasons |= {number: one.reason for number, one in zip(members, ended, strict=True)}
     return [reasons[number] for number in range(len(ready))]
 
 
@@ -232,9 +239,12 @@ class _Ended(NamedTuple):
     took: Elsewhere
 
 
-def _trained(members: Sequence["_Member"]) -> list[_Ended]:
-    """Train those that have all in common at once, and alone what turns out to be impossible at once."""
-    ended: dict[int, _Ended] = {}
+def _trained(members: Sequence["_Member"]) -> Iterator[tuple[list[int], _Ended]]:
+    """Train those that have all in common at once, and alone what turns out to be impossible at once.
+
+    Yields:
+        Positions of trainings that have just ended, and how each of them went.
+    """
     for part in _parts(members):
         started = time.monotonic()
         try:
@@ -243,12 +253,11 @@ def _trained(members: Sequence["_Member"]) -> list[_Ended]:
             for number in part:
                 started, ready = time.monotonic(), members[number].ready
                 ready.training.run(ready.train, ready.val)
-                ended[number] = _Ended(str(error), Elsewhere(time.monotonic() - started, 1))
+                yield [number], _Ended(str(error), Elsewhere(time.monotonic() - started, 1))
             continue
         group.run()
-        share = Elsewhere((time.monotonic() - started) / len(part), len(part))
-        ended |= dict.fromkeys(part, _Ended(None, share))
-    return [ended[number] for number in range(len(members))]
+        del group  # its inputs are large
+        yield part, _Ended(None, Elsewhere((time.monotonic() - started) / len(part), len(part)))
 
 
 def _parts(members: Sequence["_Member"]) -> Iterator[list[int]]:
