@@ -295,7 +295,7 @@ def _everywhere(plan: "Plan") -> Settings:
     found = find_device(execution.device)
     on_gpu = found.type == "cuda" if execution.gpus is None else execution.gpus > 0
     device = "cuda" if on_gpu and (execution.device is None or found.type == "cuda") else str(found)
-    cache = None if execution.cache is None else execution.cache.resolve()
+    cache = None if execution.cache is None else Path(execution.cache).resolve()
     return replace(plan.settings, task=task, execution=replace(execution, device=device, cache=cache))
 
 
