@@ -40,6 +40,4 @@ def help_of(command: str) -> str:
     ):
         main([*command.split(), "--help"])
     lines = said.getvalue().strip().splitlines()
-    return "\n".join(
-        part for line in lines for part in (textwrap.wrap(line, 80) if len(line) > 80 else [line.rstrip()])
-    )
+    return "\n".join(part for line in lines for part in textwrap.wrap(line, 80) or [""])
