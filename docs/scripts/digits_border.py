@@ -1,4 +1,4 @@
-"""Measures what docs/digits.md says of networks and borders (benchmarks/reports/digits-networks-*.md): python docs/scripts/digits_border.py"""
+"""Measures the tables of benchmarks/reports/digits-networks-*.md: python docs/scripts/digits_border.py"""
 
 import numpy as np
 import torch
