@@ -25,6 +25,7 @@ from mfh.saliency.masks import masked_logits
 from mfh.saliency.probe import read_features
 from mfh.studies.criteria import HALF_WIDTH, Measure, sampled_rows
 from mfh.studies.networks import Networks, Role
+from mfh.tasks.resplit import within_classes
 
 #: Features to collect over networks with other random weights, and networks at most.
 _FEATURES, _NETWORKS = 2048, 32
@@ -162,7 +163,8 @@ class _Rows:
         pool = torch.cat([self.train, self.val])
         order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
         if self.raw.ndim == 1 and not self.raw.is_floating_point():
-            order = _stratified(order, self.raw)
+            before, size = within_classes(self.raw.numpy(), order.numpy())
+            order = order[torch.from_numpy((before + 0.5) / size).argsort(stable=True)]
         return pool[order[: len(self.train)]], pool[order[len(self.train) :]]
 
     def batches(self, role: Role, workers: int) -> Iterator[PairedBatch]:
@@ -170,15 +172,6 @@ class _Rows:
         for dataset, positions in self.parts:
             if positions:
                 yield from PairLoader(Subset(only_role(dataset, role), positions), num_workers=workers)
-
-
-def _stratified(order: Tensor, classes: Tensor) -> Tensor:
-    """The order changed so that any first part has the share of each class that the whole has."""
-    place = torch.zeros(len(order), dtype=torch.float64)
-    for one in set(classes.tolist()):
-        rows = (classes[order] == one).nonzero()[:, 0]
-        place[rows] = (torch.arange(len(rows)) + 0.5).double() / len(rows)
-    return order[place.argsort(stable=True)]
 
 
 def _numbers(problem: Problem, target: Tensor) -> Tensor:
