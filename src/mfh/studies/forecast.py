@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from mfh.data.epochs import PairLoader, all_targets
-from mfh.data.pairs import PairedBatch, only_role
+from mfh.data.pairs import Nested, PairedBatch, only_role, tensors
 from mfh.errors import InputError
 from mfh.problems.losses import KDLoss
 from mfh.problems.problem import Problem
@@ -28,6 +28,8 @@ from mfh.studies.networks import Networks, Role
 
 #: Features to collect over networks with other random weights, and networks at most.
 _FEATURES, _NETWORKS = 2048, 32
+#: Bytes of inputs that are kept in memory rather than read again for every network.
+_MEMORY = 2**28
 #: Labelled, other and held-out pairs to read at most.
 _LABELLED, _OTHERS, _HELD_OUT = 1000, 1500, 1000
 #: Penalty of the regressions, relative to the mean square of the features: they almost interpolate, as networks do.
@@ -86,9 +88,9 @@ def forecast(networks: Networks, *, draws: int = DRAWS) -> Forecast:
         unknown = Measure(None, note="not defined for dense prediction")
         return Forecast(unknown, unknown, unknown, unknown)
     rows = _Rows.of(networks)
-    student = _gram(networks, "student", rows)
+    student = _gram(_features(networks, "student", rows))
     given = _teacher_is_given(networks)
-    teacher = _outputs_of_teacher(networks, rows) if given else _gram(networks, "teacher", rows)
+    teacher = _outputs_of_teacher(networks, rows) if given else _gram(_features(networks, "teacher", rows))
     fixed = given or "groups" in task.facts
     found = []
     for draw in range(1 if fixed else draws):
@@ -188,28 +190,60 @@ def _numbers(problem: Problem, target: Tensor) -> Tensor:
     return target.double().flatten(1) if target.ndim > 1 else target.double()[:, None]
 
 
-def _gram(networks: Networks, role: Role, rows: _Rows) -> Tensor:
-    """(N, N) products of the features of untrained networks, with mean 1 on the diagonal."""
+def _gram(features: Tensor) -> Tensor:
+    """(N, N) products of centred features, with mean 1 on the diagonal."""
+    products = features @ features.T
+    return products.double() / products.diagonal().double().mean().clamp_min(1e-300)
+
+
+def _features(networks: Networks, role: Role, rows: _Rows) -> Tensor:
+    """(N, F) features of all pairs by untrained networks, one after the other, centred."""
     factory: Callable[[], nn.Module] | None = networks.task.teacher if role == "teacher" else networks.task.student
     assert factory is not None
     layer = networks.task.student_layer if role == "student" and isinstance(networks.task.student_layer, str) else None
-    total, number, wanted, first = torch.zeros(()), 0, 1, None
-    while number < wanted:
+    inputs = _Inputs(rows, role, networks.recipe.num_workers)
+    found, wanted = list[Tensor](), 1
+    while len(found) < wanted:
         with torch.random.fork_rng():
-            torch.manual_seed(1000 * networks.seed + number + (0 if role == "teacher" else 500))
+            torch.manual_seed(1000 * networks.seed + len(found) + (0 if role == "teacher" else 500))
             network = factory()
-        batches = rows.batches(role, networks.recipe.num_workers)
-        inputs = (batch.teacher_input if role == "teacher" else batch.student_input for batch in batches)
-        features = read_features(network, layer, inputs, networks.device).double()
-        if first is None:
-            first, wanted = features, min(_NETWORKS, math.ceil(_FEATURES / features.shape[1]))
-        elif number == 1 and torch.equal(first, features):
+        features = read_features(network, layer, inputs, networks.device)
+        if not found:
+            wanted = min(_NETWORKS, math.ceil(_FEATURES / features.shape[1]))
+        elif len(found) == 1 and torch.equal(found[0], features):
             break  # the network comes with its weights
         if not torch.isfinite(features).all():
             raise InputError(f"features of the untrained {role} are not finite; check the network and its inputs")
-        features = features - features.mean(0)
-        total, number = total + features @ features.T, number + 1
-    return total / total.diagonal().mean().clamp_min(1e-300)
+        found.append(features)
+    features = torch.cat(found, 1)
+    return features - features.mean(0)
+
+
+class _Inputs:
+    """Inputs of one role, batch by batch, as often as they are wanted: from memory where they are small.
+
+    Args:
+        rows: The pairs.
+        role: Whose inputs to read.
+        workers: Number of processes that read.
+    """
+
+    def __init__(self, rows: _Rows, role: Role, workers: int) -> None:
+        self._rows, self._role, self._workers = rows, role, workers
+        self._kept: list[Nested] | None = None
+
+    def __iter__(self) -> Iterator[Nested]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[Nested] | None = []
+        size = 0
+        for batch in self._rows.batches(self._role, self._workers):
+            inputs = batch.teacher_input if self._role == "teacher" else batch.student_input
+            size += sum(part.nbytes for part in tensors(inputs))
+            kept = [*kept, inputs] if kept is not None and size <= _MEMORY else None
+            yield inputs
+        self._kept = kept
 
 
 def _teacher_is_given(networks: Networks) -> bool:
@@ -243,8 +277,8 @@ def _rehearse(
     if given:
         says, judged = teacher[pairs], teacher[held_out]
     else:
-        alone = torch.full((len(labelled),), 1.0 / len(labelled), dtype=torch.float64)
-        says, judged = _regression(teacher, labelled, known, alone, (pairs, held_out))
+        equal = torch.full((len(labelled),), 1.0 / len(labelled), dtype=torch.float64)
+        says, judged = _regression(teacher, labelled, known, equal, (pairs, held_out))
         says = _sharpened(problem, says)
         says[: len(labelled)] = known  # a trained network knows its own training pairs by heart
 
@@ -267,12 +301,11 @@ def _rehearse(
         shaped = outputs.float() if rows.raw.ndim > 1 or problem.categorical else outputs[:, 0].float()
         return scale.sign * scale.factor * problem.metric.of(shaped, rows.raw[held_out])
 
-    alone_metric = metric(student_of(0))
-    return (
-        metric(student_of(len(pairs))) - alone_metric,
-        metric(student_of(len(labelled))) - alone_metric,
-        metric(judged) - alone_metric,
-    )
+    alone = metric(student_of(0))
+    # A teacher that repeats the labels of its own training pairs changes nothing there.
+    on_labelled = metric(student_of(len(labelled))) - alone if given else 0.0
+    gain = metric(student_of(len(pairs))) - alone if len(rows.others) else on_labelled
+    return gain, on_labelled, metric(judged) - alone
 
 
 def _regression(
