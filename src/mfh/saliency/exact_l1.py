@@ -5,9 +5,9 @@ into a_i + w x_j, where a_i = r_i - w x_i. The mean of |a_i + w x_j| over j foll
 x_j below z_i = -a_i / w. That takes one sort of the channel's activations, which serves all logits, and a search for
 each sample and logit.
 
-Where z_i lies beyond all activations, the mean is |a_i + w times their mean|, without a search. So the compiled sums add
-that for all samples first, many at once, and search only for those between the activations. A table of even steps over
-the activations leaves few to search among.
+Where z_i lies beyond all activations, the mean is |a_i + w times their mean|, without a search. So the compiled sums
+add that for all samples first, many at once, and search only for those between the activations. A table of even steps
+over the activations leaves few to search among.
 """
 
 import functools
