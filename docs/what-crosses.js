@@ -77,8 +77,10 @@
     const distance = general ? near : 1.1 * (teacher + student);
     const shift = 170 - (Math.min(-teacher, distance - student) + Math.max(teacher, distance + student)) / 2;
     const circles = [["#0072b2", shift, teacher], ["#d55e00", shift + distance, student]].filter((circle) => circle[2]);
-    return circles.map(([colour, x, radius]) =>
-      `<circle cx="${x}" cy="85" r="${radius}" fill="${colour}" fill-opacity=".25" stroke="${colour}" stroke-width="2"/>`,
+    const name = '<rect x="0" y="3" width="11" height="11" fill="#0072b2"/><text x="16" y="14">teacher</text>'
+      + '<rect x="329" y="3" width="11" height="11" fill="#d55e00"/><text x="324" y="14" text-anchor="end">student</text>';
+    return name + circles.map(([colour, x, radius]) =>
+      `<circle cx="${x}" cy="88" r="${radius}" fill="${colour}" fill-opacity=".25" stroke="${colour}" stroke-width="2"/>`,
     ).join("");
   }
 
@@ -98,6 +100,7 @@
   function reading(found) {
     const teacher = found.plain - found["no-kd"], focus = found.focused - found.plain;
     const told = `The model predicts ${signed(teacher)} points from the plain teacher, and ${signed(focus)} more from the focused one.`;
+    if (teacher < -0.05) return `${told} This teacher costs accuracy: to the student, what it says is noise.`;
     if (focus >= 1) return `${told} Pairs are few: removing what cannot cross pays.`;
     if (teacher < 0.5) return `${told} Little of what this teacher knows can cross.`;
     return `${told} The student averages out what it cannot see by itself.`;
@@ -143,7 +146,7 @@
       <p class="reading" aria-live="polite"></p>
     </form>
     <div class="result">
-      <svg class="venn" viewBox="0 0 340 170" role="img" aria-label="Venn diagram of the factors of teacher (left) and student (right)"></svg>
+      <svg class="venn" viewBox="0 0 340 176" role="img" aria-label="Venn diagram of the factors of teacher (left) and student (right)"></svg>
       <p class="parts"></p>
       <svg class="bars" viewBox="0 0 340 115" role="img" aria-label="Predicted accuracies of three students"></svg>
       <p><em>Model, not measurement: test accuracy by the formula; in brackets, points over labels alone.</em></p>

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "research" / "theory"), str(ROOT / "benchmarks")]
+sys.path.insert(0, str(Path(__file__).parents[2] / "research" / "theory"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from common import Report
 from gain import World, accuracies, simulate
 
+from common import Report
+
+ROOT = Path(__file__).parents[2]
 #: General, teacher-only and student-only factors, labelled and unlabelled pairs of the table on the page.
 SETTINGS = ((8, 8, 0, 100, 0), (8, 8, 0, 100, 700), (12, 4, 0, 100, 300), (8, 0, 0, 100, 700), (0, 8, 8, 100, 0))
 #: Positions of the sliders in docs/what-crosses.js, from which further settings are drawn.
@@ -61,7 +63,7 @@ def main() -> None:
         "What crosses: predicted and simulated gains at the sliders of the page", "No times are measured here."
     )
     table = [
-        "| factors: general, teacher-only, student-only | pairs: labelled, unlabelled | plain teacher | focus adds |",
+        "| general, teacher-only, student-only | labelled, unlabelled | plain teacher | focus adds |",
         "|---|---|---|---|",
     ]
     for setting in SETTINGS:
@@ -73,8 +75,10 @@ def main() -> None:
     misses = found[:, 0] - found[:, 1]
     rms, worst = np.sqrt((misses**2).mean(0)), np.abs(misses).max(0)
     missed = (
-        f"At {options.settings} random positions of the sliders the formula misses the simulated gain of the plain teacher by {rms[0]:.1f} points in root "
-        f"mean square and {worst[0]:.1f} at most, and what the focus adds by {rms[1]:.1f} and {worst[1]:.1f}."
+        f"At {options.settings} random positions of the sliders, the formula misses the simulated gain of the plain\n"
+        f"teacher by {rms[0]:.1f} points in root mean square and {worst[0]:.1f} at most, and what the focus adds by "
+        f"{rms[1]:.1f} and {worst[1]:.1f}.\n"
+        f"It overrates the plain teacher by {misses.mean(0)[0]:.1f} points on average."
     )
     for line in ("", *table, "", missed):
         say(line)
@@ -89,8 +93,8 @@ def main() -> None:
         page = ROOT / "docs" / "what-crosses.md"
         before, begin, rest = page.read_text(encoding="utf-8").partition("<!-- what-crosses: begin -->\n")
         _, end, after = rest.partition("<!-- what-crosses: end -->\n")
-        intro = f"The model against a **simulation** of the same setting ({options.seeds} seeds; points, predicted / simulated):"
-        link = f"{missed} [Report](../research/theory/reports/{options.report.name})."
+        intro = f"The model against a **simulation** of it ({options.seeds} seeds; points, predicted / simulated):"
+        link = f"{missed}\n[Report](../research/theory/reports/{options.report.name})."
         page.write_text(before + begin + "\n".join((intro, "", *table, "", link, "")) + end + after, encoding="utf-8")
 
 

@@ -96,7 +96,8 @@ page.dispatchEvent(new Event('input'));
 return [
   [...page.querySelectorAll('output')].map(e => Number(e.textContent)), page.dataset.accuracies,
   [...page.querySelectorAll('circle')].map(e => [e.cx.baseVal.value, e.r.baseVal.value]),
-  page.querySelector('.reading').textContent, page.querySelector('.bars').textContent, page.querySelector('.result').hidden,
+  page.querySelector('.reading').textContent, page.querySelector('.bars').textContent,
+  page.querySelector('.result').hidden,
 ];
 """
 
