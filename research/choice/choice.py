@@ -91,7 +91,7 @@ class Study:
             for cell, values in self.validation.items()
             if controls or cell.arm not in PLAIN_CONTROLS
         }
-        return choose(values, self.run.scale, self.run.repeats)
+        return choose(values, self.run.scale, self.run.repeats, self.run.num_val)
 
     def oracle(self, with_controls):
         """Gain of the best candidate by the test split; 0 where none beats no-kd (or the best control)."""
@@ -296,7 +296,7 @@ def main():
         lines.append(
             [
                 study.name,
-                len(study.seeds),
+                str(len(study.seeds)),
                 choice.best.name,
                 choice.control.name,
                 f"{choice.gain:+.1f} ({choice.error:.1f})",

@@ -31,7 +31,7 @@ import mfh
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from synthetic import SYNTHETIC
+from synthetic import DIGITS, NETS, SYNTHETIC
 
 from common import Report
 from mfh.figures.style import FAINT, INK, new_figure, save_figure, style
@@ -279,7 +279,10 @@ def main():
     parser.add_argument("--report", type=Path)
     parser.add_argument("--figure", type=Path, help="picture of the held-out settings")
     parser.add_argument(
-        "--groups", nargs="*", default=("chosen", "seen", "unseen"), choices=("chosen", "seen", "unseen", "synthetic")
+        "--groups",
+        nargs="*",
+        default=("chosen", "seen", "unseen"),
+        choices=("chosen", "seen", "unseen", "digits", "nets"),
     )
     parser.add_argument("--num-seeds", type=int, default=5, help="seeds of the studies that are run here")
     parser.add_argument("--forecast-seeds", type=int, default=3)
@@ -291,10 +294,11 @@ def main():
         "chosen": (settings_of(CHOSEN), "Settings on which the forecast was chosen"),
         "seen": (settings_of(SEEN), "Held out: not used to choose, but looked at before"),
         "unseen": (settings_of(UNSEEN), "Held out: never looked at before"),
-        "synthetic": (SYNTHETIC, "Held out: synthetic settings"),
+        "digits": (DIGITS, "Held out, synthetic: digits"),
+        "nets": (NETS, "Held out, synthetic: worlds of networks"),
     }
     say = Report("Forecast against measured gain on real paired data", "No times are measured here.")
-    everything = []
+    real, synthetic = [], []
     for group in options.groups:
         listed, title = titles[group]
         rows = []
@@ -313,12 +317,15 @@ def main():
         if group == "chosen":
             _fitted(say, rows)
         say_group(say, title, rows)
-        everything += rows if group in ("seen", "unseen") else []
-    if len({"seen", "unseen"} & {*options.groups}) > 1:
-        say_group(say, "All held-out settings", everything)
+        if group != "chosen":
+            (synthetic if group in ("digits", "nets") else real).extend(rows)
+    if {"seen", "unseen"} <= {*options.groups}:
+        say_group(say, "All held-out settings", real)
+    if {"digits", "nets"} <= {*options.groups}:
+        say_group(say, "All synthetic settings", synthetic)
     say.write(options.report)
     if options.figure:
-        draw(everything, options.figure)
+        draw(real, options.figure)
 
 
 def _fitted(say, rows):

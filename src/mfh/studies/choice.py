@@ -1,10 +1,13 @@
 """The choice among the arms of a study by validation: the one rule behind `result.best` and `--select`.
 
-Seeds that re-split one data set validate on other pairs each time, so their mean is repeated random sub-sampling
+Seeds that re-split one data set validate on other pairs each time. Their mean is that of repeated random sub-sampling
 (Monte Carlo cross-validation), and its standard error is corrected for the pairs that splits share (Nadeau and Bengio
-2003). Seeds that draw their own data are independent. `research/choice` holds what the rule gains and loses.
+2003). Seeds that draw their own data are independent. Where one validation split decides, because there is one seed or
+because all seeds share their splits, the spread over seeds says nothing of other validation pairs, and their number
+counts instead. `research/choice` holds what the rule gains and loses.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,8 +29,9 @@ class Choice:
     Args:
         best: The variant.
         control: The best of no-kd and the other controls without a teacher's knowledge.
-        gain: Mean gain of `best` over `control` on the validation split, positive where `best` is better.
-        error: Its standard error.
+        gain: Mean gain of `best` over `control` on the validation split as shown (fractions in points), positive where
+            `best` is better.
+        error: Its standard error; infinite where it is not known.
         candidates: Number of variants to choose from.
     """
 
@@ -39,24 +43,25 @@ class Choice:
 
     @property
     def helps(self) -> bool:
-        """Whether the gain is credible."""
+        """Whether the gain is credible: it exceeds its standard error."""
         return exceeds(self.gain, self.error)
-
-    @property
-    def recommended(self) -> Cell:
-        """`best` where its gain is credible, otherwise no-kd."""
-        return self.best if self.helps else NO_KD
 
 
 def choose(
-    values: "Mapping[Cell, pd.Series[float]]", scale: Scale, repeats: Repeats, best: Cell | None = None
+    values: "Mapping[Cell, pd.Series[float]]",
+    scale: Scale,
+    repeats: Repeats,
+    num_val: int,
+    best: Cell | None = None,
 ) -> Choice | None:
     """Choose among the variants of a study.
 
     Args:
-        values: The students' metric on the validation split by seed, for each variant; no-kd is one of them.
+        values: The students' metric on the validation split as shown (fractions in percent) by seed, for each variant;
+            no-kd is one of them.
         scale: How the metric reads.
         repeats: What differs between seeds.
+        num_val: Number of validation pairs of a seed.
         best: The variant that was chosen before (default: the one with the best mean).
 
     Returns:
@@ -72,9 +77,23 @@ def choose(
     best = max(candidates, key=rank) if best is None else best
     control = max((cell for cell in values if cell.arm in ("no-kd", *PLAIN_CONTROLS)), key=rank)
     seeds = values[best].index.intersection(values[control].index)
-    differences = scale.sign * (values[best].loc[seeds] - values[control].loc[seeds])
-    gain, error = mean_and_error(differences.tolist(), repeats.test_to_train("val"))
+    ours, theirs = values[best].loc[seeds], values[control].loc[seeds]
+    gain, error = mean_and_error((scale.sign * (ours - theirs)).tolist(), repeats.test_to_train("val"))
+    if len(seeds) == 1 and not (scale.percent and num_val):
+        error = math.inf
+    elif (len(seeds) == 1 or repeats.seeds == "fixed") and scale.percent and num_val:
+        error = math.hypot(error, _sampling_error(float(ours.mean()), float(theirs.mean()), num_val))
     return Choice(best, control, gain, error, len(candidates))
+
+
+def _sampling_error(ours: float, theirs: float, num_val: int) -> float:
+    """Standard error of the difference between two percentages on one validation split, in points.
+
+    It is that of two independent proportions. Students of one task are often wrong on the same pairs, so the true one
+    is smaller: in the studies of `research/choice` the differences of single seeds spread .65 times as much.
+    """
+    shares = (min(max(value / 100, 0.0), 1.0) for value in (ours, theirs))
+    return 100 * math.sqrt(sum(share * (1 - share) for share in shares) / num_val)
 
 
 def exceeds(gain: float, error: float) -> bool:

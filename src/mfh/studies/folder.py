@@ -135,7 +135,7 @@ class _Selection(TypedDict):
     layer: str
     weights: list[float] | None
     validation_gain: float
-    standard_error: float
+    standard_error: float | None
     recommended: str
     candidates: int
 
@@ -392,6 +392,11 @@ class Run:
         if "resplit" in self.config:
             return Repeats("resplit", **self.config["resplit"])
         return Repeats("redrawn" if self.config.get("data_redrawn", True) else "fixed")
+
+    @property
+    def num_val(self) -> int:
+        """Number of validation pairs of a seed; 0 where the run does not say."""
+        return int(next(iter(self.config.get("pairs", ())), {}).get("val", 0))
 
     # --- how it was made --------------------------------------------------------------------------------------------
 
