@@ -78,8 +78,8 @@ class Students:
     def best(self, fraction: float | None = None) -> "Recommended":
         """The student of the arm that is best by validation, or of no-kd where nothing is shown to help.
 
-        The arm's mean gain over the best control must exceed the gain's standard error; see `mfh.studies.choice`. Controls
-        are no-kd and the other arms without a teacher's knowledge. What `select` chose before stays chosen.
+        The arm's mean gain over the best control must exceed the gain's standard error; see `mfh.studies.choice`.
+        Controls are no-kd and the other arms without a teacher's knowledge. What `select` chose before stays chosen.
 
         Args:
             fraction: The label fraction, in a study of several (default: the largest).

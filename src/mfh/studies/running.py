@@ -230,8 +230,8 @@ def study(
         select: Whether to choose arm, ratio, layer, score and weights by the mean metric on the validation split, and
             to read the test split only for the chosen one, for no-kd and for the same teacher unmasked (default: no).
             The choice stays when seeds are added. It recommends no-kd where the chosen one's mean validation gain over
-            the best control does not exceed its standard error (see `mfh.studies.choice`). In the folder of a study that read the test split for all, it only
-            chooses.
+            the best control does not exceed its standard error; see `mfh.studies.choice`. In the folder of a study that
+            read the test split for all, it only chooses.
         out: Run folder, which grows cell by cell, and from which the same call resumes. None keeps everything in a
             temporary folder, which goes with the result.
         settings: Training, loss, given files, device and processes; see `Settings`.
