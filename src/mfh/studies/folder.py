@@ -396,7 +396,8 @@ class Run:
     @property
     def num_val(self) -> int:
         """Number of validation pairs of a seed; 0 where the run does not say."""
-        return int(next(iter(self.config.get("pairs", ())), {}).get("val", 0))
+        pairs: Sequence[Mapping[str, int]] = self.config.get("pairs", ())
+        return pairs[0]["val"] if pairs else 0
 
     # --- how it was made --------------------------------------------------------------------------------------------
 
