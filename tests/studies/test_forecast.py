@@ -125,8 +125,8 @@ def test_draws_keep_classes_and_group_splits_stay():
     once = module._rehearse(
         networks,
         rows,
-        module._gram(networks, "student", rows),
-        module._gram(networks, "teacher", rows),
+        module._gram(module._features(networks, "student", rows)),
+        module._gram(module._features(networks, "teacher", rows)),
         False,
         rows.train,
         rows.val,

@@ -69,6 +69,18 @@ def test_empty_targets_of_a_csv_are_pairs_without_labels(tmp_path, target, probl
     assert sum(len(split) for split in (task.train, task.val, task.test)) == 40
 
 
+def test_whole_numbers_written_as_floating_point_are_what_the_user_says(tmp_path):
+    path = tmp_path / "pairs.csv"  # as pandas writes whole numbers with gaps
+    frame().assign(target=np.where(np.arange(N) < 6, np.nan, np.arange(N) % 3)).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"as floating point.*for a file: --set problem=classification"):
+        find_task(path).make(0)
+    task = find_task(path, TaskArguments(set={"problem": "classification"})).make(0)
+    assert (task.problem.name, task.facts["classes"]) == ("classification", ["0", "1", "2"])
+    assert find_task(path, TaskArguments(set={"problem": "regression"})).make(0).problem.name == "regression"
+    with pytest.raises(InputError, match="expected classification, multi-label, regression or none"):
+        find_task(path, TaskArguments(set={"problem": "dense"}))
+
+
 def test_seeds_share_the_splits_that_a_table_names(tmp_path):
     path = tmp_path / "pairs.csv"
     frame().drop(columns="group").assign(split=["train", "val", "test"] * 20, target=[0, 0, 0, 1, 1, 1] * 10).to_csv(
