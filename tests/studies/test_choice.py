@@ -6,10 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import fake_study
+import tiny_task
 from mfh.problems.scale import ACCURACY, Scale
 from mfh.studies.choice import choose
+from mfh.studies.findings import recommendation
+from mfh.studies.folder import Run
 from mfh.studies.grid import Cell
+from mfh.studies.recommended import Students
+from mfh.studies.settings import Settings
 from mfh.studies.stats import Repeats
+from mfh.tasks.finding import TaskSource
 
 LOSS = Scale("mean_squared_error", higher_is_better=False, percent=False)
 RESPLIT = Repeats("resplit", 120, 60, 60)
@@ -76,3 +83,24 @@ def test_one_seed_of_a_metric_without_known_spread_shows_nothing():
     assert (found.gain, found.error, found.helps) == (1.5, math.inf, False)
     assert choose(values(no_kd=[2.0, 2.1], regular=[0.5, 0.4]), LOSS, Repeats(), 100).helps
     assert choose(values(no_kd=[70], regular=[99]), ACCURACY, Repeats(), 0).error == math.inf  # no size is known
+
+
+def test_what_is_said_of_one_seed(tmp_path):
+    frame = fake_study.rows(num_seeds=1, gains={"no-kd": 0.0, "regular": 0.2})
+    students = Students(Run(fake_study.write(tmp_path / "one", frame)), TaskSource(tiny_task.task, True), Settings())
+    best = students.best()
+    assert best.arm == "no-kd"
+    assert best.why.endswith("against no-kd, the best control, with no standard error, as there is one seed.")
+    sized = fake_study.write(tmp_path / "sized", frame, pairs=[{"labelled": 50, "val": 400, "test": 500}])
+    found = Students(Run(sized), TaskSource(tiny_task.task, True), Settings()).best()
+    assert found.arm == "regular"
+    assert "with a standard error of " in found.why
+
+
+def test_the_choice_of_a_study_names_the_control(tmp_path):
+    choice = {"arm": "regular", "score": "", "ratio": None, "layer": "", "weights": None, "recommended": "no-kd"}
+    choice |= {"validation_gain": 0.02, "standard_error": None, "candidates": 2, "control": "longer"}
+    run = Run(fake_study.write(tmp_path / "run"))
+    run.write_selection(choice)
+    assert "(+2 points there against longer, no standard error, as there is one seed)" in recommendation(run.selection)
+    assert "standard error 1.5)" in recommendation(choice | {"standard_error": 0.015})
