@@ -324,7 +324,7 @@ def test_two_commands_lead_from_a_strangers_arrays_to_a_file_that_runs_without_m
     out = capsys.readouterr().out
     assert "parameters" in out
     assert "ms for one sample on one core" in out
-    assert f"Student: runs/pairs/student.{suffix}" in (mfh.report(run.folder)).read_text(encoding="utf-8")
+    assert f"Student: runs/pairs/student.{suffix}" in (run.folder / "report.html").read_text(encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-I", "-c", WITHOUT_MFH], capture_output=True, text=True, check=False, timeout=900
     )
@@ -459,11 +459,12 @@ def test_what_was_exported_ends_the_report_until_more_is_measured(tmp_path):
     assert "mfh export" in student_lines(Run(result.folder))[0]
     made = result.best.export(format="safetensors")
     assert made.path == tmp_path / "run" / "student.safetensors"
-    assert student_lines(Run(result.folder)) == made.lines
+    told = [result.best.report(), *made.lines]
+    assert student_lines(Run(result.folder)) == told
     section = student_section(Run(result.folder))
-    assert (section.title, section.blocks) == ("Take it home", made.lines)
+    assert (section.title, section.blocks) == ("Take it home", told)
     mfh.study(TINY, out=tmp_path / "run", **few)
-    assert student_lines(Run(result.folder)) == made.lines
+    assert student_lines(Run(result.folder)) == told
     mfh.study(TINY, out=tmp_path / "run", **few | {"num_seeds": 2})
     assert "mfh export" in student_lines(Run(result.folder))[0]
 

@@ -275,7 +275,7 @@ class Recommended:
             int8=int8,
         )
         with run.locked():
-            run.write_exported(made.path, self.arm, made.lines)
+            run.write_exported(made.path, self.arm, [self.report(), *made.lines])
         return made
 
     # --- what is known of it ----------------------------------------------------------------------------------------
