@@ -227,10 +227,6 @@ def diagnose(
 def diagnose_seed(made: Seed, layers: Sequence[str] = ()) -> Diagnosis:
     """Diagnose a seed whose task and settings are already open; see `diagnose`."""
     task, networks = made.task, made.networks
-    if task.problem.name == "dense prediction":
-        raise InputError(
-            f"task {task.name!r} is a task of dense prediction, for which there is no forecast; run a small study"
-        )
     if task.teacher is None:
         raise InputError(
             f"task {task.name!r} has no teacher network, only outputs on the training split, which say nothing about "
