@@ -10,6 +10,7 @@ mean IoU on the test split, three seeds; the forecast is the mean of the same se
 """
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -21,14 +22,16 @@ from torch.utils.data import TensorDataset
 
 import mfh
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "benchmarks")]
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from verdict import spearman
 
 from common import Report
 from mfh.studies.forecast import forecast
 from mfh.studies.networks import Networks
 from mfh.studies.settings import Settings
 from real import table
-from verdict import spearman
 
 SERIES = ((0.0, 1.5), (1.5, 0.0), (0.5, 1.0), (1.0, 1.0))
 INK = (("noisy", "coarse"), ("coarse", "noisy"))
@@ -73,7 +76,7 @@ def made(kind, teacher, student, labels, seed):
     ends = np.cumsum([0, labels, UNLABELLED, VAL, TEST])
     *views, target = {"series": series, "ink": ink}[kind](teacher, student, int(ends[-1]), seed)
     train, unlabelled, val, test = (
-        [part[start:stop] for part in (*views, target)] for start, stop in zip(ends[:-1], ends[1:], strict=True)
+        [part[start:stop] for part in (*views, target)] for start, stop in itertools.pairwise(ends)
     )
 
     def build():
@@ -108,9 +111,7 @@ def main():
                     num_seeds=options.num_seeds,
                     settings=Settings.of(processes=1, device="cpu"),
                 )
-                values = result.results
-                values = values[(values["split"] == "test") & (values["metric"] == "mean_iou")]
-                means = 100 * values.groupby(["arm", "seed"])["value"].mean().unstack(0)
+                means = 100 * result.by_seed()
                 seen = [
                     forecast(Networks(made(kind, *direction, labels, seed), seed, Settings())).gain
                     for seed in range(options.num_seeds)

@@ -37,7 +37,10 @@ from scipy import stats
 
 import mfh
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "benchmarks")]
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from verdict import CHOSEN, SEEN, SMARTWATCH, UNSEEN, made, settings_of, spearman
 
 from common import Report
 from mfh.saliency.probe import cross_fitted_r2
@@ -47,7 +50,6 @@ from mfh.studies.folder import Run
 from mfh.studies.networks import Networks
 from mfh.studies.settings import Settings
 from real import table
-from verdict import CHOSEN, SEEN, SMARTWATCH, UNSEEN, made, settings_of, spearman
 
 REHEARSED = "rehearsed gain of soft"
 CANDIDATES = {
