@@ -235,7 +235,8 @@ def diagnose_seed(made: Seed, layers: Sequence[str] = ()) -> Diagnosis:
     layers = tuple(dict.fromkeys(layers)) or (task.layer,)
     if len(task.val) < FEWEST:  # before networks are trained
         raise InputError(
-            f"task {task.name!r} has {len(task.val)} validation pairs; a diagnosis needs at least {FEWEST}"
+            f"task {task.name!r} has {len(task.val)} validation pairs; a diagnosis needs at least {FEWEST}: give more "
+            "pairs, or a larger validation split"
         )
     for layer in layers:
         find_layer(networks.new("teacher"), layer)
