@@ -377,7 +377,7 @@ def test_inputs_that_are_not_finite_are_named(part):
     task = dataclasses.replace(task, unlabelled=TensorDataset(*(tensor.clone() for tensor in task.test.tensors[:2])))
     getattr(task, part).tensors[1][3, 2] = math.nan
     with pytest.raises(
-        mfh.InputError, match="sample 3: student_input holds nan|features of the untrained student are not finite"
+        mfh.InputError, match="student_input holds nan|the untrained student are not finite"
     ):
         mfh.diagnose(task, device="cpu", epochs=1)
 
