@@ -30,6 +30,7 @@ from mfh.saliency.probe import read_features
 from mfh.studies import positions
 from mfh.studies.criteria import HALF_WIDTH, Measure, sampled_rows
 from mfh.studies.networks import Networks, Role
+from mfh.tasks.resplit import within_classes
 
 #: Features to collect over networks with other random weights, and networks at most.
 _FEATURES, _NETWORKS = 2048, 32
@@ -181,7 +182,8 @@ class _Rows:
         """Labelled and held-out rows: of other pairs, as many, and with the same share of each class."""
         order = self.shuffled(torch.cat([self.train, self.val]), seed)
         if self.raw.ndim == 1 and not self.raw.is_floating_point() and self.places is None:
-            order = _stratified(order, self.raw)
+            before, size = within_classes(self.raw.numpy(), order.numpy())
+            order = order[torch.from_numpy((before + 0.5) / size).argsort(stable=True)]
         return order[: len(self.train)], order[len(self.train) :]
 
     def shuffled(self, rows: Tensor, seed: int) -> Tensor:
@@ -219,15 +221,6 @@ def _usable(problem: Problem, target: Tensor) -> Tensor:
         return positions.has_class(problem, target).flatten(1).any(1).nonzero()[:, 0]
     known = problem.known(target)
     return (known.flatten(1).all(1) if target.ndim > 1 else known).nonzero()[:, 0]
-
-
-def _stratified(order: Tensor, classes: Tensor) -> Tensor:
-    """The order changed so that any first part has the share of each class that the whole has."""
-    place = torch.zeros(len(order), dtype=torch.float64)
-    for one in set(classes.tolist()):
-        rows = (classes[order] == one).nonzero()[:, 0]
-        place[rows] = (torch.arange(len(rows)) + 0.5).double() / len(rows)
-    return order[place.argsort(stable=True)]
 
 
 def _numbers(problem: Problem, target: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mfh.export.formats import Format
     from mfh.studies.seed import Seed
 
+#: Entry of a run's environment: the folder in which the study was started, from which relative paths count.
+STARTED_IN = "started_in"
 #: Number of test samples that an exported student is compared on.
 _SAMPLES = 256
 
@@ -58,20 +60,26 @@ class Students:
         opened = Run.open(run)
         if opened.command != "study":
             raise InputError(f"{opened.described} keeps no student to export; give the folder of a study")
-        spec = task or opened.environment.get("source")
+        started_in = str(opened.environment.get(STARTED_IN, ""))
+        source = opened.environment.get("source")
+        spec = task or (None if source is None else _found_again(source, started_in))
         if spec is None:
             raise InputError(
                 f"{opened.folder} does not say where its task comes from, as the task was a Python object or the run "
                 "is old; give --task, or use result.best.export in Python"
             )
         settings = with_earlier_arguments(Settings(), spec, opened)
+        if settings.task.data is not None:
+            data = _path_again(settings.task.data, started_in)
+            settings = replace(settings, task=replace(settings.task, data=data))
         try:
-            source = find_task(spec, settings.task)
+            found = find_task(spec, settings.task)
         except InputError as error:
             raise InputError(
                 f"the task of {opened.folder} is needed: {error}; or say with --task where it is"
             ) from None
-        return cls(opened, source, settings, opened.environment.get("methods", {}))
+        methods = opened.environment.get("methods", {})
+        return cls(opened, found, settings, {name: _found_again(one, started_in) for name, one in methods.items()})
 
     def best(self, fraction: float | None = None) -> "Recommended":
         """The student of the arm that is best by validation, or of no-kd where nothing is shown to help.
@@ -262,7 +270,7 @@ class Recommended:
             int8=int8,
         )
         with run.locked():
-            run.write_exported(made.path, self.arm, made.lines)
+            run.write_exported(made.path, self.arm, [self.report(), *made.lines])
         return made
 
     # --- what is known of it ----------------------------------------------------------------------------------------
@@ -318,7 +326,7 @@ class Recommended:
         own = f"{float(values.loc[self.seed]):.{digits}f}{percent}"
         text = f"This student: {summary.split} {scale.words} {own}."
         if len(values) > 1:
-            interval = interval_in_words(mean, low, high, digits=digits)
+            interval = interval_in_words(mean, *scale.within(mean, low, high), digits=digits)
             text += f" All {len(values)} seeds of the arm: mean {interval}{percent}, with a 95 % interval."
         return text
 
@@ -357,6 +365,18 @@ class Recommended:
             metric = f"; {self._summary.split} {scale.words} {self._summary.number(self._variant.teacher)}"
             metric += " %" if scale.percent else ""
         return f"the {cell.teacher} teacher{mask}{metric}"
+
+
+def _found_again(spec: str, started_in: str) -> str:
+    """What names a task or a method, with a path that leads to its file from here."""
+    place, colon, name = spec.partition(":")
+    return f"{_path_again(place, started_in)}{colon}{name}" if Path(place).suffix else spec
+
+
+def _path_again(path: str, started_in: str) -> str:
+    """A path that a study was given: as given if it leads somewhere from here, else from the folder of the study."""
+    there = Path(started_in, path)
+    return str(there) if started_in and not Path(path).exists() and there.exists() else path
 
 
 def origins(task: Any, methods: Mapping[str, Any]) -> dict[str, Any]:

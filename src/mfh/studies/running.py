@@ -37,7 +37,7 @@ from mfh.studies.labels import check_fractions, with_label_fraction
 from mfh.studies.networks import Role
 from mfh.studies.pool import Crew, Plan, Unit
 from mfh.studies.provenance import environment
-from mfh.studies.recommended import Recommended, Students, exceeds, origins
+from mfh.studies.recommended import STARTED_IN, Recommended, Students, exceeds, origins
 from mfh.studies.seed import LABEL_SMOOTHING, Seed
 from mfh.studies.settings import Settings
 from mfh.studies.stats import Repeats, mean_and_error
@@ -544,7 +544,7 @@ def _measured(plan: Plan, run: Run, source: TaskSource, first: Seed, progress: b
     run.write_results(plan.columns, rows)
     if run.num_cells > cached:
         run.forget_exported()
-    made_from = origins(plan.task, dict(plan.methods))
+    made_from = origins(plan.task, dict(plan.methods)) | {STARTED_IN: str(Path().absolute())}
     if run.num_cells > cached or not run.environment:
         # More seeds, or the rest after an interruption, add to the time.
         seconds = time.monotonic() - started + float(run.environment.get("seconds", 0))
