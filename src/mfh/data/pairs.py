@@ -452,6 +452,9 @@ def groups_of(dataset: Any) -> NDArray[Any] | None:
     if type(dataset) is Subset:
         groups = groups_of(dataset.dataset)
         return None if groups is None else groups[np.asarray(list(dataset.indices), dtype=int)]
+    if type(dataset) is ConcatDataset:
+        parts = [groups for part in dataset.datasets if (groups := groups_of(part)) is not None]
+        return np.concatenate(parts) if len(parts) == len(dataset.datasets) else None
     return None
 
 
