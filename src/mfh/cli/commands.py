@@ -593,6 +593,7 @@ def _report(options: opt.Report) -> None:
 
 
 def _export(options: opt.Export) -> None:
+    from mfh.reporting import report
     from mfh.studies.recommended import Students
 
     students = Students.of(options.run, options.task)
@@ -601,6 +602,9 @@ def _export(options: opt.Export) -> None:
     _say(chosen.report())
     for line in made.lines:
         _say(line)
+    with status("writing the report", not options.quiet):  # its last section names the student
+        page = report(students.run)
+    _say(f"Report: {page}")
 
 
 def _opened(
