@@ -1,7 +1,7 @@
 """Networks of one architecture as one: stacked parameters, and a forward pass of all of them at once."""
 
 import copy
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -118,7 +118,7 @@ class Stacked:
         key = self.training, inputs.shape, inputs.dtype, torch.is_grad_enabled()
         if key not in self._traced:
             self._traced[key] = self._trace(inputs).forward  # without the time of calling a module
-        return self._traced[key](self.weights, self.fixed, inputs)
+        return self._traced[key](inputs, *self.weights.values(), *self.fixed.values())
 
     def _trace(self, inputs: Tensor) -> GraphModule:
         from torch.fx.experimental.proxy_tensor import make_fx
@@ -131,12 +131,14 @@ class Stacked:
             for name, module in template.named_modules()
         ]
 
-        def forward(weights: Mapping[str, Tensor], fixed: Mapping[str, Tensor], rows: Tensor) -> Tensor:
-            return as_logits(functional_call(template, (dict(weights), dict(fixed)), (rows,)))
+        names = [*self.weights, *self.fixed]
+
+        def forward(rows: Tensor, *tensors: Tensor) -> Tensor:  # of single tensors, because dictionaries cost time
+            return as_logits(functional_call(template, dict(zip(names, tensors, strict=True)), (rows,)))
 
         before = {name: buffer.clone() for name, buffer in self.fixed.items()}
         try:
-            traced = make_fx(vmap(forward))(self.weights, self.fixed, inputs)
+            traced = make_fx(vmap(forward))(inputs, *self.weights.values(), *self.fixed.values())
         except FOREIGN as error:
             name, module = entered[-1]
             layer = f"layer {name!r} ({type(module).__name__})" if name else type(module).__name__

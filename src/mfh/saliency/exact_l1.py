@@ -2,8 +2,12 @@
 
 Replacing the contribution w x_i of a channel by that of a sample j drawn uniformly turns the difference of logits r_i
 into a_i + w x_j, where a_i = r_i - w x_i. The mean of |a_i + w x_j| over j follows from the number and the sum of the
-x_j below -a_i / w. That takes one sort of the channel's activations, which serves all logits, and a search for each
-sample and logit. A table of even steps over the activations leaves few to search among.
+x_j below z_i = -a_i / w. That takes one sort of the channel's activations, which serves all logits, and a search for
+each sample and logit.
+
+Where z_i lies beyond all activations, the mean is |a_i + w times their mean|, without a search. So the compiled sums
+add that for all samples first, many at once, and search only for those between the activations. A table of even steps
+over the activations leaves few to search among.
 """
 
 import functools
@@ -20,6 +24,8 @@ Array = NDArray[np.float64]
 
 # Channels that a thread reads at once: activations lie sample by sample, and this many share a line of the cache.
 _GROUP = 8
+# Samples that are worked on at once, so that they stay in the processor's cache.
+_BLOCK = 2048
 
 
 def mean_absolute_sums(a: Tensor, b: Tensor) -> Tensor:
@@ -90,7 +96,7 @@ def _prepared(own: Array, donors: Array) -> tuple[Any, ...]:
     """Arguments of `_absolute_sum`: the samples' own activations, those to draw from in order, their sums, and a table.
 
     The table's steps are even between the 1st and the 1023rd 1024th of the activations, so that a few far ones do not
-    leave all others in one step. A constant is taken off all activations: it cancels, but would cost digits.
+    leave all others in one step. The mean is taken off all activations: it cancels, but would cost digits.
     """
     middle = donors.mean()
     ordered = np.sort(donors - middle)
@@ -101,9 +107,10 @@ def _prepared(own: Array, donors: Array) -> tuple[Any, ...]:
     if not np.isfinite(scale):
         scale = 0.0
     step = np.clip((ordered - low) * scale, -1.0, count).astype(np.int64) if scale else np.zeros(count, np.int64)
-    table = np.zeros(count + 3, dtype=np.int64)
+    table = np.zeros(count + 3, dtype=np.int32 if count < 2**31 else np.int64)
     np.cumsum(np.bincount(step + 1, minlength=count + 2), out=table[1:])
-    return own - middle, ordered, np.concatenate([[0.0], np.cumsum(ordered)]), low, scale, table
+    sums = np.concatenate([[0.0], np.cumsum(ordered)])
+    return own - middle, np.append(ordered, [np.inf] * 4), sums, low, scale, table
 
 
 @functools.cache
@@ -111,7 +118,9 @@ def _compiled() -> Callable[..., float] | None:
     try:
         import numba
 
-        compiled: Callable[..., float] = numba.njit(nogil=True, cache=True, error_model="numpy")(_absolute_sum)
+        # Sums in any order, so that several numbers are added at once.
+        options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"reassoc", "contract"}}
+        compiled: Callable[..., float] = numba.njit(**options)(_absolute_sum)
     except (ImportError, RuntimeError):  # the second where numba may write nowhere
         return None
     return compiled
@@ -123,42 +132,49 @@ def _absolute_sum(
     sums: Array,
     low: float,
     scale: float,
-    table: NDArray[np.int64],
-    residual: Array,
+    table: NDArray[Any],
+    residual: NDArray[Any],
     weights: Array,
 ) -> float:
     """The sum of |residual[k, i] - weights[k] own[i] + weights[k] ordered[j]| over i, j and k. numba compiles it."""
-    count, last_step = len(ordered), len(table) - 3
+    count, last_step = len(sums) - 1, len(table) - 3
     whole, first, last = sums[count], ordered[0], ordered[count - 1]
+    zeros, between = np.empty(_BLOCK), np.empty(_BLOCK + 1)
     total = 0.0
     for k in range(len(weights)):
         weight = weights[k]
-        part = 0.0
         if abs(weight) < 1e-300:  # its inverse may be infinite
             for i in range(len(own)):
-                part += abs(residual[k, i])
-            total += part * count
+                total += abs(residual[k, i]) * count
             continue
-        inverse = 1.0 / weight
-        for i in range(len(own)):
-            kept = residual[k, i] - weight * own[i]
-            zero = own[i] - residual[k, i] * inverse  # the activation that makes the difference vanish
-            if zero <= first:
-                part += weight * whole + kept * count
-            elif zero > last:
-                part -= weight * whole + kept * count
-            else:
-                # Compared so that NaN, which numbers near the largest ones may bring about, stays within the table.
+        inverse, offset = 1.0 / weight, weight * whole / count
+        at_mean, above = 0.0, 0.0
+        for start in range(0, len(own), _BLOCK):
+            left, mine = residual[k, start : start + _BLOCK], own[start : start + _BLOCK]
+            for i in range(len(mine)):
+                at_mean += abs(offset + (left[i] - weight * mine[i]))
+                zeros[i] = mine[i] - left[i] * inverse  # the activation that makes the difference vanish
+            found = 0
+            for i in range(len(mine)):  # without a branch, which would often be mispredicted; NaN is not between
+                zero = zeros[i]
+                between[found] = zero
+                found += (zero > first) & (zero < last)
+            for i in range(found):
+                zero = between[i]
                 step = (zero - low) * scale
                 step = step if step > -1.0 else -1.0
                 step = step if step < last_step else last_step
                 begin, end = table[int(step) + 1], table[int(step) + 2]
-                while begin < end:
-                    middle = (begin + end) // 2
-                    if ordered[middle] < zero:
-                        begin = middle + 1
-                    else:
-                        end = middle
-                part += weight * (whole - 2.0 * sums[begin]) + kept * (count - 2 * begin)
-        total += part if weight > 0 else -part
+                if end - begin <= 4:  # those after them are not below
+                    here = ordered[begin : begin + 4]
+                    begin += (here[0] < zero) + (here[1] < zero) + (here[2] < zero) + (here[3] < zero)
+                else:
+                    while begin < end:
+                        middle = (begin + end) // 2
+                        if ordered[middle] < zero:
+                            begin = middle + 1
+                        else:
+                            end = middle
+                above += whole - 2.0 * sums[begin] + zero * (2 * begin - count) - abs(whole - count * zero)
+        total += count * at_mean + abs(weight) * above
     return total

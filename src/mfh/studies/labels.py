@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from mfh.data.epochs import all_targets, generators_kept
 from mfh.data.pairs import fetch, groups_of
 from mfh.errors import InputError
+from mfh.tasks.resplit import within_classes
 from mfh.tasks.task import Task
 
 
@@ -62,19 +63,18 @@ def with_label_fraction(task: Task, fraction: float | None, seed: int) -> Task:
 
 
 def _by_class(classes: NDArray[Any], fraction: float, generator: np.random.Generator, task: Task) -> NDArray[np.int64]:
-    kept = []
-    for one in np.unique(classes):
-        rows = generator.permutation(np.flatnonzero(classes == one))
-        number = int(fraction * len(rows) + 0.5)
-        if not number:
-            if len(np.unique(classes)) == 1:
-                raise InputError(f"label fraction {fraction:g} of {len(rows)} training pairs leaves no labelled pair")
-            raise InputError(
-                f"label fraction {fraction:g} leaves {_named(one, task)} (of {len(rows)} training pairs) without a "
-                f"labelled pair; choose at least {0.5 / len(rows):.2g}"
-            )
-        kept.append(rows[:number])
-    return np.sort(np.concatenate(kept))
+    order = np.concatenate([generator.permutation(np.flatnonzero(classes == one)) for one in np.unique(classes)])
+    before, size = within_classes(classes, order)
+    kept = (fraction * size + 0.5).astype(np.int64)
+    if not kept.all():
+        first = np.flatnonzero(kept == 0)[0]
+        if size[first] == len(classes):
+            raise InputError(f"label fraction {fraction:g} of {len(classes)} training pairs leaves no labelled pair")
+        raise InputError(
+            f"label fraction {fraction:g} leaves {_named(classes[order[first]], task)} (of {size[first]} training "
+            f"pairs) without a labelled pair; choose at least {0.5 / size[first]:.2g}"
+        )
+    return np.sort(order[before < kept])
 
 
 def _by_group(

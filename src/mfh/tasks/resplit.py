@@ -32,11 +32,33 @@ def stratified_order(classes: NDArray[np.int64], generator: np.random.Generator)
         (True, 2)
     """
     shuffled = generator.permutation(len(classes))
-    place = np.empty(len(classes))
+    before, size = within_classes(classes, shuffled)
+    return shuffled[np.argsort(before / size, kind="stable")]
+
+
+def within_classes(
+    classes: NDArray[np.int64], order: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each row of an order stands among the rows of its class.
+
+    Args:
+        classes: Class index of each row, (N,).
+        order: A permutation of 0 to N - 1.
+
+    Returns:
+        For each position of the order, (N,): the number of rows of the same class before it, and of all rows of this
+        class.
+
+    Example:
+        >>> within_classes(np.array([0, 1, 0]), np.array([2, 1, 0]))
+        (array([0, 0, 1]), array([2, 1, 2]))
+    """
+    before, size = np.empty(len(order), np.int64), np.empty(len(order), np.int64)
     for one in np.unique(classes):
-        rows = shuffled[classes[shuffled] == one]
-        place[rows] = np.arange(len(rows)) / len(rows)
-    return shuffled[np.argsort(place[shuffled], kind="stable")]
+        here = classes[order] == one
+        size[here] = np.count_nonzero(here)
+        before[here] = np.arange(np.count_nonzero(here))
+    return before, size
 
 
 def split_rows(
