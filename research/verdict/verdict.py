@@ -297,7 +297,8 @@ def main():
         "digits": (DIGITS, "Held out, synthetic: digits"),
         "nets": (NETS, "Held out, synthetic: worlds of networks"),
     }
-    say = Report("Forecast against measured gain on real paired data", "No times are measured here.")
+    data = "real paired data" if {"chosen", "seen", "unseen"} & {*options.groups} else "synthetic data"
+    say = Report(f"Forecast against measured gain on {data}", "No times are measured here.")
     real, synthetic = [], []
     for group in options.groups:
         listed, title = titles[group]
