@@ -20,6 +20,7 @@ import tiny_task
 from mfh.cli import main
 from mfh.errors import InputError
 from mfh.methods import SimKD
+from mfh.reporting.page import Command
 from mfh.reporting.student import student_lines, student_section
 from mfh.studies.folder import Run, SeedFolder
 from mfh.studies.grid import Cell
@@ -460,7 +461,8 @@ def test_what_was_exported_ends_the_report_until_more_is_measured(tmp_path):
     told = [result.best.report(), *made.lines]
     assert student_lines(Run(result.folder)) == told
     section = student_section(Run(result.folder))
-    assert (section.title, section.blocks) == ("Take it home", told)
+    assert (section.title, section.blocks[:-1]) == ("Take it home", told[:-4])
+    assert section.blocks[-1] == Command("\n".join(told[-4:]))  # what safetensors need, as code
     mfh.study(TINY, out=tmp_path / "run", **few)
     assert student_lines(Run(result.folder)) == told
     mfh.study(TINY, out=tmp_path / "run", **few | {"num_seeds": 2})
@@ -476,7 +478,10 @@ def test_the_last_lines_load_the_student_without_mfh(tmp_path):
     exec("\n".join(code), found)  # with the file's own path
     with torch.no_grad():
         assert torch.allclose(found["logits"], result.best.student(inputs), atol=1e-5)
-    assert student_section(Run(result.folder)).blocks[-len(code) :] == code
+    assert student_section(Run(result.folder)).blocks[-1] == Command("\n".join(code))
+    page = mfh.report(result.folder).read_text(encoding="utf-8")
+    assert 'aria-label="Code">import torch\n' in page
+    assert "\n    import torch\n    student = torch" in mfh.report(result.folder, format="md").read_text(encoding="utf-8")
 
 
 def test_a_student_of_an_object_of_python_is_exported_there(tmp_path):

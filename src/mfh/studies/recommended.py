@@ -225,7 +225,7 @@ class Recommended:
 
     def report(self) -> str:
         """The arm, why it is recommended, and what its student reaches, in a few sentences."""
-        sentences = [f"{self._title}.", self.why]
+        sentences = [f"The student is that of seed {self.seed} of {self.cell.name}{self._share}.", self.why]
         if self._variant is not None and self._variant.gain is not None:
             gains = self._summary.says(self._variant.label, self._variant.gain)
             sentences.append(f"On the {self._summary.split} split, against no-kd, {gains}.")
@@ -309,8 +309,11 @@ class Recommended:
 
     @property
     def _title(self) -> str:
-        share = "" if self.fraction is None else f" with {100 * self.fraction:g} % of the labels"
-        return f"{self.cell.name}, the student of seed {self.seed}{share}"
+        return f"{self.cell.name}, the student of seed {self.seed}{self._share}"
+
+    @property
+    def _share(self) -> str:
+        return "" if self.fraction is None else f" with {100 * self.fraction:g} % of the labels"
 
     @property
     def _metric(self) -> str:
