@@ -301,7 +301,8 @@ for size in (1, 7, 64):
     }
     for name, logits in runs.items():
         logits = np.concatenate(logits)
-        found[f"{name}-{size}"] = [max(map(len, parts)), float((classes[logits.argmax(1)] == truth).mean()), logits.tolist()]
+        accuracy = float((classes[logits.argmax(1)] == truth).mean())
+        found[f"{name}-{size}"] = [max(map(len, parts)), accuracy, logits.tolist()]
 try:
     import mfh
 except ImportError:
@@ -481,7 +482,8 @@ def test_the_last_lines_load_the_student_without_mfh(tmp_path):
     assert student_section(Run(result.folder)).blocks[-1] == Command("\n".join(code))
     page = mfh.report(result.folder).read_text(encoding="utf-8")
     assert 'aria-label="Code">import torch\n' in page
-    assert "\n    import torch\n    student = torch" in mfh.report(result.folder, format="md").read_text(encoding="utf-8")
+    text = mfh.report(result.folder, format="md").read_text(encoding="utf-8")
+    assert "\n    import torch\n    student = torch" in text
 
 
 def test_a_student_of_an_object_of_python_is_exported_there(tmp_path):

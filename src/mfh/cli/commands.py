@@ -337,9 +337,7 @@ def _print_table(content: "PageTable", width: int = 160) -> None:
     console.print(table)
 
 
-def _drawn(
-    content: "PageTable", alignments: Sequence[str] = (), gap: int = 1, *, fold: bool = True
-) -> "RichTable":
+def _drawn(content: "PageTable", alignments: Sequence[str] = (), gap: int = 1, *, fold: bool = True) -> "RichTable":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
