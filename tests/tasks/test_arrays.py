@@ -219,13 +219,20 @@ def test_no_group_is_in_two_splits():
         assert len(task.train.groups) == len(task.train)
 
 
+def test_a_person_in_two_named_splits_is_said_by_name(caplog):
+    people = [f"person {i % 7}" for i in range(N)]
+    check_task(task_of(groups=people, split=["train"] * 36 + ["val"] * 12 + ["test"] * 12))
+    assert "7 groups are in both train and val, the first is 'person 0': scores on val are too good" in caplog.text
+
+
 def test_groups_without_labels_serve_training_and_no_held_out_split_has_gaps():
     people, target = np.repeat(np.arange(10), 6), np.arange(N) % 3
     target[:6] = -1  # person 0 has no label at all
     target[[20, 40]] = -1
     for seed in range(5):
         task = task_of(groups=people, target=target, seed=seed)
-        assert all(0 not in split.groups for split in (task.val, task.test))
+        assert "0" in task.unlabelled.groups
+        assert all("0" not in split.groups for split in (task.val, task.test))
         assert all((split.tensors[2] >= 0).all() for split in (task.train, task.val, task.test))
 
 

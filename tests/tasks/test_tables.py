@@ -146,6 +146,8 @@ def test_a_file_that_is_no_npz_is_refused_and_never_unpickled(tmp_path, content)
     ("changes", "said"),
     [
         ({"target": None}, r"has no column target; teacher_\*, student_\*, target were expected"),
+        ({"target": None, "label": ["a"] * N}, r"has no column target \(its others: 'label'\); teacher_\*"),
+        ({"Unnamed: 0": range(N)}, "has the column 'Unnamed: 0', which is none of .*; save it with index=False"),
         ({"student_x0": None, "student_x1": None}, r"has no column student_\*"),
         ({"teacher_1": ["high"] * N}, "column 'teacher_1' holds 'high'; inputs must be numbers"),
         ({"recording": ["r1.wav"] * N}, "has the column 'recording', which is none of"),
@@ -167,6 +169,13 @@ def test_a_table_that_cannot_be_used_is_refused(tmp_path, changes, said):
 def test_a_missing_file_and_a_broken_table_are_named(tmp_path):
     with pytest.raises(InputError, match=r"there is no file nowhere\.csv"):
         find_task("nowhere.csv").make(0)
+    path = tmp_path / "pairs.csv"
+    path.write_text("teacher_0,student_0,target\n")
+    with pytest.raises(InputError, match=r"pairs\.csv has no rows"):
+        find_task(path).make(0)
+    frame().to_csv(path, index=False, sep=";")
+    with pytest.raises(InputError, match=r"has the single column 'teacher_0;teacher_1.*with commas between columns"):
+        find_task(path).make(0)
     path = tmp_path / "broken.csv"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"broken.csv is no readable .csv table"):

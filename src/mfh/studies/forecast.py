@@ -191,13 +191,13 @@ class _Rows:
         pairs = rows.reshape(-1, 1 if self.places is None else self.places.shape[1])
         return pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))].flatten()
 
-    def features(self, network: nn.Module, layer: str | None, inputs: Iterable[Nested], device: torch.device) -> Tensor:
+    def features(self, network: nn.Module, layer: str | None, inputs: "_Inputs", device: torch.device) -> Tensor:
         """(rows, F) features of a network on the inputs of all pairs in turn."""
         if self.places is None:
             return read_features(network, layer, inputs, device)
         with placed(device, network), evaluating(network):
             maps = (positions.feature_map(network, layer, to_device(part, device)).cpu() for part in inputs)
-            return self.at_places(maps, "the network's features")
+            return self.at_places(maps, f"the {inputs.role}'s features")
 
     def at_places(self, maps: Iterable[Tensor], what: str) -> Tensor:
         """(rows, C) what maps of all pairs in turn show at the places of their rows."""
@@ -269,7 +269,7 @@ class _Inputs:
     """
 
     def __init__(self, rows: _Rows, role: Role, workers: int) -> None:
-        self._rows, self._role, self._workers = rows, role, workers
+        self.role, self._rows, self._workers = role, rows, workers
         self._kept: list[Nested] | None = None
 
     def __iter__(self) -> Iterator[Nested]:
@@ -278,8 +278,8 @@ class _Inputs:
             return
         kept: list[Nested] | None = []
         size = 0
-        for batch in self._rows.batches(self._role, self._workers):
-            inputs = batch.teacher_input if self._role == "teacher" else batch.student_input
+        for batch in self._rows.batches(self.role, self._workers):
+            inputs = batch.teacher_input if self.role == "teacher" else batch.student_input
             size += sum(part.nbytes for part in tensors(inputs))
             kept = [*kept, inputs] if kept is not None and size <= _MEMORY else None
             yield inputs

@@ -62,8 +62,9 @@ def at_places(values: Tensor, places: Tensor, what: str) -> Tensor:
     space = values.shape[2:]
     if len(space) != places.shape[2]:
         raise InputError(
-            f"{what} have shape {tuple(values.shape)}; (N, channels and {places.shape[2]} dimensions of positions) "
-            "were expected, as targets have them"
+            f"{what} have shape {tuple(values.shape)}; samples, channels and {places.shape[2]} dimensions of positions "
+            "were expected, as targets have them; name a layer that keeps the positions as student_layer, or run a "
+            "small study"
         )
     index = (places * torch.tensor(space)).long()
     flat = torch.zeros(index.shape[:2], dtype=torch.long)

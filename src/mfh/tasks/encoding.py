@@ -34,7 +34,7 @@ class PairedArrays:
         problem: What the targets mean.
         num_outputs: Number K of outputs of the networks.
         classes: Names of the classes, in order; None for regression and unnamed labels.
-        groups: Index of each pair's group, (N,), for instance its person; None where pairs are independent.
+        groups: Each pair's group, (N,), for instance its person; None where pairs are independent.
         split: Name of each pair's split, (N,); None where splits are drawn.
     """
 
@@ -45,7 +45,7 @@ class PairedArrays:
     problem: Problem
     num_outputs: int
     classes: tuple[str, ...] | None = None
-    groups: NDArray[np.int64] | None = None
+    groups: NDArray[Any] | None = None
     split: NDArray[np.str_] | None = None
 
     @property
@@ -79,10 +79,10 @@ def paired_arrays(
     teacher, student = _inputs(teacher, "teacher"), _inputs(student, "student")
     pairs = PairedArrays(teacher, student, **encoded_targets(_array(target, "target"), problem))
     lengths = {name: len(getattr(pairs, name)) for name in ("teacher", "student", "target")}
-    codes, names = None, None
+    members, names = None, None
     if groups is not None:
-        codes = _codes(_array(groups, "groups"), "groups")
-        lengths["groups"] = len(codes)
+        members = _groups(_array(groups, "groups"))
+        lengths["groups"] = len(members)
     if split is not None:
         names = _array(split, "split").astype(str)
         if names.ndim != 1:
@@ -91,7 +91,7 @@ def paired_arrays(
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise InputError(f"the arrays have different lengths: {listed}; give one row for each pair in all of them")
-    pairs = replace(pairs, groups=codes, split=names)
+    pairs = replace(pairs, groups=members, split=names)
     if names is not None:
         _check_named_splits(pairs, names)
     elif pairs.classes is not None and pairs.target.ndim == 1:
@@ -201,14 +201,14 @@ def _warn_of_inputs(array: NDArray[Any], role: str) -> None:
     warn_of_precision(array, role, "feature")
 
 
-def _codes(array: NDArray[Any], name: str) -> NDArray[np.int64]:
-    """Index of each row's group; groups may be numbers or text."""
+def _groups(array: NDArray[Any]) -> NDArray[np.str_]:
+    """The group of each row as text; groups may be numbers or text."""
     if array.ndim != 1:
-        raise InputError(f"{name} has shape {array.shape}; one group for each pair (N,) was expected")
+        raise InputError(f"groups has shape {array.shape}; one group for each pair (N,) was expected")
     gaps = np.array([is_gap(value) or value == "" for value in array.tolist()], dtype=bool)
     if gaps.any():
-        raise InputError(f"{name} is missing in row {int(gaps.argmax())}; give a group for each pair")
-    return np.unique(array.astype(str), return_inverse=True)[1].astype(np.int64)
+        raise InputError(f"groups is missing in row {int(gaps.argmax())}; give a group for each pair")
+    return array.astype(str)
 
 
 def _check_named_splits(pairs: PairedArrays, names: NDArray[np.str_]) -> None:

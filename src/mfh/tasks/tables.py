@@ -12,6 +12,7 @@ from mfh.errors import InputError, in_a_line
 from mfh.problems.problem import Problem
 from mfh.tasks.arrays import ArrayOptions, arrays_task
 from mfh.tasks.encoding import numbers_of, paired_arrays
+from mfh.tasks.resplit import names_of
 from mfh.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -92,8 +93,12 @@ def _npz(path: Path) -> dict[str, NDArray[Any]]:
 
 def _columns(path: Path) -> dict[str, Any]:
     frame = _frame(path)
+    if not len(frame):
+        raise InputError(f"{path} has no rows; a table with one row for each pair was expected")
     names = list(map(str, frame.columns))
     frame.columns = names
+    if len(names) == 1 and any(mark in names[0] for mark in ";\t"):
+        raise InputError(f"{path} has the single column {names[0][:60]!r}; save the table with commas between columns")
     inputs = {role: [name for name in names if name.startswith(f"{role}_")] for role in ("teacher", "student")}
     held = [role for role in inputs if inputs[role]]
     rest = [name for name in names if not name.startswith(("teacher_", "student_"))]
@@ -138,12 +143,13 @@ def _check_names(path: Path, names: list[str], kind: str, allowed: list[str]) ->
     missing = [name for name in required if name not in names]
     shown = dict(zip(_ARRAYS, allowed, strict=True))
     if missing:
-        raise InputError(f"{path} has no {kind} {shown[missing[0]]}; {', '.join(allowed[:3])} were expected")
+        others = [name for name in names if name not in _ARRAYS]
+        hint = f" (its others: {names_of(others)})" if others else ""
+        raise InputError(f"{path} has no {kind} {shown[missing[0]]}{hint}; {', '.join(allowed[:3])} were expected")
     for name in names:
         if name not in _ARRAYS:
-            raise InputError(
-                f"{path} has the {kind} {name!r}, which is none of {', '.join(allowed)}; remove or rename it"
-            )
+            way_out = "save it with index=False" if name == "Unnamed: 0" else "remove or rename it"
+            raise InputError(f"{path} has the {kind} {name!r}, which is none of {', '.join(allowed)}; {way_out}")
 
 
 def _plain(column: "pd.Series[Any]") -> NDArray[Any]:
