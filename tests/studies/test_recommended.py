@@ -472,6 +472,21 @@ def test_what_was_exported_ends_the_report_until_more_is_measured(tmp_path):
     assert "mfh export" in student_lines(Run(result.folder))[0]
 
 
+def test_a_card_says_what_the_student_learned_from(tmp_path):
+    said = {
+        "no-kd": "none; the student learned from labels",
+        "aligned-student": "one that was trained jointly with the student",
+        "regular": "the pretrained teacher; test accuracy ",
+        "teacher-shuffled": "the pretrained teacher, its outputs shuffled over all pairs; test accuracy ",
+        "self-training": "the student trained on labels alone",
+        "soft": "the pretrained teacher, masked at the layer 1 (soft); test accuracy ",
+    }
+    result = mfh.study(TINY, out=tmp_path / "run", **FEW | {"num_seeds": 1, "arms": list(said)})
+    for arm, words in said.items():
+        card = result.students.of_arm(arm).export(tmp_path / f"{arm}.safetensors").card.read_text(encoding="utf-8")
+        assert f"* **Teacher:** {words}" in card
+
+
 def test_the_last_lines_load_the_student_without_mfh(tmp_path):
     result = mfh.study(TINY, out=tmp_path / "run", **FEW | {"num_seeds": 1, "arms": ["no-kd", "regular"]})
     made = result.best.export()

@@ -362,11 +362,14 @@ class Recommended:
     def _teacher(self) -> str:
         """What the student learned from beside the labels."""
         cell = self.cell
+        if cell.arm == "aligned-student":
+            return "one that was trained jointly with the student"
         if cell.teacher is None:
             return "none; the student learned from labels"
         if cell.teacher == "student":
             return "the student trained on labels alone"
-        mask = f", masked at the layer {cell.layer} ({cell.arm})" if cell.layer else ""
+        mask = ", its outputs shuffled over all pairs" if cell.arm == "teacher-shuffled" else ""
+        mask += f", masked at the layer {cell.layer} ({cell.arm})" if cell.layer else ""
         metric = ""
         if self._variant is not None and len(self._variant.teacher):
             scale = self.students.run.scale
