@@ -376,7 +376,9 @@ def test_inputs_that_are_not_finite_are_named(part):
     task = tiny_task.task()
     task = dataclasses.replace(task, unlabelled=TensorDataset(*(tensor.clone() for tensor in task.test.tensors[:2])))
     getattr(task, part).tensors[1][3, 2] = math.nan
-    with pytest.raises(mfh.InputError, match="student_input holds nan|the untrained student are not finite"):
+    with pytest.raises(
+        mfh.InputError, match="student_input holds nan|the untrained student are not finite"
+    ):
         mfh.diagnose(task, device="cpu", epochs=1)
 
 
