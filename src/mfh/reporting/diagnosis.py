@@ -42,7 +42,8 @@ def _reading(diagnosis: Diagnosis) -> str:
         "on features of untrained networks; its interval says how far such forecasts were from measured gains. The "
         f"other criteria are shown for orientation. They use a teacher and a student trained on labels, "
         f"{diagnosis.num_train} labelled and {diagnosis.num_unlabelled} unlabelled training pairs, and "
-        f"{diagnosis.samples} validation pairs (seed {diagnosis.seed}). What a mask adds is not forecast."
+        f"{diagnosis.samples} validation pairs (seed {diagnosis.seed}). What a soft mask "
+        "adds is read off its trial of heads."
     )
 
 
@@ -129,6 +130,7 @@ def diagnosis_tables(diagnosis: Diagnosis) -> list[Table]:
             " ".join(_numbers(view.share)),
             "" if view.accuracy is None else f"{100 * view.accuracy:.1f}",
             " ".join(_numbers(view.trial)),
+            " ".join(_gains(view.added, scale)),
         ]
         for view in diagnosis.layers
     ]
@@ -139,7 +141,15 @@ def diagnosis_tables(diagnosis: Diagnosis) -> list[Table]:
             "Forecast and criteria on the validation split, with 95 % intervals (90 % for gains and trials of heads).",
         ),
         Table(
-            ["Layer", "Channels", "Mean R\u00b2", "Decision seen", "Soft teacher, %", "Trial of heads, soft"],
+            [
+                "Layer",
+                "Channels",
+                "Mean R\u00b2",
+                "Decision seen",
+                "Soft teacher, %",
+                "Trial of heads, soft",
+                "Soft adds",
+            ],
             layers,
             "Layers of the teacher: what the student's features predict of the channels, and of the decision.",
         ),

@@ -29,6 +29,7 @@ from mfh.saliency.probe import read_features, student_features
 from mfh.studies import records
 from mfh.studies.criteria import (
     FEWEST,
+    HALF_WIDTH,
     MOST,
     Measure,
     TrainingViews,
@@ -48,7 +49,7 @@ from mfh.studies.criteria import (
     visible_share,
 )
 from mfh.studies.folder import Run
-from mfh.studies.forecast import Forecast, forecast
+from mfh.studies.forecast import Forecast, finite, forecast
 from mfh.studies.networks import Role
 from mfh.studies.seed import Seed
 from mfh.studies.settings import Settings
@@ -67,6 +68,9 @@ Outcome = Literal["likely to help", "not likely to help", "cannot tell"]
 
 #: A gain, in points, that is worth a teacher: where the forecast excludes it, distillation is not likely to help.
 WORTH = 2.0
+#: Gain of a soft mask over none (points), by the difference of both trials of heads: intercept and slope of a line, and
+#: the standard deviation around it. Fitted in research/verdict/focus.py.
+MASK_INTERCEPT, MASK_SLOPE, MASK_SPREAD = -0.10, 171.0, 0.50
 #: AUROC, of labelled against unlabelled pairs, above which a diagnosis says that they differ.
 SHIFTED = 0.9
 
@@ -85,6 +89,8 @@ class LayerView:
         accuracy: Accuracy of the softly masked teacher on the validation split; None without classes.
         trial: Trial of heads on the training pairs for the arm `soft` at this layer.
         held_out: The same trial on validation pairs alone.
+        added: What the arm `soft` at this layer is expected to gain over `regular`, in points, with a 90 % interval;
+            known for classes and metrics in percent.
         note: What is wrong with the layer; empty if nothing is.
     """
 
@@ -95,6 +101,7 @@ class LayerView:
     accuracy: float | None
     trial: Measure
     held_out: Measure
+    added: Measure
     note: str = ""
 
 
@@ -251,7 +258,11 @@ def diagnose_seed(made: Seed, layers: Sequence[str] = ()) -> Diagnosis:
         task=task.name,
         seed=made.seed,
         verdict=verdict,
-        reasons=(*_reasons(made, ahead), *_remarks(seen["layers"])),
+        reasons=(
+            *_reasons(made, ahead),
+            *_mask_reasons(seen["layers"], task.problem.metric.scale),
+            *_remarks(seen["layers"]),
+        ),
         forecast=ahead,
         scale=task.problem.metric.scale,
         samples=min(len(task.val), MOST),
@@ -269,9 +280,7 @@ def _seen_of_numbers(made: Seed, layers: Sequence[str]) -> dict[str, Any]:
     found = []
     for layer in layers:
         scores = made.saliency("probe", layer).scores
-        found.append(
-            LayerView(layer, len(scores), float(np.clip(scores, 0, 1).mean()), unknown, None, unknown, unknown)
-        )
+        found.append(LayerView(layer, len(scores), float(np.clip(scores, 0, 1).mean()), unknown, None, *[unknown] * 3))
     return dict.fromkeys(_CRITERIA, unknown) | {"layers": tuple(found)}
 
 
@@ -299,18 +308,19 @@ def _seen_of_classes(made: Seed, layers: Sequence[str]) -> dict[str, Any]:
         seen = TrainingViews(target, logits.cpu(), features, stands_for)
         return training_trial(views, seen, loss=_mixture(made), seed=made.seed)
 
-    found = []
+    (taught,) = masked_logits(teacher, [None], training, device=made.device)
+    plain, found = trial_of(taught), []
     for layer in layers:
         saliency = made.saliency("probe", layer)
         mask = saliency.mask("soft")
         (soft,) = masked_logits(teacher, [mask], held_out, device=made.device)
         (taught,) = masked_logits(teacher, [mask], training, device=made.device)
-        found.append(_layer_view(layer, saliency.scores, soft.cpu(), trial_of(taught), views, num_train, made))
-    (taught,) = masked_logits(teacher, [None], training, device=made.device)
+        trials = (trial_of(taught), plain)
+        found.append(_layer_view(layer, saliency.scores, soft.cpu(), trials, views, num_train, made))
     labels, predicted = views.labels, views.teacher_logits.double().softmax(1)
     shares = estimate_shares(views, seed=made.seed)
     return {
-        "trial": trial_of(taught),
+        "trial": plain,
         "held_out": head_trial(views, views.teacher_logits, num_train=num_train, loss=_mixture(made), seed=made.seed),
         "alpha": shares.alpha,
         "beta": shares.beta,
@@ -366,18 +376,35 @@ def _sampled_rows(made: Seed) -> tuple[list[int], Tensor]:
 def _student_features(made: Seed, pairs: PairLoader) -> Tensor:
     """(N, F) features of the student that was trained on labels."""
     student = made.networks.pretrained("student").network
-    return read_features(student, made.task.student_layer, (batch.student_input for batch in pairs), made.device)
+    inputs = (batch.student_input for batch in pairs)
+    return finite(read_features(student, made.task.student_layer, inputs, made.device), "student")
 
 
 def _layer_view(
-    layer: str, scores: np.ndarray, soft: Tensor, trial: Measure, views: Views, num_train: int, made: Seed
+    layer: str,
+    scores: np.ndarray,
+    soft: Tensor,
+    trials: tuple[Measure, Measure],
+    views: Views,
+    num_train: int,
+    made: Seed,
 ) -> LayerView:
+    """A layer, with the trials of heads of its soft mask and of no mask."""
     share = slope(centred(soft), centred(views.teacher_logits))
     held_out = head_trial(views, soft, num_train=num_train, loss=_mixture(made), seed=made.seed)
     seen = np.clip(scores, 0, 1)
     note = "" if seen.any() else "the student's features predict none of its channels (or all are constant)"
     accuracy = accuracy_of(soft, views.target)
-    return LayerView(layer, len(scores), float(seen.mean()), share, accuracy, trial, held_out, note)
+    added = _added(*trials, made.task.problem.metric.scale)
+    return LayerView(layer, len(scores), float(seen.mean()), share, accuracy, trials[0], held_out, added, note)
+
+
+def _added(soft: Measure, plain: Measure, scale: Scale) -> Measure:
+    """What a soft mask is expected to gain over none, by the trials of heads of both."""
+    if not scale.percent or soft.value is None or plain.value is None:
+        return Measure(None, note="measured gains are known for metrics in percent")
+    value = MASK_INTERCEPT + MASK_SLOPE * (soft.value - plain.value)
+    return Measure(value, value - HALF_WIDTH * MASK_SPREAD, value + HALF_WIDTH * MASK_SPREAD)
 
 
 def outcome_of(gain: Measure, scale: Scale) -> Outcome:
@@ -402,7 +429,8 @@ def gain_as_text(gain: Measure, scale: Scale) -> tuple[str, str]:
 def in_words(gain: Measure, scale: Scale) -> str:
     """A gain with its interval in words: "+4.1 points (90 % interval +0.2 to +8.0)"."""
     value, interval = gain_as_text(gain, scale)
-    return f"{value or gain.note} (90 % interval {interval})" if interval else value or gain.note
+    more = f"90 % interval {interval}" if interval else gain.note
+    return f"{value} ({more})" if value and more else value or gain.note
 
 
 def _reasons(made: Seed, ahead: Forecast) -> list[str]:
@@ -426,3 +454,12 @@ def _reasons(made: Seed, ahead: Forecast) -> list[str]:
 
 def _remarks(found: Sequence[LayerView]) -> list[str]:
     return [f"Layer {view.layer}: {view.note}." for view in found if view.note]
+
+
+def _mask_reasons(found: Sequence[LayerView], scale: Scale) -> list[str]:
+    """What a soft mask is expected to add, one sentence for each layer."""
+    return [
+        f"A soft mask on layer {view.layer} is expected to change the gain by {in_words(view.added, scale)}."
+        for view in found
+        if view.added.value is not None
+    ]

@@ -101,17 +101,18 @@ def forecast(networks: Networks, *, draws: int = DRAWS) -> Forecast:
         labelled, held_out = (rows.train, rows.val) if fixed else rows.drawn(networks.seed + draw)
         found.append(_rehearse(networks, rows, student, teacher, given, labelled, held_out))
     gains = torch.tensor(found, dtype=torch.float64)
-    percent = task.problem.metric.percent
     labelled_spread = SPREAD if given else SPREAD_LABELLED
     spreads = (SPREAD if len(rows.others) else labelled_spread, labelled_spread)
-    gain, labelled_only = (_measure(gains[:, place], spreads[place], percent) for place in range(2))
+    gain, labelled_only = (_measure(gains[:, place], spreads[place], task.problem) for place in range(2))
     return Forecast(gain, labelled_only, Measure(float(gains[:, 2].mean())), _shift(student, rows, networks.seed))
 
 
-def _measure(values: Tensor, spread: float, percent: bool) -> Measure:
+def _measure(values: Tensor, spread: float, problem: Problem) -> Measure:
     """Rehearsed gains as a forecast."""
     value = float(values.mean())
-    if not percent:
+    if problem.name == "dense prediction":
+        return Measure(value, note="rehearsed only: the size is not confirmed for dense prediction")
+    if not problem.metric.percent:
         return Measure(value, note="rehearsed only: measured gains are known for metrics in percent")
     error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     half_width = HALF_WIDTH * math.hypot(spread, SLOPE * error)
@@ -252,11 +253,22 @@ def _features(networks: Networks, role: Role, rows: _Rows) -> Tensor:
             wanted = min(_NETWORKS, math.ceil(_FEATURES / features.shape[1]))
         elif len(found) == 1 and torch.equal(found[0], features):
             break  # the network comes with its weights
-        if not torch.isfinite(features).all():
-            raise InputError(f"features of the untrained {role} are not finite; check the network and its inputs")
-        found.append(features)
+        found.append(finite(features, f"untrained {role}"))
     features = torch.cat(found, 1)
     return features - features.mean(0)
+
+
+def finite(features: Tensor, whose: str) -> Tensor:
+    """The features of a network.
+
+    Raises:
+        InputError: They are not finite.
+    """
+    if not torch.isfinite(features).all():
+        raise InputError(
+            f"features of the {whose} are not finite; check the network and its inputs (`mfh check TASK` lists bad items)"
+        )
+    return features
 
 
 class _Inputs:
