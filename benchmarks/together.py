@@ -2,24 +2,33 @@
 
     python benchmarks/together.py --report benchmarks/reports/together-YYYY-MM-DD.md
 
-Three parts. The floor: hand-written steps of R stacked networks. Training: R students distilled from cached logits, by
-`distill` one by one and at once, which must end alike in double precision. Studies: whole studies with `ensemble="off"`
-and `"on"`, whose rows are compared. Takes about half an hour on two busy cores.
+The floor: hand-written steps of R stacked networks. Training: R students distilled from cached logits, by `distill` one
+by one and at once, which must end alike in double precision. Studies: whole studies with `ensemble="off"` and `"on"`,
+each in a process of its own, whose rows are compared. With `--version src-folder-of-another-version`: the same study by
+that version and by this one. Takes about half an hour on two busy cores.
 """
 
 import argparse
+import functools
 import gc
 import importlib
 import itertools
+import json
+import multiprocessing
+import os
 import resource
+import subprocess
+import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import TensorDataset
 
 import mfh
@@ -28,7 +37,41 @@ from mfh.studies.summary import summarise
 from mfh.training.fitting import distill
 from mfh.training.together import together
 
-TASKS = ("htad", "numerals", "digits")
+TASKS = ("htad", "numerals", "synthetic", "digits")
+
+
+def synthetic(seed=0, num_train=300, noise=0.3, distractors=4):
+    """Small networks on features that decide by their absolute values: two in both modalities, two in the teacher's."""
+    drawn = torch.Generator().manual_seed(seed)
+
+    def split(count):
+        features = torch.randn(count, 4, generator=drawn)
+        target = ((features.abs() - (2 / torch.pi) ** 0.5).sum(1) > 0).long()
+        inputs = [
+            torch.cat([seen + noise * torch.randn(seen.shape, generator=drawn), others], 1)
+            for seen in (features, features[:, :2])
+            for others in (torch.randn(count, distractors, generator=drawn),)
+        ]
+        return TensorDataset(*inputs, target)
+
+    def network(inputs):
+        return nn.Sequential(nn.Linear(inputs, 24), nn.ReLU(), nn.Linear(24, 4), nn.ReLU(), nn.Linear(4, 2))
+
+    return mfh.Task(
+        name="synthetic",
+        teacher=functools.partial(network, 4 + distractors),
+        student=functools.partial(network, 2 + distractors),
+        layer="1",
+        train=split(num_train),
+        val=split(300),
+        test=split(1000),
+        recipe=mfh.Recipe(epochs=20, batch_size=32, optimizer=functools.partial(torch.optim.Adam, lr=0.02)),
+    )
+
+
+def made(name):
+    """The function that makes a task of a seed."""
+    return synthetic if name == "synthetic" else importlib.import_module(f"mfh.tasks.{name}").task
 
 
 def floor(num_networks, widths, batch_size=32, steps=100):
@@ -114,8 +157,7 @@ class Peak:
 
 def trainings(say, name, sizes, epochs):
     """One row for each number of networks."""
-    module = importlib.import_module(f"mfh.tasks.{name}")
-    tasks = [module.task(seed=seed) for seed in range(5)]
+    tasks = [made(name)(seed=seed) for seed in range(5)]
     recipe = replace(tasks[0].recipe, epochs=epochs)
     parameters = sum(parameter.numel() for parameter in tasks[0].student().parameters())
     short = replace(recipe, epochs=2)
@@ -150,21 +192,30 @@ def outcome(result):
     return found
 
 
+def measured_study(name, num_seeds, ensemble):
+    """Processor seconds of this process from its start to the end of a study, MB at its peak, and the result."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        result = mfh.study(
+            synthetic if name == "synthetic" else name,
+            num_seeds=num_seeds,
+            processes=1,
+            device="cpu",
+            ensemble=ensemble,
+            out=f"{folder}/run",
+        )
+    return time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, result
+
+
+def alone(function, *arguments):
+    """What a function returns in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 def studies(say, name, num_seeds):
     """A whole study, one by one and together."""
-    found = {}
-    for ensemble in ("on", "off"):
-        with tempfile.TemporaryDirectory() as folder:
-            wall, cpu, result = seconds(
-                mfh.study,
-                name,
-                num_seeds=num_seeds,
-                processes=1,
-                device="cpu",
-                ensemble=ensemble,
-                out=f"{folder}/run",
-            )
-        found[ensemble] = wall, cpu, result
+    found = {ensemble: alone(measured_study, name, num_seeds, ensemble) for ensemble in ("on", "off")}
     tables = [found[ensemble][2].frame for ensemble in ("on", "off")]
     accuracies = [table[(table["metric"] == "accuracy") & (table["split"] == "test")] for table in tables]
     cells = len(accuracies[0])
@@ -175,11 +226,77 @@ def studies(say, name, num_seeds):
         arm for arm in ours if ours[arm][1] != theirs[arm][1] or (ours[arm][1] and ours[arm][0] * theirs[arm][0] < 0)
     ]
     best = [max(each, key=lambda arm: each[arm][0]) for each in (ours, theirs)]
-    one, all_ = (found[ensemble][1] / cells for ensemble in ("off", "on"))
+    one, all_ = (found[ensemble][0] / cells for ensemble in ("off", "on"))
     say(
-        f"| `{name}` | {num_seeds} | {cells} | {one:.2f} | {all_:.2f} | **{one / all_:.1f}** | {100 * (apart == 0).mean():.0f} % "
+        f"| `{name}` | {num_seeds} | {cells} | {one:.2f} | {all_:.2f} | **{one / all_:.1f}** "
+        f"| {found['off'][1]:.0f}, {found['on'][1]:.0f} | {100 * (apart == 0).mean():.0f} % "
         f"| {100 * apart.max():.1f} | {means:.2f} | {', '.join(other) or 'none'} | {best[0]}, {best[1]} |"
     )
+
+
+#: A study that every version can make: all pairs of `htad` with labels, and plain networks. It prints what it cost.
+SAME_STUDY = """
+import functools, json, sys, tempfile, time
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+import mfh
+torch.set_num_threads(1)
+held = torch.load(sys.argv[1])
+def net(count):
+    return nn.Sequential(nn.Linear(count, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 7))
+def task(seed=0):
+    parts = {split: TensorDataset(*held[split]) for split in ("train", "val", "test")}
+    optimizer = functools.partial(torch.optim.AdamW, lr=0.003, weight_decay=0.1)
+    return mfh.Task(
+        name="same", teacher=lambda: net(36), student=lambda: net(16), layer="3", student_layer="3", **parts,
+        recipe=mfh.Recipe(epochs=60, batch_size=32, optimizer=optimizer),
+    )
+with tempfile.TemporaryDirectory() as folder:
+    options = json.loads(sys.argv[3])
+    result = mfh.study(
+        task, num_seeds=int(sys.argv[2]), processes=1, device="cpu", arms=json.loads(sys.argv[4]),
+        out=folder + "/run", **options,
+    )
+table = result.frame
+table = table[(table["metric"] == "accuracy") & (table["split"] == "test")]
+print(json.dumps([time.process_time(), len(table)]))
+"""
+SAME_ARMS = ("no-kd", "regular", "aligned", "aligned-student", "random", "specific", "general", "soft")
+
+
+def versions(say, sources, num_seeds):
+    """The same study by other versions, and by this one, together and one by one."""
+    from mfh.tasks import htad
+
+    task = htad.task(seed=0, labels="all")
+    here = str(Path(mfh.__file__).parents[1])
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save({split: getattr(task, split).tensors for split in ("train", "val", "test")}, f"{folder}/held.pt")
+        for source, seeds, options in (
+            *((source, 1, {}) for source in sources),
+            (here, 1, {"ensemble": "off"}),
+            (here, num_seeds, {"ensemble": "on"}),
+        ):
+            done = subprocess.run(
+                [
+                    sys.executable,
+                    "-c",
+                    SAME_STUDY,
+                    f"{folder}/held.pt",
+                    str(seeds),
+                    json.dumps(options),
+                    json.dumps(SAME_ARMS),
+                ],
+                env={**os.environ, "PYTHONPATH": source},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            cpu, cells = json.loads(done.stdout.strip().split("\n")[-1])
+            say(
+                f"| {'this' if options else 'other'} | {options.get('ensemble', '')} | {seeds} | {cells} | {cpu / cells:.2f} |"
+            )
 
 
 def main():
@@ -188,8 +305,11 @@ def main():
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 40, 120], help="numbers of networks")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--tasks", nargs="+", default=TASKS)
-    parser.add_argument("--studies", nargs="*", default=["htad", "numerals"], help="tasks to make whole studies of")
+    parser.add_argument(
+        "--studies", nargs="*", default=["htad", "numerals", "synthetic"], help="tasks to make whole studies of"
+    )
     parser.add_argument("--seeds", type=int, default=5, help="seeds of each study")
+    parser.add_argument("--version", type=Path, action="append", default=[], help="src folder of another version")
     options = parser.parse_args()
     torch.set_num_threads(1)
     say = Report("Small networks together and one by one", "One thread; times are processor seconds of this process.")
@@ -215,12 +335,22 @@ def main():
     for name in options.tasks:
         sizes = options.sizes if name != "digits" else [size for size in options.sizes if size <= 10]
         trainings(say, name, sizes, options.epochs if name != "digits" else 3)
+    if options.version:
+        say()
+        say("## Another version")
+        say()
+        say("All 886 training pairs of `htad` with labels, 60 epochs, the first version's eight arms, start included.")
+        say()
+        say("| version | ensemble | seeds | cells | processor seconds per cell |")
+        say("| --- | --- | ---: | ---: | ---: |")
+        versions(say, map(str, options.version), options.seeds)
     if options.studies:
         say()
         say("## Studies")
         say()
         say(
-            "All default arms, everything counted: teachers, alignment, saliencies, the probe, the linear model, measuring."
+            "All default arms, everything counted, also the start of the process: teachers, alignment, saliencies, the "
+            "probe, the linear model, measuring."
         )
         say(
             "In single precision the trained networks drift apart, so single rows differ. An outcome of an arm is whether"
@@ -228,11 +358,11 @@ def main():
         say("the interval of its gain over no-kd excludes zero, and on which side.")
         say()
         say(
-            "| task | seeds | cells | one by one, s per cell | together, s per cell | ratio | test rows equal | largest "
+            "| task | seeds | cells | one by one, s per cell | together, s per cell | ratio | peak, MB, one by one and together | test rows equal | largest "
             "difference of a row, points | of a mean gain, points | arms with another outcome | best arm, together and "
             "one by one |"
         )
-        say("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |")
+        say("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |")
         for name in options.studies:
             studies(say, name, options.seeds)
     say.write(options.report)

@@ -1,6 +1,8 @@
 // The interactive part of what-crosses.md. The formula is that of research/theory/gain.py; a test compares them.
 (() => {
   "use strict";
+  const page = document.getElementById("what-crosses");
+  if (!page) return;
   const WIDTH = 50; // inputs of the teacher and of the student, decisive or not
   const STUDENTS = [
     { kind: "no-kd", name: "labels alone", colour: "currentColor" },
@@ -106,7 +108,7 @@
     return `${told} The student averages out what it cannot see by itself.`;
   }
 
-  function show(page) {
+  function show() {
     const world = {};
     for (const { name, values } of SLIDERS) {
       const slider = page.querySelector(`input[name="${name}"]`);
@@ -129,7 +131,6 @@
     text("reading", reading(found));
   }
 
-  const page = document.getElementById("what-crosses");
   page.innerHTML = `
     <style>
       #what-crosses { display: flex; flex-wrap: wrap; gap: 1rem 2rem; }
@@ -151,6 +152,6 @@
       <svg class="bars" viewBox="0 0 340 115" role="img" aria-label="Predicted accuracies of three students"></svg>
       <p><em>Model, not measurement: test accuracy by the formula; in brackets, points over labels alone.</em></p>
     </div>`;
-  page.addEventListener("input", () => show(page));
-  show(page);
+  page.addEventListener("input", show);
+  show();
 })();

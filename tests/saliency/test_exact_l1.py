@@ -74,6 +74,19 @@ def test_compiled_sums_whatever_the_distribution(kind, dtype):
     torch.testing.assert_close(found, slow_sums(z[:50], z, residual[:50], weights), rtol=1e-10, atol=1e-8)
 
 
+@pytest.mark.parametrize("kind", ["spread", "crowded"])
+def test_compiled_sums_of_more_samples_than_are_worked_on_at_once(kind):
+    """Of crowded activations, many share a step of the table; some samples lie beyond all donors."""
+    own, donors = randn(5000, 2, seed=1).double(), randn(40, 2, seed=2).double()
+    assert exact_l1._BLOCK < len(own)
+    assert (own.abs() > donors.abs().amax()).any()
+    if kind == "crowded":
+        donors[:30] *= 1e-6
+    residual, weights = randn(5000, 3, seed=3).double(), randn(3, 2, seed=4).double()
+    found = compiled_channel_sums(own, donors, residual, weights)
+    torch.testing.assert_close(found, slow_sums(own, donors, residual, weights), rtol=1e-11, atol=1e-8)
+
+
 def test_threads_change_nothing():
     given = [randn(50, 40, seed=1), randn(60, 40, seed=2), randn(50, 3, seed=3).double(), randn(3, 40, seed=4).double()]
     before = torch.get_num_threads()

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -127,6 +127,13 @@ from mfh.errors import InputError
 from mfh.parallel.cluster import cluster_pool
 from mfh.parallel.pool import Job, WorkerDiedError, run_jobs
 
+SIX = 6
+
+
+def of_script(number):
+    return SIX * number
+
+
 with pytest.raises(InputError, match=r"no machine of the Ray cluster has 64 processor\\(s\\)"):
     with cluster_pool(sys.argv[1], cpus=64):
         pass
@@ -141,6 +148,7 @@ with cluster_pool(sys.argv[1]) as pool:
     run_jobs(pool, [Job(number, operator.add, (number, 1)) for number in range(3)], on_result)
     assert kept == {0: 1, 1: 2, 2: 3, 10: 10, 11: 20, 12: 30}
     assert pool.submit(operator.getitem, pool.share({"a": 5}), "a").result() == 5
+    assert pool.submit(of_script, 7).result() == 42
     with pytest.raises(ValueError, match="invalid literal"):
         run_jobs(pool, [Job("wrong", int, ("x",))], on_result)
     with pytest.raises(RuntimeError, match="Own: cannot be pickled"):
@@ -282,7 +290,7 @@ def answering(text: bytes) -> Iterator[str]:
 
         def answer() -> None:
             caller, _ = listening.accept()
-            with caller:
+            with caller, suppress(ConnectionError):
                 caller.recv(4096)
                 caller.sendall(text)
                 caller.recv(4096)  # until the caller has gone

@@ -255,7 +255,9 @@ def test_a_study_without_a_choice_can_choose_later(tmp_path):
     choice = Run(tmp_path / "run").selection
     values = first.by_seed("val")
     assert choice["arm"] == values[["regular", "aligned-student"]].mean().idxmax()
-    assert choice["validation_gain"] == pytest.approx((values[choice["arm"]] - values["no-kd"]).mean())
+    control = values[["no-kd", "longer"]].mean().idxmax()
+    assert choice["control"] == control
+    assert choice["validation_gain"] == pytest.approx((values[choice["arm"]] - values[control]).mean())
     note = "The test split was read for all arms before this choice"
     assert note in mfh.report(tmp_path / "run").read_text(encoding="utf-8")
     mfh.study(TINY, out=tmp_path / "run", **FEW | {"num_seeds": 4}, select=True)

@@ -174,7 +174,7 @@ def test_a_missing_file_and_a_broken_table_are_named(tmp_path):
     with pytest.raises(InputError, match=r"pairs\.csv has no rows"):
         find_task(path).make(0)
     frame().to_csv(path, index=False, sep=";")
-    with pytest.raises(InputError, match="has the single column 'teacher_0;teacher_1.*with commas between columns"):
+    with pytest.raises(InputError, match=r"has the single column 'teacher_0;teacher_1.*with commas between columns"):
         find_task(path).make(0)
     path = tmp_path / "broken.csv"
     path.write_bytes(b"\xff\xfe\x00")

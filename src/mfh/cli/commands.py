@@ -433,7 +433,7 @@ def _saliency(options: opt.Saliency) -> None:
         saliency = made.saliency(options.score, options.layer or "")
         path, picture = made.saliency_files(options.score, options.layer or "")
         if is_first():
-            saliency.plot(picture)
+            saliency.plot(picture, truth=None if options.layer else made.task.truth)
         how = "cross-fitted" if saliency.permutations is None else f"permutations: {saliency.permutations}"
         best = ", ".join(f"{c} ({saliency.scores[c]:.3g})" for c in saliency.ranking[:5])
         lines = [f"{len(saliency.scores)} channels of layer {saliency.layer}, {saliency.samples} pairs, {how}"]

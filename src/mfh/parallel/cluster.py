@@ -166,12 +166,15 @@ class ClusterPool:
         return None
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> "Future[Any]":
-        """Run a function of a module on the cluster; what `share` and `board` returned may be among its arguments."""
+        """Run a function on the cluster; what `share` and `board` returned may be among its arguments.
+
+        A function of a script or notebook travels as code, one of a module by name.
+        """
         kept = (self._ray.ObjectRef, self._ray.actor.ActorHandle)
         places = [place for place, value in enumerate(arguments) if isinstance(value, kept)]
         plain = [None if place in places else value for place, value in enumerate(arguments)]
         shared = [arguments[place] for place in places]
-        reference = self._call.remote(self._expected, pickle.dumps((function, plain, places)), *shared)
+        reference = self._call.remote(self._expected, self._ray.cloudpickle.dumps((function, plain, places)), *shared)
         self._running.add(reference)
         found: Future[Any] = Future()
 

@@ -1,6 +1,7 @@
 """The student that a study recommends, or that of any arm: found, loaded, described and exported."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from mfh.errors import InputError, close_names
 from mfh.problems.scale import Scale
+from mfh.studies.choice import NO_KD, choose
 from mfh.studies.folder import Run
 from mfh.studies.grid import FRACTION, LINEAR, Cell
 from mfh.studies.settings import Settings
-from mfh.studies.stats import Comparison, mean_and_error, mean_interval
+from mfh.studies.stats import Comparison, mean_interval
 from mfh.studies.steps import with_earlier_arguments
 from mfh.studies.summary import Summary, Variant, interval_in_words, summarise
 from mfh.tasks.finding import TaskSource, find_task
@@ -84,8 +86,8 @@ class Students:
     def best(self, fraction: float | None = None) -> "Recommended":
         """The student of the arm that is best by validation, or of no-kd where nothing is shown to help.
 
-        The arm's mean gain over the best control must exceed the gain's standard error over seeds. Controls are no-kd
-        and the other arms without a teacher's knowledge. What `select` chose before stays chosen.
+        The arm's mean gain over the best control must exceed the gain's standard error; see `mfh.studies.choice`.
+        Controls are no-kd and the other arms without a teacher's knowledge. What `select` chose before stays chosen.
 
         Args:
             fraction: The label fraction, in a study of several (default: the largest).
@@ -94,28 +96,31 @@ class Students:
             InputError: The study has no such fraction, or no arm no-kd.
         """
         fraction = self._fraction(fraction)
-        validation, choice = self._validation(fraction), self.run.selection
-        none, best = validation.chosen("no-kd"), validation.chosen()
-        if none is None:
+        validation, held = self._validation(fraction), self.run.selection
+        values = {variant.cell: variant.student for variant in validation.variants}
+        if NO_KD not in values:
             raise InputError(f"{self.run.folder} has no arm no-kd to compare with; choose an arm")
-        if choice is not None:
-            best = next((one for one in validation.variants if one.cell == Cell.chosen(choice)), best)
-        if best is None:
-            return Recommended(self, none.cell, fraction, "No arm was compared with no-kd.")
-        control = max(filter(None, (validation.control, none)), key=validation.rank)
-        seeds = best.student.index.intersection(control.student.index)
-        differences = validation.scale.sign * (best.student.loc[seeds] - control.student.loc[seeds])
-        gain, error = mean_and_error(differences.tolist(), self.run.repeats.test_to_train("val"))
-        helps = exceeds(gain, error)
-        shown = f"{gain:+.{validation.digits}f}".replace("-", "\u2212")
-        unit = f" {validation.scale.unit}" if validation.scale.unit else ""
-        why = (
-            f"{best.label} is the best by validation: {shown}{unit} against {control.label}, the best control, with a "
-            f"standard error of {error:.2g}."
+        before = None if held is None else Cell.chosen(held)
+        choice = choose(
+            values, validation.scale, self.run.repeats, self.run.num_val, before if before in values else None
         )
-        if not helps:
+        if choice is None:
+            return Recommended(self, NO_KD, fraction, "No arm was compared with no-kd.")
+        names = {variant.cell: variant.label for variant in validation.variants}
+        shown = f"{choice.gain:+.{validation.digits}f}".replace("-", "\u2212")
+        unit = f" {validation.scale.unit}" if validation.scale.unit else ""
+        error = (
+            "no standard error, as there is one seed"
+            if math.isinf(choice.error)
+            else f"a standard error of {choice.error:.2g}"
+        )
+        why = (
+            f"{names[choice.best]} is the best by validation: {shown}{unit} against {names[choice.control]}, the best "
+            f"control, with {error}."
+        )
+        if not choice.helps:
             why = f"No arm is shown to help. {why}"
-        return Recommended(self, best.cell if helps else none.cell, fraction, why)
+        return Recommended(self, choice.best if choice.helps else NO_KD, fraction, why)
 
     def of_arm(self, arm: str, fraction: float | None = None) -> "Recommended":
         """The student of an arm, at its best variant by validation.
@@ -391,13 +396,3 @@ def _spec_of(given: Any) -> str:
         return str(given)
     module, name = getattr(given, "__module__", "__main__"), getattr(given, "__qualname__", "")
     return f"{module}:{name}" if module != "__main__" and name.isidentifier() else ""
-
-
-def exceeds(gain: float, error: float) -> bool:
-    """Whether a mean gain exceeds its standard error. Two seeds of which one gains nothing are a tie, not a gain.
-
-    Example:
-        >>> exceeds(*mean_and_error([0.0, 0.025])), exceeds(*mean_and_error([0.02, 0.025]))
-        (False, True)
-    """
-    return gain > error * (1 + 1e-9)

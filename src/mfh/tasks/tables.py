@@ -97,6 +97,8 @@ def _columns(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} has no rows; a table with one row for each pair was expected")
     names = list(map(str, frame.columns))
     frame.columns = names
+    if len(names) == 1 and any(mark in names[0] for mark in ";\t"):
+        raise InputError(f"{path} has the single column {names[0][:60]!r}; save the table with commas between columns")
     inputs = {role: [name for name in names if name.startswith(f"{role}_")] for role in ("teacher", "student")}
     held = [role for role in inputs if inputs[role]]
     rest = [name for name in names if not name.startswith(("teacher_", "student_"))]
@@ -142,10 +144,6 @@ def _check_names(path: Path, names: list[str], kind: str, allowed: list[str]) ->
     shown = dict(zip(_ARRAYS, allowed, strict=True))
     if missing:
         others = [name for name in names if name not in _ARRAYS]
-        if kind == "column" and len(names) == 1 and any(mark in names[0] for mark in ";\t"):
-            raise InputError(
-                f"{path} has the single column {names[0][:60]!r}; save the table with commas between columns"
-            )
         hint = f" (its others: {names_of(others)})" if others else ""
         raise InputError(f"{path} has no {kind} {shown[missing[0]]}{hint}; {', '.join(allowed[:3])} were expected")
     for name in names:
