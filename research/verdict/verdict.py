@@ -273,7 +273,9 @@ def draw(rows, path):
         right_sign = [np.mean((values > 0)[part] == (gains > 0)[part]) for part in decided]
         levels = 100 * np.linspace(0, 0.99, 40)
         last.plot(levels, 100 * np.array(right_sign), color=COLOURS["htad"], label="sign right, where decided")
-        last.plot(levels, [100 * np.mean(part) for part in decided], color=COLOURS["numerals"], label="settings decided")
+        last.plot(
+            levels, [100 * np.mean(part) for part in decided], color=COLOURS["numerals"], label="settings decided"
+        )
         last.axvline(90, color=FAINT, linewidth=0.8)
         last.set(xlabel="level that excludes zero, %", ylabel="%", ylim=(0, 105), title="Abstention")
         last.legend(loc="lower left", frameon=False, fontsize=6)
