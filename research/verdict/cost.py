@@ -15,12 +15,13 @@ import mfh
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parent))
 
+from verdict import made
+
 from common import Report
 from mfh.studies.forecast import forecast
 from mfh.studies.networks import Networks
 from mfh.studies.settings import Settings
 from real import Setting, table
-from verdict import made
 
 SETTINGS = (
     Setting("htad", "both", "audio", "50"),
