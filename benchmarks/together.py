@@ -304,7 +304,7 @@ def main():
     parser.add_argument("--report", type=Path, help="markdown file to write")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 40, 120], help="numbers of networks")
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--tasks", nargs="+", default=TASKS)
+    parser.add_argument("--tasks", nargs="*", default=TASKS)
     parser.add_argument(
         "--studies", nargs="*", default=["htad", "numerals", "synthetic"], help="tasks to make whole studies of"
     )
