@@ -1,4 +1,4 @@
-"""Measures the tables of docs/digits.md on networks and borders: python docs/scripts/digits_border.py"""
+"""Measures the tables of benchmarks/reports/digits-networks-*.md: python docs/scripts/digits_border.py"""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""What each defect of the published Gaussian scripts does to Table 2: prints the tables of docs/defects.md.
+"""What each defect of the published Gaussian scripts does to Table 2: prints the tables of its report.
 
 python docs/scripts/gaussian_defects.py --num-seeds 200
 """

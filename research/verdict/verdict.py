@@ -31,6 +31,8 @@ import mfh
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from synthetic import DIGITS, NETS, SYNTHETIC
+
 from common import Report
 from mfh.figures.style import FAINT, INK, new_figure, save_figure, style
 from mfh.studies.folder import Run
@@ -111,6 +113,8 @@ def cells(teacher, student, labels):
 
 def made(setting, seed):
     """The task of a setting for a seed."""
+    if setting in SYNTHETIC:
+        return setting.made(seed)
     if setting.task in ("halves", "cells"):
         task = {"halves": halves, "cells": cells}[setting.task](setting.teacher, setting.student, setting.labels)
         return task.resplit(seed)
@@ -129,8 +133,9 @@ def measured(setting, real, own, num_seeds, run):
     if folder is None:
         if not run or setting.task == "smartwatch":
             return None
-        given = {} if setting.task in ("halves", "cells") else {"set": setting.arguments}
-        task = made(setting, 0) if not given else setting.task
+        named = setting not in SYNTHETIC and setting.task not in ("halves", "cells")
+        given = {"set": setting.arguments} if named else {}
+        task = setting.task if named else setting.made if setting in SYNTHETIC else made(setting, 0)
         options = Settings.of(processes=1, keep_students="none", **given)
         folder = own / setting.name
         mfh.study(task, arms=ARMS, num_seeds=num_seeds, out=folder, settings=options)
@@ -174,13 +179,18 @@ def spearman(values, gains, directions):
     return f"{stats.spearmanr(values, gains).statistic:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
+def direction_of(setting):
+    """What a setting is of, without its label budget; settings of one direction are resampled together."""
+    return setting.direction if setting in SYNTHETIC else f"{setting.task}: {setting.teacher} to {setting.student}"
+
+
 def say_group(say, title, rows):
     """The table of one group of settings, and how good each criterion is."""
     say(f"## {title}")
     say()
     cells_of = [
         [
-            f"{s.task}: {s.teacher} to {s.student}",
+            direction_of(s),
             s.labels,
             f"{r['forecast']:+.1f} ({r['low']:+.1f} to {r['high']:+.1f})",
             f"{r['gain']:+.1f}",
@@ -197,10 +207,10 @@ def say_group(say, title, rows):
         ("all", rows),
         ("with unlabelled pairs", [(s, r) for s, r in rows if s.labels != "all"]),
     ):
-        if len({(s.task, s.teacher, s.student) for s, _ in part}) < 3:
+        if len({direction_of(s) for s, _ in part}) < 3:
             continue
         gains = np.array([r["gain"] for _, r in part])
-        directions = [(s.task, s.teacher, s.student) for s, _ in part]
+        directions = [direction_of(s) for s, _ in part]
         large = np.abs(gains) > 1
         lines = []
         for name in ("forecast", "rehearsed lead", *CRITERIA):
@@ -269,7 +279,10 @@ def main():
     parser.add_argument("--report", type=Path)
     parser.add_argument("--figure", type=Path, help="picture of the held-out settings")
     parser.add_argument(
-        "--groups", nargs="*", default=("chosen", "seen", "unseen"), choices=("chosen", "seen", "unseen")
+        "--groups",
+        nargs="*",
+        default=("chosen", "seen", "unseen"),
+        choices=("chosen", "seen", "unseen", "digits", "nets"),
     )
     parser.add_argument("--num-seeds", type=int, default=5, help="seeds of the studies that are run here")
     parser.add_argument("--forecast-seeds", type=int, default=3)
@@ -281,9 +294,11 @@ def main():
         "chosen": (settings_of(CHOSEN), "Settings on which the forecast was chosen"),
         "seen": (settings_of(SEEN), "Held out: not used to choose, but looked at before"),
         "unseen": (settings_of(UNSEEN), "Held out: never looked at before"),
+        "digits": (DIGITS, "Held out, synthetic: digits"),
+        "nets": (NETS, "Held out, synthetic: worlds of networks"),
     }
     say = Report("Forecast against measured gain on real paired data", "No times are measured here.")
-    everything = []
+    real, synthetic = [], []
     for group in options.groups:
         listed, title = titles[group]
         rows = []
@@ -302,12 +317,15 @@ def main():
         if group == "chosen":
             _fitted(say, rows)
         say_group(say, title, rows)
-        everything += [] if group == "chosen" else rows
-    if len(options.groups) > 1:
-        say_group(say, "All held-out settings", everything)
+        if group != "chosen":
+            (synthetic if group in ("digits", "nets") else real).extend(rows)
+    if {"seen", "unseen"} <= {*options.groups}:
+        say_group(say, "All held-out settings", real)
+    if {"digits", "nets"} <= {*options.groups}:
+        say_group(say, "All synthetic settings", synthetic)
     say.write(options.report)
     if options.figure:
-        draw(everything, options.figure)
+        draw(real, options.figure)
 
 
 def _fitted(say, rows):

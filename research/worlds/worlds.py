@@ -1,7 +1,7 @@
 """Scores, soft masks and students in worlds whose truth is known: what `mfh diagnose` and `soft` are judged by.
 
-    python benchmarks/worlds.py runs/worlds
-    python benchmarks/worlds_tables.py runs/worlds --report benchmarks/reports/worlds-YYYY-MM-DD.md
+    python research/worlds/worlds.py runs/worlds
+    python research/worlds/tables.py runs/worlds --report research/worlds/reports/worlds-YYYY-MM-DD.md
 
 Three kinds of worlds. In all of them decisive features are general, teacher-only or student-only. With two classes the
 label says whether their sum exceeds its middle; with more, every feature speaks for some classes and against others,
@@ -14,7 +14,7 @@ nets    the same with small networks, all students of a world trained side by si
         known; the rest of it is fully connected.
 digits  the shipped world, through `mfh.studies.seed`, 500 training pairs and 12 epochs.
 
-Every world leaves one CSV of measurements, `world,kind,half,seed,what,name,value`, and one .npz of what a diagnosis may
+With `--processes N` or `--engine ray`, every world is a job of its own. Every world leaves one CSV of measurements, `world,kind,half,seed,what,name,value`, and one .npz of what a diagnosis may
 look at, so that criteria can be computed again without training. A world that is there already is not run again.
 The half "dev" is for choosing, the half "held-out" for reporting: its worlds were written down, and run, after all
 choices were made.
@@ -37,6 +37,8 @@ from torch import nn
 import mfh
 from mfh.files import atomic_write
 from mfh.gaussian import Classifiers, fit, fit_jointly, initial_classifiers, input_saliency
+from mfh.parallel.cluster import cluster_pool
+from mfh.parallel.pool import Job, run_jobs, worker_pool
 from mfh.saliency.probe import cross_fitted_r2, ridge_predictions
 from mfh.saliency.scores import soft_weights
 from mfh.studies.seed import matching_temperature
@@ -671,6 +673,14 @@ def run_digits(world: World, seeds: range, book: Book) -> None:
 RUN = {"linear": run_linear, "nets": run_nets, "digits": run_digits}
 
 
+def measured(world, num_seeds):
+    """In a worker: the measurements and the material of a world, and the seconds they took."""
+    torch.set_num_threads(1)
+    start, book = time.perf_counter(), Book(world)
+    RUN[world.kind](world, range(num_seeds), book)
+    return book.rows, book.kept, time.perf_counter() - start
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", type=Path)
@@ -678,17 +688,27 @@ def main():
     parser.add_argument("--halves", nargs="+", default=["dev", "held-out"], choices=["dev", "held-out"])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--limit", type=int, help="only so many worlds of each kind")
+    parser.add_argument("--processes", type=int, default=1, help="worlds that are measured at once on this machine")
+    parser.add_argument("--engine", choices=("processes", "ray"), default="processes")
+    parser.add_argument("--address", help="HOST:PORT of the Ray cluster's head")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    for kind in options.kinds:
-        for world in [w for w in worlds() if w.kind == kind and w.half in options.halves][: options.limit]:
-            if (options.out / f"{world.name}.csv").exists():
-                continue
-            start, book = time.perf_counter(), Book(world)
-            RUN[kind](world, range(options.seeds), book)
-            book.close(options.out)
-            print(f"{world.name}: {time.perf_counter() - start:.0f} s", flush=True)
+    chosen = [
+        world
+        for kind in options.kinds
+        for world in [w for w in worlds() if w.kind == kind and w.half in options.halves][: options.limit]
+        if not (options.out / f"{world.name}.csv").exists()
+    ]
+
+    def keep(job, found):
+        book = Book(job.key)
+        book.rows, book.kept, took = found
+        book.close(options.out)
+        print(f"{job.key.name}: {took:.0f} s", flush=True)
+
+    workers = cluster_pool(options.address) if options.engine == "ray" else worker_pool(options.processes)
+    with workers as pool:
+        run_jobs(pool, [Job(world, measured, (world, options.seeds)) for world in chosen], keep)
 
 
 if __name__ == "__main__":

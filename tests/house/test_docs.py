@@ -145,6 +145,17 @@ def test_every_command_is_documented():
         assert names <= {words[0] for name, words in all_commands() if name == page}
 
 
+def test_the_site_shows_the_help_of_every_command():
+    hook = runpy.run_path(str(ROOT / "docs/scripts/options_hook.py"))
+    page = hook["on_page_markdown"]((ROOT / "docs/command-line.md").read_text(encoding="utf-8"))
+    shown = re.findall(r"<summary>mfh ([\w-]+).*?</summary>\n\n```text\nusage: mfh \1(.*?)```", page, re.DOTALL)
+    assert command_names() == {name for name, _ in shown}
+    helps = dict(shown)
+    assert "--label-fractions [FLOAT" in helps["study"]
+    assert "--int8" in helps["export"]
+    assert max(map(len, helps["study"].splitlines())) <= 80
+
+
 def test_make_targets_exist():
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for page in PAGES:

@@ -1,7 +1,10 @@
 """The site in a browser: the search finds the right page first, pages fit a phone, nothing comes from the network."""
 
 import functools
+import json
+import math
 import os
+import runpy
 import subprocess
 import sys
 import threading
@@ -10,8 +13,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from selenium.webdriver.support.ui import WebDriverWait
 
-from browser import PHONE, Browser
+from browser import CONTRASTS, PHONE, Browser
 from documented import ROOT
+from mfh.figures.venn import lens
 
 FIRST_RESULT = "return document.querySelector('.md-search-result__item > a')?.href"
 
@@ -63,7 +67,7 @@ def test_the_search_finds_the_right_page_first(site, browser, query, page):
     assert found.removeprefix(f"{site}/").partition("/")[0] == page
 
 
-@pytest.mark.parametrize("page", ["", "arrays/", "api/training/", "how-it-works/"])
+@pytest.mark.parametrize("page", ["", "arrays/", "api/training/", "how-it-works/", "what-crosses/"])
 def test_pages_fit_a_phone_and_load_nothing_from_elsewhere(site, browser, page):
     screen = {"width": PHONE[0], "height": PHONE[1], "deviceScaleFactor": 1, "mobile": True}
     browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
@@ -79,3 +83,87 @@ def test_formulas_are_formulas(site, browser):
     browser.driver.get(f"{site}/how-it-works/")
     assert browser.run("return document.querySelectorAll('math').length") > 20
     assert "$`" not in browser.run("return document.body.innerText")
+
+
+#: Students on the page, and their names in the theory.
+KINDS = {"no-kd": "no-kd", "plain": "plain", "focused": "soft"}
+#: Moves the sliders of "What crosses?" to places; returns the numbers beside them, the accuracies, the circles as
+#: (centre, radius), and the letters.
+MOVE = """
+const page = document.getElementById('what-crosses');
+page.querySelectorAll('input').forEach((slider, i) => { slider.value = arguments[0][i]; });
+page.dispatchEvent(new Event('input'));
+return [
+  [...page.querySelectorAll('output')].map(e => Number(e.textContent)), page.dataset.accuracies,
+  [...page.querySelectorAll('circle')].map(e => [e.cx.baseVal.value, e.r.baseVal.value]),
+  page.querySelector('.reading').textContent, page.querySelector('.bars').textContent,
+  page.querySelector('.result').hidden,
+];
+"""
+
+
+@pytest.mark.parametrize(
+    ("places", "values"),
+    [
+        ((8, 8, 0, 1, 0), (8, 8, 0, 100, 0)),
+        ((8, 8, 3, 2, 3), (8, 8, 3, 150, 700)),
+        ((0, 8, 8, 0, 0), (0, 8, 8, 75, 0)),
+        ((16, 0, 0, 6, 6), (16, 0, 0, 1000, 6300)),
+        ((1, 16, 8, 3, 2), (1, 16, 8, 200, 300)),
+        ((5, 0, 4, 1, 4), (5, 0, 4, 100, 1500)),
+    ],
+)
+def test_the_sliders_show_what_the_theory_predicts(site, browser, monkeypatch, places, values):
+    monkeypatch.setattr(sys, "path", list(sys.path))  # which the script adds to
+    theory = runpy.run_path(str(ROOT / "research/theory/gain.py"))
+    browser.driver.get(f"{site}/what-crosses/")
+    beside, accuracies, circles, reading, bars, hidden = browser.run(MOVE, places)
+    assert tuple(beside) == values
+    assert not hidden
+    general, teacher_only, student_only, labelled, unlabelled = values
+    world = theory["World"]((1.0,) * general + (0.0,) * teacher_only, student_only, labelled, unlabelled)
+    expected = theory["accuracies"](world)
+    found = json.loads(accuracies)
+    assert found == pytest.approx({kind: expected[old] for kind, old in KINDS.items()}, abs=1e-9)
+    gain = f"{abs(found['plain'] - found['no-kd']):.1f}"
+    assert f"{gain})" in bars
+    assert f"{gain} points from the plain teacher" in reading
+    # Areas are to scale: circles and what they share.
+    (teacher, radius), (student, other) = circles
+    area = math.pi * radius**2 / (general + teacher_only)
+    assert math.pi * other**2 == pytest.approx(area * (general + student_only))
+    shared = (
+        lens(radius, other, student - teacher) if abs(radius - other) < student - teacher < radius + other else None
+    )
+    expected_area = area * general
+    if shared is None:  # one circle lies in the other, or they do not meet
+        assert expected_area in (0, pytest.approx(math.pi * min(radius, other) ** 2))
+    else:
+        assert shared == pytest.approx(expected_area, rel=1e-6)
+
+
+def test_sliders_without_any_factor_say_so_and_go_on(site, browser):
+    browser.driver.get_log("browser")
+    browser.driver.get(f"{site}/what-crosses/")
+    *_, reading, _, hidden = browser.run(MOVE, (0, 0, 0, 1, 1))
+    assert hidden
+    assert "No factor decides the label" in reading
+    *_, circles, reading, _, hidden = browser.run(MOVE, (0, 4, 0, 1, 1))  # the student sees nothing
+    assert not hidden
+    assert len(circles) == 1
+    assert "Little of what this teacher knows can cross" in reading
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("scheme", ["default", "slate"])
+def test_letters_at_the_sliders_can_be_read(site, browser, scheme):
+    browser.driver.get(f"{site}/what-crosses/")
+    browser.run(f"document.body.dataset.mdColorScheme = '{scheme}'")
+    inner = CONTRASTS.replace("document.body, NodeFilter", "document.getElementById('what-crosses'), NodeFilter")
+    contrasts = browser.run(inner)
+    assert len(contrasts) > 15
+    assert [(text, round(ratio, 2)) for text, ratio in contrasts if ratio < 4.5] == []
+    fills = browser.run(
+        "return [...document.querySelectorAll('#what-crosses text')].map(e => getComputedStyle(e).fill)"
+    )
+    assert set(fills) == {browser.run("return getComputedStyle(document.getElementById('what-crosses')).color")}

@@ -178,6 +178,10 @@ def test_classes_that_never_occur_are_left_out_of_the_precision():
     target[:, 1] = 0
     kept = metrics.mean_average_precision().of(logits[:, [0, 2]], target[:, [0, 2]])
     assert metrics.mean_average_precision().of(logits, target) == pytest.approx(kept)
+    one = metrics.mean_average_precision().of(logits[:, :1], target[:, :1])
+    alone = torch.where(torch.arange(target.shape[1]) == 0, target, 0)
+    assert metrics.mean_average_precision().of(logits, alone) == pytest.approx(one)
+    assert one == pytest.approx(average_precision_score(target[:, 0].numpy(), logits[:, 0].double().numpy()), rel=1e-6)
 
 
 # --- targets that cannot be -----------------------------------------------

@@ -445,6 +445,15 @@ def test_a_method_that_remembers_pairs_can_do_with_few_labels_and_many_pairs(cou
     assert told == ["method dkd needs labels: it learns nothing from the pairs without one"]
 
 
+@pytest.mark.parametrize("folds", [20, 60])
+def test_a_method_that_needs_many_pairs_is_tried_on_as_many(folds):
+    few = {"num_seeds": 1, "processes": 1, "epochs": 2}
+    result = mfh.study(tiny_task.task(0), arms=["no-kd", Attainable(warm_up=1, folds=folds)], **few)
+    assert set(result.frame["arm"]) == {"no-kd", "attainable"}
+    with pytest.raises(InputError, match="attainable remembers training pairs .* needs at least 122, got 120"):
+        mfh.study(tiny_task.task(0), arms=["no-kd", Attainable(folds=61)], **few)
+
+
 def test_methods_of_known_outputs_are_tried_on_the_outputs_of_their_own_pairs():
     """The first pairs without a label stand behind all those with one."""
     task, seen = tiny_task.task(0), []

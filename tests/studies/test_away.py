@@ -1,12 +1,20 @@
 """A study on a Ray cluster: the same study, whatever dies."""
 
+import importlib
+import os
+import pickle
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +23,8 @@ import ray_nodes
 import tiny_task
 from mfh.errors import InputError
 from mfh.files import load_tensors
-from mfh.studies.away import Luggage, _code_in
+from mfh.parallel.cluster import ClusterPool, called, cluster_pool
+from mfh.studies.away import Luggage, _code_in, _everywhere, _home, _travels
 from mfh.studies.grid import Cell
 from mfh.studies.pool import Plan
 from mfh.studies.settings import Settings
@@ -53,31 +62,29 @@ def task(seed: int = 0):
             time.sleep(0.1)
     return tiny_task.task(seed)
 """
-STUDY = ["--arms", "no-kd", "general", "my_task.py:Mine", "--threads", "1"]
+ARMS = ["no-kd", "general", "my_task.py:Mine"]
+SWEEP = """
+task = "my_task.py"
+arms = ["no-kd", "general", "rkd", "my_task.py:Mine"]
+label_fractions = [0.5, 1.0]
+num_seeds = 2
+
+[settings]
+ensemble = "on"
+keep_students = "all"
+"""
 
 
 def written(folder: Path) -> Path:
     """A folder with a task file and a module beside it."""
     (folder / "my_task.py").write_text(TASK.format(folder=str(folder)))
     (folder / "beside.py").write_text("WEIGHT = 0.5\n")
+    (folder / "sweep.toml").write_text(SWEEP)
     return folder
 
 
-def study(cluster: ray_nodes.Nodes, out: str, *more: str) -> list[str]:
-    return [
-        "-m",
-        "mfh",
-        "study",
-        "my_task.py",
-        *STUDY,
-        "--out",
-        out,
-        "--engine",
-        "ray",
-        "--address",
-        cluster.address,
-        *more,
-    ]
+def study(cluster: ray_nodes.Nodes, out: str, *words: str) -> list[str]:
+    return ["-m", "mfh", "study", *words, "--out", out, "--engine", "ray", "--address", cluster.address]
 
 
 def begun(words: list[str], folder: Path) -> subprocess.Popen:
@@ -99,7 +106,8 @@ def until(condition, process: subprocess.Popen) -> None:
 
 @pytest.fixture(scope="module")
 def cluster():
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'mfh[cluster]'", exc_type=ImportError)
+    if find_spec("ray") is None and "CI" not in os.environ:
+        pytest.skip("Ray is not installed: pip install 'mfh[cluster]'")
     if sys.platform != "linux":
         pytest.skip("Ray joins several nodes of one machine on Linux only")
     with ray_nodes.two_nodes() as nodes:
@@ -108,26 +116,8 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """A folder with the task, and the same study in processes, of three seeds."""
-    folder = written(tmp_path_factory.mktemp("away"))
-    code, said = ray_nodes.call(
-        "-m",
-        "mfh",
-        "study",
-        "my_task.py",
-        *STUDY,
-        "--ensemble",
-        "off",
-        "--num-seeds",
-        "3",
-        "--processes",
-        "1",
-        "--out",
-        "whole",
-        folder=folder,
-    )
-    assert code == 0, said
-    return folder
+    """A folder with a task and the file of a study."""
+    return written(tmp_path_factory.mktemp("away"))
 
 
 POOL = """
@@ -136,6 +126,13 @@ import pytest
 from mfh.errors import InputError
 from mfh.parallel.cluster import cluster_pool
 from mfh.parallel.pool import Job, WorkerDiedError, run_jobs
+
+SIX = 6
+
+
+def of_script(number):
+    return SIX * number
+
 
 with pytest.raises(InputError, match=r"no machine of the Ray cluster has 64 processor\\(s\\)"):
     with cluster_pool(sys.argv[1], cpus=64):
@@ -151,13 +148,16 @@ with cluster_pool(sys.argv[1]) as pool:
     run_jobs(pool, [Job(number, operator.add, (number, 1)) for number in range(3)], on_result)
     assert kept == {0: 1, 1: 2, 2: 3, 10: 10, 11: 20, 12: 30}
     assert pool.submit(operator.getitem, pool.share({"a": 5}), "a").result() == 5
+    assert pool.submit(of_script, 7).result() == 42
     with pytest.raises(ValueError, match="invalid literal"):
         run_jobs(pool, [Job("wrong", int, ("x",))], on_result)
+    with pytest.raises(RuntimeError, match="Own: cannot be pickled"):
+        run_jobs(pool, [Job("own", exec, ("class Own(Exception): pass\\nraise Own('cannot be pickled')",))], on_result)
     pool._call = pool._call.options(max_retries=0)
     with pytest.raises(WorkerDiedError):
         run_jobs(pool, [Job("fatal", os._exit, (3,))], on_result)
     pool._expected = "9.9, code 0"
-    with pytest.raises(InputError, match=r"has another version of mfh \\(.*the same version everywhere \\(here: 9.9"):
+    with pytest.raises(InputError, match=r"another version of mfh .*the same versions everywhere \\(here: 9.9"):
         run_jobs(pool, [Job("fine", abs, (-1,))], on_result)
 """
 
@@ -167,25 +167,44 @@ def test_jobs_run_errors_come_back_and_another_version_is_refused(cluster, tmp_p
     assert code == 0, said
 
 
-def test_networks_trained_at_once_are_the_same_on_a_cluster(cluster, here):
-    """Each node has the networks of one seed; students and rows come back."""
-    same = ["--num-seeds", "2", "--ensemble", "on"]
-    code, said = ray_nodes.call(
-        "-m", "mfh", "study", "my_task.py", *STUDY, *same, "--processes", "1", "--out", "near", folder=here
-    )
-    assert code == 0, said
-    code, said = ray_nodes.call(*study(cluster, "far", *same), folder=here)
+def networks(run: Path) -> dict[str, dict]:
+    """All networks and students of a run folder: path within it -> weights."""
+    kinds = {"students": "student"}
+    return {
+        str(path.relative_to(run)): load_tensors(path, kinds.get(path.relative_to(run).parts[0], "network"))[0]
+        for path in run.rglob("*.safetensors")
+        if not path.name.startswith(("saliency", "mask"))
+    }
+
+
+def check_same(found: Path, wanted: Path) -> None:
+    """Two runs hold the same measurements, to the last byte, and the same networks."""
+    assert (found / "results.csv").read_bytes() == (wanted / "results.csv").read_bytes()
+    ours, theirs = networks(found), networks(wanted)
+    assert len(theirs) > 5
+    assert sorted(ours) == sorted(theirs)
+    for path, weights in theirs.items():
+        assert all(value.equal(ours[path][name]) for name, value in weights.items()), path
+
+
+def test_a_study_from_a_file_is_the_same_on_a_cluster(cluster, here, monkeypatch):
+    """Label budgets, several methods, networks trained at once, all students kept, and a cache of teacher outputs."""
+    monkeypatch.chdir(here)
+    mfh.study("sweep.toml", processes=1, out="near")
+    code, said = ray_nodes.call(*study(cluster, "far", "sweep.toml", "--cache", "outputs"), folder=here)
     assert code == 0, said
     assert "Ray cluster: 2 node(s), 2 job(s) at once" in said
-    assert (here / "far/results.csv").read_bytes() == (here / "near/results.csv").read_bytes()
-    assert sorted(path.name for path in (here / "far/students").glob("*.safetensors")) == sorted(
-        path.name for path in (here / "near/students").glob("*.safetensors")
-    )
+    check_same(here / "far", here / "near")
+    # Workers have another working directory, and the path of the cache was sent in full.
+    assert [*(here / "outputs").glob("*.rows")]
 
 
-def test_a_killed_driver_resumes_and_the_cells_of_a_killed_node_run_again(cluster, here):
+def test_a_killed_driver_resumes_and_the_cells_of_a_killed_node_run_again(cluster, here, monkeypatch):
+    monkeypatch.chdir(here)
+    mfh.study("my_task.py", arms=ARMS, ensemble="off", num_seeds=3, processes=1, out="whole")
+    words = ["my_task.py", "--arms", *ARMS, "--ensemble", "off", "--num-seeds"]
     (here / "gate-1").touch()
-    driver = begun(study(cluster, "part", "--ensemble", "off", "--num-seeds", "2"), here)
+    driver = begun(study(cluster, "part", *words, "2"), here)
     with driver:
         until(lambda: [*here.glob("part/seed-0/cells/*.csv")], driver)
         # While the second seed waits at its gate, the display says where.
@@ -199,7 +218,7 @@ def test_a_killed_driver_resumes_and_the_cells_of_a_killed_node_run_again(cluste
     (here / "gate-1").unlink()
     for told in here.glob("at-*"):
         told.unlink()
-    again = begun(study(cluster, "part", "--ensemble", "off", "--num-seeds", "3"), here)
+    again = begun(study(cluster, "part", *words, "3"), here)
     with again:
         until((here / f"at-{cluster.second}").exists, again)  # the second node is at work
         cluster.kill_second()
@@ -207,10 +226,7 @@ def test_a_killed_driver_resumes_and_the_cells_of_a_killed_node_run_again(cluste
         code = again.wait(ray_nodes.PATIENCE)
     assert code == 0, (here / "said.txt").read_text()
     assert all(path.read_bytes() == content for path, content in kept.items())
-    assert (here / "part/results.csv").read_bytes() == (here / "whole/results.csv").read_bytes()
-    for file in (here / "whole/students").glob("*.safetensors"):
-        wanted, found = (load_tensors(here / run / "students" / file.name, "student")[0] for run in ("whole", "part"))
-        assert all(value.equal(found[name]) for name, value in wanted.items())
+    check_same(here / "part", here / "whole")
 
 
 # --- without a cluster ------------------------------------------------------------------------------------------------
@@ -228,6 +244,10 @@ class Ray:
     @staticmethod
     def init(**_):
         raise RuntimeError("Version mismatch: the cluster has Ray 2.0,\nthis process has Ray 3.0")
+
+    @staticmethod
+    def shutdown() -> None:
+        pass
 
 
 def refused(match: str, task=str(tiny_task.__file__), **settings) -> None:
@@ -252,10 +272,42 @@ def test_what_has_no_ray_or_no_cluster_is_told_in_a_line_and_soon(monkeypatch):
         refused(f"no Ray cluster answers at 127.0.0.1:{port}")
     for address in ("ray://10.0.0.5:10001", "somewhere", ":6379", "host:port", "host:70000"):
         refused("give HOST:PORT of the cluster's head", address=address)
+    monkeypatch.setattr("mfh.parallel.cluster._SECONDS_TO_ANSWER", 0.3)
+    for answer in (b"-ERR unknown command", b""):  # Redis, whose port is the same, and something that says nothing
+        with answering(answer) as address:
+            refused(f"no Ray cluster answers at {address}", address=address)
+    monkeypatch.setattr("mfh.parallel.cluster._SECONDS_TO_ANSWER", 60.0)
+    with answering(bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))) as address:
+        refused("cannot be joined: RuntimeError: Version mismatch", address=address)
+
+
+@contextmanager
+def answering(text: bytes) -> Iterator[str]:
+    """A service that answers everybody with the same text, or with nothing; its address."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
-        refused("cannot be joined: RuntimeError: Version mismatch", address=f"127.0.0.1:{listening.getsockname()[1]}")
+
+        def answer() -> None:
+            caller, _ = listening.accept()
+            with caller, suppress(ConnectionError):
+                caller.recv(4096)
+                caller.sendall(text)
+                caller.recv(4096)  # until the caller has gone
+
+        serving = threading.Thread(target=answer)
+        serving.start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        serving.join()
+
+
+def test_what_a_cluster_cannot_give_is_refused(monkeypatch):
+    with pytest.raises(InputError, match=r"gpus is 1.5; choose a whole number, or a share of one GPU below 1"):
+        ClusterPool(None, 1, 1.5)
+    client = SimpleNamespace(is_initialized=lambda: True, put=lambda _: "a client's reference", ObjectRef=int)
+    monkeypatch.setitem(sys.modules, "ray", client)
+    with pytest.raises(InputError, match="is a Ray client"), cluster_pool():
+        pass
 
 
 def test_settings_of_a_cluster_are_checked():
@@ -298,10 +350,11 @@ def test_files_modules_and_given_networks_travel(tmp_path, monkeypatch):
     weights = folder / "teacher.safetensors"
     weights.write_bytes(b"weights")
     monkeypatch.chdir(folder)
-    sent = Luggage.of(plan("my_task.py", (("mine", "my_task.py:Mine"),), teacher_checkpoint=weights))
+    study = plan("my_task.py", (("mine", "my_task.py:Mine"),), teacher_checkpoint=weights)
+    sent = Luggage.of(study)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.chdir("/")
-    found = sent.unpacked(plan("my_task.py", (("mine", "my_task.py:Mine"),), teacher_checkpoint=weights))
+    found = sent.unpacked(pickle.dumps(study))
     assert Path(found.task).read_text() == (folder / "my_task.py").read_text()
     assert Path(found.task).parent != folder
     assert dict(found.methods)["mine"] == f"{found.task}:Mine"
@@ -314,6 +367,68 @@ def test_modules_travel_and_installed_ones_do_not(tmp_path, monkeypatch):
     assert [*Luggage.of(plan(tiny_task.task)).roots] == [helpers]
     assert [*Luggage.of(plan("tiny_task:task")).roots] == [helpers]
     assert not Luggage.of(plan("digits")).roots
+
+
+def test_a_function_of_a_module_is_found_where_only_what_was_sent_is(tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("import tiny_task\n\ndef task(seed=0):\n    return tiny_task.task(seed)\n")
+    with monkeypatch.context() as context:
+        context.syspath_prepend(str(tmp_path))
+        study = plan(importlib.import_module("only_here").task)
+        sent, pickled = Luggage.of(study), pickle.dumps(study)
+    del sys.modules["only_here"]
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(ModuleNotFoundError):
+        pickle.loads(pickled)
+    found = sent.unpacked(pickled)
+    assert found.task(3).name == "tiny"
+    assert tmp_path not in Path(sys.modules.pop("only_here").__file__).parents
+
+
+def test_a_job_runs_on_the_device_and_with_the_folders_of_the_study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prepared").mkdir()
+    sent = _everywhere(plan("digits", data="prepared", cache="outputs"))
+    assert sent.task.data == str(tmp_path / "prepared")
+    assert sent.execution.cache == tmp_path / "outputs"
+    assert sent.execution.device == "cpu"  # also on a machine that has a GPU
+    assert _everywhere(plan("digits", data="s3://bucket")).task.data == "s3://bucket"
+    assert _everywhere(plan("digits", gpus=0.5)).execution.device == "cuda"
+    assert _everywhere(plan("digits", gpus=0.5, device="cpu")).execution.device == "cpu"
+
+
+def test_what_a_logger_writes_travels_and_unfinished_training_does_not():
+    assert _travels(Path("seed-0/logs/no-kd/metrics.csv"))
+    assert not any(_travels(Path("seed-0") / name) for name in ("student-1.ckpt", ".in-use", "students.lock"))
+
+
+HOME = "import os, sys; from mfh.studies.away import _home; print(_home(), flush=True); sys.stdin.read(); os._exit(1)"
+
+
+def test_folders_of_killed_workers_are_removed_by_the_next_and_others_are_not(tmp_path, monkeypatch):
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOME],
+            env=ray_nodes.environment() | {"TMPDIR": str(tmp_path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    homes = [Path(worker.stdout.readline().strip()) for worker in workers]
+    assert all(home.is_dir() for home in homes)
+    workers[0].communicate()
+    assert homes[0].is_dir()  # it had no time to tidy up
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    next_home = _home.__wrapped__()
+    assert next_home.is_dir()
+    assert [home.exists() for home in homes] == [False, True]
+    workers[1].communicate()
+
+
+def test_an_error_that_cannot_be_sent_comes_back_as_text():
+    kind, (text, pickled) = called(pickle.dumps((exec, ["class Own(Exception): pass\nraise Own('why')"], [])), ())
+    assert (kind, text, pickled) == ("raised", "Own: why", b"")
 
 
 def test_code_that_is_too_much_to_send_is_refused(tmp_path, monkeypatch):

@@ -354,10 +354,32 @@ def test_multi_label_and_regression_have_a_forecast_and_no_criteria_of_classes(t
     assert "student, labels only: mean squared error" in page
 
 
-def test_dense_prediction_is_refused():
-    task = dataclasses.replace(tiny_task.task(), problem=Problem.dense())
-    with pytest.raises(mfh.InputError, match="is a task of dense prediction, for which there is no forecast"):
-        mfh.diagnose(task, device="cpu")
+def test_dense_prediction_has_a_forecast():
+    def frames():
+        return torch.nn.Sequential(torch.nn.Conv1d(4, 8, 1), torch.nn.ReLU(), torch.nn.Conv1d(8, 3, 1))
+
+    generator = torch.Generator().manual_seed(0)
+    series = torch.randn(120, 4, 10, generator=generator)
+    noisy, target = series + torch.randn(series.shape, generator=generator), series[:, :3].argmax(1)
+    train, val, test = (TensorDataset(series[rows], noisy[rows], target[rows]) for rows in torch.arange(120).split(40))
+    task = mfh.Task("frames", frames, frames, "1", train, val, test, problem=Problem.dense())
+    found = mfh.diagnose(task, device="cpu", epochs=1)
+    assert found.forecast.gain.low < found.forecast.gain.value < found.forecast.gain.high
+    assert found.forecast.lead.value > 0
+    assert found.trial.value is None
+    assert 0 < found.layers[0].seen < 1
+    assert "mean iou" in found.reasons[0]
+
+
+@pytest.mark.parametrize("part", ["train", "val", "unlabelled"])
+def test_inputs_that_are_not_finite_are_named(part):
+    task = tiny_task.task()
+    task = dataclasses.replace(task, unlabelled=TensorDataset(*(tensor.clone() for tensor in task.test.tensors[:2])))
+    getattr(task, part).tensors[1][3, 2] = math.nan
+    with pytest.raises(
+        mfh.InputError, match="student_input holds nan|the untrained student are not finite"
+    ):
+        mfh.diagnose(task, device="cpu", epochs=1)
 
 
 def test_constant_channels_are_named():

@@ -14,6 +14,7 @@ import tiny_task
 from mfh.studies import forecast as module
 from mfh.studies.forecast import SLOPE, forecast
 from mfh.studies.networks import Networks
+from mfh.studies.positions import PER_ITEM
 from mfh.studies.settings import Settings
 
 
@@ -125,8 +126,8 @@ def test_draws_keep_classes_and_group_splits_stay():
     once = module._rehearse(
         networks,
         rows,
-        module._gram(networks, "student", rows),
-        module._gram(networks, "teacher", rows),
+        module._gram(module._features(networks, "student", rows)),
+        module._gram(module._features(networks, "teacher", rows)),
         False,
         rows.train,
         rows.val,
@@ -158,3 +159,68 @@ class Broken(nn.Module):
 
     def forward(self, inputs):
         return inputs * float("nan")
+
+
+# --- dense prediction -----------------------------------------------------------------------------------------------
+
+
+def dense_task(teacher_noise, student_noise, labelled=20):
+    """Both views show series of four numbers under noise of their own; two of them decide the class of each frame."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(labelled + 140, 4, 12, generator=generator)
+    target = torch.stack([hidden[:, 0], hidden[:, 1], -hidden[:, :2].sum(1)], 1).argmax(1)
+    views = [
+        hidden + noise * torch.randn(hidden.shape, generator=generator) for noise in (teacher_noise, student_noise)
+    ]
+
+    def frames():
+        return nn.Sequential(nn.Conv1d(4, 64, 1), nn.ReLU(), nn.Conv1d(64, 3, 1))
+
+    def part(start, stop):
+        return TensorDataset(*(view[start:stop] for view in views), target[start:stop])
+
+    return mfh.Task(
+        "frames",
+        frames,
+        frames,
+        "1",
+        part(0, labelled),
+        part(labelled + 80, labelled + 120),
+        part(labelled + 120, labelled + 140),
+        unlabelled=TensorDataset(*(view[labelled : labelled + 80] for view in views)),
+        problem=mfh.Problem.dense(),
+    )
+
+
+def test_frames_of_series_have_a_forecast():
+    better, worse = of(dense_task(0.0, 1.5)), of(dense_task(1.5, 0.0))
+    assert better.lead.value > 10
+    assert worse.lead.value < -10
+    assert worse.gain.high < 0
+    assert better.gain.value > worse.gain.value + 10
+    assert 0.3 < better.shift.value < 0.7
+
+
+def test_whole_series_are_held_out():
+    rows = module._Rows.of(Networks(dense_task(0.0, 1.5), 0, Settings()))
+    labelled, held_out = rows.drawn(1)
+    assert len(labelled) == 20 * PER_ITEM
+    assert not set((labelled // PER_ITEM).tolist()) & set((held_out // PER_ITEM).tolist())
+    assert len(rows.others) == 80 * PER_ITEM
+
+
+def test_a_given_teacher_of_series_is_read_at_the_same_places(tmp_path):
+    task = dense_task(0.0, 1.5)
+    taught = mfh.pretrain(
+        task.teacher(), task.val, task.val, role="teacher", problem=task.problem, recipe=mfh.Recipe(epochs=30)
+    ).network
+    torch.save(taught.state_dict(), tmp_path / "good.pt")
+    assert of(task, teacher_checkpoint=tmp_path / "good.pt").lead.value > 10
+
+
+def test_a_network_without_positions_is_named():
+    def flat():
+        return nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.ReLU(), nn.Linear(8, 36), nn.Unflatten(1, (3, 12)))
+
+    with pytest.raises(mfh.InputError, match=r"the student's features have shape .* 1 dimensions of positions"):
+        of(dataclasses.replace(dense_task(0.0, 1.5), student=flat))

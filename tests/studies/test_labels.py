@@ -111,6 +111,18 @@ def test_whole_groups_keep_their_labels():
         with_label_fraction(replace(tiny, train=single), 0.5, 0)
 
 
+def test_groups_of_one_class_each_keep_every_class():
+    tiny = tiny_task.task(3)
+    classes = torch.arange(120) // 12 % 5
+    for seed in range(20):
+        train = TensorDataset(*tiny.train.tensors[:2], classes)
+        train.groups = np.arange(120) // 12  # ten recordings, two of each class
+        few, more = (kept_rows(replace(tiny, train=train), fraction, seed=seed) for fraction in (0.5, 0.7))
+        assert len(few) == 60
+        assert few < more
+        assert sorted({int(classes[row]) for row in few}) == [0, 1, 2, 3, 4]
+
+
 def test_teacher_outputs_follow_their_pairs():
     tiny = tiny_task.task(0)
     given = replace(tiny, teacher_logits=torch.arange(120.0)[:, None].repeat(1, 2))

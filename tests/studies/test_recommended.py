@@ -24,6 +24,7 @@ from mfh.reporting.student import student_lines, student_section
 from mfh.studies.folder import Run, SeedFolder
 from mfh.studies.grid import Cell
 from mfh.studies.recommended import Students, origins
+from mfh.studies.stats import mean_interval
 from mfh.tasks.finding import TaskSource
 
 TINY = str(Path(tiny_task.__file__))
@@ -167,6 +168,20 @@ def test_the_best_arm_is_recommended_where_it_gains_more_than_its_standard_error
     assert "against no-kd, the best control" in nothing.why
 
 
+def test_no_interval_goes_beyond_100_percent(tmp_path):
+    frame = fake_study.rows(gains={"no-kd": 0.0, "soft": 0.05})
+    measured = frame["metric"] == "accuracy"
+    seeds = frame.loc[measured, "seed"]
+    frame.loc[measured, "value"] = (1.0 - 0.02 * (seeds == seeds.max())) - 0.1 * (frame.loc[measured, "arm"] == "no-kd")
+    run = Run(fake_study.write(tmp_path / "run", frame))
+    best = Students(run, TaskSource(lambda seed: tiny_task.task(seed), True), mfh.Settings()).of_arm("soft")
+    values = best._variant.student
+    assert mean_interval(values.to_numpy())[2] > 100
+    best.__dict__["_facts"] = {"seed": int(values.index[0])}
+    assert f"mean {values.mean():.1f} (" in best.report()
+    assert " to 100.0) %, with a 95 % interval" in best.report()
+
+
 def test_a_control_that_gains_as_much_leaves_nothing_to_recommend(tmp_path):
     found = recommended(tmp_path / "run", {"no-kd": 0.0, "soft": 0.05, "longer": 0.09})
     assert found.arm == "no-kd"
@@ -240,7 +255,9 @@ def test_a_study_without_a_choice_can_choose_later(tmp_path):
     choice = Run(tmp_path / "run").selection
     values = first.by_seed("val")
     assert choice["arm"] == values[["regular", "aligned-student"]].mean().idxmax()
-    assert choice["validation_gain"] == pytest.approx((values[choice["arm"]] - values["no-kd"]).mean())
+    control = values[["no-kd", "longer"]].mean().idxmax()
+    assert choice["control"] == control
+    assert choice["validation_gain"] == pytest.approx((values[choice["arm"]] - values[control]).mean())
     note = "The test split was read for all arms before this choice"
     assert note in mfh.report(tmp_path / "run").read_text(encoding="utf-8")
     mfh.study(TINY, out=tmp_path / "run", **FEW | {"num_seeds": 4}, select=True)
@@ -257,12 +274,12 @@ def test_a_study_without_a_choice_can_choose_later(tmp_path):
 STRANGER = """
 import numpy as np
 generator = np.random.default_rng(5)
-hidden = generator.normal(size=(150, 3))
-sound = np.concatenate([hidden, generator.normal(size=(150, 4))], 1) * 5 + 300
-movement = np.concatenate([hidden + 0.5 * generator.normal(size=(150, 3)), generator.normal(size=(150, 2))], 1)
+hidden = generator.normal(size=(450, 3))
+sound = np.concatenate([hidden, generator.normal(size=(450, 4))], 1) * 5 + 300
+movement = np.concatenate([hidden + 0.5 * generator.normal(size=(450, 3)), generator.normal(size=(450, 2))], 1)
 movement = movement * [1, 10, 1000, 1, 0.01] + [0, 0, 5000, -7, 0]
 names = np.array(["still", "walk", "run"])[np.digitize(hidden.sum(1), [-0.8, 0.8])]
-split = np.array((["train"] * 3 + ["val", "test"]) * 30)
+split = np.array((["train"] * 3 + ["val", "test"]) * 90)
 np.savez("pairs.npz", teacher=sound, student=movement, target=names, split=split)
 """
 WITHOUT_MFH = """
@@ -285,7 +302,7 @@ for size in (1, 7, 64):
     }
     for name, logits in runs.items():
         logits = np.concatenate(logits)
-        found[f"{name}-{size}"] = [float((classes[logits.argmax(1)] == truth).mean()), logits.tolist()]
+        found[f"{name}-{size}"] = [max(map(len, parts)), float((classes[logits.argmax(1)] == truth).mean()), logits.tolist()]
 try:
     import mfh
 except ImportError:
@@ -307,7 +324,7 @@ def test_two_commands_lead_from_a_strangers_arrays_to_a_file_that_runs_without_m
     out = capsys.readouterr().out
     assert "parameters" in out
     assert "ms for one sample on one core" in out
-    assert f"Student: runs/pairs/student.{suffix}" in (mfh.report(run.folder)).read_text(encoding="utf-8")
+    assert f"Student: runs/pairs/student.{suffix}" in (run.folder / "report.html").read_text(encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-I", "-c", WITHOUT_MFH], capture_output=True, text=True, check=False, timeout=900
     )
@@ -324,7 +341,8 @@ def test_two_commands_lead_from_a_strangers_arrays_to_a_file_that_runs_without_m
         expected = best.student(mfh.tasks.finding.find_task("pairs.npz").make(0).test.tensors[1])
     assert 0.4 < value < 1  # it has learned something
     assert len(found) == 6
-    for accuracy, logits in found.values():
+    assert {size for size, _, _ in found.values()} == {1, 7, 64}
+    for _, accuracy, logits in found.values():
         assert accuracy == value
         assert torch.allclose(torch.tensor(logits), expected, rtol=0, atol=1e-5)
     card = (run.folder / "student.md").read_text(encoding="utf-8")
@@ -338,6 +356,29 @@ def test_two_commands_lead_from_a_strangers_arrays_to_a_file_that_runs_without_m
     ):
         assert text in card
     assert card.count(best.students.run.config["identity"]["data"]["test"]) == 1
+
+
+def test_a_student_is_exported_from_another_folder_than_that_of_the_study(tmp_path, monkeypatch, capsys):
+    """Relative paths of task and method are found again, whether the export starts elsewhere or all has moved."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir(), elsewhere.mkdir()
+    monkeypatch.chdir(home)
+    subprocess.run([sys.executable, "-I", "-c", STRANGER], check=True)
+    (home / "scaled.py").write_text(SCALED)
+    few = ["--num-seeds", "1", "--epochs", "2", "--processes", "1", "-q"]
+    main(["study", "pairs.npz", "--arms", "no-kd", "scaled.py:Scaled", *few])
+    monkeypatch.chdir(elsewhere)
+    for arm in ("no-kd", "scaled"):
+        main(["export", str(home / "runs" / "pairs"), "--arm", arm, "--out", f"{arm}.pt2"])
+        assert (elsewhere / f"{arm}.pt2").is_file()
+    assert str(home) not in (home / "runs" / "pairs" / "report.html").read_text(encoding="utf-8")
+    moved = home.rename(tmp_path / "moved")
+    with pytest.raises(SystemExit):
+        main(["export", str(moved / "runs" / "pairs"), "--arm", "no-kd"])
+    assert "or say with --task where it is" in capsys.readouterr().err
+    monkeypatch.chdir(moved)
+    main(["export", "runs/pairs", "--arm", "scaled"])
+    assert (moved / "runs" / "pairs" / "student.pt2").is_file()
 
 
 class Parts(nn.Module):
@@ -418,11 +459,12 @@ def test_what_was_exported_ends_the_report_until_more_is_measured(tmp_path):
     assert "mfh export" in student_lines(Run(result.folder))[0]
     made = result.best.export(format="safetensors")
     assert made.path == tmp_path / "run" / "student.safetensors"
-    assert student_lines(Run(result.folder)) == made.lines
+    told = [result.best.report(), *made.lines]
+    assert student_lines(Run(result.folder)) == told
     section = student_section(Run(result.folder))
-    assert (section.title, section.blocks) == ("Take it home", made.lines)
+    assert (section.title, section.blocks) == ("Take it home", told)
     mfh.study(TINY, out=tmp_path / "run", **few)
-    assert student_lines(Run(result.folder)) == made.lines
+    assert student_lines(Run(result.folder)) == told
     mfh.study(TINY, out=tmp_path / "run", **few | {"num_seeds": 2})
     assert "mfh export" in student_lines(Run(result.folder))[0]
 

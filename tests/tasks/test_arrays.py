@@ -1,4 +1,7 @@
+import re
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -216,13 +219,20 @@ def test_no_group_is_in_two_splits():
         assert len(task.train.groups) == len(task.train)
 
 
+def test_a_person_in_two_named_splits_is_said_by_name(caplog):
+    people = [f"person {i % 7}" for i in range(N)]
+    check_task(task_of(groups=people, split=["train"] * 36 + ["val"] * 12 + ["test"] * 12))
+    assert "7 groups are in both train and val, the first is 'person 0': scores on val are too good" in caplog.text
+
+
 def test_groups_without_labels_serve_training_and_no_held_out_split_has_gaps():
     people, target = np.repeat(np.arange(10), 6), np.arange(N) % 3
     target[:6] = -1  # person 0 has no label at all
     target[[20, 40]] = -1
     for seed in range(5):
         task = task_of(groups=people, target=target, seed=seed)
-        assert all(0 not in split.groups for split in (task.val, task.test))
+        assert "0" in task.unlabelled.groups
+        assert all("0" not in split.groups for split in (task.val, task.test))
         assert all((split.tensors[2] >= 0).all() for split in (task.train, task.val, task.test))
 
 
@@ -236,6 +246,142 @@ def test_named_splits_are_kept_and_fixed():
     assert task_of(target=target, split=split, labels=10).resplit is not None
 
 
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        (np.where(np.arange(N) < 6, np.nan, np.arange(N) % 3), Problem.classification()),
+        (np.where(np.arange(N) < 6, -1.0, np.arange(N) % 3), Problem.classification()),
+        (np.where(np.arange(N) < 6, -100, np.arange(N) % 3), Problem.classification(missing=-100)),
+        (np.where(np.arange(N) < 6, -7, np.arange(N) * 3), Problem.regression(missing=-7)),
+        (np.where(np.arange(N)[:, None] < 6, -1.0, np.tile([[0, 1], [1, 0], [1, 1]], (20, 1))), Problem.multi_label()),
+    ],
+)
+def test_a_problem_says_what_numbers_mean(target, problem):
+    task = task_of(teacher=np.arange(N)[:, None], target=target, problem=problem)
+    check_task(task)
+    assert task.problem.name == problem.name
+    assert sorted(task.unlabelled.tensors[0].flatten().tolist()) == [*range(6)]
+    assert task.student()(task.val.tensors[1]).shape[1] == {"regression": 1, "classification": 3}.get(problem.name, 2)
+
+
+def test_some_numbers_of_a_row_may_be_missing():
+    target = np.stack([np.arange(N), -np.arange(N)], axis=1) + 0.5
+    target[:6, 1], target[6:9] = np.nan, np.nan
+    task = task_of(student=np.arange(N)[:, None], target=target)
+    check_task(task)
+    gaps = task.train.tensors[2].isnan()
+    assert gaps[:, 1].sum() == 6
+    assert not gaps[:, 0].any()
+    assert len(task.unlabelled) == 3
+    assert not torch.cat([task.val.tensors[2], task.test.tensors[2]]).isnan().any()
+    assert "(6 of them for some outputs only)" in task.facts["description"]
+    assert linear_baseline(task) < 1
+
+
+def test_a_class_for_each_place_needs_networks_of_its_own():
+    pictures, target = RNG.normal(size=(N, 2, 4, 4)), RNG.integers(0, 3, size=(N, 4, 4))
+    target[:6, 0], target[6:9], target[9] = -1, -1, -100
+
+    def network():
+        return torch.nn.Sequential(torch.nn.Conv2d(2, 8, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 3, 1))
+
+    given = {"teacher": pictures, "student": pictures + 1, "target": target, "problem": Problem.dense()}
+    with pytest.raises(InputError, match="no default networks; give teacher_network and student_network"):
+        task_of(**given)
+    task = task_of(**given, teacher_network=network, student_network=network, layer="1")
+    check_task(task, ["1"])
+    assert task.problem.missing == -1
+    assert len(task.unlabelled) == 3
+    assert (task.train.tensors[2] == -1).any(1).any(1).sum() == 6
+    assert not (torch.cat([task.val.tensors[2], task.test.tensors[2]]) == -1).any()
+    assert not task.facts["linear_baseline"]
+
+
+def test_numbers_to_predict_may_have_any_scale():
+    student = RNG.normal(size=(N, 2))
+    values = student * [1e5, 1e-4] + [3e5, 7]
+    task = task_of(student=student, target=values)
+    scale = task.student().scale
+    torch.testing.assert_close(scale.mean, task.train.tensors[2].mean(0))
+    torch.testing.assert_close(scale.std, task.train.tensors[2].std(0, correction=0))
+    fit = mfh.pretrain(
+        task.student(), task.train, task.val, role="student", problem=task.problem, recipe=task.recipe, device="cpu"
+    )
+    assert fit.history[-1]["student_val_mean_squared_error"] < 0.1 * 1e10  # without the scale it stays near 1e11
+    constant = task_of(target=np.full(N, 0.5))
+    assert constant.teacher().scale.std == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "read"),
+    [
+        (lambda x: pd.DataFrame(x), True),
+        (lambda x: pd.DataFrame(x).astype("Float64"), True),
+        (lambda x: pd.DataFrame(x.astype(object)), True),
+        (lambda x: pd.DataFrame(x).assign(moving=True), True),
+        (lambda x: x.astype(object), True),
+        (lambda x: torch.from_numpy(x).bfloat16(), True),
+        (lambda x: torch.from_numpy(x).requires_grad_(), True),
+        (lambda x: [torch.from_numpy(row) for row in x], True),
+        (lambda x: np.ma.masked_array(x, np.zeros_like(x)), True),
+        (lambda x: torch.from_numpy(x).to_sparse(), "float64, sparse_coo. that makes no array.*call .to_dense"),
+        (
+            lambda x: pd.DataFrame(x).assign(place="left"),
+            "student: column 'place' holds 'left'; inputs must be numbers",
+        ),
+        (lambda x: np.ma.masked_array(x, np.arange(x.size).reshape(x.shape) == 9), "in 1 of 60 rows, first in row 2"),
+        (lambda x: iter(x), "student is a generator; an array of numbers was expected"),
+        (lambda x: None, "student is a NoneType; an array of numbers was expected"),
+    ],
+)
+def test_inputs_of_many_kinds(kind, read):
+    student = np.arange(N * 4).reshape(N, 4) * 1.0
+    made = kind(student) if read != "student is a generator; an array of numbers was expected" else (x for x in student)
+    if read is not True:
+        with pytest.raises(InputError, match=read):
+            task_of(student=made)
+        return
+    task = task_of(student=made)
+    assert sorted(task.train.tensors[1][:, 0].bfloat16().tolist()) == sorted(
+        torch.from_numpy(student[np.isin(student[:, 0], task.train.tensors[1][:, 0])][:, 0]).bfloat16().tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "gaps"),
+    [
+        (np.ma.masked_array(np.arange(N) % 3, np.arange(N) < 6), 6),
+        (pd.Series(pd.Categorical.from_codes(np.where(np.arange(N) < 6, -1, np.arange(N) % 3), ["a", "b", "c"])), 6),
+        (pd.Series([None] * 6 + ["a", "b", "c"] * 18, dtype="string"), 6),
+        (pd.DataFrame({"y": [0, 1, 1] * 20, "z": [None] * 6 + [1, 0, 1] * 18}).astype("Int64"), 0),
+    ],
+)
+def test_targets_with_gaps_of_many_kinds(target, gaps):
+    task = task_of(target=target)
+    check_task(task)
+    assert (0 if task.unlabelled is None else len(task.unlabelled)) == gaps
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"student": RNG.normal(size=(N, 8, 8, 3))}, "images of 8 channels, 8 x 3; if the channels come last"),
+        ({"student": RNG.normal(size=(N, 50, 3))}, "series of 50 channels and 3 time steps; if the time comes first"),
+        ({"student": RNG.normal([0, 1e9], size=(N, 2))}, "feature 1 lies between .* hardly tell apart; subtract"),
+        ({"target": RNG.normal(size=N) + 1e9}, "target: column 0 lies between"),
+        ({"target": np.eye(3, dtype=int)[np.arange(N) % 3]}, r"exactly one 1 in each row .*target.argmax\(1\)"),
+        ({"student": RNG.normal(size=(N, 3, 50)), "teacher": RNG.normal(size=(N, 3, 8, 8)) + 1e6}, None),
+    ],
+)
+def test_what_is_probably_a_mistake_is_said(changes, said, caplog):
+    check_task(task_of(**changes))
+    if said is None:
+        assert not caplog.text
+    else:
+        assert re.search(said, caplog.text)
+        assert len(caplog.records) == 1
+
+
 def test_own_networks_get_raw_inputs():
     def teacher():
         return torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
@@ -243,8 +389,11 @@ def test_own_networks_get_raw_inputs():
     task = task_of(teacher_network=teacher, layer="1", recipe=mfh.Recipe(epochs=3), name="mine")
     check_task(task, ["1"])
     assert (task.name, task.recipe.epochs, len(task.teacher())) == ("mine", 3, 3)
-    with pytest.raises(InputError, match="layer is not given"):
-        task_of(teacher_network=teacher)
+    for more in ({}, {"layer": ""}):
+        with pytest.raises(InputError, match="layer is not given"):
+            task_of(teacher_network=teacher, **more)
+    with pytest.raises(InputError, match="teacher of task 'arrays' is a Sequential; a function that makes a new"):
+        task_of(teacher_network=teacher(), layer="1")
 
 
 @pytest.mark.parametrize(
@@ -272,7 +421,7 @@ def test_own_networks_get_raw_inputs():
         ({"groups": [None] + [1] * (N - 1)}, "groups is missing in row 0"),
         (
             {"target": some_labels(), "split": ["val"] * 20 + ["test"] * 20 + ["train"] * 20},
-            "row 6 of the val split has labels for some classes only; only training pairs may lack labels",
+            "row 6 of the val split has some of its labels only; only training pairs may lack labels",
         ),
         ({"split": ["train"] * N}, "the val split has no labelled pair"),
         ({"split": ["training"] * N}, "split is 'training' in row 0"),
@@ -288,6 +437,24 @@ def test_own_networks_get_raw_inputs():
         ({"split": [["train"]] * N}, r"split has shape \(60, 1\)"),
         ({"target": [2**70, 1, 2] * 20}, "more than 64 bits"),
         ({"seed": -1}, "seed is -1"),
+        (
+            {"target": np.arange(N) % 3 * 1.0},
+            r"0.0, 1.0, 2.0 as floating point.*problem=mfh.Problem.classification\(\)",
+        ),
+        ({"target": np.where(np.arange(N) < 9, np.nan, np.arange(N) % 2)}, "may be classes or numbers to predict"),
+        ({"target": np.where(np.arange(N) == 5, -1, RNG.uniform(1, 2, N))}, "holds -1 in row 5 and no other negative"),
+        ({"target": np.where(np.arange(N) == 5, -999, RNG.uniform(1, 2, N))}, "holds -999 in row 5"),
+        ({"target": np.array(["nan", "a", "b"] * 20)}, "is the text 'nan' in row 0, which looks like a missing label"),
+        ({"target": RNG.integers(18, 80, N)}, "if the target is a number to predict, give it as floating point"),
+        ({"target": RNG.normal(size=N), "problem": Problem.classification()}, "in row 0; classes are whole numbers"),
+        ({"problem": Problem.multi_label()}, "target holds text; 0 and 1 for each class"),
+        ({"problem": Problem.regression()}, "target holds text; numbers to predict"),
+        ({"target": np.arange(N) % 3, "problem": Problem.dense()}, "holds no class for each place"),
+        (
+            {"target": RNG.integers(0, 5, size=(N, 2)), "problem": Problem.multi_label()},
+            "target holds . in row .*; 0 and 1 for each class",
+        ),
+        ({"val": 10**400}, "val is 1000.*; choose a share"),
         ({"lables": 3}, "no argument 'lables'; close names: 'labels'"),
     ],
 )

@@ -248,7 +248,7 @@ def test_a_digit_moves_the_channels_of_its_own_columns(changed):
     of_digit = digit_of_channel(2)
     assert moved[of_digit != changed].sum() < 0.2 * moved.sum()
     by_column = moved.reshape(-1, 8).sum(0)
-    # Nothing at all reaches the columns far from the border; the reach is stated in docs/digits.md.
+    # Nothing at all reaches the columns far from the border; a report says how far, digits-networks-2026-11-23.md.
     assert (by_column[[0, 1]] == 0).all() if changed == 1 else by_column[7] == 0
     assert (by_column[4:] > 0).all() if changed == 1 else (by_column[:4] > 0).all()
 

@@ -30,11 +30,16 @@ def test_views_are_chosen_and_joined(random_data):
     made = task(teacher="fac+kar", student="mor", labels="all")
     assert (made.train.tensors[0].shape[1], made.train.tensors[1].shape) == (280, (100, 6))
     assert htad.task(teacher="both").train.tensors[0].shape[1] == 52
+    with pytest.raises(InputError, match="there is no view 'both'; known names: 'audio', 'accelerometer'; join"):
+        htad.task(teacher="both+audio")
+    with pytest.raises(InputError, match="both read 'both'; choose different views"):
+        htad.task(teacher="both", student="accelerometer+audio")
     for given, said in (
         ({"teacher": "pixel"}, "teacher is 'pixel', and there is no view 'pixel'; close names: 'pix'"),
         ({"student": "pix"}, "teacher and student both read 'pix'"),
         ({"student": "fou+fou"}, "names a view twice"),
         ({"student": "both"}, "there is no view 'both'"),
+        ({"teacher": "fou+fac", "student": "fac+fou"}, "teacher and student both read 'fou.fac'"),
         ({"labels": 101}, "choose 1 to 100"),
     ):
         with pytest.raises(InputError, match=said):

@@ -69,6 +69,18 @@ def test_empty_targets_of_a_csv_are_pairs_without_labels(tmp_path, target, probl
     assert sum(len(split) for split in (task.train, task.val, task.test)) == 40
 
 
+def test_whole_numbers_written_as_floating_point_are_what_the_user_says(tmp_path):
+    path = tmp_path / "pairs.csv"  # as pandas writes whole numbers with gaps
+    frame().assign(target=np.where(np.arange(N) < 6, np.nan, np.arange(N) % 3)).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"as floating point.*for a file: --set problem=classification"):
+        find_task(path).make(0)
+    task = find_task(path, TaskArguments(set={"problem": "classification"})).make(0)
+    assert (task.problem.name, task.facts["classes"]) == ("classification", ["0", "1", "2"])
+    assert find_task(path, TaskArguments(set={"problem": "regression"})).make(0).problem.name == "regression"
+    with pytest.raises(InputError, match="expected classification, multi-label, regression or none"):
+        find_task(path, TaskArguments(set={"problem": "dense"}))
+
+
 def test_seeds_share_the_splits_that_a_table_names(tmp_path):
     path = tmp_path / "pairs.csv"
     frame().drop(columns="group").assign(split=["train", "val", "test"] * 20, target=[0, 0, 0, 1, 1, 1] * 10).to_csv(
@@ -134,6 +146,8 @@ def test_a_file_that_is_no_npz_is_refused_and_never_unpickled(tmp_path, content)
     ("changes", "said"),
     [
         ({"target": None}, r"has no column target; teacher_\*, student_\*, target were expected"),
+        ({"target": None, "label": ["a"] * N}, r"has no column target \(its others: 'label'\); teacher_\*"),
+        ({"Unnamed: 0": range(N)}, "has the column 'Unnamed: 0', which is none of .*; save it with index=False"),
         ({"student_x0": None, "student_x1": None}, r"has no column student_\*"),
         ({"teacher_1": ["high"] * N}, "column 'teacher_1' holds 'high'; inputs must be numbers"),
         ({"recording": ["r1.wav"] * N}, "has the column 'recording', which is none of"),
@@ -155,6 +169,13 @@ def test_a_table_that_cannot_be_used_is_refused(tmp_path, changes, said):
 def test_a_missing_file_and_a_broken_table_are_named(tmp_path):
     with pytest.raises(InputError, match=r"there is no file nowhere\.csv"):
         find_task("nowhere.csv").make(0)
+    path = tmp_path / "pairs.csv"
+    path.write_text("teacher_0,student_0,target\n")
+    with pytest.raises(InputError, match=r"pairs\.csv has no rows"):
+        find_task(path).make(0)
+    frame().to_csv(path, index=False, sep=";")
+    with pytest.raises(InputError, match=r"has the single column 'teacher_0;teacher_1.*with commas between columns"):
+        find_task(path).make(0)
     path = tmp_path / "broken.csv"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"broken.csv is no readable .csv table"):

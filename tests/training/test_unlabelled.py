@@ -178,6 +178,33 @@ def test_distillation_equals_a_plain_loop(share):
     assert not torch.allclose(weights(slow), weights(student()))
 
 
+@pytest.mark.parametrize(("labelled", "accumulate"), [(20, 2), (3, 1), (3, 2)])
+def test_few_labels_and_accumulated_batches_equal_a_plain_loop(labelled, accumulate):
+    recipe = Recipe(epochs=3, batch_size=8, keep="last", accumulate=accumulate)
+    frozen, slow, without = teacher().eval(), student(), 0
+    optimizer = recipe.optimizer(slow.parameters())
+    batches = MixedBatches(labelled, len(X) - labelled, 8, 5, accumulate=accumulate)
+    for epoch in range(recipe.epochs):
+        batches.sampler.set_epoch(epoch)
+        parts = [rows if batches.count(index) else rows[:0] for index, rows in enumerate(batches.rows())]
+        for start in range(0, len(parts), accumulate):
+            rows = torch.cat(parts[start : start + accumulate])
+            known = rows[rows < labelled]
+            without += not len(known)
+            with torch.no_grad():
+                wanted = frozen(X[rows]).softmax(1)
+            loss = (wanted * (wanted.log() - slow(S[rows]).log_softmax(1))).sum(1).mean()
+            if len(known):
+                loss = loss + F.cross_entropy(slow(S[known]), Y[known])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert (without > 0) == (labelled == 3)
+    train, more = TensorDataset(X[:labelled], S[:labelled], Y[:labelled]), TensorDataset(X[labelled:], S[labelled:])
+    fit = distill(teacher(), student(), train, VAL, unlabelled=more, loss=KDLoss(), recipe=recipe, seed=5)
+    torch.testing.assert_close(weights(fit.student), weights(slow), rtol=1e-5, atol=1e-6)
+
+
 def test_joint_training_equals_a_plain_loop():
     recipe = Recipe(epochs=2, batch_size=16)
     both = nn.ModuleList([teacher(), student()])

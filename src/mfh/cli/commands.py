@@ -2,12 +2,14 @@
 
 import logging
 import os
+import re
 import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
     from mfh.studies.networks import Role, Trained
     from mfh.studies.seed import Seed
 
-_DESCRIPTION = """Cross-modal knowledge distillation: what in the teacher can cross, which teacher teaches best, and
-whether it helped. Start with `mfh demo`; `mfh --version` prints the version."""
+_DESCRIPTION = """Cross-modal knowledge distillation: what can cross, and whether it helped. Start with `mfh demo`;
+`mfh --version` prints the version."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -75,13 +77,50 @@ def _parsed(given: Sequence[str]) -> Any:
     """The options of the command that is given first."""
     first = given[0] if given else "--help"
     if first.startswith("-"):
-        return tyro.cli(opt.Command, prog="mfh", description=_DESCRIPTION, args=given or [first])
+        return _read(opt.Command, "mfh", given or [first], description=_DESCRIPTION)
     kind = opt.COMMANDS.get(first)
     if kind is None:
         hint = close_names(first, [*opt.COMMANDS], limit=len(opt.COMMANDS))
         sys.exit(_tell(InputError(f"there is no command {shown(first)}; {hint}; mfh --help describes them")))
     # A parser of this command alone: hints at misspelt options do not come from other commands.
-    return tyro.cli(kind, prog=f"mfh {first}", args=given[1:])
+    return _read(kind, f"mfh {first}", given[1:])
+
+
+def _read(kind: Any, program: str, words: Sequence[str], **more: Any) -> Any:
+    """The options that words stand for. What the parser says in a box of many lines is said in one."""
+    said = StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(kind, prog=program, args=words, **more)
+    except SystemExit as end:
+        if end.code != 2 or not said.getvalue():
+            raise
+        sys.exit(_tell(InputError(_unboxed(said.getvalue(), program))))
+
+
+#: Words of the parser and of Python, and what is said instead.
+_CLEARER = (
+    (r"invalid literal for int\(\) with base 10:", "expected a whole number, got"),
+    (r"could not convert string to float:", "expected a number, got"),
+    (r"(?i)no type matching \{None\}\|(.*?) could be instantiated from \[(.*?)\]\..*", r"expected \1, got \2"),
+    (r"Could not find valid parse for arguments: \[(.*)\]", r"cannot use \1"),
+    (r"(invalid choice .*?) for argument ", r"\1 for "),
+    (r"Missing value for argument '(\S+)'\. Expected 1 values", r"\1 has no value"),
+    (r" \(required\)$", ""),
+)
+
+
+def _unboxed(box: str, program: str) -> str:
+    """The message in a box: what stands above its first rule, and the names of options that were perhaps meant."""
+    rows = [line[1:-1].rstrip() for line in box.splitlines()[1:-1]]
+    parts = " ".join("\n" if row and not row.strip(" \u2500-") else row for row in rows).split("\n")
+    message = " ".join(next(part for part in [*parts, box] if part.strip()).split()).rstrip(".")
+    for before, after in _CLEARER:
+        message = re.sub(before, after, message).rstrip(".")
+    if re.search("Perhaps you meant|Arguments similar to", box):
+        close = sorted({row.split()[0] for row in rows if row.startswith("     --")})
+        message += f"; did you mean {' or '.join(close)}?"
+    return f"{message[0].lower()}{message[1:]}; {program} --help describes the options"
 
 
 class _Plain(logging.Formatter):
@@ -394,7 +433,7 @@ def _saliency(options: opt.Saliency) -> None:
         saliency = made.saliency(options.score, options.layer or "")
         path, picture = made.saliency_files(options.score, options.layer or "")
         if is_first():
-            saliency.plot(picture)
+            saliency.plot(picture, truth=None if options.layer else made.task.truth)
         how = "cross-fitted" if saliency.permutations is None else f"permutations: {saliency.permutations}"
         best = ", ".join(f"{c} ({saliency.scores[c]:.3g})" for c in saliency.ranking[:5])
         lines = [f"{len(saliency.scores)} channels of layer {saliency.layer}, {saliency.samples} pairs, {how}"]
@@ -554,6 +593,7 @@ def _report(options: opt.Report) -> None:
 
 
 def _export(options: opt.Export) -> None:
+    from mfh.reporting import report
     from mfh.studies.recommended import Students
 
     students = Students.of(options.run, options.task)
@@ -562,6 +602,9 @@ def _export(options: opt.Export) -> None:
     _say(chosen.report())
     for line in made.lines:
         _say(line)
+    with status("writing the report", not options.quiet):  # its last section names the student
+        page = report(students.run)
+    _say(f"Report: {page}")
 
 
 def _opened(

@@ -88,11 +88,16 @@ def _p(value: float) -> str:
 
 
 def export(run: "Run") -> list[str]:
-    """Write the student that a direction recommends as a file to deploy; returns lines that say where it is.
+    """Write the student that a direction recommends as a file to deploy.
+
+    Returns:
+        Lines that say which student it is and why, where it is, and how to load it.
 
     Args:
         run: The direction's run folder.
     """
+    from mfh.reporting.student import student_lines
     from mfh.studies.recommended import Students
 
-    return Students.of(run).best().export().lines
+    Students.of(run).best().export()
+    return student_lines(run)

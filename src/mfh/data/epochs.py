@@ -17,7 +17,6 @@ from mfh.data.pairs import (
     PairedBatch,
     as_batch,
     fetch,
-    map_tensors,
     named_split,
     only_role,
     place_of,
@@ -481,11 +480,7 @@ class Reading:
                 indices = rows + self.first if self.first else rows
                 if self.look is not None and (self._fresh or self.device.type != "cpu"):
                     self.look(batch, indices, self._fresh)
-                if self.device.type == "cpu":
-                    yield to_device(batch, self.device), indices
-                else:
-                    pinned = map_tensors(_pinned, batch) if self.device.type == "cuda" else batch
-                    yield to_device(pinned, self.device), indices.to(self.index_device, non_blocking=True)
+                yield to_device(batch, self.device), to_device(indices, self.index_device)
         self._fresh = False
 
     def _source(self) -> Iterator[tuple[PairedBatch, Tensor]]:
@@ -524,10 +519,6 @@ def delivered(loader: Iterable[T]) -> Iterator[T]:
 def _split(tensor: Tensor, sizes: int | list[int], batches: int) -> Sequence[Tensor]:
     """A tensor cut into batches; one without samples, which nobody needs, is the same in each."""
     return torch.split(tensor, sizes) if len(tensor) else [tensor] * batches
-
-
-def _pinned(tensor: Tensor) -> Tensor:
-    return tensor.pin_memory() if tensor.device.type == "cpu" else tensor
 
 
 def _whole(dataset: Any, needed: Sequence[str], labelled: bool = True) -> PairedBatch | None:

@@ -99,10 +99,19 @@ def num_samples(nested: Nested) -> int:
 
 
 def to_device(nested: Nested, device: torch.device | str | None) -> Nested:
-    """Move every tensor of a nested input to `device`; with None the input is returned as it is."""
+    """Move every tensor of a nested input to `device`; with None the input is returned as it is.
+
+    What goes to a GPU goes from pinned memory: from other memory, the copy waits for all work on the GPU.
+    """
     if device is None:
         return nested
-    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), nested)
+    to_gpu = torch.device(device).type == "cuda"
+
+    def moved(tensor: Tensor) -> Tensor:
+        source = tensor.pin_memory() if to_gpu and tensor.device.type == "cpu" else tensor
+        return source.to(device, non_blocking=True)
+
+    return map_tensors(moved, nested)
 
 
 def as_batch(item: Any, *, labelled: bool = True) -> PairedBatch:
@@ -443,6 +452,9 @@ def groups_of(dataset: Any) -> NDArray[Any] | None:
     if type(dataset) is Subset:
         groups = groups_of(dataset.dataset)
         return None if groups is None else groups[np.asarray(list(dataset.indices), dtype=int)]
+    if type(dataset) is ConcatDataset:
+        parts = [groups for part in dataset.datasets if (groups := groups_of(part)) is not None]
+        return np.concatenate(parts) if len(parts) == len(dataset.datasets) else None
     return None
 
 

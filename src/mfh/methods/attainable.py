@@ -51,6 +51,11 @@ class Attainable(FeatureMethod):
 
     name = "attainable"
 
+    @property
+    def least_pairs(self) -> int:  # type: ignore[override]
+        """Number of training pairs that the method needs: two for each fold."""
+        return 2 * self.folds
+
     def begin(self, context: Context) -> nn.Module:
         """Make room for the features and logits of all training pairs.
 
@@ -58,7 +63,7 @@ class Attainable(FeatureMethod):
             InputError: The problem is dense, or there are fewer than two pairs per fold.
         """
         check_problem(self.name, context, "classification", "multi-label classification", "regression")
-        check_pairs(self.name, context, 2 * self.folds)
+        check_pairs(self.name, context, self.least_pairs)
         if context.epochs is not None and context.epochs <= self.warm_up:
             warn_once(
                 f"attainable: the targets are fitted after {self.warm_up} epochs of warm-up, and epochs is "

@@ -136,6 +136,8 @@ class Method:
     owns_labels: bool = False
     #: Whether the method changes the teacher: every arm then trains a copy of its own, whose outputs are never cached.
     trains_teacher: bool = False
+    #: Number of training pairs that the method needs, for instance to fit on parts of them.
+    least_pairs: int = 1
     #: Whether the teacher may be focused: a mask for a method of logits, weights of channels for one of features.
     takes_focus: bool = True
     #: Weights of the label loss and of `loss` where nobody gives others: the published ones.

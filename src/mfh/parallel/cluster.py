@@ -7,6 +7,7 @@ Nothing but Ray's own connections links the machines: what a job needs goes with
 """
 
 import hashlib
+import importlib.metadata
 import logging
 import os
 import pickle
@@ -27,6 +28,8 @@ log = logging.getLogger("mfh")
 #: Where a cluster is looked for that is named neither by the user nor by Ray's own variable: its head, on this machine.
 _DEFAULT_ADDRESS = "127.0.0.1:6379"
 _SECONDS_TO_ANSWER = 5.0
+#: How a client of HTTP/2, which Ray's head speaks, begins: with a fixed text and a frame of settings, here none.
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 #: How often a job is run again whose machine or process died.
 _RETRIES = 3
 _INSTALL = "install it on every machine of the cluster: pip install 'mfh[cluster]'"
@@ -51,6 +54,11 @@ def cluster_pool(address: str | None = None, *, cpus: int = 1, gpus: float = 0.0
     ours = not ray.is_initialized()
     if ours:
         _connect(ray, address or os.environ.get("RAY_ADDRESS") or _DEFAULT_ADDRESS)
+    elif not isinstance(ray.put(None), ray.ObjectRef):
+        raise InputError(
+            "this process is a Ray client (ray://), which a study cannot use; run it on a machine of the cluster, or "
+            "leave ray.init out"
+        )
     pool = None
     try:
         pool = ClusterPool(ray, cpus, gpus)
@@ -77,9 +85,8 @@ def _connect(ray: Any, address: str) -> None:
             f"address is {address!r}; give HOST:PORT of the cluster's head, for instance 10.0.0.5:6379, on a machine "
             "of the cluster"
         )
-    # Ray itself waits for minutes.
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER).close()
+        _greet(host.strip("[]"), int(port))
     except OSError as error:
         raise InputError(
             f"no Ray cluster answers at {address} ({in_a_line(error)}); start one with `ray start --head`, or give "
@@ -88,10 +95,26 @@ def _connect(ray: Any, address: str) -> None:
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except FOREIGN as error:
+        ray.shutdown()  # what was begun
         raise InputError(
             f"the Ray cluster at {address} cannot be joined: {in_a_line(error)}; this machine must belong to it "
             f"(`ray start --address {address}`), with the same versions of ray and Python"
         ) from None
+
+
+def _greet(host: str, port: int) -> None:
+    """Find out within seconds whether something like Ray's head answers; Ray itself waits for minutes.
+
+    Raises:
+        OSError: Nothing answers, or it is another service, for instance Redis, whose port is the same.
+    """
+    with socket.create_connection((host, port), _SECONDS_TO_ANSWER) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") == "1":  # then a greeting needs certificates
+            return
+        connection.sendall(_GREETING)
+        answer = connection.recv(9)
+        if answer[3:4] != b"\x04":  # a frame of settings, as every server of HTTP/2 sends first
+            raise OSError("another service listens there")
 
 
 class ClusterPool:
@@ -99,6 +122,8 @@ class ClusterPool:
 
     def __init__(self, ray: Any, cpus: int, gpus: float) -> None:
         self._ray = ray
+        if gpus > 1 and gpus != int(gpus):
+            raise InputError(f"gpus is {gpus:g}; choose a whole number, or a share of one GPU below 1")
         nodes = [node for node in ray.nodes() if node["Alive"]]
         rooms = [_room(node["Resources"], cpus, gpus) for node in nodes]
         if not any(rooms):
@@ -127,22 +152,29 @@ class ClusterPool:
     def board(self) -> Any:
         """A `Board` as an argument for jobs, which say there what they are doing."""
         if self._board is None:
-            self._board = self._ray.remote(num_cpus=0)(_board_class()).remote()
+            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+            # On this machine, so that it lives as long as the study does.
+            here = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
+            self._board = self._ray.remote(num_cpus=0, scheduling_strategy=here)(_board_class()).remote()
         return self._board
 
     def read_board(self) -> Mapping[str, str] | None:
         """What jobs say on the board; None where that is not known at once."""
-        with suppress(Exception):  # the machine of the board may be gone; the work goes on without it
+        with suppress(Exception):  # it starts with the first job; the work does not wait for it
             return self._ray.get(self._board.read.remote(), timeout=1.0)  # type: ignore[no-any-return]
         return None
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> "Future[Any]":
-        """Run a function of a module on the cluster; what `share` and `board` returned may be among its arguments."""
+        """Run a function on the cluster; what `share` and `board` returned may be among its arguments.
+
+        A function of a script or notebook travels as code, one of a module by name.
+        """
         kept = (self._ray.ObjectRef, self._ray.actor.ActorHandle)
         places = [place for place, value in enumerate(arguments) if isinstance(value, kept)]
         plain = [None if place in places else value for place, value in enumerate(arguments)]
         shared = [arguments[place] for place in places]
-        reference = self._call.remote(self._expected, pickle.dumps((function, plain, places)), *shared)
+        reference = self._call.remote(self._expected, self._ray.cloudpickle.dumps((function, plain, places)), *shared)
         self._running.add(reference)
         found: Future[Any] = Future()
 
@@ -173,9 +205,14 @@ class ClusterPool:
         except errors.RayError as error:
             raise WorkerDiedError(in_a_line(error)) from None
         if kind == "refused":
-            raise InputError(f"{content}; {_INSTALL}, the same version everywhere (here: {self._expected})")
+            raise InputError(f"{content}; {_INSTALL}, the same versions everywhere (here: {self._expected})")
         if kind == "raised":
-            raise pickle.loads(content)  # noqa: S301 (from a worker that this process started)
+            text, pickled = content
+            try:
+                error = pickle.loads(pickled)  # noqa: S301 (from a worker that this process started)
+            except Exception:  # of a class that cannot be pickled, or that only the worker can import
+                error = RuntimeError(text)
+            raise error
         return content
 
     def cancel(self) -> None:
@@ -202,17 +239,21 @@ def _room(resources: Mapping[str, float], cpus: int, gpus: float) -> int:
 
 @cache
 def version_of_code() -> str:
-    """The version of mfh with a digest of its code, which tells states of development apart."""
+    """What machines must have in common: mfh, with a digest of its code that tells states of development apart, torch.
+
+    Builds of one version of torch, for instance with and without CUDA, count as the same.
+    """
     import mfh
 
     root, digest = Path(mfh.__file__).parent, hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return f"{mfh.__version__}, code {digest.hexdigest()[:8]}"
+    torch = importlib.metadata.version("torch").partition("+")[0]
+    return f"{mfh.__version__}, code {digest.hexdigest()[:8]}, torch {torch}"
 
 
 def called(payload: bytes, shared: tuple[Any, ...]) -> tuple[str, Any]:
-    """Run a job in a worker; returns "done" and its result, or "raised" and the pickled exception."""
+    """Run a job in a worker; returns "done" and its result, or "raised" and the exception: its text, and pickled."""
     try:
         function, arguments, places = pickle.loads(payload)  # noqa: S301 (from the process that started this one)
         for place, value in zip(places, shared, strict=True):
@@ -221,10 +262,10 @@ def called(payload: bytes, shared: tuple[Any, ...]) -> tuple[str, Any]:
     except Exception as error:
         if not isinstance(error, InputError):
             error.add_note(f"On {socket.gethostname()}:\n{traceback.format_exc()}")
-        try:
-            return "raised", pickle.dumps(error)
-        except Exception:
-            return "raised", pickle.dumps(RuntimeError(in_a_line(error)))
+        pickled = b""
+        with suppress(Exception):
+            pickled = pickle.dumps(error)
+        return "raised", (in_a_line(error), pickled)
 
 
 # What follows is sent as code, not by name, because a worker may have another mfh, or none.
@@ -246,7 +287,7 @@ def _entry() -> Callable[..., Any]:
         except (ImportError, AttributeError):
             found = getattr(mfh, "__version__", "unknown")
         if found != expected:
-            return "refused", f"{where} has another version of mfh ({found})"
+            return "refused", f"{where} has another version of mfh or torch ({found})"
         return cluster.called(payload, shared)
 
     return run

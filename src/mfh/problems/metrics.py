@@ -146,11 +146,13 @@ def _mean_average_precision(logits: Tensor, target: Tensor) -> Tensor:
     from torchmetrics.functional.classification import multilabel_average_precision
 
     # Probabilities, because torchmetrics treats logits that happen to lie in [0, 1] as probabilities.
-    probabilities, classes = logits.double().sigmoid(), (target > 0).any(0)
-    if not classes.any():
+    probabilities, classes = logits.double().sigmoid(), (target > 0).any(0).nonzero().flatten()
+    if not len(classes):
         return torch.zeros(())
+    if len(classes) == 1:  # torchmetrics needs two: the mean of one taken twice is the same
+        classes = classes.expand(2)
     each = multilabel_average_precision(
-        probabilities[:, classes], target[:, classes].long(), num_labels=int(classes.sum()), average="none"
+        probabilities[:, classes], target[:, classes].long(), num_labels=len(classes), average="none"
     )
     return each.mean()
 

@@ -42,6 +42,17 @@ class Scale:
         """1 if a higher value is better, otherwise -1."""
         return 1 if self.higher_is_better else -1
 
+    def within(self, mean: float, low: float, high: float) -> tuple[float, float]:
+        """The ends of the t interval of a mean as shown, which may lie beyond what a fraction can be.
+
+        Example:
+            >>> Scale().within(98.0, 95.0, 101.0), Scale(percent=False).within(98.0, 95.0, 101.0)
+            ((95.0, 100.0), (95.0, 101.0))
+        """
+        if not self.percent:
+            return low, high
+        return max(low, min(mean, 0.0)), min(high, max(mean, 100.0))
+
     def show(self, value: float) -> str:
         """A row's value as text.
 

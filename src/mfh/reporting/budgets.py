@@ -62,14 +62,18 @@ def _curves(summaries: dict[int, Summary]) -> dict[str, _Curve]:
     return curves
 
 
+def _mean_and_ends(variant: Variant, summary: Summary) -> tuple[float, float, float]:
+    """Mean of a variant and the ends of its interval, as shown."""
+    mean, low, high = mean_interval(variant.student.to_numpy(), test_to_train=summary.test_to_train)
+    return (mean, *summary.scale.within(mean, low, high))
+
+
 def _draw(curves: dict[str, _Curve], summary: Summary) -> "Figure":
     with style():
         figure, axes = new_figure(6.5, max(3.8, 0.5 + 0.2 * len(curves)))  # room for the legend
         for arm, curve in curves.items():
             counts = [count for count, _ in curve]
-            means, lows, highs = np.array(
-                [mean_interval(variant.student.to_numpy(), test_to_train=summary.test_to_train) for _, variant in curve]
-            ).T
+            means, lows, highs = np.array([_mean_and_ends(variant, summary) for _, variant in curve]).T
             dashed = {"linestyle": (0, (1.5, 1.5) if arm in CONTROLS else (4, 2))}
             dashed = dashed if arm in CONTROLS or arm == "no-kd" else {}
             axes.plot(counts, means, color=arm_colour(arm), linewidth=1.6, **dashed)

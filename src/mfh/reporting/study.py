@@ -26,6 +26,7 @@ from mfh.reporting.summary import (
 from mfh.studies.findings import recommendation, study_finding
 from mfh.studies.folder import Run
 from mfh.studies.grid import method_and_focus
+from mfh.studies.recommended import STARTED_IN
 from mfh.studies.summary import Summary
 from mfh.venn import ModalityVenn
 
@@ -218,7 +219,7 @@ def making_section(run: Run) -> Section:
         if value and not name.startswith("facts."):
             named.setdefault(name, value)
     settings = [[name, value] for name, value in named.items()]
-    facts = [[name, value] for name, value in _flatten(environment) if name not in ("repeat", "seconds")]
+    facts = [[name, value] for name, value in _flatten(environment) if name not in ("repeat", "seconds", STARTED_IN)]
     tables = [
         Table(["Setting", "Value"], settings, "Configuration of the run, with all defaults filled in."),
         Table(["Item", "Value"], facts, "Software and hardware of the run."),

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mfh.data.pairs import map_tensors
+from mfh.data.pairs import map_tensors, to_device
 from mfh.data.spool import Rows, mean_rows
 from mfh.errors import InputError
 from mfh.networks.cut import Whole
@@ -367,9 +367,9 @@ def _blocks(
     home = device_of(reader.teacher.network)
     for start in range(0, len(activation), size):
         rows = slice(start, start + size)
-        z, bypass = activation[rows].to(home), tuple(b[rows].to(home) for b in bypasses)
-        logits = reader.continued(z, bypass)
-        yield Read(z, logits, student_logits[rows].to(home), bypass)
+        kept = activation[rows], student_logits[rows], tuple(bypass[rows] for bypass in bypasses)
+        z, student, bypass = to_device(kept, home)
+        yield Read(z, reader.continued(z, bypass), student, bypass)
 
 
 def _permuted_sums(reader: Reader, block: Read, donors: Tensor, measure: Distance) -> Tensor:

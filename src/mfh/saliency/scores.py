@@ -338,13 +338,11 @@ class ChannelSaliency:
     def plot(
         self, path: str | Path | None = None, *, ratio: float | None = None, truth: NDArray[np.bool_] | None = None
     ) -> "Figure":
-        """Draw the scores by channel, and once more sorted, with the channels that a general mask keeps.
-
-        This is the paper's saliency figure.
+        """Draw how the scores of the channels are distributed; where the truth is known, also their ROC curve.
 
         Args:
             path: The picture's path; its ending sets the format (svg, pdf, png). None writes no file.
-            ratio: The fraction of channels that a general mask removes; None draws the sorted scores alone.
+            ratio: The fraction of channels that a general mask removes, whose scores are shaded; None shades nothing.
             truth: (C,) booleans that say whether a channel is modality-general, where that is known.
 
         Returns:

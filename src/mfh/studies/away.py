@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from mfh import files
 from mfh.errors import InputError, in_a_line
+from mfh.networks.modes import find_device
 from mfh.parallel.cluster import ClusterPool
 from mfh.parallel.pool import Job
 from mfh.progress import listening, seldom
 from mfh.studies.folder import Run
 from mfh.studies.grid import Cell
+from mfh.studies.settings import Settings
 from mfh.tasks.finding import ARRAY_FILES, SHIPPED
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ Files = dict[str, bytes]
 #: Measures some cells of some units; see `mfh.studies.pool`.
 Measure = Callable[["Plan", Sequence["Unit"], Sequence[Cell] | None], None]
 
+#: Names of a worker's folder, and of the file in it that is locked while the worker lives.
+_HOME, _HELD = "mfh-away-", ".in-use"
+_locks: list[ExitStack] = []
 #: How often a job says at which epoch it is.
 _SECONDS_BETWEEN_NOTES = 2.0
 #: More code than this is not a task with the modules beside it.
@@ -88,9 +93,9 @@ class Luggage:
                 given[str(path)] = Path(path).read_bytes()
         return cls({str(root): _code_in(root) for root in sorted(roots)}, given, places)
 
-    def unpacked(self, plan: "Plan") -> "Plan":
-        """The plan with what was sent, in a worker; its modules can be imported."""
-        home = _home(self._digest())
+    def unpacked(self, pickled: bytes) -> "Plan":
+        """A pickled plan with what was sent, in a worker; its modules can be imported."""
+        home = _home() / self._digest()
         homes = {}
         for number, (root, code) in enumerate(self.roots.items()):
             homes[root] = home / str(number)
@@ -109,6 +114,7 @@ class Luggage:
             root, name = self.places.get(str(spec), ("", ""))
             return str(given.get(str(spec), homes[root] / name if root else spec))
 
+        plan: Plan = pickle.loads(pickled)  # noqa: S301 (from the process that started this one)
         settings = plan.settings
         own = {item.name: getattr(settings.files, item.name) for item in fields(settings.files)}
         moved = {name: path if path is None else given[str(path)] for name, path in own.items()}
@@ -124,11 +130,19 @@ class Luggage:
 
 
 @cache
-def _home(_: str) -> Path:
-    """A folder for what was sent, by its digest. Only this process writes there, and it goes with the process."""
-    home = tempfile.mkdtemp(prefix="mfh-code-")
+def _home() -> Path:
+    """A folder for this worker alone. Ray kills workers, so the next one removes what they leave."""
+    for held in Path(tempfile.gettempdir()).glob(f"{_HOME}*/{_HELD}"):
+        with suppress(OSError), files.locked(held, wait=False):
+            shutil.rmtree(held.parent, ignore_errors=True)
+    home = Path(tempfile.mkdtemp(prefix=_HOME))
+    lock = ExitStack()
+    lock.enter_context(files.locked(home / ".new"))
+    with suppress(OSError):  # where an open file keeps its name, the folder stays behind
+        (home / ".new").rename(home / _HELD)  # seen by others only when it is locked
+    _locks.append(lock)
     atexit.register(shutil.rmtree, home, ignore_errors=True)
-    return Path(home)
+    return home
 
 
 def _named_in(plan: "Plan") -> list[str | Path]:
@@ -221,6 +235,7 @@ class Away:
     def __init__(self, pool: ClusterPool, luggage: Luggage) -> None:
         self.pool = pool
         self._luggage = pool.share(luggage)
+        self._told: tuple[Plan, Any] | None = None
         self._shared: dict[Unit, Any] = {}
         self._count = 0
 
@@ -233,7 +248,9 @@ class Away:
             units: The seeds, each with its label fraction.
             cells: The cells.
         """
-        told = replace(plan, notes=None, settings=_everywhere(plan))
+        if self._told is None or self._told[0] is not plan:  # it may hold the task's data: sent once, not with each job
+            told = replace(plan, notes=None, settings=_everywhere(plan))
+            self._told = plan, self.pool.share(pickle.dumps(told))  # read only where its modules are unpacked
         own: Files = {}
         for unit in units:
             own |= _own_files(plan, unit, cells)
@@ -243,7 +260,7 @@ class Away:
         board = None if plan.notes is None else self.pool.board()
         key = f"{plan.units.index(units[0])}-{self._count}"
         shared = [self._shared[unit] for unit in units]
-        arguments = (measure, told, units, cells, self._luggage, own, board, key, *shared)
+        arguments = (measure, self._told[1], units, cells, self._luggage, own, board, key, *shared)
         return Job((units, cells), measured_away, arguments)
 
     def keep(self, plan: "Plan", units: Sequence["Unit"], found: Files) -> None:
@@ -269,12 +286,17 @@ class Away:
             (folder / key).write_text(text, encoding="utf-8")
 
 
-def _everywhere(plan: "Plan") -> Any:
-    """The settings for another machine: a folder of data is named in full."""
-    data = plan.settings.task.data
-    if data is None or "://" in data or not Path(data).exists():
-        return plan.settings
-    return replace(plan.settings, task=replace(plan.settings.task, data=str(Path(data).resolve())))
+def _everywhere(plan: "Plan") -> Settings:
+    """The settings for another machine: folders are named in full, and the device is the one that was found here."""
+    task, execution = plan.settings.task, plan.settings.execution
+    if task.data is not None and "://" not in task.data and Path(task.data).exists():
+        task = replace(task, data=str(Path(task.data).resolve()))
+    # A job sees the GPUs that it was given, as the first ones; one without a GPU must not find any.
+    found = find_device(execution.device)
+    on_gpu = found.type == "cuda" if execution.gpus is None else execution.gpus > 0
+    device = "cuda" if on_gpu and (execution.device is None or found.type == "cuda") else str(found)
+    cache = None if execution.cache is None else Path(execution.cache).resolve()
+    return replace(plan.settings, task=task, execution=replace(execution, device=device, cache=cache))
 
 
 def _shared_files(plan: "Plan", unit: "Unit") -> Files:
@@ -312,7 +334,7 @@ def _offer_all(plan: "Plan", units: Sequence["Unit"], students: Files) -> None:
 
 def measured_away(
     measure: Measure,
-    plan: "Plan",
+    pickled: bytes,
     units: Sequence["Unit"],
     cells: Sequence[Cell] | None,
     luggage: Luggage,
@@ -333,10 +355,10 @@ def measured_away(
             say = seldom(lambda work: board.say.remote(key, f"{work} on {where}"), _SECONDS_BETWEEN_NOTES)
             stack.enter_context(listening(say))
             stack.callback(board.say.remote, key, "")
-        measure(replace(luggage.unpacked(plan), folder=root), units, cells)
+        measure(replace(luggage.unpacked(pickled), folder=root), units, cells)
         paths = [path for path in root.rglob("*") if path.is_file() and _travels(path.relative_to(root))]
         return {name: content for name, content in _read_all(root, paths).items() if before.get(name) != content}
 
 
 def _travels(path: Path) -> bool:
-    return not (path.name.startswith(".") or path.suffix in (".ckpt", ".lock") or "logs" in path.parts)
+    return not (path.name.startswith(".") or path.suffix in (".ckpt", ".lock"))

@@ -227,10 +227,6 @@ def diagnose(
 def diagnose_seed(made: Seed, layers: Sequence[str] = ()) -> Diagnosis:
     """Diagnose a seed whose task and settings are already open; see `diagnose`."""
     task, networks = made.task, made.networks
-    if task.problem.name == "dense prediction":
-        raise InputError(
-            f"task {task.name!r} is a task of dense prediction, for which there is no forecast; run a small study"
-        )
     if task.teacher is None:
         raise InputError(
             f"task {task.name!r} has no teacher network, only outputs on the training split, which say nothing about "
@@ -239,7 +235,8 @@ def diagnose_seed(made: Seed, layers: Sequence[str] = ()) -> Diagnosis:
     layers = tuple(dict.fromkeys(layers)) or (task.layer,)
     if len(task.val) < FEWEST:  # before networks are trained
         raise InputError(
-            f"task {task.name!r} has {len(task.val)} validation pairs; a diagnosis needs at least {FEWEST}"
+            f"task {task.name!r} has {len(task.val)} validation pairs; a diagnosis needs at least {FEWEST}: give more "
+            "pairs, or a larger validation split"
         )
     for layer in layers:
         find_layer(networks.new("teacher"), layer)

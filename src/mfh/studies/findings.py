@@ -138,10 +138,13 @@ def recommendation(choice: Mapping[str, Any], scale: Scale = ACCURACY, *, tested
         scale: How the study's metric reads (default: accuracy).
         tested_all: Whether the test split was read for all arms, before the choice.
     """
-    gain, error = (scale.factor * float(choice[name]) for name in ("validation_gain", "standard_error"))
+    gain, error = scale.factor * float(choice["validation_gain"]), choice["standard_error"]
     unit = f" {scale.unit}" if scale.unit else ""
     sign = "\u2212" if gain < 0 else "+"
-    change = f"{sign}{abs(gain):.3g}{unit} there against no-kd, standard error {error:.2g}"
+    spread = (
+        "no standard error, as there is one seed" if error is None else f"standard error {scale.factor * error:.2g}"
+    )
+    change = f"{sign}{abs(gain):.3g}{unit} there against {choice.get('control', 'no-kd')}, {spread}"
     best = f"{Cell.chosen(choice).name} is the best of {choice['candidates']} by validation"
     rule = "no-kd is recommended unless the gain exceeds its standard error"
     note = " The test split was read for all arms before this choice, which rests on validation alone." * tested_all

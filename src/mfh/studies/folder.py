@@ -135,7 +135,7 @@ class _Selection(TypedDict):
     layer: str
     weights: list[float] | None
     validation_gain: float
-    standard_error: float
+    standard_error: float | None
     recommended: str
     candidates: int
 
@@ -392,6 +392,12 @@ class Run:
         if "resplit" in self.config:
             return Repeats("resplit", **self.config["resplit"])
         return Repeats("redrawn" if self.config.get("data_redrawn", True) else "fixed")
+
+    @property
+    def num_val(self) -> int:
+        """Number of validation pairs of a seed; 0 where the run does not say."""
+        pairs: Sequence[Mapping[str, int]] = self.config.get("pairs", ())
+        return pairs[0]["val"] if pairs else 0
 
     # --- how it was made --------------------------------------------------------------------------------------------
 

@@ -6,10 +6,13 @@ teacher is fitted to the labels, a student to the labels, and another student to
 says of all training pairs. The forecast is the difference between both students on held-out pairs, times a factor
 fitted to measured gains. The interval says how far such forecasts were from measured gains. `research/verdict` holds
 these measurements, and the forecasts of data that were not used to fit anything.
+
+In dense prediction the samples are positions, a few of each item. What is drawn and held out are whole items, because
+positions of one item are alike.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,18 +20,22 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from mfh.data.epochs import PairLoader, all_targets
-from mfh.data.pairs import PairedBatch, only_role
+from mfh.data.pairs import Nested, PairedBatch, only_role, tensors, to_device
 from mfh.errors import InputError
+from mfh.networks.modes import evaluating, placed
 from mfh.problems.losses import KDLoss
 from mfh.problems.problem import Problem
 from mfh.saliency.masks import masked_logits
 from mfh.saliency.probe import read_features
+from mfh.studies import positions
 from mfh.studies.criteria import HALF_WIDTH, Measure, sampled_rows
 from mfh.studies.networks import Networks, Role
 from mfh.tasks.resplit import within_classes
 
 #: Features to collect over networks with other random weights, and networks at most.
 _FEATURES, _NETWORKS = 2048, 32
+#: Bytes of inputs that are kept in memory rather than read again for every network.
+_MEMORY = 2**28
 #: Labelled, other and held-out pairs to read at most.
 _LABELLED, _OTHERS, _HELD_OUT = 1000, 1500, 1000
 #: Penalty of the regressions, relative to the mean square of the features: they almost interpolate, as networks do.
@@ -77,19 +84,17 @@ def forecast(networks: Networks, *, draws: int = DRAWS) -> Forecast:
         draws: How often the labelled pairs are drawn.
 
     Returns:
-        The forecast; not defined for dense prediction.
+        The forecast.
 
     Raises:
-        InputError: Features of a network are not finite.
+        InputError: Features of a network are not finite or, in dense prediction, have no positions.
     """
     task = networks.task
-    if task.problem.name == "dense prediction":
-        unknown = Measure(None, note="not defined for dense prediction")
-        return Forecast(unknown, unknown, unknown, unknown)
     rows = _Rows.of(networks)
-    student = _gram(networks, "student", rows)
+    student = _gram(_features(networks, "student", rows))
     given = _teacher_is_given(networks)
-    teacher = _outputs_of_teacher(networks, rows) if given else _gram(networks, "teacher", rows)
+    fitted = len(rows.train) + len(rows.val)  # a teacher is fitted to pairs with labels
+    teacher = _outputs_of_teacher(networks, rows) if given else _gram(_features(networks, "teacher", rows), fitted)
     fixed = given or "groups" in task.facts
     found = []
     for draw in range(1 if fixed else draws):
@@ -115,7 +120,9 @@ def _measure(values: Tensor, spread: float, percent: bool) -> Measure:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Pairs that are read: positions in one list of labelled, validation and other training pairs.
+    """Samples that are read, in one list of labelled, validation and other training pairs.
+
+    A pair is one row; in dense prediction it is several rows in turn, one for each of its places.
 
     Args:
         parts: Data sets and positions in them, in the order of the list.
@@ -125,6 +132,8 @@ class _Rows:
         each: How many pairs each other pair stands for.
         targets: Targets as numbers (N, K), of the labelled and validation rows; zeros elsewhere.
         raw: The same as the metric takes them.
+        places: Where in each pair its rows are, (pairs, rows of a pair, dimensions), see `positions`; None where a pair
+            is one row.
     """
 
     parts: tuple[tuple[object, list[int]], ...]
@@ -134,44 +143,84 @@ class _Rows:
     each: float
     targets: Tensor
     raw: Tensor
+    places: Tensor | None = None
 
     @staticmethod
     def of(networks: Networks) -> "_Rows":
-        task, seed = networks.task, networks.seed
+        task, seed, problem = networks.task, networks.seed, networks.task.problem
+        dense = problem.name == "dense prediction"
+        per_pair = positions.PER_ITEM if dense else 1
         target, val_target = all_targets(task.train), all_targets(task.val)
-        whole = task.problem.known(target).flatten(1 if target.ndim > 1 else 0)
-        complete = torch.arange(len(target))[whole.all(1) if whole.ndim > 1 else whole]
-        train = complete[sampled_rows(len(complete), _LABELLED, seed)].tolist()
-        val = sampled_rows(len(task.val), _HELD_OUT, seed)
+        train, val = (
+            complete[sampled_rows(len(complete), most // per_pair, seed)].tolist()
+            for complete, most in ((_usable(problem, target), _LABELLED), (_usable(problem, val_target), _HELD_OUT))
+        )
         count = len(task.pairs) - len(task.train)
-        others = sampled_rows(count, _OTHERS, seed)
-        raw = torch.cat([target[train], val_target[val]])
-        starts = (len(train), len(train) + len(val))
-        place = torch.arange(starts[1] + len(others))
+        others = sampled_rows(count, _OTHERS // per_pair, seed)
+        labelled, places = [target[train], val_target[val]], None
+        if dense:
+            found = [positions.labelled_places(problem, part, seed) for part in labelled]
+            labelled = [classes for classes, _ in found]
+            places = torch.cat(
+                [*(where for _, where in found), positions.any_places(len(others), target.ndim - 1, seed)]
+            )
+        raw = torch.cat(labelled)
+        starts = (per_pair * len(train), len(raw))
+        place = torch.arange(starts[1] + per_pair * len(others))
         return _Rows(
             ((task.train, train), (task.val, val), (task.pairs, [len(task.train) + row for row in others])),
             place[: starts[0]],
             place[starts[0] : starts[1]],
             place[starts[1] :],
             count / max(1, len(others)),
-            _numbers(task.problem, raw),
+            _numbers(problem, raw),
             raw,
+            places,
         )
 
     def drawn(self, seed: int) -> tuple[Tensor, Tensor]:
-        """Labelled and held-out rows: other ones, of the same number and with the same share of each class."""
-        pool = torch.cat([self.train, self.val])
-        order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
-        if self.raw.ndim == 1 and not self.raw.is_floating_point():
+        """Labelled and held-out rows: of other pairs, as many, and with the same share of each class."""
+        order = self.shuffled(torch.cat([self.train, self.val]), seed)
+        if self.raw.ndim == 1 and not self.raw.is_floating_point() and self.places is None:
             before, size = within_classes(self.raw.numpy(), order.numpy())
             order = order[torch.from_numpy((before + 0.5) / size).argsort(stable=True)]
-        return pool[order[: len(self.train)]], pool[order[len(self.train) :]]
+        return order[: len(self.train)], order[len(self.train) :]
+
+    def shuffled(self, rows: Tensor, seed: int) -> Tensor:
+        """These rows in another order, those of a pair together."""
+        pairs = rows.reshape(-1, 1 if self.places is None else self.places.shape[1])
+        return pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))].flatten()
+
+    def features(self, network: nn.Module, layer: str | None, inputs: "_Inputs", device: torch.device) -> Tensor:
+        """(rows, F) features of a network on the inputs of all pairs in turn."""
+        if self.places is None:
+            return read_features(network, layer, inputs, device)
+        with placed(device, network), evaluating(network):
+            maps = (positions.feature_map(network, layer, to_device(part, device)).cpu() for part in inputs)
+            return self.at_places(maps, f"the {inputs.role}'s features")
+
+    def at_places(self, maps: Iterable[Tensor], what: str) -> Tensor:
+        """(rows, C) what maps of all pairs in turn show at the places of their rows."""
+        assert self.places is not None
+        found, start = list[Tensor](), 0
+        for part in maps:
+            found.append(positions.at_places(part, self.places[start : start + len(part)], what))
+            start += len(part)
+        return torch.cat(found)
 
     def batches(self, role: Role, workers: int) -> Iterator[PairedBatch]:
         """The pairs in the order of the rows, read for one role."""
-        for dataset, positions in self.parts:
-            if positions:
-                yield from PairLoader(Subset(only_role(dataset, role), positions), num_workers=workers)
+        for dataset, chosen in self.parts:
+            if chosen:
+                yield from PairLoader(Subset(only_role(dataset, role), chosen), num_workers=workers)
+
+
+def _usable(problem: Problem, target: Tensor) -> Tensor:
+    """Which pairs have all of their labels; in dense prediction, at least one."""
+    if problem.name == "dense prediction":
+        return positions.has_class(problem, target).flatten(1).any(1).nonzero()[:, 0]
+    known = problem.known(target)
+    return (known.flatten(1).all(1) if target.ndim > 1 else known).nonzero()[:, 0]
 
 
 def _numbers(problem: Problem, target: Tensor) -> Tensor:
@@ -181,28 +230,60 @@ def _numbers(problem: Problem, target: Tensor) -> Tensor:
     return target.double().flatten(1) if target.ndim > 1 else target.double()[:, None]
 
 
-def _gram(networks: Networks, role: Role, rows: _Rows) -> Tensor:
-    """(N, N) products of the features of untrained networks, with mean 1 on the diagonal."""
+def _gram(features: Tensor, columns: int | None = None) -> Tensor:
+    """(N, columns) products of centred features with the first ones, scaled so that the mean square is 1."""
+    square = features.square().sum(1).double().mean().clamp_min(1e-300)
+    return (features @ features[:columns].T).double() / square
+
+
+def _features(networks: Networks, role: Role, rows: _Rows) -> Tensor:
+    """(N, F) features of all pairs by untrained networks, one after the other, centred."""
     factory: Callable[[], nn.Module] | None = networks.task.teacher if role == "teacher" else networks.task.student
     assert factory is not None
     layer = networks.task.student_layer if role == "student" and isinstance(networks.task.student_layer, str) else None
-    total, number, wanted, first = torch.zeros(()), 0, 1, None
-    while number < wanted:
+    inputs = _Inputs(rows, role, networks.recipe.num_workers)
+    found, wanted = list[Tensor](), 1
+    while len(found) < wanted:
         with torch.random.fork_rng():
-            torch.manual_seed(1000 * networks.seed + number + (0 if role == "teacher" else 500))
+            torch.manual_seed(1000 * networks.seed + len(found) + (0 if role == "teacher" else 500))
             network = factory()
-        batches = rows.batches(role, networks.recipe.num_workers)
-        inputs = (batch.teacher_input if role == "teacher" else batch.student_input for batch in batches)
-        features = read_features(network, layer, inputs, networks.device).double()
-        if first is None:
-            first, wanted = features, min(_NETWORKS, math.ceil(_FEATURES / features.shape[1]))
-        elif number == 1 and torch.equal(first, features):
+        features = rows.features(network, layer, inputs, networks.device)
+        if not found:
+            wanted = min(_NETWORKS, math.ceil(_FEATURES / features.shape[1]))
+        elif len(found) == 1 and torch.equal(found[0], features):
             break  # the network comes with its weights
         if not torch.isfinite(features).all():
             raise InputError(f"features of the untrained {role} are not finite; check the network and its inputs")
-        features = features - features.mean(0)
-        total, number = total + features @ features.T, number + 1
-    return total / total.diagonal().mean().clamp_min(1e-300)
+        found.append(features)
+    features = torch.cat(found, 1)
+    return features - features.mean(0)
+
+
+class _Inputs:
+    """Inputs of one role, batch by batch, as often as they are wanted: from memory where they are small.
+
+    Args:
+        rows: The pairs.
+        role: Whose inputs to read.
+        workers: Number of processes that read.
+    """
+
+    def __init__(self, rows: _Rows, role: Role, workers: int) -> None:
+        self.role, self._rows, self._workers = role, rows, workers
+        self._kept: list[Nested] | None = None
+
+    def __iter__(self) -> Iterator[Nested]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[Nested] | None = []
+        size = 0
+        for batch in self._rows.batches(self.role, self._workers):
+            inputs = batch.teacher_input if self.role == "teacher" else batch.student_input
+            size += sum(part.nbytes for part in tensors(inputs))
+            kept = [*kept, inputs] if kept is not None and size <= _MEMORY else None
+            yield inputs
+        self._kept = kept
 
 
 def _teacher_is_given(networks: Networks) -> bool:
@@ -214,7 +295,11 @@ def _teacher_is_given(networks: Networks) -> bool:
 def _outputs_of_teacher(networks: Networks, rows: _Rows) -> Tensor:
     """(N, K) what the teacher that exists says, as probabilities or numbers."""
     teacher, batches = networks.pretrained("teacher").frozen, rows.batches("teacher", networks.recipe.num_workers)
-    logits = masked_logits(teacher, [None], batches, device=networks.device)[0].double()
+    if rows.places is None:
+        logits = masked_logits(teacher, [None], batches, device=networks.device)[0].double()
+    else:
+        maps = (masked_logits(teacher, [None], [batch], device=networks.device)[0] for batch in batches)
+        logits = rows.at_places(maps, "the teacher's logits").double()
     if networks.task.problem.categorical:
         return logits.softmax(1)[:, : rows.targets.shape[1]]
     return logits.sigmoid() if networks.task.problem.name == "multi-label classification" else logits.flatten(1)
@@ -236,8 +321,8 @@ def _rehearse(
     if given:
         says, judged = teacher[pairs], teacher[held_out]
     else:
-        alone = torch.full((len(labelled),), 1.0 / len(labelled), dtype=torch.float64)
-        says, judged = _regression(teacher, labelled, known, alone, (pairs, held_out))
+        equal = torch.full((len(labelled),), 1.0 / len(labelled), dtype=torch.float64)
+        says, judged = _regression(teacher, labelled, known, equal, (pairs, held_out))
         says = _sharpened(problem, says)
         says[: len(labelled)] = known  # a trained network knows its own training pairs by heart
 
@@ -260,12 +345,11 @@ def _rehearse(
         shaped = outputs.float() if rows.raw.ndim > 1 or problem.categorical else outputs[:, 0].float()
         return scale.sign * scale.factor * problem.metric.of(shaped, rows.raw[held_out])
 
-    alone_metric = metric(student_of(0))
-    return (
-        metric(student_of(len(pairs))) - alone_metric,
-        metric(student_of(len(labelled))) - alone_metric,
-        metric(judged) - alone_metric,
-    )
+    alone = metric(student_of(0))
+    # A teacher that repeats the labels of its own training pairs changes nothing there.
+    on_labelled = metric(student_of(len(labelled))) - alone if given else 0.0
+    gain = metric(student_of(len(pairs))) - alone if len(rows.others) else on_labelled
+    return gain, on_labelled, metric(judged) - alone
 
 
 def _regression(
@@ -289,15 +373,17 @@ def _shift(student: Tensor, rows: _Rows, seed: int) -> Measure:
     """AUROC of labelled against other training pairs, fitted on one half of the pairs and judged on the other."""
     if not len(rows.others):
         return Measure(None, note="there are no unlabelled pairs")
-    pairs = torch.cat([rows.train, rows.others])
-    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))
-    told = (torch.arange(len(pairs)) < len(rows.train)).double()
-    fitting, judged = order[: len(pairs) // 2], order[len(pairs) // 2 :]
-    if not 0 < told[judged].sum() < len(judged):
+    pairs = rows.shuffled(torch.cat([rows.train, rows.others]), seed)
+    told = (pairs < len(rows.train)).double()
+    half = len(pairs) // 2
+    if rows.places is not None:
+        half -= half % rows.places.shape[1]  # no pair is on both sides
+    fitting, judged = pairs[:half], pairs[half:]
+    if not 0 < told[half:].sum() < len(judged):
         return Measure(None, note="there are too few pairs to compare")
     weights = torch.full((len(fitting),), 1.0 / len(fitting), dtype=torch.float64)
-    (says,) = _regression(student, pairs[fitting], told[fitting, None], weights, (pairs[judged],), penalty=1e-2)
-    ranks, known = says[:, 0].argsort().argsort().double() + 1, told[judged] == 1
+    (says,) = _regression(student, fitting, told[:half, None], weights, (judged,), penalty=1e-2)
+    ranks, known = says[:, 0].argsort().argsort().double() + 1, told[half:] == 1
     positive = int(known.sum())
     above = float(ranks[known].sum()) - positive * (positive + 1) / 2
     return Measure(above / (positive * (len(judged) - positive)))

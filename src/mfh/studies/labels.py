@@ -52,7 +52,7 @@ def with_label_fraction(task: Task, fraction: float | None, seed: int) -> Task:
     if groups is None:
         rows = _by_class(classes, fraction, generator, task)
     else:
-        rows = _by_group(groups, fraction, generator)
+        rows = _by_group(groups, classes, fraction, generator)
         lost = np.setdiff1d(classes, classes[rows])
         if len(lost):
             raise InputError(
@@ -77,8 +77,19 @@ def _by_class(classes: NDArray[Any], fraction: float, generator: np.random.Gener
     return np.sort(order[before < kept])
 
 
-def _by_group(groups: NDArray[Any], fraction: float, generator: np.random.Generator) -> NDArray[np.int64]:
-    order = generator.permutation(np.unique(groups))
+def _by_group(
+    groups: NDArray[Any], classes: NDArray[Any], fraction: float, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    order = generator.permutation(np.unique(groups)).tolist()
+    # Groups that bring a class come first, so that few groups (recordings of one class each) hold all classes.
+    seen: set[int] = set()
+    first = []
+    for group in order:
+        held = set(classes[groups == group].tolist())
+        if held - seen:
+            first.append(group)
+            seen |= held
+    order = first + [group for group in order if group not in first]
     number = max(1, int(fraction * len(order) + 0.5))
     return np.flatnonzero(np.isin(groups, order[:number]))
 

@@ -47,7 +47,8 @@ History = list[dict[str, float]]
 #: The part of the identity that says which data and architecture a student belongs to.
 _ORIGIN = ("task", "problem", "data", "networks")
 
-#: Number of pairs with labels, and of pairs without, that every method is tried on before anything is trained.
+#: Number of pairs with labels, and of pairs without, that every method is tried on before anything is trained; more for
+#: a method that needs more.
 _FEW = 16
 #: Settings of the loss that the arms distilled by kd have alone.
 _OF_KD = ("temperature", *WEIGHTS, "reduction", "divergence")
@@ -399,36 +400,35 @@ class Networks:
         if method is not None:
             warn_of_labels(method, unlabelled=unlabelled, weighted=cell.weights is not None)
             with self._small(method) as objective:
-                objective.rehearse(fetch(self._few_pairs, range(len(self._few_pairs))))
+                pairs = self._few_pairs(method)
+                objective.rehearse(fetch(pairs, range(len(pairs))))
 
     @contextmanager
     def _small(self, method: Method) -> Iterator[ByMethod]:
         """A method begun on a few pairs, with networks that are not trained."""
-        task, pairs = self.task, self._few_pairs
+        task, pairs = self.task, self._few_pairs(method)
         lesson = Lesson(channel_dim=task.channel_dim, student_channel_dim=task.student_channel_dim)
         if task.teacher is None:
             assert isinstance(task.teacher_logits, Tensor)
-            lesson = dataclasses.replace(lesson, logits=task.teacher_logits[self._few_rows])
+            lesson = dataclasses.replace(lesson, logits=task.teacher_logits[self._few_rows(method)])
         else:
             lesson = dataclasses.replace(lesson, teacher=self.new("teacher"))
         how: dict[str, Any] = {"seed": self.seed, "device": torch.device("cpu"), "epochs": self.recipe.epochs}
         with begun(method, lesson, self.new("student"), pairs, task.problem, **how) as objective:
             yield objective
 
-    @cached_property
-    def _few_rows(self) -> list[int]:
-        """Positions of a few training pairs with labels and a few without, for what is tried before training."""
-        labelled, pairs = len(self.task.train), len(self.task.pairs)
-        return [*range(min(labelled, _FEW)), *range(labelled, min(pairs, labelled + _FEW))]
+    def _few_rows(self, method: Method) -> list[int]:
+        """Positions of a few training pairs with labels and a few without, enough to try a method on."""
+        labelled, pairs, few = len(self.task.train), len(self.task.pairs), max(_FEW, method.least_pairs)
+        return [*range(min(labelled, few)), *range(labelled, min(pairs, labelled + few))]
 
-    @cached_property
-    def _few_pairs(self) -> Any:
+    def _few_pairs(self, method: Method) -> Any:
         """The pairs at `_few_rows`."""
-        task, labelled = self.task, len(self.task.train)
-        few = Subset(task.train, [row for row in self._few_rows if row < labelled])
+        task, labelled, rows = self.task, len(self.task.train), self._few_rows(method)
+        few = Subset(task.train, [row for row in rows if row < labelled])
         if task.unlabelled is None:
             return few
-        return AllPairs(few, Subset(task.unlabelled, [row - labelled for row in self._few_rows if row >= labelled]))
+        return AllPairs(few, Subset(task.unlabelled, [row - labelled for row in rows if row >= labelled]))
 
     def taught_by_labels(
         self, cell: Cell, decided_by: Mapping[str, Any] | None, label_smoothing: float = 0.0

@@ -1,18 +1,20 @@
 """The student that a study recommends, or that of any arm: found, loaded, described and exported."""
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfh.errors import InputError, close_names
 from mfh.problems.scale import Scale
+from mfh.studies.choice import NO_KD, choose
 from mfh.studies.folder import Run
 from mfh.studies.grid import FRACTION, LINEAR, Cell
 from mfh.studies.settings import Settings
-from mfh.studies.stats import Comparison, mean_and_error, mean_interval
+from mfh.studies.stats import Comparison, mean_interval
 from mfh.studies.steps import with_earlier_arguments
 from mfh.studies.summary import Summary, Variant, interval_in_words, summarise
 from mfh.tasks.finding import TaskSource, find_task
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from mfh.export.formats import Format
     from mfh.studies.seed import Seed
 
+#: Entry of a run's environment: the folder in which the study was started, from which relative paths count.
+STARTED_IN = "started_in"
 #: Number of test samples that an exported student is compared on.
 _SAMPLES = 256
 
@@ -58,26 +62,32 @@ class Students:
         opened = Run.open(run)
         if opened.command != "study":
             raise InputError(f"{opened.described} keeps no student to export; give the folder of a study")
-        spec = task or opened.environment.get("source")
+        started_in = str(opened.environment.get(STARTED_IN, ""))
+        source = opened.environment.get("source")
+        spec = task or (None if source is None else _found_again(source, started_in))
         if spec is None:
             raise InputError(
                 f"{opened.folder} does not say where its task comes from, as the task was a Python object or the run "
                 "is old; give --task, or use result.best.export in Python"
             )
         settings = with_earlier_arguments(Settings(), spec, opened)
+        if settings.task.data is not None:
+            data = _path_again(settings.task.data, started_in)
+            settings = replace(settings, task=replace(settings.task, data=data))
         try:
-            source = find_task(spec, settings.task)
+            found = find_task(spec, settings.task)
         except InputError as error:
             raise InputError(
                 f"the task of {opened.folder} is needed: {error}; or say with --task where it is"
             ) from None
-        return cls(opened, source, settings, opened.environment.get("methods", {}))
+        methods = opened.environment.get("methods", {})
+        return cls(opened, found, settings, {name: _found_again(one, started_in) for name, one in methods.items()})
 
     def best(self, fraction: float | None = None) -> "Recommended":
         """The student of the arm that is best by validation, or of no-kd where nothing is shown to help.
 
-        The arm's mean gain over the best control must exceed the gain's standard error over seeds. Controls are no-kd
-        and the other arms without a teacher's knowledge. What `select` chose before stays chosen.
+        The arm's mean gain over the best control must exceed the gain's standard error; see `mfh.studies.choice`.
+        Controls are no-kd and the other arms without a teacher's knowledge. What `select` chose before stays chosen.
 
         Args:
             fraction: The label fraction, in a study of several (default: the largest).
@@ -86,28 +96,31 @@ class Students:
             InputError: The study has no such fraction, or no arm no-kd.
         """
         fraction = self._fraction(fraction)
-        validation, choice = self._validation(fraction), self.run.selection
-        none, best = validation.chosen("no-kd"), validation.chosen()
-        if none is None:
+        validation, held = self._validation(fraction), self.run.selection
+        values = {variant.cell: variant.student for variant in validation.variants}
+        if NO_KD not in values:
             raise InputError(f"{self.run.folder} has no arm no-kd to compare with; choose an arm")
-        if choice is not None:
-            best = next((one for one in validation.variants if one.cell == Cell.chosen(choice)), best)
-        if best is None:
-            return Recommended(self, none.cell, fraction, "No arm was compared with no-kd.")
-        control = max(filter(None, (validation.control, none)), key=validation.rank)
-        seeds = best.student.index.intersection(control.student.index)
-        differences = validation.scale.sign * (best.student.loc[seeds] - control.student.loc[seeds])
-        gain, error = mean_and_error(differences.tolist(), self.run.repeats.test_to_train("val"))
-        helps = exceeds(gain, error)
-        shown = f"{gain:+.{validation.digits}f}".replace("-", "\u2212")
-        unit = f" {validation.scale.unit}" if validation.scale.unit else ""
-        why = (
-            f"{best.label} is the best by validation: {shown}{unit} against {control.label}, the best control, with a "
-            f"standard error of {error:.2g}."
+        before = None if held is None else Cell.chosen(held)
+        choice = choose(
+            values, validation.scale, self.run.repeats, self.run.num_val, before if before in values else None
         )
-        if not helps:
+        if choice is None:
+            return Recommended(self, NO_KD, fraction, "No arm was compared with no-kd.")
+        names = {variant.cell: variant.label for variant in validation.variants}
+        shown = f"{choice.gain:+.{validation.digits}f}".replace("-", "\u2212")
+        unit = f" {validation.scale.unit}" if validation.scale.unit else ""
+        error = (
+            "no standard error, as there is one seed"
+            if math.isinf(choice.error)
+            else f"a standard error of {choice.error:.2g}"
+        )
+        why = (
+            f"{names[choice.best]} is the best by validation: {shown}{unit} against {names[choice.control]}, the best "
+            f"control, with {error}."
+        )
+        if not choice.helps:
             why = f"No arm is shown to help. {why}"
-        return Recommended(self, best.cell if helps else none.cell, fraction, why)
+        return Recommended(self, choice.best if choice.helps else NO_KD, fraction, why)
 
     def of_arm(self, arm: str, fraction: float | None = None) -> "Recommended":
         """The student of an arm, at its best variant by validation.
@@ -262,7 +275,7 @@ class Recommended:
             int8=int8,
         )
         with run.locked():
-            run.write_exported(made.path, self.arm, made.lines)
+            run.write_exported(made.path, self.arm, [self.report(), *made.lines])
         return made
 
     # --- what is known of it ----------------------------------------------------------------------------------------
@@ -318,7 +331,7 @@ class Recommended:
         own = f"{float(values.loc[self.seed]):.{digits}f}{percent}"
         text = f"This student: {summary.split} {scale.words} {own}."
         if len(values) > 1:
-            interval = interval_in_words(mean, low, high, digits=digits)
+            interval = interval_in_words(mean, *scale.within(mean, low, high), digits=digits)
             text += f" All {len(values)} seeds of the arm: mean {interval}{percent}, with a 95 % interval."
         return text
 
@@ -359,6 +372,18 @@ class Recommended:
         return f"the {cell.teacher} teacher{mask}{metric}"
 
 
+def _found_again(spec: str, started_in: str) -> str:
+    """What names a task or a method, with a path that leads to its file from here."""
+    place, colon, name = spec.partition(":")
+    return f"{_path_again(place, started_in)}{colon}{name}" if Path(place).suffix else spec
+
+
+def _path_again(path: str, started_in: str) -> str:
+    """A path that a study was given: as given if it leads somewhere from here, else from the folder of the study."""
+    there = Path(started_in, path)
+    return str(there) if started_in and not Path(path).exists() and there.exists() else path
+
+
 def origins(task: Any, methods: Mapping[str, Any]) -> dict[str, Any]:
     """Where a study's task and methods come from, so that they can be found again; objects of Python are left out."""
     found = {name: spec for name, method in methods.items() if (spec := _spec_of(method))}
@@ -371,13 +396,3 @@ def _spec_of(given: Any) -> str:
         return str(given)
     module, name = getattr(given, "__module__", "__main__"), getattr(given, "__qualname__", "")
     return f"{module}:{name}" if module != "__main__" and name.isidentifier() else ""
-
-
-def exceeds(gain: float, error: float) -> bool:
-    """Whether a mean gain exceeds its standard error. Two seeds of which one gains nothing are a tie, not a gain.
-
-    Example:
-        >>> exceeds(*mean_and_error([0.0, 0.025])), exceeds(*mean_and_error([0.02, 0.025]))
-        (False, True)
-    """
-    return gain > error * (1 + 1e-9)

@@ -1,6 +1,7 @@
 """A study: arms x ratios x scores x seeds on one task, kept in a run folder and resumed from it."""
 
 import logging
+import math
 import shutil
 import tempfile
 import time
@@ -18,6 +19,7 @@ from mfh.methods.checks import forget_warnings
 from mfh.problems.scale import ACCURACY, Scale
 from mfh.progress import in_notebook, status
 from mfh.studies.arms import find_arms
+from mfh.studies.choice import NO_KD, choose
 from mfh.studies.findings import arms_frame, study_finding
 from mfh.studies.folder import Row, Run
 from mfh.studies.gains import draw_gains
@@ -37,10 +39,10 @@ from mfh.studies.labels import check_fractions, with_label_fraction
 from mfh.studies.networks import Role
 from mfh.studies.pool import Crew, Plan, Unit
 from mfh.studies.provenance import environment
-from mfh.studies.recommended import Recommended, Students, exceeds, origins
+from mfh.studies.recommended import STARTED_IN, Recommended, Students, origins
 from mfh.studies.seed import LABEL_SMOOTHING, Seed
 from mfh.studies.settings import Settings
-from mfh.studies.stats import Repeats, mean_and_error
+from mfh.studies.stats import Repeats
 from mfh.studies.steps import refuse_torchrun, with_earlier_arguments
 from mfh.studies.study_file import is_study_file, merged, read_study, study_text
 from mfh.studies.summary import Summary, representatives, summarise
@@ -227,9 +229,9 @@ def study(
         add_seeds: Number of seeds to add to those that the run folder holds already; then `num_seeds` does not count.
         select: Whether to choose arm, ratio, layer, score and weights by the mean metric on the validation split, and
             to read the test split only for the chosen one, for no-kd and for the same teacher unmasked (default: no).
-            The choice stays when seeds are added. It recommends no-kd where the chosen one's mean validation gain does
-            not exceed its standard error over seeds. In the folder of a study that read the test split for all, it only
-            chooses.
+            The choice stays when seeds are added. It recommends no-kd where the chosen one's mean validation gain over
+            the best control does not exceed its standard error; see `mfh.studies.choice`. In the folder of a study that
+            read the test split for all, it only chooses.
         out: Run folder, which grows cell by cell, and from which the same call resumes. None keeps everything in a
             temporary folder, which goes with the result.
         settings: Training, loss, given files, device and processes; see `Settings`.
@@ -544,7 +546,7 @@ def _measured(plan: Plan, run: Run, source: TaskSource, first: Seed, progress: b
     run.write_results(plan.columns, rows)
     if run.num_cells > cached:
         run.forget_exported()
-    made_from = origins(plan.task, dict(plan.methods))
+    made_from = origins(plan.task, dict(plan.methods)) | {STARTED_IN: str(Path().absolute())}
     if run.num_cells > cached or not run.environment:
         # More seeds, or the rest after an interruption, add to the time.
         seconds = time.monotonic() - started + float(run.environment.get("seconds", 0))
@@ -606,24 +608,25 @@ def _choose(plan: Plan, run: Run) -> list[Cell]:
         if best not in plan.grid:
             raise InputError(f"{run.selection_file} names no variant of this study; remove it to choose again")
         return [*_references(plan, best, means), best]
-    candidates = {cell: mean for cell, mean in means.items() if cell.arm not in ("no-kd", *CONTROLS)}
-    best = max(candidates, key=lambda cell: plan.scale.sign * candidates[cell])
-    none = next(cell for cell in values if cell.arm == "no-kd")
-    gains = [plan.scale.sign * (taught - alone) for taught, alone in zip(values[best], values[none], strict=True)]
-    gain, error = mean_and_error(gains, run.repeats.test_to_train("val"))
-    # The best of many is flattered: below one standard error of its gain the plain student is the better bet
-    # (research/worlds/reports).
-    choice: Mapping[str, Any] = {
-        **vars(best),
-        f"validation_{plan.scale.name}": means[best],
-        "validation_gain": gain,
-        "standard_error": error,
-        "recommended": best.name if exceeds(gain, error) else "no-kd",
-        "candidates": len(candidates),
-        "num_seeds": len(plan.seeds),
-    }
-    run.write_selection(choice)
-    return [*_references(plan, best, means), best]
+    import pandas as pd
+
+    factor = plan.scale.factor
+    shown = {cell: factor * pd.Series(list(found), dtype=float) for cell, found in values.items()}
+    choice = choose(shown, plan.scale, run.repeats, run.num_val)
+    assert choice is not None  # `_check` has seen that there are candidates
+    run.write_selection(
+        {
+            **vars(choice.best),
+            f"validation_{plan.scale.name}": means[choice.best],
+            "control": choice.control.name,
+            "validation_gain": choice.gain / factor,
+            "standard_error": None if math.isinf(choice.error) else choice.error / factor,
+            "recommended": (choice.best if choice.helps else NO_KD).name,
+            "candidates": choice.candidates,
+            "num_seeds": len(plan.seeds),
+        }
+    )
+    return [*_references(plan, choice.best, means), choice.best]
 
 
 def _references(plan: Plan, best: Cell, means: Mapping[Cell, float]) -> list[Cell]:

@@ -28,37 +28,44 @@ Number = Annotated[float | None, arg(metavar="X", help_behavior_hint=_unless_uns
 Text = Annotated[str | None, arg(metavar="NAME", help_behavior_hint=_unless_unset)]
 File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint=_unless_unset)]
 Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint=_unless_unset)]
-Unset = arg(help_behavior_hint=_unless_unset)
+#: A switch, which is off unless it is given.
+Flag = Annotated[bool, arg(help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
 class Training:
-    """How networks are trained. An option that is not given leaves the task's recipe as it is."""
+    """How networks are trained. Unset options keep the task's recipe."""
 
     epochs: Count = None
-    """Number of training epochs (default: the task's)."""
+    """Training epochs: passes over the training pairs."""
     batch_size: Count = None
-    """Number of samples in a batch (default: the task's)."""
+    """Batch size in samples."""
     accumulate: Count = None
-    """Number of batches in one optimizer step (default: the task's, usually 1)."""
-    keep: Annotated[Literal["best-metric", "best-loss", "last"] | None, Unset] = None
-    """Epoch whose weights are kept: best on validation data by metric or loss, or the last (default: the task's)."""
+    """Batches in one optimizer step (usually 1)."""
+    keep: Annotated[
+        Literal["best-metric", "best-loss", "last"] | None,
+        arg(metavar="best-metric|best-loss|last", help_behavior_hint=""),
+    ] = None
+    """Epoch to keep: best by validation metric or loss, or the last."""
     labelled_share: Number = None
-    """Share of labelled pairs in each batch where there are unlabelled pairs (default: their share of all pairs)."""
-    precision: Annotated[Literal["32-true", "bf16-mixed", "16-mixed"] | None, Unset] = None
-    """Floating point precision of training; 16-mixed needs a GPU (default: the task's, usually 32-true)."""
-    class_weights: Annotated[Literal["balanced"] | None, Unset] = None
-    """Weight classes in the label loss by the inverse of their size: balanced (default: the task's, usually equal)."""
-    balanced_sampling: bool = False
-    """Draw labelled samples so that classes come equally often, instead of weighting them (single labels only)."""
+    """Share of labelled pairs in a batch (usually their share of all pairs)."""
+    precision: Annotated[
+        Literal["32-true", "bf16-mixed", "16-mixed"] | None,
+        arg(metavar="32-true|bf16-mixed|16-mixed", help_behavior_hint=""),
+    ] = None
+    """Floating point precision (usually 32-true); 16-mixed needs a GPU."""
+    class_weights: Annotated[Literal["balanced"] | None, arg(metavar="balanced", help_behavior_hint="")] = None
+    """Weight classes in the label loss by inverse size (usually equally)."""
+    balanced_sampling: Flag = False
+    """Draw all classes equally often (single labels only)."""
     num_workers: Count = None
-    """Number of processes that load data for each training process (default: the task's, usually 0)."""
-    channels_last: bool = False
-    """Store convolution weights channels-last during training, which is often faster on a GPU in mixed precision."""
-    compile: bool = False
-    """Compile the networks with torch.compile, which pays off in long training of large networks."""
+    """Processes that load data for each training process (usually 0)."""
+    channels_last: Flag = False
+    """Store convolution weights channels-last, often faster in mixed precision."""
+    compile: Flag = False
+    """Use torch.compile, which pays off in long training."""
     logger: Text = None
-    """Lightning logger to follow training with: tensorboard, csv, mlflow, wandb, ... or package.module:Class."""
+    """Lightning logger: tensorboard, csv, mlflow, wandb, ... or package.module:Class."""
 
     off: Annotated[frozenset[str], Suppress] = frozenset()
     """Python only: names of options that are switched off although the task switches them on."""
@@ -73,14 +80,14 @@ class Training:
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss of kd, so of the paper's arms: label_weight * label loss + teacher_weight * T^2 * divergence."""
+    """Loss of kd and the paper's arms: label_weight * label loss + teacher_weight * T^2 * divergence."""
 
     temperature: Number = None
-    """Softmax temperature T of kd, so of the paper's arms; other methods have their own (default: the task's)."""
+    """Softmax temperature T (default: the task's)."""
     label_weight: Number = None
-    """Weight of the label loss in kd, so in the paper's arms; other methods have their own (default: the task's)."""
+    """Weight of the loss on labels (default: the task's)."""
     teacher_weight: Number = None
-    """Weight of kd's divergence, so in the paper's arms; other methods have their own (default: the task's)."""
+    """Weight of the divergence from the teacher (default: the task's)."""
     function: Annotated[Callable[..., Any] | None, Suppress] = None
     """Python only: a `KDLoss`, or a function of student logits, teacher logits and target, instead of the task's."""
 
@@ -99,30 +106,30 @@ class Loss:
 
 @dataclass(frozen=True)
 class Scoring:
-    """How the teacher's channels are scored."""
+    """How channels are scored."""
 
     permutations: Annotated[str | int, arg(metavar="exact|auto|N")] = "auto"
-    """Permutations of Algorithm 1: exact, a number of random ones, or auto (exact where possible, otherwise 10)."""
+    """Permutations of Algorithm 1; auto: exact where possible, otherwise 10."""
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Networks trained before, instead of training them for every seed."""
+    """Networks made before (default: none), instead of training for every seed."""
 
     teacher_checkpoint: File = None
-    """Weights of a pretrained teacher: a .safetensors file or a torch state_dict."""
+    """Teacher weights: .safetensors or a torch state_dict."""
     student_checkpoint: File = None
-    """Weights of a student trained on labels alone (the arm no-kd): a .safetensors file or a torch state_dict."""
+    """Weights of a student trained on labels (arm no-kd)."""
 
 
 @dataclass(frozen=True)
 class GivenFiles(Pretrained):
-    """Networks and scores made before, instead of making them for every seed."""
+    """Networks and scores made before (default: none)."""
 
     aligned_teacher_checkpoint: File = None
-    """Weights of a teacher trained jointly with a student (Algorithm 1, step 1)."""
+    """Weights of a teacher trained jointly with a student."""
     saliency: File = None
-    """Scores of that teacher's channels: a saliency saved by mfh, or a .npy array with one number per channel."""
+    """Scores of that teacher's channels: a saliency of mfh or .npy array."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,7 @@ class Device:
     """Where networks run."""
 
     device: Text = None
-    """Device to run on, for instance cpu or cuda:1 (default: a GPU if there is one, otherwise the CPU)."""
+    """Device, for instance cpu or cuda:1 (default: a GPU if there is one)."""
 
     def __post_init__(self) -> None:
         if type(self.device).__name__ == "device":  # a torch.device, and nothing here imports torch
@@ -142,25 +149,25 @@ class Processes:
     """How many processes work side by side."""
 
     processes: Annotated[Count, Bounds(1, 1024)] = None
-    """Number of worker processes (default: one per processor; for networks on a GPU, one)."""
+    """Worker processes (default: one per processor; on a GPU, one)."""
 
 
 @dataclass(frozen=True)
 class Execution(Processes, Device):
-    """Where and how work runs. These options do not change results, except for rounding."""
+    """Where and how work runs; results change by rounding at most."""
 
     threads: Annotated[int, Bounds(1, 1024)] = 1
-    """Number of CPU threads in each process."""
+    """CPU threads in each process."""
     ensemble: Literal["auto", "on", "off"] = "auto"
-    """Train networks of several seeds and arms at once: auto does so where they are small and can be stacked."""
+    """Train networks together: auto does so with small ones that can be stacked."""
     engine: Literal["processes", "ray"] = "processes"
-    """Where a study runs: processes of this machine, or a Ray cluster, which needs the extra cluster."""
+    """Run on this machine, or on a Ray cluster (extra cluster)."""
     address: Annotated[Text, arg(metavar="HOST:PORT")] = None
-    """Address of the Ray cluster's head (default: the variable RAY_ADDRESS, or port 6379 of this machine)."""
+    """Head of the Ray cluster (default: RAY_ADDRESS, or port 6379 of this machine)."""
     gpus: Annotated[Number, Bounds(0, 64)] = None
-    """Number of GPUs for each job on a Ray cluster; 0.5 lets two jobs share one (default: 1, or 0 on the CPU)."""
+    """GPUs for each Ray job; 0.5 lets two share one (default: 1; on the CPU, 0)."""
     cache: Folder = None
-    """Folder for outputs of teachers, which other runs with the same teacher and data read again (default: none)."""
+    """Folder for teacher outputs, which other runs read again (default: none)."""
 
 
 #: Students that a study keeps.
@@ -169,10 +176,10 @@ Keep = Literal["best", "all", "none"]
 
 @dataclass(frozen=True)
 class Keeping:
-    """What a study keeps of the students that it trains. Results do not depend on it."""
+    """What a study keeps."""
 
     keep_students: Keep = "best"
-    """Students to keep in the run folder: the best of each variant by validation, all of them, or none."""
+    """Students to keep: the best of each variant by validation, all or none."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +189,7 @@ class Settings:
     `Settings.of` takes the same settings by name, without the groups.
 
     Args:
-        task: Optional arguments for the task's function.
+        task: Optional arguments for the task's function. `set` may also be a mapping.
         training: How networks are trained.
         loss: The distillation loss.
         scoring: How channels are scored.

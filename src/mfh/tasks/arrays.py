@@ -8,16 +8,17 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from mfh.errors import InputError, close_names
-from mfh.networks.standardise import moments
+from mfh.errors import InputError, close_names, shown
+from mfh.networks.standardise import Unstandardise, moments
 from mfh.problems.problem import Problem
-from mfh.tasks.encoding import UNLABELLED, PairedArrays, paired_arrays
+from mfh.tasks.encoding import PairedArrays, paired_arrays
 from mfh.tasks.resplit import split_groups, split_rows, stratified_order
 from mfh.tasks.small_networks import Default, default_for
 from mfh.tasks.splits import SPLITS, Split
+from mfh.tasks.targets import UNLABELLED
 from mfh.tasks.task import Task
 from mfh.training.checks import check_problem
 from mfh.training.recipe import Recipe
@@ -82,11 +83,9 @@ def from_arrays(
     **options: Any,
 ) -> Task:
     """The function behind `Task.from_arrays`, which documents it."""
-    pairs = paired_arrays(teacher, student, target, groups, split)
     if problem is not None:
         check_problem(problem)
-        missing = problem.missing if pairs.problem.missing is None else pairs.problem.missing
-        pairs = replace(pairs, problem=replace(problem, missing=missing))
+    pairs = paired_arrays(teacher, student, target, groups, split, problem)
     known = [item.name for item in fields(ArrayOptions)]
     for name in options:
         if name not in known:
@@ -107,10 +106,14 @@ def arrays_task(pairs: PairedArrays, options: ArrayOptions, seed: int) -> Task:
     """
     rows = split_pairs(pairs, options, seed)
     rows = rows if options.unlabelled else replace(rows, unlabelled=rows.unlabelled[:0])
-    training = np.concatenate([rows.train, rows.unlabelled])
-    teacher = _default(pairs, "teacher", training) if options.teacher_network is None else None
-    student = _default(pairs, "student", training) if options.student_network is None else None
-    if teacher is None and options.layer is None:
+    teacher = _default(pairs, "teacher", rows) if options.teacher_network is None else None
+    student = _default(pairs, "student", rows) if options.student_network is None else None
+    if pairs.problem.name == "dense prediction" and not (teacher is None and student is None):
+        raise InputError(
+            "target has a class for each place, for which there are no default networks; give teacher_network and "
+            "student_network"
+        )
+    if teacher is None and not options.layer:
         raise InputError("layer is not given; teacher_network needs the name of the layer to score and mask")
     drawn = pairs.splits_are_drawn or options.labels != "all"
     return Task(
@@ -176,27 +179,53 @@ def _parts(
 
 def _size(size: Any, total: int, name: str, of: str) -> int:
     """A number of pairs or groups: itself from 1 on, a share below."""
-    if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < 2**63 or size > max(1, int(size)):
-        raise InputError(f"{name} is {size!r}; choose a share of the {of} below 1, or a number of {of} from 1")
+    if (
+        isinstance(size, bool)
+        or not isinstance(size, int | float | np.number)
+        or not 0 < size < 2**63
+        or size > max(1, int(size))
+    ):
+        raise InputError(f"{name} is {shown(size)}; choose a share of the {of} below 1, or a number of {of} from 1")
     return int(size) if size >= 1 else max(1, round(size * total))
 
 
 def _check_budget(labels: Any, available: int, pairs: PairedArrays) -> None:
-    if isinstance(labels, bool) or not isinstance(labels, int) or labels < 1:
-        raise InputError(f"labels is {labels!r}; choose 'all' or a number of labelled training pairs from 1")
+    if isinstance(labels, bool) or not isinstance(labels, int | np.integer) or labels < 1:
+        raise InputError(f"labels is {shown(labels)}; choose 'all' or a number of labelled training pairs from 1")
     if labels > available:
-        raise InputError(f"labels is {labels}; choose 1 to {available}, the labelled pairs of the training split")
+        raise InputError(
+            f"labels is {shown(labels)}; choose 1 to {available}, the labelled pairs of the training split"
+        )
     num_classes = int(pairs.strata.max()) + 1
     if labels < num_classes:
         raise InputError(f"labels is {labels}, fewer than the {num_classes} classes; choose at least one for each")
 
 
-def _default(pairs: PairedArrays, role: str, training: NDArray[np.int64]) -> Default:
+def _default(pairs: PairedArrays, role: str, rows: Rows) -> Default:
     """The default network of a role, which standardises as the training pairs need it, labelled or not."""
+    training, scale = np.concatenate([rows.train, rows.unlabelled]), _scale(pairs, rows.train)
     inputs: NDArray[np.float32] = getattr(pairs, role)
     default = default_for(inputs.ndim, role)
     mean, std = moments(torch.from_numpy(inputs[training]))
-    return default._replace(network=partial(default.network, mean, std, pairs.num_outputs))
+    made = partial(default.network, mean, std, pairs.num_outputs)
+    return default._replace(network=made if scale is None else partial(_scaled, made, *scale))
+
+
+def _scale(pairs: PairedArrays, labelled: NDArray[np.int64]) -> tuple[Tensor, Tensor] | None:
+    """Mean and standard deviation (K,) of the numbers that labelled training pairs have; None for other targets."""
+    if pairs.problem.name != "regression":
+        return None
+    known = np.ma.masked_invalid(pairs.target[labelled].astype(np.float64))
+    moments = (known.mean(0).filled(0), known.std(0).filled(1))
+    mean, std = (torch.from_numpy(np.asarray(part)).float() for part in moments)
+    return mean, torch.where(std > 0, std, 1.0)
+
+
+def _scaled(network: Callable[[], nn.Module], mean: Tensor, std: Tensor) -> nn.Module:
+    """A default network whose outputs have the scale of the numbers to predict."""
+    made = network()
+    made.add_module("scale", Unstandardise(mean, std))
+    return made
 
 
 def _dataset(pairs: PairedArrays, rows: NDArray[np.int64]) -> TensorDataset:
@@ -210,12 +239,13 @@ def _dataset(pairs: PairedArrays, rows: NDArray[np.int64]) -> TensorDataset:
 def _facts(pairs: PairedArrays, rows: Rows, options: ArrayOptions) -> dict[str, Any]:
     """What a report says of the data: a description, the names of classes, and how many groups each split has."""
     partly = int((~pairs.complete[rows.train]).sum())
-    some = f" ({partly} of them for some classes only)" if partly else ""
+    entries = "outputs" if pairs.problem.name == "regression" else "classes"
+    some = f" ({partly} of them for some {entries} only)" if partly else ""
     teacher, student = (" x ".join(map(str, part.shape[1:])) for part in (pairs.teacher, pairs.student))
     outputs = "1 output" if pairs.num_outputs == 1 else f"{pairs.num_outputs} outputs"
     what = f"{len(pairs.classes)} classes" if pairs.classes else outputs
     facts: dict[str, Any] = {
-        "linear_baseline": True,
+        "linear_baseline": pairs.problem.name != "dense prediction",
         "description": (
             f"Pairs of a teacher's input ({teacher}) and a student's input ({student}), {pairs.problem.name} with "
             f"{what}. Training: {len(rows.train)} pairs with labels{some}, {len(rows.unlabelled)} without; validation: "

@@ -58,7 +58,8 @@ def linear_baselines(task: Task, splits: Sequence[Split], seed: int = 0) -> dict
     if target.ndim == 1:
         predict = _classifier(inputs, target.numpy(), seed)
     else:
-        predict = _predictor(inputs, target.numpy(), known, seed)
+        numbers = task.problem.name == "regression" or not np.isin(target.numpy()[known], (0, 1)).all()
+        predict = (_regression if numbers else _labels)(inputs, target.numpy(), known, seed)
     found: dict[Split, float] = {}
     for split in splits:
         test_inputs, test_target = _table(task, split)
@@ -76,24 +77,39 @@ def _table(task: Task, split: str) -> tuple[NDArray[np.float64], Tensor]:
     return torch.cat(parts, dim=1).numpy(), batch.target
 
 
-def _predictor(
+def _labels(
     inputs: NDArray[np.float64], target: NDArray[Any], known: NDArray[np.bool_], seed: int
 ) -> Callable[[NDArray[np.float64], int], NDArray[np.float64]]:
-    """A linear model of targets (N, K): a function from inputs to logits or numbers (N, K)."""
-    if np.isin(target[known], (0, 1)).all():
-        each = [
-            _classifier(inputs[rows], column[rows].astype(np.int64), seed)
-            for column, rows in zip(target.T, known.T, strict=True)
-        ]
+    """A logistic regression for each of several labels (N, K): a function from inputs to logits (N, K)."""
+    each = [
+        _classifier(inputs[rows], column[rows].astype(np.int64), seed)
+        for column, rows in zip(target.T, known.T, strict=True)
+    ]
 
-        def logits(rows: NDArray[np.float64], _: int) -> NDArray[np.float64]:
-            return np.stack([found[:, 1] - found[:, 0] for found in (one(rows, 2) for one in each)], axis=1)
+    def logits(rows: NDArray[np.float64], _: int) -> NDArray[np.float64]:
+        return np.stack([found[:, 1] - found[:, 0] for found in (one(rows, 2) for one in each)], axis=1)
 
-        return logits
+    return logits
+
+
+def _regression(
+    inputs: NDArray[np.float64], target: NDArray[Any], known: NDArray[np.bool_], seed: int
+) -> Callable[[NDArray[np.float64], int], NDArray[np.float64]]:
+    """A ridge regression of numbers (N, K), each column by the rows that have it: a function from inputs to numbers."""
     from sklearn.linear_model import Ridge
 
-    model = _fitted(Ridge(), {"alpha": 1 / _CHOICES}, inputs, target, _FOLDS, seed)
-    return lambda rows, _: np.asarray(model.predict(rows)).reshape(len(rows), -1)
+    def fitted(rows: NDArray[np.bool_], columns: NDArray[Any]) -> Any:
+        return _fitted(Ridge(), {"alpha": 1 / _CHOICES}, inputs[rows], columns[rows], _FOLDS, seed)
+
+    if known.all():
+        models = [fitted(known[:, 0], target)]
+    else:
+        models = [fitted(rows, target[:, [k]]) if rows.any() else None for k, rows in enumerate(known.T)]
+
+    def numbers(rows: NDArray[np.float64], _: int) -> NDArray[np.float64]:
+        return np.column_stack([np.zeros(len(rows)) if model is None else model.predict(rows) for model in models])
+
+    return numbers
 
 
 def _classifier(

@@ -1,20 +1,24 @@
 """Paired arrays as a user has them, checked and encoded: inputs as float32, targets as class indices or numbers."""
 
+import logging
 from dataclasses import dataclass, replace
-from typing import Any
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mfh.errors import InputError
+from mfh.errors import InputError, in_a_line
 from mfh.problems.problem import Problem
-from mfh.tasks.resplit import names_of
 from mfh.tasks.small_networks import default_for
 from mfh.tasks.splits import SPLITS
+from mfh.tasks.targets import UNLABELLED, encoded_targets, is_gap, warn_of_precision
 
-#: A class index that stands for "no label".
-UNLABELLED = -1
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger("mfh")
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class PairedArrays:
         problem: What the targets mean.
         num_outputs: Number K of outputs of the networks.
         classes: Names of the classes, in order; None for regression and unnamed labels.
-        groups: Index of each pair's group, (N,), for instance its person; None where pairs are independent.
+        groups: Each pair's group, (N,), for instance its person; None where pairs are independent.
         split: Name of each pair's split, (N,); None where splits are drawn.
     """
 
@@ -41,13 +45,16 @@ class PairedArrays:
     problem: Problem
     num_outputs: int
     classes: tuple[str, ...] | None = None
-    groups: NDArray[np.int64] | None = None
+    groups: NDArray[Any] | None = None
     split: NDArray[np.str_] | None = None
 
     @property
     def complete(self) -> NDArray[np.bool_]:
         """Whether each pair has all labels, (N,). Only such pairs can be measured, in the splits val and test."""
-        return self.labelled if self.target.ndim == 1 else self.labelled & ~np.isnan(self.target).any(1)
+        if self.target.ndim == 1 or self.problem.missing is None:
+            return self.labelled
+        gaps = np.isnan(self.target) if self.target.dtype.kind == "f" else self.target == self.problem.missing
+        return np.asarray(self.labelled & ~gaps.reshape(len(gaps), -1).any(1))
 
     @property
     def strata(self) -> NDArray[np.int64]:
@@ -61,207 +68,147 @@ class PairedArrays:
         return self.split is None
 
 
-def paired_arrays(teacher: Any, student: Any, target: Any, groups: Any = None, split: Any = None) -> PairedArrays:
+def paired_arrays(
+    teacher: Any, student: Any, target: Any, groups: Any = None, split: Any = None, problem: Problem | None = None
+) -> PairedArrays:
     """Check and encode arrays as `Task.from_arrays` takes them.
 
     Raises:
         InputError: They are no arrays of paired samples.
     """
-    pairs = PairedArrays(_inputs(teacher, "teacher"), _inputs(student, "student"), **_targets(_array(target)))
+    teacher, student = _inputs(teacher, "teacher"), _inputs(student, "student")
+    pairs = PairedArrays(teacher, student, **encoded_targets(_array(target, "target"), problem))
     lengths = {name: len(getattr(pairs, name)) for name in ("teacher", "student", "target")}
-    codes, names = None, None
+    members, names = None, None
     if groups is not None:
-        codes = _codes(_array(groups), "groups")
-        lengths["groups"] = len(codes)
+        members = _groups(_array(groups, "groups"))
+        lengths["groups"] = len(members)
     if split is not None:
-        names = _array(split).astype(str)
+        names = _array(split, "split").astype(str)
         if names.ndim != 1:
             raise InputError(f"split has shape {names.shape}; one name for each pair (N,) was expected")
         lengths["split"] = len(names)
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise InputError(f"the arrays have different lengths: {listed}; give one row for each pair in all of them")
-    pairs = replace(pairs, groups=codes, split=names)
+    pairs = replace(pairs, groups=members, split=names)
     if names is not None:
         _check_named_splits(pairs, names)
     elif pairs.classes is not None and pairs.target.ndim == 1:
-        counts = np.bincount(pairs.target[pairs.labelled], minlength=len(pairs.classes))
-        if counts.min() < len(SPLITS):
-            few = int(counts.argmin())
-            number = "1 labelled pair" if counts[few] == 1 else f"{counts[few]} labelled pairs"
-            raise InputError(
-                f"class {pairs.classes[few]!r} has {number}; at least 3 are needed, one for each split: leave the "
-                "class out, or join it with another"
-            )
+        _check_class_sizes(pairs, pairs.classes)
     return pairs
 
 
-def _array(value: Any) -> NDArray[Any]:
+def _check_class_sizes(pairs: PairedArrays, classes: tuple[str, ...]) -> None:
+    counts = np.bincount(pairs.target[pairs.labelled], minlength=len(classes))
+    if counts.min() >= len(SPLITS):
+        return
+    few = int(counts.argmin())
+    number = "1 labelled pair" if counts[few] == 1 else f"{counts[few]} labelled pairs"
+    numbers = 3 * len(classes) > counts.sum() and all(name.lstrip("-").isdigit() for name in classes)
+    raise InputError(
+        f"class {classes[few]!r} has {number}; at least 3 are needed, one for each split: leave the class out, or join "
+        f"it with another{'; if the target is a number to predict, give it as floating point' if numbers else ''}"
+    )
+
+
+def _array(value: Any, name: str) -> NDArray[Any]:
     if isinstance(value, Tensor):
-        return value.detach().cpu().numpy()
+        return _of_tensor(value, name)
+    if np.ma.isMaskedArray(value):
+        array = np.asarray(value.data).astype(object)
+        array[np.ma.getmaskarray(value)] = None
+        return array if value.mask.any() else np.asarray(value.data)
     try:
         return np.asarray(value)
-    except ValueError as error:  # rows of different lengths
-        raise InputError(f"an array cannot be made of a {type(value).__name__}: {error}") from None
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths, objects of other libraries
+        raise InputError(f"{name}: an array cannot be made of a {type(value).__name__}: {in_a_line(error)}") from None
+
+
+def _of_tensor(tensor: Tensor, name: str) -> NDArray[Any]:
+    try:
+        tensor = tensor.detach().cpu()
+        # NumPy has no bfloat16, nor floating point numbers of 8 bits.
+        return tensor.float().numpy() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor.numpy()
+    except (TypeError, RuntimeError):  # sparse, quantised, without data
+        kind = f"{str(tensor.dtype).removeprefix('torch.')}, {str(tensor.layout).removeprefix('torch.')}"
+        raise InputError(
+            f"{name} is a tensor ({kind}) that makes no array; a dense tensor of numbers was expected: call "
+            ".to_dense() or .dequantize() first"
+        ) from None
+
+
+def numbers_of(columns: "pd.DataFrame", name: str) -> NDArray[np.float64]:
+    """Columns of a table as one array (N, F); gaps become NaN.
+
+    Args:
+        columns: The columns.
+        name: Name of the table, for messages.
+
+    Raises:
+        InputError: A column holds something else than numbers.
+    """
+    import pandas as pd
+
+    columns = columns.infer_objects()
+    for label, column in columns.items():
+        if not pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_complex_dtype(column.dtype):
+            present = column.dropna()
+            example = repr(present.iloc[0]) if len(present) else "nothing"
+            raise InputError(
+                f"{name}: column {label!r} holds {example[:40]}; inputs must be numbers: encode or remove the column"
+            )
+    return columns.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def _inputs(value: Any, role: str) -> NDArray[np.float32]:
-    array = _array(value)
+    is_frame = type(value).__name__ == "DataFrame" and type(value).__module__.partition(".")[0] == "pandas"
+    array = numbers_of(value, role) if is_frame else _array(value, role)
+    if array.dtype.kind == "O" and array.ndim and all(isinstance(item, Real | None) for item in array.flat):
+        array = array.astype(np.float64)
     if array.dtype.kind not in "fiub":
         what = {"O": "Python objects", "U": "text", "S": "text", "T": "text"}.get(array.dtype.kind, str(array.dtype))
-        raise InputError(f"{role} holds {what}; an array of numbers was expected")
+        what = f"is a {type(value).__name__}" if array.dtype.kind == "O" and not array.ndim else f"holds {what}"
+        raise InputError(f"{role} {what}; an array of numbers was expected")
     default_for(array.ndim, f"{role}, of shape {array.shape},")
     if not array.size:
         raise InputError(f"{role} has shape {array.shape}, which is empty; give at least one pair and one feature")
     with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(array, dtype=np.float32)
-    bad = ~np.isfinite(array.reshape(len(array), -1)).all(1)
+        single = np.ascontiguousarray(array, dtype=np.float32)
+    bad = ~np.asarray(np.isfinite(single.reshape(len(single), -1)).all(1))
     if bad.any():
         raise InputError(
             f"{role} holds numbers that are missing or not finite in {int(bad.sum())} of {len(bad)} rows, first in row "
             f"{int(bad.argmax())}; leave these pairs out, or fill the gaps"
         )
-    return array
+    _warn_of_inputs(array, role)
+    return single
 
 
-def _targets(array: NDArray[Any]) -> dict[str, Any]:
-    """The fields of `PairedArrays` that follow from the targets."""
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim not in (1, 2) or not len(array):
-        raise InputError(
-            f"target has shape {array.shape}; one class, number or text for each pair (N,), or several (N, K), was "
-            "expected"
-        )
-    array, missing = _without_gaps(array)
-    if not missing.all() and array.ndim == 2 and _is_multi_label(array[~missing]):
-        unknown = _nan(array) | (array.astype(np.float64) < 0)
-        partly = bool((unknown.any(1) & ~missing).any())
-        target = np.where(unknown, np.nan, array).astype(np.float32)
-        target[missing] = 0
-        problem = Problem.multi_label(missing=float("nan") if partly else None)
-        return {"target": target, "labelled": ~missing, "problem": problem, "num_outputs": array.shape[1]}
-    if missing.all():
-        raise InputError("target has no label at all; at least two classes, or numbers, were expected")
-    if array.dtype.kind == "f":
-        return _numbers(array, missing)
-    if array.ndim == 2:
-        raise InputError(
-            f"target has shape {array.shape} and holds whole numbers other than 0 and 1; one class for each pair (N,), "
-            "or 0 and 1 for each class (N, K), was expected"
-        )
-    return _classes(array, missing)
+def _warn_of_inputs(array: NDArray[Any], role: str) -> None:
+    """Say what is probably a mistake: dimensions in another order, and features that single precision cannot tell."""
+    channels, *rest = array.shape[1:]
+    if len(rest) == 2 and channels > 4 >= rest[1] and rest[0] > 4:
+        log.warning(
+            "%s has shape %s and is read as images of %d channels, %d x %d; if the channels come last, give "
+            "numpy.moveaxis(%s, -1, 1)", role, array.shape, channels, *rest, role,
+        )  # fmt: skip
+    if len(rest) == 1 and channels > 2 * rest[0]:
+        log.warning(
+            "%s has shape %s and is read as series of %d channels and %d time steps; if the time comes first, give "
+            "numpy.swapaxes(%s, 1, 2)", role, array.shape, channels, rest[0], role,
+        )  # fmt: skip
+    warn_of_precision(array, role, "feature")
 
 
-def _without_gaps(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Targets of a plain type, and which rows have none: -1, NaN, None or an empty text."""
-    if array.dtype.kind == "O":
-        return _from_objects(array)
-    if array.dtype.kind in "ST":
-        array = array.astype(str)
-    if array.dtype.kind == "U":
-        gaps = np.char.str_len(array) == 0
-    elif array.dtype.kind == "f":
-        gaps = np.isnan(array)
-    elif array.dtype.kind == "i":
-        gaps = array == UNLABELLED
-        wrong = array < UNLABELLED
-        if wrong.any():
-            place = tuple(np.argwhere(wrong)[0])
-            raise InputError(
-                f"target holds {array[place]} in row {place[0]}; classes from 0 were expected, and -1 for a pair "
-                "without a label"
-            )
-    elif array.dtype.kind in "ub":
-        gaps = np.zeros(array.shape, dtype=bool)
-    else:
-        raise InputError(f"target is of type {array.dtype}; classes, numbers or text were expected")
-    return array, gaps if gaps.ndim == 1 else gaps.all(1)
-
-
-def _from_objects(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Targets from an array of objects, as pandas makes them for text and for whole numbers with gaps."""
+def _groups(array: NDArray[Any]) -> NDArray[np.str_]:
+    """The group of each row as text; groups may be numbers or text."""
     if array.ndim != 1:
-        raise InputError("target holds Python objects; an array of numbers, or one text for each pair, was expected")
-    missing = np.array([_is_gap(value) for value in array], dtype=bool)
-    present = array[~missing]
-    for kinds, dtype, gap in (
-        ((str,), str, ""),
-        ((bool, np.bool_), np.int64, UNLABELLED),
-        ((int, np.integer), np.int64, UNLABELLED),
-        ((int, float, np.number), np.float64, np.nan),
-    ):
-        if all(isinstance(value, kinds) for value in present):
-            filled = array.copy()
-            filled[missing] = gap
-            try:
-                plain, gaps = _without_gaps(filled.astype(dtype))
-            except OverflowError:
-                raise InputError("target holds a number of more than 64 bits; choose classes 0, 1, 2, ...") from None
-            return plain, gaps | missing
-    kinds_found = sorted({type(value).__name__ for value in present})
-    raise InputError(
-        f"target holds Python objects of the types {', '.join(kinds_found)}; only text, only whole numbers or only "
-        "numbers were expected"
-    )
-
-
-def _is_gap(value: Any) -> bool:
-    # pandas' NA is not equal to itself, nor a number.
-    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and value != value)
-
-
-def _is_multi_label(array: NDArray[Any]) -> bool:
-    known = (0, 1, UNLABELLED) if array.dtype.kind == "i" else (0, 1)
-    return array.dtype.kind in "fiub" and bool((np.isin(array, known) | _nan(array)).all())
-
-
-def _nan(array: NDArray[Any]) -> NDArray[np.bool_]:
-    return np.isnan(array) if array.dtype.kind == "f" else np.zeros(array.shape, dtype=bool)
-
-
-def _numbers(array: NDArray[Any], missing: NDArray[np.bool_]) -> dict[str, Any]:
-    target = array.reshape(len(array), -1).astype(np.float32)
-    bad = ~np.isfinite(target).all(1) & ~missing
-    if bad.any():
-        raise InputError(
-            f"target holds numbers that are missing or not finite in {int(bad.sum())} rows, first in row "
-            f"{int(bad.argmax())}; give all numbers of a pair or none"
-        )
-    return {
-        "target": target,
-        "labelled": ~missing,
-        "problem": Problem.regression(),
-        "num_outputs": target.shape[1],
-    }
-
-
-def _classes(array: NDArray[Any], missing: NDArray[np.bool_]) -> dict[str, Any]:
-    names, found = np.unique(array[~missing], return_inverse=True)
-    if len(names) < 2:
-        raise InputError(
-            f"target holds the class {names_of(names)} only; at least two classes were expected (-1 stands for a pair "
-            "without a label)"
-        )
-    target = np.full(len(array), UNLABELLED, dtype=np.int64)
-    target[~missing] = found
-    return {
-        "target": target,
-        "labelled": ~missing,
-        "problem": Problem.classification(),
-        "num_outputs": len(names),
-        "classes": tuple(map(str, names)),
-    }
-
-
-def _codes(array: NDArray[Any], name: str) -> NDArray[np.int64]:
-    """Index of each row's group; groups may be numbers or text."""
-    if array.ndim != 1:
-        raise InputError(f"{name} has shape {array.shape}; one group for each pair (N,) was expected")
-    gaps = np.array([_is_gap(value) or value == "" for value in array.tolist()], dtype=bool)
+        raise InputError(f"groups has shape {array.shape}; one group for each pair (N,) was expected")
+    gaps = np.array([is_gap(value) or value == "" for value in array.tolist()], dtype=bool)
     if gaps.any():
-        raise InputError(f"{name} is missing in row {int(gaps.argmax())}; give a group for each pair")
-    return np.unique(array.astype(str), return_inverse=True)[1].astype(np.int64)
+        raise InputError(f"groups is missing in row {int(gaps.argmax())}; give a group for each pair")
+    return array.astype(str)
 
 
 def _check_named_splits(pairs: PairedArrays, names: NDArray[np.str_]) -> None:
@@ -275,7 +222,7 @@ def _check_named_splits(pairs: PairedArrays, names: NDArray[np.str_]) -> None:
         gaps = chosen & ~pairs.complete
         if split != "train" and gaps.any():
             row = int(gaps.argmax())
-            what = "labels for some classes only" if pairs.labelled[row] else "no label"
+            what = "some of its labels only" if pairs.labelled[row] else "no label"
             raise InputError(
                 f"row {row} of the {split} split has {what}; only training pairs may lack labels: give it all labels, "
                 "or the split 'train'"

@@ -55,16 +55,16 @@ class TaskSource:
 
 @dataclass(frozen=True)
 class TaskArguments:
-    """Optional arguments for the task's function; unset ones are not passed."""
+    """Arguments of the task's function; unset ones are not passed."""
 
     data: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """Folder with the prepared data set; for vggsound also a URL that fsspec can open."""
+    """Prepared data: a folder; for vggsound also a URL."""
     preset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
-    """Preset of the task, for instance paper, which is the published protocol of ravdess and vggsound."""
-    augment: bool = False
-    """Vary the training inputs at random, as the task defines it."""
+    """Preset of the task, for instance paper."""
+    augment: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Vary training inputs at random."""
     set: Pairs = ()
-    """Keyword arguments for the task's function, for instance teacher=audio labels=50 (in Python also a mapping)."""
+    """Any other arguments, for instance teacher=audio labels=50."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "set", settings_of(self.set))

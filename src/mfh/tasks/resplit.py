@@ -1,6 +1,7 @@
 """Split the rows of one finite data set by seed: stratified by class, or by group. Nothing here needs torch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,14 +94,14 @@ def split_rows(
 
 
 def split_groups(
-    groups: NDArray[np.int64], needed: NDArray[np.int64], num_val: int, num_test: int, generator: np.random.Generator
+    groups: NDArray[Any], needed: NDArray[np.int64], num_val: int, num_test: int, generator: np.random.Generator
 ) -> dict[Split, NDArray[np.int64]]:
     """Split rows so that no group is in two splits.
 
     Groups are drawn again until every class occurs in training.
 
     Args:
-        groups: Group index of each row, (N,).
+        groups: Group of each row, (N,).
         needed: Class index of each row, (N,); -1 for a row without a label.
         num_val: Number of validation groups.
         num_test: Number of test groups.

@@ -14,24 +14,24 @@ NUM_MEL_BANDS = 128
 
 @dataclass(frozen=True)
 class RavdessOptions:
-    """Options of `mfh prepare ravdess`: sizes of the features that are computed from a clip."""
+    """Sizes of the features of a clip."""
 
     num_frames: Annotated[int, Bounds(1, 1000)] = 1
-    """Number of RGB frames per clip, evenly spaced; with more than one, --augment draws among them."""
+    """RGB frames per clip, evenly spaced; --augment draws among them."""
     height: Annotated[int, Bounds(1, 4096)] = 256
-    """Frame height in pixels; pictures are scaled until they cover the frame, and cropped evenly."""
+    """Frame height in pixels; pictures are scaled to cover the frame and cropped."""
     width: Annotated[int, Bounds(1, 4096)] = 512
     """Frame width in pixels."""
     sample_rate: Annotated[int, Bounds(1, 192_000)] = 22_050
-    """Sampling rate that sound is resampled to, in Hz."""
+    """Sampling rate of the sound in Hz."""
     num_mfcc: Annotated[int, Bounds(1, NUM_MEL_BANDS)] = 40
-    """Number of mel-frequency cepstral coefficients (MFCC)."""
+    """Mel-frequency cepstral coefficients (MFCC)."""
     mfcc_frames: Annotated[int, Bounds(1, 100_000)] = 256
-    """Number of time steps of the MFCC; shorter sound ends in silence, longer sound is cut."""
+    """Time steps of the MFCC; shorter sound ends in silence, longer is cut."""
     fft_size: Annotated[int, Bounds(1, 1_000_000)] = 2048
-    """Window length of the MFCC's short-time Fourier transform, in samples."""
+    """Fourier window length in samples."""
     hop: Annotated[int, Bounds(1, 1_000_000)] = 512
-    """Hop length of the MFCC's short-time Fourier transform, in samples."""
+    """Samples from one Fourier window to the next."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +61,18 @@ class RavdessFeatures(RavdessOptions):
 
 @dataclass(frozen=True)
 class VggsoundOptions:
-    """Options of `mfh prepare vggsound`: sizes of a prepared clip, and of a shard."""
+    """Sizes of a clip and of a shard."""
 
     num_frames: Annotated[int, Bounds(1, 100)] = 32
-    """Number of RGB frames per clip, evenly spaced over the clip."""
+    """RGB frames per clip, evenly spaced."""
     size: Annotated[int, Bounds(8, 4096)] = 256
-    """Width and height in pixels that frames are scaled and centre-cropped to."""
+    """Width and height of frames in pixels, after scaling and centre crop."""
     quality: Annotated[int, Bounds(1, 95)] = 90
-    """JPEG quality of the frames, 1 to 95."""
+    """JPEG quality, 1 to 95."""
     seconds: Annotated[float, Bounds(VGGSOUND_LEAST / VGGSOUND_RATE, 600)] = 10.0
-    """Length of the sound in seconds, at 16 kHz; longer sound is cut, shorter sound is padded."""
+    """Sound length in seconds (16 kHz); longer is cut, shorter padded."""
     clips_per_shard: Annotated[int, Bounds(1, 100_000)] = 128
-    """Number of annotated clips in each tar file, usable or not."""
+    """Annotated clips per tar file, usable or not."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mfh.errors import InputError, in_a_line
+from mfh.problems.problem import Problem
 from mfh.tasks.arrays import ArrayOptions, arrays_task
-from mfh.tasks.encoding import paired_arrays
+from mfh.tasks.encoding import numbers_of, paired_arrays
+from mfh.tasks.resplit import names_of
 from mfh.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -20,8 +22,22 @@ if TYPE_CHECKING:
 _ARRAYS = {"teacher": True, "student": True, "target": True, "group": False, "split": False}
 
 
+#: What targets may be said to be.
+_PROBLEMS = {
+    "classification": Problem.classification,
+    "multi-label": Problem.multi_label,
+    "regression": Problem.regression,
+}
+
+
 def task(
-    path: str | Path, seed: int = 0, *, labels: int | Literal["all"] = "all", val: float = 0.2, test: float = 0.2
+    path: str | Path,
+    seed: int = 0,
+    *,
+    labels: int | Literal["all"] = "all",
+    val: float = 0.2,
+    test: float = 0.2,
+    problem: Literal["classification", "multi-label", "regression"] | None = None,
 ) -> Task:
     """Paired arrays in a file as a task, with the default networks of `Task.from_arrays`.
 
@@ -35,16 +51,19 @@ def task(
         labels: Number of training pairs that keep their labels, or "all".
         val: Validation split: a share of the labelled pairs (of the groups, where there are groups), or a number.
         test: Test split, likewise.
+        problem: What the targets mean (default: whole numbers and text are classes, floating point numbers are to be
+            predicted, zeros and ones (N, K) are several labels).
 
     Raises:
         InputError: The file cannot be read, lacks an array or column, holds pickled content or text as input, or its
             arrays make no task.
     """
     path = Path(path)
+    kind = None if problem is None else _PROBLEMS[problem]()
     arrays = _npz(path) if path.suffix == ".npz" else _columns(path)
     try:
         pairs = paired_arrays(
-            arrays["teacher"], arrays["student"], arrays["target"], arrays.get("group"), arrays.get("split")
+            arrays["teacher"], arrays["student"], arrays["target"], arrays.get("group"), arrays.get("split"), kind
         )
         return arrays_task(pairs, ArrayOptions(name=path.stem, labels=labels, val=val, test=test), seed)
     except InputError as error:
@@ -74,14 +93,18 @@ def _npz(path: Path) -> dict[str, NDArray[Any]]:
 
 def _columns(path: Path) -> dict[str, Any]:
     frame = _frame(path)
+    if not len(frame):
+        raise InputError(f"{path} has no rows; a table with one row for each pair was expected")
     names = list(map(str, frame.columns))
     frame.columns = names
+    if len(names) == 1 and any(mark in names[0] for mark in ";\t"):
+        raise InputError(f"{path} has the single column {names[0][:60]!r}; save the table with commas between columns")
     inputs = {role: [name for name in names if name.startswith(f"{role}_")] for role in ("teacher", "student")}
     held = [role for role in inputs if inputs[role]]
     rest = [name for name in names if not name.startswith(("teacher_", "student_"))]
     _check_names(path, [*held, *rest], "column", ["teacher_*", "student_*", *list(_ARRAYS)[2:]])
     return {
-        **{role: _numbers(path, frame[columns]) for role, columns in inputs.items()},
+        **{role: numbers_of(frame[columns], str(path)) for role, columns in inputs.items()},
         **{name: frame[name].to_numpy(dtype=object) for name in rest if name != "target"},
         "target": _plain(frame["target"]),
     }
@@ -120,26 +143,13 @@ def _check_names(path: Path, names: list[str], kind: str, allowed: list[str]) ->
     missing = [name for name in required if name not in names]
     shown = dict(zip(_ARRAYS, allowed, strict=True))
     if missing:
-        raise InputError(f"{path} has no {kind} {shown[missing[0]]}; {', '.join(allowed[:3])} were expected")
+        others = [name for name in names if name not in _ARRAYS]
+        hint = f" (its others: {names_of(others)})" if others else ""
+        raise InputError(f"{path} has no {kind} {shown[missing[0]]}{hint}; {', '.join(allowed[:3])} were expected")
     for name in names:
         if name not in _ARRAYS:
-            raise InputError(
-                f"{path} has the {kind} {name!r}, which is none of {', '.join(allowed)}; remove or rename it"
-            )
-
-
-def _numbers(path: Path, columns: "pd.DataFrame") -> NDArray[np.float64]:
-    """Columns as one array (N, F); gaps become NaN, which the arrays' check reports with its row."""
-    import pandas as pd
-
-    for name, column in columns.items():
-        if not pd.api.types.is_numeric_dtype(column.dtype):
-            present = column.dropna()
-            example = repr(present.iloc[0]) if len(present) else "nothing"
-            raise InputError(
-                f"{path}: column {name!r} holds {example[:40]}; inputs must be numbers: encode or remove the column"
-            )
-    return columns.to_numpy(dtype=np.float64, na_value=np.nan)
+            way_out = "save it with index=False" if name == "Unnamed: 0" else "remove or rename it"
+            raise InputError(f"{path} has the {kind} {name!r}, which is none of {', '.join(allowed)}; {way_out}")
 
 
 def _plain(column: "pd.Series[Any]") -> NDArray[Any]:

@@ -187,6 +187,30 @@ class Task:
 
         return from_arrays(teacher, student, target, groups, split, problem=problem, seed=seed, **options)
 
+    def cross_validated(self) -> "Task":
+        """The same task, of which every seed draws other validation pairs from training and validation together.
+
+        The test split stays as it is, and so do the sizes of the splits. Where both splits have `groups`, whole groups
+        are drawn, otherwise pairs, stratified by class. The mean over seeds is then that of repeated random
+        sub-sampling (Monte Carlo cross-validation), and `result.best` does not rest on one small validation split.
+        A pair is read by its own data set, so training inputs should not be varied at random.
+
+        Raises:
+            InputError: The task re-splits its data already, its teacher is given and knows the training pairs, or no
+                draw of groups leaves every class in training.
+
+        Example:
+            >>> x, y = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 2
+            >>> split = np.repeat(["train", "val", "test"], 20)
+            >>> fixed = Task.from_arrays(teacher=x, student=x, target=y, split=split)
+            >>> anew = fixed.cross_validated()
+            >>> fixed.resplit is None, len(anew.resplit(3).train), len(anew.resplit(3).val)
+            (True, 20, 20)
+        """
+        from mfh.tasks.cross_validation import cross_validated
+
+        return cross_validated(self)
+
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
             raise InputError(f"the name of a task is {shown(self.name)}; text was expected")

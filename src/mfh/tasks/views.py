@@ -42,15 +42,18 @@ class Views:
         Raises:
             InputError: There is no such view.
         """
-        known = list(self.views)
-        chosen = known if names == "both" and len(known) == 2 else str(names).split("+")
+        return np.concatenate([self.views[name] for name in self._chosen(names, role)], axis=1)
+
+    def _chosen(self, names: str, role: str) -> list[str]:
+        known, pair = list(self.views), len(self.views) == 2
+        chosen = known if names == "both" and pair else str(names).split("+")
         for name in chosen:
             if name not in known:
-                hint = close_names(name, [*known, "both"] if len(known) == 2 else known, limit=6)
+                hint = close_names(name, [*known, "both"] if pair and len(chosen) == 1 else known, limit=6)
                 raise InputError(f"{role} is {names!r}, and there is no view {name!r}; {hint}; join views with '+'")
         if len(set(chosen)) < len(chosen):
             raise InputError(f"{role} is {names!r}, which names a view twice; name each once")
-        return np.concatenate([self.views[name] for name in chosen], axis=1)
+        return chosen
 
     def task(
         self,
@@ -81,7 +84,7 @@ class Views:
         Raises:
             InputError: There is no such view, both roles have the same one, or the pairs cannot be split so.
         """
-        if teacher == student:
+        if set(self._chosen(teacher, "teacher")) == set(self._chosen(student, "student")):
             raise InputError(f"teacher and student both read {teacher!r}; choose different views")
         pairs = PairedArrays(
             teacher=self.inputs(teacher, "teacher"),

@@ -186,7 +186,7 @@ class ByMethod(Taught):
                 student_features={name: value[rows] for name, value in student_features.items()},
                 teacher_features={name: value[rows] for name, value in teacher_features.items()},
                 modules=self.method_modules,
-                channel_weights={name: value.to(logits.device) for name, value in self._weights.items()},
+                channel_weights=self._weights_on(logits.device),
             )
             term = method.loss(seen)
             if not self._checked or not isinstance(term, Tensor):
@@ -222,9 +222,15 @@ class ByMethod(Taught):
         features = reader.take(len(taught)) if reader.taps else {}
         return taught, {name: at_least_single(value.to(device)) for name, value in features.items()}
 
+    def _weights_on(self, device: torch.device) -> dict[str, Tensor]:
+        """The channels' weights, moved once and not with every batch."""
+        if any(value.device != device for value in self._weights.values()):
+            self._weights = {name: value.to(device) for name, value in self._weights.items()}
+        return dict(self._weights)
+
     def _looked_up(self, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
         if self._far:
-            return {name: at_least_single(rows[indices].to(device)) for name, rows in self._features.items()}
+            return {name: at_least_single(to_device(rows[indices], device)) for name, rows in self._features.items()}
         return {
             name: at_least_single(getattr(self, f"teacher_features_{number}").index_select(0, indices.to(device)))
             for number, name in enumerate(self._features)

@@ -267,8 +267,8 @@ class Taught(Objective):
         """The teacher's logits of a batch, without a cache on the device."""
         teacher, kept = self._aside
         if kept is not None:
-            rows: Tensor = kept[indices]
-            return rows.to(device)
+            rows: Tensor = to_device(kept[indices], device)
+            return rows
         try:
             with torch.no_grad():
                 return as_logits(call(teacher, to_device(batch.teacher_input, device_of(teacher)))).to(device)
