@@ -2,7 +2,7 @@
 
 import copy
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ def cross_validated(task: "Task") -> "Task":
 
 def _split_anew(task: "Task", seed: int) -> "Task":
     """The task with the validation pairs of a seed."""
-    pool = ConcatDataset([task.train, task.val])
+    pool: ConcatDataset[Any] = ConcatDataset([task.train, task.val])
     rows = _validation_rows(task, np.random.default_rng([seed, len(pool)]))
     rest = np.setdiff1d(np.arange(len(pool)), rows)
     made = copy.copy(task)
