@@ -78,7 +78,7 @@ def test_compiled_sums_whatever_the_distribution(kind, dtype):
 def test_compiled_sums_of_more_samples_than_are_worked_on_at_once(kind):
     """Of crowded activations, many share a step of the table; some samples lie beyond all donors."""
     own, donors = randn(5000, 2, seed=1).double(), randn(40, 2, seed=2).double()
-    assert exact_l1._BLOCK < len(own)
+    assert len(own) > exact_l1._BLOCK
     assert (own.abs() > donors.abs().amax()).any()
     if kind == "crowded":
         donors[:30] *= 1e-6

@@ -118,9 +118,13 @@ def _compiled() -> Callable[..., float] | None:
     try:
         import numba
 
-        # Sums in any order, so that several numbers are added at once.
-        options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"reassoc", "contract"}}
-        compiled: Callable[..., float] = numba.njit(**options)(_absolute_sum)
+        wrapped = numba.njit(
+            nogil=True,
+            cache=True,
+            error_model="numpy",
+            fastmath={"reassoc", "contract"},  # sums in any order, so that several numbers are added at once
+        )
+        compiled: Callable[..., float] = wrapped(_absolute_sum)
     except (ImportError, RuntimeError):  # the second where numba may write nowhere
         return None
     return compiled
