@@ -182,10 +182,10 @@ def trainings(say, name, sizes, epochs):
         )
 
 
-def outcome(result):
+def outcome(frame):
     """What a study says: for each arm the mean gain over no-kd, and whether its interval excludes zero."""
     found = {}
-    for variant in summarise(result.frame).variants:
+    for variant in summarise(frame).variants:
         gain = variant.gain
         if gain is not None:
             found[variant.label] = gain.mean_difference, gain.low > 0 or gain.high < 0
@@ -193,7 +193,7 @@ def outcome(result):
 
 
 def measured_study(name, num_seeds, ensemble):
-    """Processor seconds of this process from its start to the end of a study, MB at its peak, and the result."""
+    """Processor seconds of this process from its start to the end of a study, MB at its peak, and the rows."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         result = mfh.study(
@@ -204,7 +204,7 @@ def measured_study(name, num_seeds, ensemble):
             ensemble=ensemble,
             out=f"{folder}/run",
         )
-    return time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, result
+    return time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, result.frame
 
 
 def alone(function, *arguments):
@@ -216,11 +216,11 @@ def alone(function, *arguments):
 def studies(say, name, num_seeds):
     """A whole study, one by one and together."""
     found = {ensemble: alone(measured_study, name, num_seeds, ensemble) for ensemble in ("on", "off")}
-    tables = [found[ensemble][2].frame for ensemble in ("on", "off")]
+    tables = [found[ensemble][2] for ensemble in ("on", "off")]
     accuracies = [table[(table["metric"] == "accuracy") & (table["split"] == "test")] for table in tables]
     cells = len(accuracies[0])
     apart = (accuracies[0]["value"] - accuracies[1]["value"]).abs()
-    ours, theirs = (outcome(found[ensemble][2]) for ensemble in ("on", "off"))
+    ours, theirs = map(outcome, tables)
     means = max(abs(ours[arm][0] - theirs[arm][0]) for arm in ours)
     other = [
         arm for arm in ours if ours[arm][1] != theirs[arm][1] or (ours[arm][1] and ours[arm][0] * theirs[arm][0] < 0)
@@ -304,7 +304,7 @@ def main():
     parser.add_argument("--report", type=Path, help="markdown file to write")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 40, 120], help="numbers of networks")
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--tasks", nargs="+", default=TASKS)
+    parser.add_argument("--tasks", nargs="*", default=TASKS)
     parser.add_argument(
         "--studies", nargs="*", default=["htad", "numerals", "synthetic"], help="tasks to make whole studies of"
     )

@@ -3,7 +3,7 @@
 The teacher's input holds decisive inputs of which the student sees more or less; the student may have decisive inputs of
 its own. Everything is Gaussian, the label is the sign of the sum of the decisive inputs, and both networks are linear
 and fitted by least squares. `accuracies` predicts the student's accuracy without a teacher, with the plain teacher and
-with a masked one; `simulate` measures the same. docs/theory.md derives the formulas.
+with a masked one; `simulate` measures the same. derivation.md derives the formulas.
 
     python research/theory/gain.py --report research/theory/reports/theory-YYYY-MM-DD.md
 """
@@ -188,7 +188,7 @@ def main() -> None:
     say(
         f"{DECISIVE} decisive inputs of the teacher, widths of 50, {LABELLED} labelled pairs, {options.seeds} seeds. Gains "
         "are points of accuracy, predicted / simulated. `soft` weighs a channel by what the student sees of it, `best` as "
-        "docs/theory.md derives."
+        "derivation.md derives."
     )
     errors: list[tuple[float, float]] = []
     found: dict[tuple[str, float, int], dict[str, float]] = {}

@@ -15,6 +15,8 @@ were printed in the report of `verdict.py` before, but nothing was chosen by the
   among those whose 95 % interval, which resamples directions, excludes zero. If there is none, nothing is forecast.
 - Outcome on the chosen settings, written before the held-out ones were computed: the trial of heads was chosen, +.50 (+.15
   to +.78). The rehearsal had -.11 and costs most, so it was not computed for held-out settings.
+- Outcome on the held-out settings: the correlation is +.41 (+.11 to +.64), but the error is 0.72 points against 0.62 of the
+  mean gain. So there is no forecast, and `diagnose` states the empirical interval.
 - The *empirical interval* is the mean of the gains in these 24 settings, plus and minus 1.645 standard deviations. It
   stands for a forecast that knows nothing of the setting.
 - Reported on held-out settings (all others with measured gains): Spearman of the chosen candidate and of all others, how
@@ -44,11 +46,12 @@ from verdict import CHOSEN, SEEN, SMARTWATCH, UNSEEN, made, settings_of, spearma
 
 from common import Report
 from mfh.saliency.probe import cross_fitted_r2
-from mfh.saliency.scores import soft_weights
+from mfh.saliency.scores import ChannelSaliency, soft_weights
 from mfh.studies import forecast as rehearsal
 from mfh.studies.folder import Run
 from mfh.studies.networks import Networks
 from mfh.studies.settings import Settings
+from mfh.tasks.small_networks import WIDTH
 from real import table
 
 REHEARSED = "rehearsed gain of soft"
@@ -201,7 +204,27 @@ def main():
         + " to ".join(f"{q:+.1f}" for q in np.quantile([r["gain"] for _, r in everything], [0.05, 0.95]))
         + "."
     )
+    say()
+    _say_fading(say, [folder for folder in sorted(options.real.iterdir()) if Run(folder).holds_results])
     say.write(options.report)
+
+
+def _say_fading(say, folders):
+    """What would be left of the masks if they faded with the number of pairs, as research/theory/derivation.md derives."""
+    rows = []
+    for folder in folders:
+        pairs = Run(folder).config["pairs"][-1]
+        kappa = WIDTH / (pairs["labelled"] + pairs["unlabelled"] - WIDTH - 1)
+        masks = [ChannelSaliency.load(folder / f"seed-{seed}" / "saliency-probe.safetensors") for seed in range(SEEDS)]
+        soft = np.concatenate([mask.mask("soft").weights for mask in masks])
+        rows.append((kappa, soft.mean(), (soft / (soft + kappa * (1 - soft) + 1e-12)).mean()))
+    kappa, soft, fading = np.array(rows).T
+    say(
+        f"A mask that fades with the pairs: kappa is {kappa.min():.3f} to {kappa.max():.3f} in {len(rows)} settings of the first "
+        f"folder. The mean weight is {soft.mean():.2f} of `soft` and would be {fading.mean():.2f} (median of settings "
+        f"{np.median(fading):.2f})."
+    )
+    say()
 
 
 def _interval(rows):

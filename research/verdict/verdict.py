@@ -239,11 +239,11 @@ COLOURS = {"htad": "#0072b2", "numerals": "#d55e00", "smartwatch": "#1f6f50", "h
 
 
 def draw(rows, path):
-    """Forecast against gain, and how often intervals of several levels hold the gain."""
+    """Forecast against gain, how often intervals of several levels hold the gain, and what abstaining costs and saves."""
     gains, values = (np.array([r[name] for _, r in rows]) for name in ("gain", "forecast"))
     spreads = np.array([(r["high"] - r["low"]) / 2 / stats.norm.ppf(0.95) for _, r in rows])
     with style():
-        figure, (left, right) = new_figure(7.2, 3.4, columns=2)
+        figure, (left, right, last) = new_figure(7.2, 2.9, columns=3)
         ends = [min(gains.min(), values.min()) - 3, max(gains.max(), values.max()) + 3]
         left.plot(ends, ends, color=INK, linewidth=0.8)
         for name, colour in COLOURS.items():
@@ -261,13 +261,24 @@ def draw(rows, path):
                 )
         left.axhline(0, color=FAINT, linewidth=0.8)
         left.axvline(0, color=FAINT, linewidth=0.8)
-        left.set(xlabel="forecast, points (bars: 90 %)", ylabel="measured gain, points", title="Size")
-        left.legend(loc="upper left", frameon=False)
+        left.set(xlabel="forecast, points", ylabel="measured gain, points", title="Size")
+        left.legend(loc="upper left", frameon=False, fontsize=6, handletextpad=0.2)
         levels = np.linspace(0.05, 0.99, 40)
         held = [np.mean(np.abs(gains - values) <= stats.norm.ppf(0.5 + level / 2) * spreads) for level in levels]
         right.plot([0, 100], [0, 100], color=INK, linewidth=0.8)
         right.plot(100 * levels, 100 * np.array(held), color=COLOURS["htad"])
         right.set(xlabel="level of the interval, %", ylabel="gain inside, %", title="Calibration")
+        # A setting is decided where the interval of a level excludes zero. At level 0 every setting is.
+        decided = [np.abs(values) > stats.norm.ppf(0.5 + level / 2) * spreads for level in np.linspace(0, 0.99, 40)]
+        right_sign = [np.mean((values > 0)[part] == (gains > 0)[part]) for part in decided]
+        levels = 100 * np.linspace(0, 0.99, 40)
+        last.plot(levels, 100 * np.array(right_sign), color=COLOURS["htad"], label="sign right, where decided")
+        last.plot(
+            levels, [100 * np.mean(part) for part in decided], color=COLOURS["numerals"], label="settings decided"
+        )
+        last.axvline(90, color=FAINT, linewidth=0.8)
+        last.set(xlabel="level that excludes zero, %", ylabel="%", ylim=(0, 105), title="Abstention")
+        last.legend(loc="lower left", frameon=False, fontsize=6)
         save_figure(figure, path)
 
 

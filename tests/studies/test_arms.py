@@ -450,7 +450,7 @@ def test_a_method_that_needs_many_pairs_is_tried_on_as_many(folds):
     few = {"num_seeds": 1, "processes": 1, "epochs": 2}
     result = mfh.study(tiny_task.task(0), arms=["no-kd", Attainable(warm_up=1, folds=folds)], **few)
     assert set(result.frame["arm"]) == {"no-kd", "attainable"}
-    with pytest.raises(InputError, match="attainable remembers training pairs .* needs at least 122, got 120"):
+    with pytest.raises(InputError, match=r"attainable remembers training pairs .* needs at least 122, got 120"):
         mfh.study(tiny_task.task(0), arms=["no-kd", Attainable(folds=61)], **few)
 
 

@@ -190,7 +190,7 @@ def check_same(found: Path, wanted: Path) -> None:
 def test_a_study_from_a_file_is_the_same_on_a_cluster(cluster, here, monkeypatch):
     """Label budgets, several methods, networks trained at once, all students kept, and a cache of teacher outputs."""
     monkeypatch.chdir(here)
-    mfh.study("sweep.toml", processes=1, out="near")
+    mfh.study("sweep.toml", processes=2, out="near")  # as many networks are trained at once as on two nodes
     code, said = ray_nodes.call(*study(cluster, "far", "sweep.toml", "--cache", "outputs"), folder=here)
     assert code == 0, said
     assert "Ray cluster: 2 node(s), 2 job(s) at once" in said

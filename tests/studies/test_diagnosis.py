@@ -163,7 +163,9 @@ def test_the_verdict_follows_the_interval_of_the_forecast(low, high, percent, ve
 
 def test_a_gain_in_words():
     assert in_words(Measure(4.14, -0.2, 8.0), Scale()) == "+4.1 points (90 % interval \u22120.2 to +8.0)"
-    assert in_words(Measure(-0.0123), Scale("mean_squared_error", False, False)) == "\u22120.0123"
+    error = Scale("mean_squared_error", False, False)
+    assert in_words(Measure(-0.0123), error) == "\u22120.0123"
+    assert in_words(Measure(-0.0123, note="rehearsed only"), error) == "\u22120.0123 (rehearsed only)"
 
 
 def test_alike_and_different_features():
@@ -249,6 +251,7 @@ def test_diagnose_keeps_what_a_study_needs_and_changes_no_global_state(tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
     assert [view.layer for view in found.layers] == ["0", "1"]
     assert found.verdict in ("likely to help", "not likely to help", "cannot tell")
+    assert any("What a soft mask adds cannot be told beforehand" in reason for reason in found.reasons)
     assert Diagnosis.load(tmp_path / "run" / "diagnosis.json") == found
     assert mfh.diagnose(TINY, device="cpu", layers=["0", "1"]) == found  # nothing kept, the same seed
     weights = tmp_path / "run" / "seed-0" / "student.safetensors"
@@ -364,7 +367,10 @@ def test_dense_prediction_has_a_forecast():
     train, val, test = (TensorDataset(series[rows], noisy[rows], target[rows]) for rows in torch.arange(120).split(40))
     task = mfh.Task("frames", frames, frames, "1", train, val, test, problem=Problem.dense())
     found = mfh.diagnose(task, device="cpu", epochs=1)
-    assert found.forecast.gain.low < found.forecast.gain.value < found.forecast.gain.high
+    assert found.forecast.gain.low is None
+    assert "the size is not confirmed for dense prediction" in found.reasons[0]
+    assert found.verdict == "cannot tell"
+    assert found.forecast.masked.value is None
     assert found.forecast.lead.value > 0
     assert found.trial.value is None
     assert 0 < found.layers[0].seen < 1
@@ -376,9 +382,7 @@ def test_inputs_that_are_not_finite_are_named(part):
     task = tiny_task.task()
     task = dataclasses.replace(task, unlabelled=TensorDataset(*(tensor.clone() for tensor in task.test.tensors[:2])))
     getattr(task, part).tensors[1][3, 2] = math.nan
-    with pytest.raises(
-        mfh.InputError, match="student_input holds nan|the untrained student are not finite"
-    ):
+    with pytest.raises(mfh.InputError, match=r"student_input holds nan|features of the student are not finite"):
         mfh.diagnose(task, device="cpu", epochs=1)
 
 

@@ -20,6 +20,7 @@ import tiny_task
 from mfh.cli import main
 from mfh.errors import InputError
 from mfh.methods import SimKD
+from mfh.reporting.page import Command
 from mfh.reporting.student import student_lines, student_section
 from mfh.studies.folder import Run, SeedFolder
 from mfh.studies.grid import Cell
@@ -302,7 +303,8 @@ for size in (1, 7, 64):
     }
     for name, logits in runs.items():
         logits = np.concatenate(logits)
-        found[f"{name}-{size}"] = [max(map(len, parts)), float((classes[logits.argmax(1)] == truth).mean()), logits.tolist()]
+        accuracy = float((classes[logits.argmax(1)] == truth).mean())
+        found[f"{name}-{size}"] = [max(map(len, parts)), accuracy, logits.tolist()]
 try:
     import mfh
 except ImportError:
@@ -462,11 +464,27 @@ def test_what_was_exported_ends_the_report_until_more_is_measured(tmp_path):
     told = [result.best.report(), *made.lines]
     assert student_lines(Run(result.folder)) == told
     section = student_section(Run(result.folder))
-    assert (section.title, section.blocks) == ("Take it home", told)
+    assert (section.title, section.blocks[:-1]) == ("Take it home", told[:-4])
+    assert section.blocks[-1] == Command("\n".join(told[-4:]))  # what safetensors need, as code
     mfh.study(TINY, out=tmp_path / "run", **few)
     assert student_lines(Run(result.folder)) == told
     mfh.study(TINY, out=tmp_path / "run", **few | {"num_seeds": 2})
     assert "mfh export" in student_lines(Run(result.folder))[0]
+
+
+def test_a_card_says_what_the_student_learned_from(tmp_path):
+    said = {
+        "no-kd": "none; the student learned from labels",
+        "aligned-student": "one that was trained jointly with the student",
+        "regular": "the pretrained teacher; test accuracy ",
+        "teacher-shuffled": "the pretrained teacher, its outputs shuffled over all pairs; test accuracy ",
+        "self-training": "the student trained on labels alone",
+        "soft": "the pretrained teacher, masked at the layer 1 (soft); test accuracy ",
+    }
+    result = mfh.study(TINY, out=tmp_path / "run", **FEW | {"num_seeds": 1, "arms": list(said)})
+    for arm, words in said.items():
+        card = result.students.of_arm(arm).export(tmp_path / f"{arm}.safetensors").card.read_text(encoding="utf-8")
+        assert f"* **Teacher:** {words}" in card
 
 
 def test_the_last_lines_load_the_student_without_mfh(tmp_path):
@@ -478,7 +496,11 @@ def test_the_last_lines_load_the_student_without_mfh(tmp_path):
     exec("\n".join(code), found)  # with the file's own path
     with torch.no_grad():
         assert torch.allclose(found["logits"], result.best.student(inputs), atol=1e-5)
-    assert student_section(Run(result.folder)).blocks[-len(code) :] == code
+    assert student_section(Run(result.folder)).blocks[-1] == Command("\n".join(code))
+    page = mfh.report(result.folder).read_text(encoding="utf-8")
+    assert 'aria-label="Code">import torch\n' in page
+    text = mfh.report(result.folder, format="md").read_text(encoding="utf-8")
+    assert "\n    import torch\n    student = torch" in text
 
 
 def test_a_student_of_an_object_of_python_is_exported_there(tmp_path):

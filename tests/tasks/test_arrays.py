@@ -301,7 +301,7 @@ def test_numbers_to_predict_may_have_any_scale():
     student = RNG.normal(size=(N, 2))
     values = student * [1e5, 1e-4] + [3e5, 7]
     task = task_of(student=student, target=values)
-    scale = task.student().scale
+    scale = task.student().logits
     torch.testing.assert_close(scale.mean, task.train.tensors[2].mean(0))
     torch.testing.assert_close(scale.std, task.train.tensors[2].std(0, correction=0))
     fit = mfh.pretrain(
@@ -309,7 +309,7 @@ def test_numbers_to_predict_may_have_any_scale():
     )
     assert fit.history[-1]["student_val_mean_squared_error"] < 0.1 * 1e10  # without the scale it stays near 1e11
     constant = task_of(target=np.full(N, 0.5))
-    assert constant.teacher().scale.std == 1
+    assert constant.teacher().logits.std == 1
 
 
 @pytest.mark.parametrize(

@@ -528,6 +528,14 @@ def test_bad_input():
         unlabelled=TensorDataset(X[:9], S[:9].double()),
     )
     refused(r"an unlabelled item is a tuple of length 1", unlabelled=Items(X[:9]))
+    refused(
+        r"the teacher's logits are NaN or infinite \(unlabelled split, sample 4\)",
+        unlabelled=TensorDataset(spoiled(X[:9], 4), S[:9]),
+    )
+    refused(
+        r"the target is of type torch.float32; class indices of type torch.int64 were expected: .long\(\)",
+        train=TensorDataset(*TRAIN.tensors[:2], Y[:LABELLED].float()),
+    )
     refused(r"unlabelled is a dict; a map-style data set", unlabelled={"a": 1})
     refused(r"loss _my_loss needs the labels of all pairs", loss=_my_loss)
     refused(r"teacher_logits has 20 rows for 63 samples", teacher_logits=torch.zeros(20, 2))

@@ -270,8 +270,8 @@ def _demo(options: opt.Demo) -> None:
         lines = demo.export(runs[demo.DIRECTIONS[0]])
     with status("writing the report", not options.quiet):
         page = report(*runs.values(), out=out)
-    _say("\n" + "\n".join(lines))
-    _say(f"Report: {page}")
+    _say(f"\nReport: {page}\n")
+    _say("\n".join(lines))
 
 
 def _study(options: opt.Study) -> None:
@@ -360,21 +360,23 @@ def _print_list(lines: Sequence[str]) -> None:
 
 def _print_table(content: "PageTable", width: int = 160) -> None:
     console = _console(width)
-    table = _drawn(content)
-    if console.measure(table, options=console.options.update(width=1000)).maximum > console.width:
-        # Too wide: an interval goes below its number, and columns move together.
-        numbers = [kind == "number" for kind in content.alignments]
-        rows = [
-            [cell.replace(" (", "\n(") if number else cell for cell, number in zip(row, numbers, strict=True)]
-            for row in content.rows
-        ]
-        table = _drawn(replace(content, rows=rows), content.alignments, gap=0)
+    # The widest table that fits: headings in one line; folded; intervals below their numbers, columns close together.
+    numbers = [kind == "number" for kind in content.alignments]
+    rows = [
+        [cell.replace(" (", "\n(") if number else cell for cell, number in zip(row, numbers, strict=True)]
+        for row in content.rows
+    ]
+    narrowest = _drawn(replace(content, rows=rows), content.alignments, gap=0)
+    wide = [_drawn(content, fold=False), _drawn(content)]
+    endless = console.options.update(width=1000)
+    fits = [table for table in wide if console.measure(table, options=endless).maximum <= console.width]
+    table = [*fits, narrowest][0]
     if content.caption:
         _say(content.caption)
     console.print(table)
 
 
-def _drawn(content: "PageTable", alignments: Sequence[str] = (), gap: int = 1) -> "RichTable":
+def _drawn(content: "PageTable", alignments: Sequence[str] = (), gap: int = 1, *, fold: bool = True) -> "RichTable":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -387,7 +389,8 @@ def _drawn(content: "PageTable", alignments: Sequence[str] = (), gap: int = 1) -
         # Headings are folded to the width of their column, which would otherwise fold the numbers.
         lines = [line for row in content.rows for line in row[place].split("\n")]
         longest = max(map(len, lines), default=0)
-        heading = "\n".join(wrap(plain(content.columns[place]), max(longest, 9), break_long_words=False))
+        width = max(longest, 9) if fold else 1000
+        heading = "\n".join(wrap(plain(content.columns[place]), width, break_long_words=False))
         table.add_column(Text(heading), justify="right" if kind == "number" else "left", no_wrap=not place)
     for row in content.rows:
         table.add_row(*cells(row))

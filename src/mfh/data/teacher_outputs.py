@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mfh.data.pairs import place_of
 from mfh.errors import InputError
 from mfh.files import map_array
 
@@ -46,13 +47,14 @@ def teacher_outputs(source: Tensor | NDArray[Any] | str | Path, samples: int, na
     return logits
 
 
-def check_finite(logits: Tensor, sample: str = "training sample", what: str = "logits") -> None:
+def check_finite(logits: Tensor, sample: str = "training sample", what: str = "logits", pairs: Any = None) -> None:
     """Refuse a teacher's logits, or other outputs, that are not finite.
 
     Args:
         logits: (N, ...), in data-set order.
         sample: What a row is, for the message.
         what: What the outputs are, for the message.
+        pairs: The training pairs, whose split and position the message then names.
 
     Raises:
         InputError: A number is NaN or infinite.
@@ -61,6 +63,9 @@ def check_finite(logits: Tensor, sample: str = "training sample", what: str = "l
         well = torch.isfinite(logits[start : start + _BLOCK]).flatten(1).all(1)
         if not bool(well.all()):
             row = start + int((~well).nonzero()[0])
+            if pairs is not None:
+                split, row = place_of(pairs, "train", row)
+                sample = f"{split} split, sample"
             raise InputError(
                 f"the teacher's {what} are NaN or infinite ({sample} {row}); check its weights and its input"
             )

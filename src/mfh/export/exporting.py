@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mfh import files
 from mfh.data.pairs import Nested, map_tensors, num_samples
 from mfh.errors import FOREIGN, InputError, in_a_line
+from mfh.export import LOADING
 from mfh.export.card import card_text
 from mfh.export.formats import Exporter, Format, Runner, format_of, quantised
 from mfh.networks.calling import call
@@ -61,7 +62,7 @@ class Exported:
         ]
         if self.int8 is not None:
             lines.append(f"8-bit weights: {self.int8.path}, {self.int8.in_words}")
-        return [*lines, f"Model card: {self.card}", "Load it without mfh:", *self.loading.splitlines()]
+        return [*lines, f"Model card: {self.card}", LOADING, *self.loading.splitlines()]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,5 +81,5 @@ def draw_intervals(rows: Sequence[Row], *, label: str, ends: tuple[float, float]
         axes.grid(axis="x")
         if ends is not None:
             axes.set_xlim(*possible(axes.get_xlim(), *ends))
-        axes.set_xlabel(label)
+        axes.set_xlabel(fill(label, 45) if narrow else label)
     return figure

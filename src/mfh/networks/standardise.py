@@ -32,27 +32,6 @@ class Standardise(nn.Module):
         return (inputs - self.mean) / self.std
 
 
-class Unstandardise(nn.Module):
-    """Multiply outputs by a standard deviation and add a mean, so that a network predicts numbers of any scale.
-
-    Args:
-        mean: Mean of each output, (K,).
-        std: Standard deviation of each, (K,).
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean.clone())
-        self.register_buffer("std", std.clone())
-
-    def forward(self, outputs: Tensor) -> Tensor:
-        """Outputs (N, K) of the scale of the numbers to predict."""
-        return outputs * self.std + self.mean
-
-
 def moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every feature or channel of inputs (N, C, ...), each (C,)."""
     rows = inputs.double().transpose(0, 1).flatten(1)

@@ -335,7 +335,9 @@ def _index_fault(logits: Tensor, target: Tensor, dense: bool, ignore_index: int 
             None,
         )
     wanted = (shape[0], *shape[2:])
-    if tuple(target.shape) != wanted or target.dtype != torch.int64:
+    if tuple(target.shape) == wanted and target.dtype != torch.int64:
+        return f"the target is of type {target.dtype}; class indices of type torch.int64 were expected: .long()", None
+    if tuple(target.shape) != wanted:
         return (
             f"the target has shape {tuple(target.shape)} and type {target.dtype} for logits of shape {shape}; class "
             f"indices of shape {wanted} and type torch.int64 were expected"

@@ -43,7 +43,7 @@ def _block(block: Block, picture: str) -> list[str]:
         table = markdown_table(columns, rows, block.alignments).rstrip()
         return [table, *([f"*{literal(block.caption)}*"] if block.caption else [])]
     if isinstance(block, Command):
-        return [f"    {' '.join(block.text.split())}"]
+        return ["\n".join(f"    {' '.join(line.split())}" for line in block.text.splitlines())]
     if isinstance(block, Files):
         return ["\n".join(f"* {literal(str(path))}: {literal(words)}" for path, words in block.paths.items())]
     if isinstance(block, Folded):

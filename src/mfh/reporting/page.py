@@ -90,10 +90,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Command:
-    """A command to copy.
+    """A command, or lines of code, to copy.
 
     Args:
-        text: The command line.
+        text: The command line, or the lines.
     """
 
     text: str

@@ -1,5 +1,6 @@
 """The student to take home: what a study recommends, and what was exported."""
 
+from mfh.export import LOADING
 from mfh.reporting.page import Command, Section
 from mfh.studies.folder import Run
 
@@ -19,4 +20,7 @@ def student_section(run: Run) -> Section:
     if run.exported is None and run.holds_students:
         command = Command(f"mfh export {run.folder}")
         return Section("Take it home", ["This command writes the recommended student as a file:", command])
-    return Section("Take it home", [*student_lines(run)])
+    lines = student_lines(run)
+    place = lines.index(LOADING) + 1 if LOADING in lines else len(lines)
+    code = [Command("\n".join(lines[place:]))] if lines[place:] else []
+    return Section("Take it home", [*lines[:place], *code])

@@ -230,7 +230,7 @@ class Recommended:
 
     def report(self) -> str:
         """The arm, why it is recommended, and what its student reaches, in a few sentences."""
-        sentences = [f"{self._title}.", self.why]
+        sentences = [f"The student is that of seed {self.seed} of {self.cell.name}{self._share}.", self.why]
         if self._variant is not None and self._variant.gain is not None:
             gains = self._summary.says(self._variant.label, self._variant.gain)
             sentences.append(f"On the {self._summary.split} split, against no-kd, {gains}.")
@@ -314,8 +314,11 @@ class Recommended:
 
     @property
     def _title(self) -> str:
-        share = "" if self.fraction is None else f" with {100 * self.fraction:g} % of the labels"
-        return f"{self.cell.name}, the student of seed {self.seed}{share}"
+        return f"{self.cell.name}, the student of seed {self.seed}{self._share}"
+
+    @property
+    def _share(self) -> str:
+        return "" if self.fraction is None else f" with {100 * self.fraction:g} % of the labels"
 
     @property
     def _metric(self) -> str:
@@ -359,11 +362,14 @@ class Recommended:
     def _teacher(self) -> str:
         """What the student learned from beside the labels."""
         cell = self.cell
+        if cell.arm == "aligned-student":
+            return "one that was trained jointly with the student"
         if cell.teacher is None:
             return "none; the student learned from labels"
         if cell.teacher == "student":
             return "the student trained on labels alone"
-        mask = f", masked at the layer {cell.layer} ({cell.arm})" if cell.layer else ""
+        mask = ", its outputs shuffled over all pairs" if cell.arm == "teacher-shuffled" else ""
+        mask += f", masked at the layer {cell.layer} ({cell.arm})" if cell.layer else ""
         metric = ""
         if self._variant is not None and len(self._variant.teacher):
             scale = self.students.run.scale

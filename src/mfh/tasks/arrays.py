@@ -8,15 +8,15 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from mfh.errors import InputError, close_names, shown
-from mfh.networks.standardise import Unstandardise, moments
+from mfh.networks.standardise import moments
 from mfh.problems.problem import Problem
 from mfh.tasks.encoding import PairedArrays, paired_arrays
 from mfh.tasks.resplit import split_groups, split_rows, stratified_order
-from mfh.tasks.small_networks import Default, default_for
+from mfh.tasks.small_networks import Default, Scale, default_for
 from mfh.tasks.splits import SPLITS, Split
 from mfh.tasks.targets import UNLABELLED
 from mfh.tasks.task import Task
@@ -207,11 +207,10 @@ def _default(pairs: PairedArrays, role: str, rows: Rows) -> Default:
     inputs: NDArray[np.float32] = getattr(pairs, role)
     default = default_for(inputs.ndim, role)
     mean, std = moments(torch.from_numpy(inputs[training]))
-    made = partial(default.network, mean, std, pairs.num_outputs)
-    return default._replace(network=made if scale is None else partial(_scaled, made, *scale))
+    return default._replace(network=partial(default.network, mean, std, pairs.num_outputs, scale))
 
 
-def _scale(pairs: PairedArrays, labelled: NDArray[np.int64]) -> tuple[Tensor, Tensor] | None:
+def _scale(pairs: PairedArrays, labelled: NDArray[np.int64]) -> Scale | None:
     """Mean and standard deviation (K,) of the numbers that labelled training pairs have; None for other targets."""
     if pairs.problem.name != "regression":
         return None
@@ -219,13 +218,6 @@ def _scale(pairs: PairedArrays, labelled: NDArray[np.int64]) -> tuple[Tensor, Te
     moments = (known.mean(0).filled(0), known.std(0).filled(1))
     mean, std = (torch.from_numpy(np.asarray(part)).float() for part in moments)
     return mean, torch.where(std > 0, std, 1.0)
-
-
-def _scaled(network: Callable[[], nn.Module], mean: Tensor, std: Tensor) -> nn.Module:
-    """A default network whose outputs have the scale of the numbers to predict."""
-    made = network()
-    made.add_module("scale", Unstandardise(mean, std))
-    return made
 
 
 def _dataset(pairs: PairedArrays, rows: NDArray[np.int64]) -> TensorDataset:

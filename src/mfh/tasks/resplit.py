@@ -36,9 +36,7 @@ def stratified_order(classes: NDArray[np.int64], generator: np.random.Generator)
     return shuffled[np.argsort(before / size, kind="stable")]
 
 
-def within_classes(
-    classes: NDArray[np.int64], order: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def within_classes(classes: NDArray[np.int64], order: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where each row of an order stands among the rows of its class.
 
     Args:

@@ -19,14 +19,49 @@ from mfh.training.recipe import Recipe
 
 WIDTH = 64
 
+#: Mean and standard deviation of numbers to predict, each (K,).
+Scale = tuple[Tensor, Tensor]
 
-def vector_network(mean: Tensor, std: Tensor, num_outputs: int) -> nn.Sequential:
+
+class ScaledLinear(nn.Module):
+    """A fully connected layer whose outputs have the scale of the numbers to predict.
+
+    It is one layer, so that methods which cut a network before its last layer find the whole rest there. The scale is
+    no parameter: with it, a learning rate suits numbers of any size.
+
+    Args:
+        width: Number of inputs.
+        mean: Mean of each number to predict, (K,).
+        std: Standard deviation of each, (K,).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, width: int, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        made = nn.Linear(width, len(mean))
+        self.weight, self.bias = made.weight, made.bias
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("std", std.clone())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Numbers (N, K) for inputs (N, width)."""
+        return nn.functional.linear(inputs, self.weight, self.bias) * self.std + self.mean
+
+
+def _last(num_outputs: int, scale: Scale | None) -> nn.Module:
+    return nn.Linear(WIDTH, num_outputs) if scale is None else ScaledLinear(WIDTH, *scale)
+
+
+def vector_network(mean: Tensor, std: Tensor, num_outputs: int, scale: Scale | None = None) -> nn.Sequential:
     """A new network (N, C) -> (N, K): three fully connected layers of width 64.
 
     Args:
         mean: Mean of each feature, (C,).
         std: Standard deviation of each feature, (C,).
         num_outputs: Number K of outputs.
+        scale: Scale of the numbers to predict; None for logits.
     """
     return nn.Sequential(
         OrderedDict(
@@ -35,18 +70,19 @@ def vector_network(mean: Tensor, std: Tensor, num_outputs: int) -> nn.Sequential
             relu1=nn.ReLU(),
             linear2=nn.Linear(WIDTH, WIDTH),
             hidden=nn.ReLU(),
-            logits=nn.Linear(WIDTH, num_outputs),
+            logits=_last(num_outputs, scale),
         )
     )
 
 
-def series_network(mean: Tensor, std: Tensor, num_outputs: int) -> nn.Sequential:
+def series_network(mean: Tensor, std: Tensor, num_outputs: int, scale: Scale | None = None) -> nn.Sequential:
     """A new network (N, C, T) -> (N, K): three convolutions over time, the mean over time, a fully connected layer.
 
     Args:
         mean: Mean of each channel, (C,).
         std: Standard deviation of each channel, (C,).
         num_outputs: Number K of outputs.
+        scale: Scale of the numbers to predict; None for logits.
     """
     return nn.Sequential(
         OrderedDict(
@@ -58,18 +94,19 @@ def series_network(mean: Tensor, std: Tensor, num_outputs: int) -> nn.Sequential
             conv3=nn.Conv1d(WIDTH, WIDTH, 5, stride=2, padding=2),
             relu3=nn.ReLU(),
             features=nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Flatten()),
-            logits=nn.Linear(WIDTH, num_outputs),
+            logits=_last(num_outputs, scale),
         )
     )
 
 
-def image_network(mean: Tensor, std: Tensor, num_outputs: int) -> nn.Sequential:
+def image_network(mean: Tensor, std: Tensor, num_outputs: int, scale: Scale | None = None) -> nn.Sequential:
     """A new network (N, C, H, W) -> (N, K): three convolutions, the mean over places, a fully connected layer.
 
     Args:
         mean: Mean of each channel, (C,).
         std: Standard deviation of each channel, (C,).
         num_outputs: Number K of outputs.
+        scale: Scale of the numbers to predict; None for logits.
     """
     return nn.Sequential(
         OrderedDict(
@@ -81,7 +118,7 @@ def image_network(mean: Tensor, std: Tensor, num_outputs: int) -> nn.Sequential:
             conv3=nn.Conv2d(32, WIDTH, 3, stride=2, padding=1),
             relu3=nn.ReLU(),
             features=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-            logits=nn.Linear(WIDTH, num_outputs),
+            logits=_last(num_outputs, scale),
         )
     )
 
@@ -90,12 +127,12 @@ class Default(NamedTuple):
     """What one kind of input gets unless the user says otherwise.
 
     Attributes:
-        network: Function from mean (C,), standard deviation (C,) and number of outputs to a new network.
+        network: Function from mean (C,), standard deviation (C,), number of outputs and their scale to a new network.
         layer: Layer to score and mask.
         recipe: How the network is trained.
     """
 
-    network: Callable[[Tensor, Tensor, int], nn.Module]
+    network: Callable[[Tensor, Tensor, int, Scale | None], nn.Module]
     layer: str
     recipe: Recipe
 

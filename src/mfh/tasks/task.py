@@ -154,20 +154,23 @@ class Task:
     ) -> "Task":
         """A task from paired arrays: splits by seed, and small networks that standardise their inputs themselves.
 
-        Rows whose target is -1, NaN, None or an empty text are pairs without a label. They serve training only. So do
-        multi-label rows some of whose entries are -1 (whole numbers) or NaN: the label loss counts their other entries.
+        Rows whose target is -1 (classes), NaN, None or an empty text are pairs without a label. They serve training
+        only. So do rows of which some entries are missing, -1 (whole numbers) or NaN: the label loss counts the others.
 
         Args:
             teacher: The teacher's inputs: vectors (N, features), series (N, channels, time) or images (N, channels,
-                height, width); an array, a tensor or nested lists of finite numbers.
+                height, width); an array, a tensor, a pandas table or nested lists of finite numbers.
             student: The student's inputs, likewise; row i belongs to row i of `teacher`.
-            target: Whole numbers or text (N,) are classes. Floating point numbers (N,) or (N, K) are regression. Zeros
-                and ones (N, K) are multi-label.
+            target: Whole numbers or text (N,) are classes. Floating point numbers (N,) or (N, K) are regression; the
+                default networks' outputs have their scale. Zeros and ones (N, K) are multi-label. Whole numbers as
+                floating point, which may be either, need `problem`.
             groups: Group of each pair (N,), for instance its person or recording, as numbers or text. No group is then
                 in two splits.
             split: Split of each pair (N,): "train", "val" or "test" (default: drawn by seed, stratified by class or by
                 group).
-            problem: What the targets mean (default: as above, with the usual loss and metric).
+            problem: What the targets mean (default: as above, with the usual loss and metric). Its `missing` is a
+                further mark of a missing label. `Problem.dense()` takes a class for each place (N, ...), and networks
+                of your own.
             seed: Seed of the split. A study takes each of its own seeds instead (`Task.resplit`).
             **options: Fields of `mfh.tasks.arrays.ArrayOptions`: `name`, `labels` (number of labelled training pairs),
                 `unlabelled` (whether the other training pairs are used), `val` and `test` (shares or numbers, 0.2

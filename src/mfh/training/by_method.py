@@ -298,9 +298,9 @@ def begun(
         if not method.trains_teacher:
             lesson = _computed(lesson, teacher_taps, train, device, num_workers)
             if lesson.logits is not None:
-                check_finite(lesson.logits)
+                check_finite(lesson.logits, pairs=train)
             for name, rows in (lesson.features or {}).items():
-                check_finite(rows, what=f"features ({name})")
+                check_finite(rows, what=f"features ({name})", pairs=train)
         few = fetch(train, range(min(2, len(train))))
         student_features, student_logits = _outputs(student, student_taps, few.student_input, "student")
         teacher_features = lesson.features

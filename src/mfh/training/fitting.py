@@ -391,7 +391,7 @@ def distill(
             else:
                 log.warning("teacher inputs differ when read twice (augmented?): the teacher runs on every batch")
     if teacher_logits is not None:
-        check_finite(teacher_logits)
+        check_finite(teacher_logits, pairs=train)
         train = only_role(train, "student")
     objective.teach(teacher_logits, teacher)
     val = only_role(val, "student")
