@@ -366,6 +366,7 @@ def test_modules_travel_and_installed_ones_do_not(tmp_path, monkeypatch):
     helpers = str(Path(tiny_task.__file__).parent)
     assert [*Luggage.of(plan(tiny_task.task)).roots] == [helpers]
     assert [*Luggage.of(plan("tiny_task:task")).roots] == [helpers]
+    importlib.import_module("processes")  # a module of the helpers that is called as a setting is
     assert not Luggage.of(plan("digits")).roots
 
 

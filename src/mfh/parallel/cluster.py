@@ -209,10 +209,10 @@ class ClusterPool:
         if kind == "raised":
             text, pickled = content
             try:
-                error = pickle.loads(pickled)  # noqa: S301 (from a worker that this process started)
+                raised = pickle.loads(pickled)  # noqa: S301 (from a worker that this process started)
             except Exception:  # of a class that cannot be pickled, or that only the worker can import
-                error = RuntimeError(text)
-            raise error
+                raised = RuntimeError(text)
+            raise raised
         return content
 
     def cancel(self) -> None:

@@ -7,8 +7,8 @@ that are new there. Only this process writes to the study's run folder.
 import atexit
 import hashlib
 import importlib.util
+import io
 import pickle
-import pickletools
 import shutil
 import socket
 import sys
@@ -18,7 +18,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FunctionType
+from typing import IO, TYPE_CHECKING, Any
 
 from mfh import files
 from mfh.errors import InputError, in_a_line
@@ -85,7 +86,7 @@ class Luggage:
                 given[spec] = file.read_bytes()
             elif colon:
                 roots |= _root_of(place)
-        for name in _modules_in(_pickled(plan)):
+        for name in _modules_of(plan):
             roots |= _root_of(name)
         for item in fields(plan.settings.files):
             path = getattr(plan.settings.files, item.name)
@@ -151,27 +152,40 @@ def _named_in(plan: "Plan") -> list[str | Path]:
     return [spec for spec in named if str(spec) not in SHIPPED]
 
 
-def _pickled(plan: "Plan") -> bytes:
+class _Modules(pickle.Pickler):
+    """Pickles, and notes the modules of functions and classes on the way."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file)
+        self.found: set[str] = set()
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, type | FunctionType):
+            self.found.add(value.__module__)
+        return NotImplemented
+
+
+def _modules_of(plan: "Plan") -> list[str]:
+    """Names of the modules that a plan needs to be unpickled.
+
+    Raises:
+        InputError: It cannot be sent.
+    """
     way_out = "write it into a file, for instance my_task.py with a function task(), and give the file"
+    pickler = _Modules(io.BytesIO())
     try:
-        content = pickle.dumps(plan)
+        pickler.dump(plan)
     except Exception as error:
         raise InputError(
             f"the task or a method cannot be sent to a cluster ({in_a_line(error)}), because it holds a lambda, a "
             f"function within a function or something open; {way_out}"
         ) from None
-    if b"__main__" in content:
+    if "__main__" in pickler.found:
         raise InputError(
             "the task or a method is made by a function of this notebook or script, which other machines do not have; "
             f"{way_out}"
         )
-    return content
-
-
-def _modules_in(content: bytes) -> list[str]:
-    """Names of modules that a pickle refers to."""
-    told = {argument for _, argument, _ in pickletools.genops(content) if isinstance(argument, str)}
-    return sorted(told & set(sys.modules))
+    return sorted(pickler.found)
 
 
 def _root_of(module: str) -> set[Path]:
