@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -77,11 +78,15 @@ def two_nodes() -> Iterator[Nodes]:
             start_new_session=True,
         )
         started.append(node)
-        said = ""
-        for line in node.stdout:
-            said += line
-            if found := re.search(until, said):
-                return found[1]
+        said, patience = "", threading.Timer(PATIENCE, node.kill)
+        patience.start()
+        try:
+            for line in node.stdout:
+                said += line
+                if found := re.search(until, said):
+                    return found[1]
+        finally:
+            patience.cancel()
         raise RuntimeError(f"ray start failed:\n{said}")
 
     try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import mfh
 import ray_nodes
@@ -87,12 +88,18 @@ def study(cluster: ray_nodes.Nodes, out: str, *words: str) -> list[str]:
     return ["-m", "mfh", "study", *words, "--out", out, "--engine", "ray", "--address", cluster.address]
 
 
-def begun(words: list[str], folder: Path) -> subprocess.Popen:
-    """A Python process that writes what it says to said.txt."""
+@contextmanager
+def begun(words: list[str], folder: Path) -> Iterator[subprocess.Popen]:
+    """A Python process that writes what it says to said.txt, and does not outlive the block."""
     with (folder / "said.txt").open("w") as said:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, *words], env=ray_nodes.environment(), cwd=folder, stdout=said, stderr=said
         )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def until(condition, process: subprocess.Popen) -> None:
@@ -204,8 +211,7 @@ def test_a_killed_driver_resumes_and_the_cells_of_a_killed_node_run_again(cluste
     mfh.study("my_task.py", arms=ARMS, ensemble="off", num_seeds=3, processes=1, out="whole")
     words = ["my_task.py", "--arms", *ARMS, "--ensemble", "off", "--num-seeds"]
     (here / "gate-1").touch()
-    driver = begun(study(cluster, "part", *words, "2"), here)
-    with driver:
+    with begun(study(cluster, "part", *words, "2"), here) as driver:
         until(lambda: [*here.glob("part/seed-0/cells/*.csv")], driver)
         # While the second seed waits at its gate, the display says where.
         until(lambda: f" on {socket.gethostname()}, seed " in (here / "said.txt").read_text(), driver)
@@ -218,8 +224,7 @@ def test_a_killed_driver_resumes_and_the_cells_of_a_killed_node_run_again(cluste
     (here / "gate-1").unlink()
     for told in here.glob("at-*"):
         told.unlink()
-    again = begun(study(cluster, "part", *words, "3"), here)
-    with again:
+    with begun(study(cluster, "part", *words, "3"), here) as again:
         until((here / f"at-{cluster.second}").exists, again)  # the second node is at work
         cluster.kill_second()
         (here / "gate").unlink()
@@ -270,7 +275,8 @@ def test_what_has_no_ray_or_no_cluster_is_told_in_a_line_and_soon(monkeypatch):
         )
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
         refused(f"no Ray cluster answers at 127.0.0.1:{port}")
-    for address in ("ray://10.0.0.5:10001", "somewhere", ":6379", "host:port", "host:70000"):
+    refused(r"no Ray cluster answers at 10..5:6379 \(UnicodeError", address="10..5:6379")
+    for address in ("ray://10.0.0.5:10001", "somewhere", ":6379", "host:port", "host:²", "host:70000"):
         refused("give HOST:PORT of the cluster's head", address=address)
     monkeypatch.setattr("mfh.parallel.cluster._SECONDS_TO_ANSWER", 0.3)
     for answer in (b"-ERR unknown command", b""):  # Redis, whose port is the same, and something that says nothing
@@ -295,7 +301,7 @@ def answering(text: bytes) -> Iterator[str]:
                 caller.sendall(text)
                 caller.recv(4096)  # until the caller has gone
 
-        serving = threading.Thread(target=answer)
+        serving = threading.Thread(target=answer, daemon=True)
         serving.start()
         yield f"127.0.0.1:{listening.getsockname()[1]}"
         serving.join()
@@ -304,7 +310,7 @@ def answering(text: bytes) -> Iterator[str]:
 def test_what_a_cluster_cannot_give_is_refused(monkeypatch):
     with pytest.raises(InputError, match=r"gpus is 1.5; choose a whole number, or a share of one GPU below 1"):
         ClusterPool(None, 1, 1.5)
-    client = SimpleNamespace(is_initialized=lambda: True, put=lambda _: "a client's reference", ObjectRef=int)
+    client = SimpleNamespace(is_initialized=lambda: True, put=lambda _: True, ObjectRef=int)  # bool is derived from int
     monkeypatch.setitem(sys.modules, "ray", client)
     with pytest.raises(InputError, match="is a Ray client"), cluster_pool():
         pass
@@ -366,8 +372,29 @@ def test_modules_travel_and_installed_ones_do_not(tmp_path, monkeypatch):
     helpers = str(Path(tiny_task.__file__).parent)
     assert [*Luggage.of(plan(tiny_task.task)).roots] == [helpers]
     assert [*Luggage.of(plan("tiny_task:task")).roots] == [helpers]
-    importlib.import_module("processes")  # a module of the helpers that is called as a setting is
     assert not Luggage.of(plan("digits")).roots
+
+
+def test_a_table_that_travels_keeps_its_name(tmp_path, monkeypatch):
+    table = tmp_path / "pairs.csv"
+    table.write_text("teacher_1,student_1,target\n")
+    study = plan(str(table))
+    found = Luggage.of(study).unpacked(pickle.dumps(study))
+    assert Path(found.task).read_text() == table.read_text()
+    assert Path(found.task).parent != table.parent
+    assert Path(found.task).name == table.name  # a task of a table is called after it
+
+
+def test_folders_that_cannot_be_sent(tmp_path, monkeypatch):
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package/__init__.py").write_text("")
+    (tmp_path / "package/itself").symlink_to(tmp_path / "package", target_is_directory=True)
+    (tmp_path / "no_init").mkdir()
+    (tmp_path / "no_init/inner.py").write_text("def task(seed=0): ...\n")
+    assert set(_code_in(tmp_path)) == {"package/__init__.py"}
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InputError, match=r"package 'no_init' has no __init__\.py"):
+        Luggage.of(plan("no_init.inner:task"))
 
 
 def test_a_function_of_a_module_is_found_where_only_what_was_sent_is(tmp_path, monkeypatch):
@@ -395,6 +422,9 @@ def test_a_job_runs_on_the_device_and_with_the_folders_of_the_study(tmp_path, mo
     assert _everywhere(plan("digits", data="s3://bucket")).task.data == "s3://bucket"
     assert _everywhere(plan("digits", gpus=0.5)).execution.device == "cuda"
     assert _everywhere(plan("digits", gpus=0.5, device="cpu")).execution.device == "cpu"
+    monkeypatch.setattr("mfh.studies.away.find_device", lambda _: torch.device("cuda"))
+    assert _everywhere(plan("digits")).execution.device == "cuda"
+    assert _everywhere(plan("digits", gpus=0)).execution.device == "cpu"
 
 
 def test_what_a_logger_writes_travels_and_unfinished_training_does_not():
@@ -428,8 +458,11 @@ def test_folders_of_killed_workers_are_removed_by_the_next_and_others_are_not(tm
 
 
 def test_an_error_that_cannot_be_sent_comes_back_as_text():
-    kind, (text, pickled) = called(pickle.dumps((exec, ["class Own(Exception): pass\nraise Own('why')"], [])), ())
+    kind, (text, where, pickled) = called(
+        pickle.dumps((exec, ["class Own(Exception): pass\nraise Own('why')"], [])), ()
+    )
     assert (kind, text, pickled) == ("raised", "Own: why", b"")
+    assert where.startswith("On ")
 
 
 def test_code_that_is_too_much_to_send_is_refused(tmp_path, monkeypatch):

@@ -223,5 +223,36 @@ def test_a_network_without_positions_is_named():
     def flat():
         return nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.ReLU(), nn.Linear(8, 36), nn.Unflatten(1, (3, 12)))
 
-    with pytest.raises(mfh.InputError, match=r"the student's features have shape .* 1 dimensions of positions"):
+    with pytest.raises(mfh.InputError, match=r"the student's features have shape .* positions in 1 .*student_layer"):
         of(dataclasses.replace(dense_task(0.0, 1.5), student=flat))
+
+
+def test_a_network_in_half_precision_has_a_forecast():
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network(6).bfloat16()
+
+        def forward(self, inputs):
+            return self.inner(inputs.bfloat16())
+
+    task = task_of(0.0, 1.5)
+    assert of(dataclasses.replace(task, student=Half)).gain.value == pytest.approx(of(task).gain.value, abs=5)
+
+
+def test_positions_that_do_not_count_are_no_shift():
+    task = dense_task(0.0, 1.5)
+    teacher_input, student_input, target = task.train.tensors
+    target = target.clone()
+    target[:, ::2] = -100
+    part = TensorDataset(teacher_input, student_input, target)
+    shift = of(dataclasses.replace(task, train=part, problem=mfh.Problem.dense(ignore_index=-100))).shift
+    assert shift.value is None
+    assert "positions" in shift.note
+
+
+def test_a_sample_of_labelled_pairs_stands_for_all_of_them(monkeypatch):
+    monkeypatch.setattr(module, "_LABELLED", 10)
+    rows = module._Rows.of(Networks(task_of(0.0, 1.5), 0, Settings()))
+    assert len(rows.train) == 10
+    assert rows.each_labelled == 4

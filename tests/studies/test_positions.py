@@ -33,7 +33,7 @@ def test_positions_without_a_class_are_not_drawn():
 def test_maps_of_another_number_of_dimensions_are_named():
     places = positions.any_places(2, 2, 0)
     assert 0 <= places.min() < places.max() < 1
-    with pytest.raises(mfh.InputError, match=r"the teacher's logits have shape \(2, 3\); .* 2 dimensions of positions"):
+    with pytest.raises(mfh.InputError, match=r"the teacher's logits have shape \(2, 3\); .* positions in 2 dimension"):
         positions.at_places(torch.zeros(2, 3), places, "the teacher's logits")
 
 
@@ -45,3 +45,27 @@ def test_features_are_those_before_the_classifier_channels_first():
     frames = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
     found = positions.feature_map(frames, None, series.movedim(1, 2))
     assert torch.equal(found, frames[:2](series.movedim(1, 2)).movedim(2, 1))
+
+
+def test_the_input_is_a_layer_and_others_are_named():
+    series = torch.randn(2, 4, 6)
+    network = nn.Sequential(nn.Conv1d(4, 4, 1), nn.ReLU())
+    assert torch.equal(positions.feature_map(network, "input", series), series)
+    with pytest.raises(mfh.InputError, match="has 2 inputs; name a layer"):
+        positions.feature_map(network, "input", (series, series))
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Conv1d(4, 4, 1)
+
+        def forward(self, inputs):
+            return self.head(self.head(inputs))
+
+    class ByName(Twice):
+        def forward(self, inputs):
+            return self.head(input=inputs)
+
+    for network in (Twice(), ByName()):
+        with pytest.raises(mfh.InputError, match="'head' does not run once on one tensor"):
+            positions.feature_map(network, None, series)

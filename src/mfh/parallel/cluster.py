@@ -11,6 +11,7 @@ import importlib.metadata
 import logging
 import os
 import pickle
+import re
 import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -54,7 +55,7 @@ def cluster_pool(address: str | None = None, *, cpus: int = 1, gpus: float = 0.0
     ours = not ray.is_initialized()
     if ours:
         _connect(ray, address or os.environ.get("RAY_ADDRESS") or _DEFAULT_ADDRESS)
-    elif not isinstance(ray.put(None), ray.ObjectRef):
+    elif type(ray.put(None)) is not ray.ObjectRef:  # a client's reference is of a class derived from it
         raise InputError(
             "this process is a Ray client (ray://), which a study cannot use; run it on a machine of the cluster, or "
             "leave ray.init out"
@@ -79,15 +80,16 @@ def _ray() -> Any:
 
 
 def _connect(ray: Any, address: str) -> None:
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or "/" in address or not port.isdigit() or not 0 < int(port) < 65536:
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise InputError(
-            f"address is {address!r}; give HOST:PORT of the cluster's head, for instance 10.0.0.5:6379, on a machine "
+            f"address (or RAY_ADDRESS) is {address!r}; give HOST:PORT of the cluster's head, for instance "
+            "10.0.0.5:6379, on a machine "
             "of the cluster"
         )
     try:
         _greet(host.strip("[]"), int(port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise InputError(
             f"no Ray cluster answers at {address} ({in_a_line(error)}); start one with `ray start --head`, or give "
             "its --address"
@@ -207,11 +209,12 @@ class ClusterPool:
         if kind == "refused":
             raise InputError(f"{content}; {_INSTALL}, the same versions everywhere (here: {self._expected})")
         if kind == "raised":
-            text, pickled = content
+            text, where, pickled = content
             try:
                 raised = pickle.loads(pickled)  # noqa: S301 (from a worker that this process started)
             except Exception:  # of a class that cannot be pickled, or that only the worker can import
                 raised = RuntimeError(text)
+                raised.add_note(where)
             raise raised
         return content
 
@@ -253,19 +256,19 @@ def version_of_code() -> str:
 
 
 def called(payload: bytes, shared: tuple[Any, ...]) -> tuple[str, Any]:
-    """Run a job in a worker; returns "done" and its result, or "raised" and the exception: its text, and pickled."""
+    """Run a job in a worker; returns "done" and its result, or "raised" and the exception: text, where, pickled."""
     try:
         function, arguments, places = pickle.loads(payload)  # noqa: S301 (from the process that started this one)
         for place, value in zip(places, shared, strict=True):
             arguments[place] = pickle.loads(value) if isinstance(value, bytes) else value  # noqa: S301
         return "done", function(*arguments)
     except Exception as error:
+        where, pickled = f"On {socket.gethostname()}:\n{traceback.format_exc()}", b""
         if not isinstance(error, InputError):
-            error.add_note(f"On {socket.gethostname()}:\n{traceback.format_exc()}")
-        pickled = b""
+            error.add_note(where)
         with suppress(Exception):
             pickled = pickle.dumps(error)
-        return "raised", (in_a_line(error), pickled)
+        return "raised", (in_a_line(error), where, pickled)
 
 
 # What follows is sent as code, not by name, because a worker may have another mfh, or none.

@@ -62,7 +62,7 @@ def probe_scores(
     """
     student = Frozen.of(student)
     for name in layer_names(student_layer):
-        if not _is_input(student.network, name):
+        if not is_input(student.network, name):
             find_layer(student.network, name)
     reader = Reader(
         teacher, student, pairs, layer, channel_dim, features=lambda s, x: student_features(s, student_layer, x)
@@ -148,7 +148,7 @@ def student_features(student: nn.Module, student_layer: StudentLayer, inputs: Ne
     """
     if student_layer is not None:
         student, names = original(student), layer_names(student_layer)
-        own = [name for name in names if not _is_input(student, name)]
+        own = [name for name in names if not is_input(student, name)]
         activations, logits = capture_all(student, own, inputs)
         outputs = dict(zip(own, activations, strict=True))
         parts = [[outputs[name]] if name in outputs else tensors(inputs) for name in names]
@@ -185,7 +185,8 @@ def layer_names(student_layer: StudentLayer) -> list[str]:
     return [original_layer(name) for name in names]
 
 
-def _is_input(student: nn.Module, name: str) -> bool:
+def is_input(student: nn.Module, name: str) -> bool:
+    """Whether a layer's name means the network's input: "input", unless a layer has that name."""
     return name == "input" and "input" not in dict(student.named_modules())
 
 

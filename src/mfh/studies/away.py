@@ -105,9 +105,8 @@ class Luggage:
                 sys.path.insert(0, str(homes[root]))
         given = {}
         for number, (path, content) in enumerate(self.given.items()):
-            name = f"given-{number}{Path(path).suffix}"
-            _write_all(home, {name: content})
-            given[path] = home / name
+            given[path] = home / f"given-{number}" / Path(path).name  # a task of a table has the name of its file
+            _write_all(given[path].parent, {given[path].name: content})
 
         def here(spec: Any) -> Any:
             if not isinstance(spec, str | Path):
@@ -193,9 +192,14 @@ def _root_of(module: str) -> set[Path]:
     top = module.partition(".")[0]
     origin = getattr(sys.modules.get(top), "__file__", None)
     if origin is None:
+        found = None
         with suppress(ImportError, ValueError):
             found = importlib.util.find_spec(top)
-            origin = None if found is None else found.origin
+        if found is not None and found.origin is None and found.submodule_search_locations:
+            raise InputError(
+                f"the package {top!r} has no __init__.py, so it cannot be sent to a cluster; add an empty one"
+            )
+        origin = None if found is None else found.origin
     if origin is None or top == "mfh" or top in sys.stdlib_module_names or not origin.endswith(".py"):
         return set()
     path = Path(origin).resolve()
@@ -216,7 +220,7 @@ def _code_in(root: Path) -> Files:
     while folders:
         folder = folders.pop()
         for path in sorted(folder.iterdir()):
-            if path.is_dir() and (path / "__init__.py").is_file():
+            if _is_package(path) and path.resolve() not in {folder.resolve(), *folder.resolve().parents}:
                 folders.append(path)
             elif path.suffix == ".py" and path.is_file():
                 found[path.relative_to(root).as_posix()] = path.read_bytes()
@@ -227,6 +231,12 @@ def _code_in(root: Path) -> Files:
                         "too much to send; put the task into a folder with the modules that it needs"
                     )
     return found
+
+
+def _is_package(path: Path) -> bool:
+    with suppress(PermissionError):  # the folder of somebody else
+        return path.is_dir() and (path / "__init__.py").is_file()
+    return False
 
 
 def _write_all(folder: Path, content: Mapping[str, bytes]) -> None:
@@ -308,7 +318,10 @@ def _everywhere(plan: "Plan") -> Settings:
     # A job sees the GPUs that it was given, as the first ones; one without a GPU must not find any.
     found = find_device(execution.device)
     on_gpu = found.type == "cuda" if execution.gpus is None else execution.gpus > 0
-    device = "cuda" if on_gpu and (execution.device is None or found.type == "cuda") else str(found)
+    if on_gpu and (execution.device is None or found.type == "cuda"):
+        device = "cuda"
+    else:
+        device = "cpu" if found.type == "cuda" else str(found)
     cache = None if execution.cache is None else Path(execution.cache).resolve()
     return replace(plan.settings, task=task, execution=replace(execution, device=device, cache=cache))
 
@@ -359,7 +372,7 @@ def measured_away(
 ) -> Files:
     """In a worker: measure in a temporary run folder; returns the files that are new or changed there."""
     with ExitStack() as stack:
-        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mfh-away-"))) / "run"
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="job-", dir=_home()))) / "run"
         before = {**own}
         for content in shared:
             before |= content

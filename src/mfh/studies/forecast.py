@@ -23,6 +23,7 @@ from mfh.data.epochs import PairLoader, all_targets
 from mfh.data.pairs import Nested, PairedBatch, only_role, tensors, to_device
 from mfh.errors import InputError
 from mfh.networks.modes import evaluating, placed
+from mfh.networks.precision import at_least_single
 from mfh.problems.losses import KDLoss
 from mfh.problems.problem import Problem
 from mfh.saliency.masks import masked_logits
@@ -139,21 +140,25 @@ class _Rows:
         train: Rows of the labelled training pairs, (n,).
         val: Rows of the validation pairs.
         others: Rows of the other training pairs.
+        each_labelled: How many pairs each labelled pair stands for.
         each: How many pairs each other pair stands for.
         targets: Targets as numbers (N, K), of the labelled and validation rows; zeros elsewhere.
         raw: The same as the metric takes them.
         places: Where in each pair its rows are, (pairs, rows of a pair, dimensions), see `positions`; None where a pair
             is one row.
+        all_count: Whether every position of the labelled pairs has a class that counts.
     """
 
     parts: tuple[tuple[object, list[int]], ...]
     train: Tensor
     val: Tensor
     others: Tensor
+    each_labelled: float
     each: float
     targets: Tensor
     raw: Tensor
     places: Tensor | None = None
+    all_count: bool = True
 
     @staticmethod
     def of(networks: Networks) -> "_Rows":
@@ -161,9 +166,10 @@ class _Rows:
         dense = problem.name == "dense prediction"
         per_pair = positions.PER_ITEM if dense else 1
         target, val_target = all_targets(task.train), all_targets(task.val)
+        usable = _usable(problem, target)
         train, val = (
             complete[sampled_rows(len(complete), most // per_pair, seed)].tolist()
-            for complete, most in ((_usable(problem, target), _LABELLED), (_usable(problem, val_target), _HELD_OUT))
+            for complete, most in ((usable, _LABELLED), (_usable(problem, val_target), _HELD_OUT))
         )
         count = len(task.pairs) - len(task.train)
         others = sampled_rows(count, _OTHERS // per_pair, seed)
@@ -182,10 +188,12 @@ class _Rows:
             place[: starts[0]],
             place[starts[0] : starts[1]],
             place[starts[1] :],
+            len(usable) / len(train),
             count / max(1, len(others)),
             _numbers(problem, raw),
             raw,
             places,
+            not dense or bool(positions.has_class(problem, target[train]).all()),
         )
 
     def drawn(self, seed: int) -> tuple[Tensor, Tensor]:
@@ -207,7 +215,12 @@ class _Rows:
             return read_features(network, layer, inputs, device)
         with placed(device, network), evaluating(network):
             maps = (positions.feature_map(network, layer, to_device(part, device)).cpu() for part in inputs)
-            return self.at_places(maps, f"the {inputs.role}'s features")
+            try:
+                return self.at_places(maps, f"the {inputs.role}'s features")
+            except InputError as error:
+                if inputs.role == "teacher":
+                    raise
+                raise InputError(f"{error}; name a layer that keeps the positions as student_layer") from None
 
     def at_places(self, maps: Iterable[Tensor], what: str) -> Tensor:
         """(rows, C) what maps of all pairs in turn show at the places of their rows."""
@@ -262,7 +275,7 @@ def _features(networks: Networks, role: Role, rows: _Rows) -> Tensor:
             wanted = min(_NETWORKS, math.ceil(_FEATURES / features.shape[1]))
         elif len(found) == 1 and torch.equal(found[0], features):
             break  # the network comes with its weights
-        found.append(finite(features, f"untrained {role}"))
+        found.append(finite(at_least_single(features), f"untrained {role}"))
     features = torch.cat(found, 1)
     return features - features.mean(0)
 
@@ -351,7 +364,7 @@ def _rehearse(
     def student_of(number: int) -> Tensor:
         """What the student says of held-out pairs after distillation on the first pairs; 0: without a teacher."""
         rows_of = pairs[: number or len(labelled)]
-        stands_for = torch.ones(len(rows_of), dtype=torch.float64)
+        stands_for = torch.full((len(rows_of),), rows.each_labelled, dtype=torch.float64)
         stands_for[len(labelled) :] = rows.each
         taught = (loss.teacher_weight if number else 0.0) * stands_for / stands_for.sum()
         told = torch.zeros_like(taught)
@@ -395,6 +408,8 @@ def _shift(student: Tensor, rows: _Rows, seed: int) -> Measure:
     """AUROC of labelled against other training pairs, fitted on one half of the pairs and judged on the other."""
     if not len(rows.others):
         return Measure(None, note="there are no unlabelled pairs")
+    if not rows.all_count:
+        return Measure(None, note="not compared, because positions without a class are only among the unlabelled ones")
     pairs = rows.shuffled(torch.cat([rows.train, rows.others]), seed)
     told = (pairs < len(rows.train)).double()
     half = len(pairs) // 2

@@ -82,14 +82,16 @@ def _by_group(
 ) -> NDArray[np.int64]:
     order = generator.permutation(np.unique(groups)).tolist()
     # Groups that bring a class come first, so that few groups (recordings of one class each) hold all classes.
-    seen: set[int] = set()
-    first = []
+    wanted, seen = len(np.unique(classes)), set[int]()
+    first: dict[int, None] = {}
     for group in order:
+        if len(seen) == wanted:
+            break
         held = set(classes[groups == group].tolist())
         if held - seen:
-            first.append(group)
+            first[group] = None
             seen |= held
-    order = first + [group for group in order if group not in first]
+    order = [*first, *(group for group in order if group not in first)]
     number = max(1, int(fraction * len(order) + 0.5))
     return np.flatnonzero(np.isin(groups, order[:number]))
 

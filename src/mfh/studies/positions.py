@@ -4,14 +4,17 @@ Where something is, is said relative to the size of the item, from 0 to 1 along 
 and maps of features of different sizes can be read at the same places.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from mfh.data.pairs import Nested
+from mfh.data.pairs import Nested, tensors
 from mfh.errors import InputError
 from mfh.networks.calling import call
 from mfh.networks.layers import capture, default_layer
 from mfh.problems.problem import Problem
+from mfh.saliency.probe import is_input
 
 #: Positions of an item that are read.
 PER_ITEM = 8
@@ -62,9 +65,8 @@ def at_places(values: Tensor, places: Tensor, what: str) -> Tensor:
     space = values.shape[2:]
     if len(space) != places.shape[2]:
         raise InputError(
-            f"{what} have shape {tuple(values.shape)}; samples, channels and {places.shape[2]} dimensions of positions "
-            "were expected, as targets have them; name a layer that keeps the positions as student_layer, or run a "
-            "small study"
+            f"{what} have shape {tuple(values.shape)}; samples, channels and positions in {places.shape[2]} "
+            "dimension(s) were expected, as targets have them; run a small study instead"
         )
     index = (places * torch.tensor(space)).long()
     flat = torch.zeros(index.shape[:2], dtype=torch.long)
@@ -78,15 +80,40 @@ def feature_map(network: nn.Module, layer: str | None, inputs: Nested) -> Tensor
     """Features of each position, (n, C, *space): the output of a layer, or the input of the network's last layer.
 
     The features of a fully connected layer are its last dimension, those of any other its second one.
+
+    Args:
+        network: The network.
+        layer: Name of the layer; "input" means the network's input, unless a layer has that name; None its last layer.
+        inputs: A batch of inputs.
+
+    Raises:
+        InputError: There is no such layer, or it does not run once on one tensor.
     """
+    if layer is not None and is_input(network, layer):
+        maps = [*tensors(inputs)]
+        if len(maps) != 1:
+            raise InputError(
+                f"the network has {len(maps)} inputs; name a layer whose output has positions, not 'input'"
+            )
+        return maps[0]
     if layer is not None:
         found, module = capture(network, layer, inputs)[0], network.get_submodule(layer)
     else:
-        module, seen = network.get_submodule(default_layer(network)), list[Tensor]()
-        handle = module.register_forward_pre_hook(lambda _module, args: seen.append(args[0].clone()))
+        name = default_layer(network)
+        module, seen = network.get_submodule(name), list[Any]()
+
+        def copied(args: tuple[Any, ...]) -> list[Any]:  # a later layer may change it in place
+            return [value.clone() if isinstance(value, Tensor) else value for value in args]
+
+        handle = module.register_forward_pre_hook(lambda _module, args: seen.extend(copied(args[:1])))
         try:
             call(network, inputs)
         finally:
             handle.remove()
-        found = seen[-1]
+        if len(seen) != 1 or not isinstance(seen[0], Tensor):
+            raise InputError(
+                f"the layer {name!r} does not run once on one tensor, so its input cannot be read; name another "
+                "student_layer, or run a small study"
+            )
+        found = seen[0]
     return found.movedim(-1, 1) if isinstance(module, nn.Linear) else found
