@@ -99,11 +99,13 @@
     }).join("");
   }
 
-  function reading(found) {
+  function reading(found, hidden) {
     const teacher = found.plain - found["no-kd"], focus = found.focused - found.plain;
-    const told = `The model predicts ${signed(teacher)} points from the plain teacher, and ${signed(focus)} more from the focused one.`;
+    const more = focus < -0.05 ? `. The focus costs ${Math.abs(focus).toFixed(1)}` : `, and ${signed(focus)} more from the focused one`;
+    const told = `The model predicts ${signed(teacher)} points from the plain teacher${more}.`;
     if (teacher < -0.05) return `${told} This teacher costs accuracy: to the student, what it says is noise.`;
-    if (focus >= 1) return `${told} Pairs are few: removing what cannot cross pays.`;
+    if (focus < -0.05) return `${told} Removing channels loses more here than it saves.`;
+    if (focus >= 1) return `${told} Pairs are few: removing ${hidden ? "what cannot cross" : "channels that only carry noise"} pays.`;
     if (teacher < 0.5) return `${told} Little of what this teacher knows can cross.`;
     return `${told} The student averages out what it cannot see by itself.`;
   }
@@ -128,7 +130,7 @@
     page.querySelector(".bars").innerHTML = bars(found);
     text("parts", `${hidden} teacher-only, ${general} general, ${own} student-only; \u03b1 = ${share(hidden, hidden + general)}, `
       + `\u03b2 = ${share(own, own + general)}, \u03b3 = ${share(general, all)}`);
-    text("reading", reading(found));
+    text("reading", reading(found, hidden));
   }
 
   page.innerHTML = `

@@ -16,7 +16,7 @@ def words(text: str) -> int:
 def counts() -> dict[str, int]:
     """Number of words of every page and every help text, by name."""
     pages = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("docs/api/*.md"))]
-    found = {str(page.relative_to(ROOT)): words(page.read_text(encoding="utf-8")) for page in pages}
+    found = {page.relative_to(ROOT).as_posix(): words(page.read_text(encoding="utf-8")) for page in pages}
     help_of = runpy.run_path(str(ROOT / "docs/scripts/options_hook.py"))["help_of"]
     for command in ("", *options.COMMANDS, "prepare ravdess", "prepare vggsound"):
         found[" ".join(["mfh", *command.split(), "--help"])] = words(help_of(command))

@@ -11,7 +11,7 @@ import torch
 import fake_study
 import tiny_task
 from mfh.cli import commands, demo
-from mfh.cli.commands import _tell, main
+from mfh.cli.commands import _tell, _unboxed, main
 from mfh.reporting.page import Table
 from mfh.reporting.summary import arms_table
 from mfh.saliency.masks import ChannelMask
@@ -264,11 +264,24 @@ def test_a_file_of_ours_that_cannot_be_written_promises_to_resume(tmp_path, caps
         (("study", TINY, "--no-such-option"), "unrecognized options: --no-such-option; mfh study --help"),
         (("study", TINY, "--num-seedz", 3), "; did you mean --num-seeds?"),
         (("study", TINY, "--num-seedz", 3, "--epohcs", 1), "; did you mean --epochs or --num-seeds?"),
+        (("study", TINY, "--quite"), ": --quite; did you mean --quiet?;"),
+        (("study", TINY, "--sweeep"), ": --sweeep; did you mean --sweep?;"),
+        (("check", TINY, "--num-worker", 3), "; did you mean --num-workers?;"),
         (("study", TINY, "--num-seeds", "many"), "--num-seeds: expected a whole number, got 'many'"),
         (("study", TINY, "--num-seeds"), "--num-seeds has no value"),
-        (("study", TINY, "--labelled-share", "half"), "--labelled-share: expected FLOAT, got 'half'"),
+        (("study", TINY, "--labelled-share", "half"), "--labelled-share: expected a number, got 'half'"),
+        (("study", TINY, "--epochs", 2.5), "--epochs: expected a whole number, got '2.5'"),
+        (("gauss", "vary-alpha", "--teacher-only", 1, 2.5), "--teacher-only: expected whole numbers, got '1', '2.5'"),
+        (("gauss", "modify-gamma", "--counts", 5), "--counts: expected pairs of whole numbers, got '5'"),
         (("study", TINY, "--keep", "nothing"), "invalid choice 'nothing' for '--keep'"),
-        (("study",), "missing from mfh study: TASK"),
+        (
+            ("export", "r", "--format", "zip"),
+            "'--format'; expected one of onnx, pt2, safetensors; mfh export --help",
+        ),
+        (("study",), "mfh: missing from mfh study: TASK; mfh study --help"),
+        (("export",), "mfh: missing from mfh export: RUN; mfh export --help"),
+        (("prepare", "vggsound"), "mfh: missing from mfh prepare vggsound: CLIPS, OUT; mfh prepare vggsound --help"),
+        (("prepare", "ravdess", "a", "b", "--processes", "x"), "got 'x'; mfh prepare ravdess --help describes"),
         (("prepare",), "expected one of {ravdess, vggsound}"),
         (("-x",), "unrecognized options: -x; mfh --help"),
     ],
@@ -297,6 +310,36 @@ def test_a_parser_that_draws_its_boxes_otherwise_is_understood_too(encoding):
     assert done.stderr == (
         "mfh: unrecognized options: --num-seedz, 3; did you mean --num-seeds?; mfh study --help describes the options\n"
     )
+
+
+def test_a_value_longer_than_the_terminal_stays_whole_and_help_as_wide_as_the_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    path = "runs/" + "/".join(f"folder-{i}" for i in range(15))
+    with pytest.raises(SystemExit):
+        run("study", TINY, "--num-seeds", path)
+    assert f"got '{path}';" in capsys.readouterr().err
+    assert os.environ["COLUMNS"] == "60"
+    with pytest.raises(SystemExit):
+        run("report", "--help")
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 60
+    monkeypatch.delenv("COLUMNS")
+    with pytest.raises(SystemExit):
+        run("study", TINY, "--num-seeds", path)
+    assert "COLUMNS" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("argument", "name"),
+    [
+        ("'--epochs'", "--epochs"),
+        ("'('--epochs',)'", "--epochs"),
+        ("'--num-workers/--workers'", "--num-workers/--workers"),
+        ("'('--num-workers', '--workers')'", "--num-workers"),
+    ],
+)
+def test_every_version_of_the_parser_names_an_option_without_value(argument, name):
+    box = f"+ Missing argument +\n| Missing value for argument {argument}. Expected 1 values. |\n+----+"
+    assert _unboxed(box, "mfh x") == f"{name} has no value; mfh x --help describes the options"
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):

@@ -68,6 +68,24 @@ def test_the_old_name_of_role_still_works(tmp_path, caplog, capsys):
     assert capsys.readouterr().out.startswith("student: validation accuracy")
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["report"], "--out DIR Folder of the page (default: the run folder; for several runs, the folder"),
+        (["check"], "Read every item of a task and list bad ones. Exit code 1 if there are any."),
+        (["gauss"], "Defaults are as published, except for --permutations."),
+        (["prepare", "vggsound"], "--test DIR Folder with test strips"),
+    ],
+)
+def test_help_says_what_holds(command, said, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    text = " ".join(re.sub("[\u2500-\u257f]", " ", capsys.readouterr().out).split())  # without the boxes
+    assert said in text
+    assert "(default: )" not in text
+
+
 @pytest.mark.parametrize("command", ["study", "distill", "diagnose", "pretrain"])
 def test_help_shows_a_commands_own_options_first_and_the_rest_in_groups(command, capsys):
     with pytest.raises(SystemExit):

@@ -155,6 +155,24 @@ def test_sliders_without_any_factor_say_so_and_go_on(site, browser):
     assert browser.complaints() == []
 
 
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        ((8, 8, 0, 0, 0), " more from the focused one. Pairs are few: removing what cannot cross pays."),
+        ((8, 0, 1, 0, 0), " more from the focused one. Pairs are few: removing channels that only carry noise pays."),
+        (
+            (12, 0, 8, 3, 0),
+            " points from the plain teacher. The focus costs 1.2. Removing channels loses more here",
+        ),
+        ((4, 0, 8, 4, 0), " points from the plain teacher. The focus costs 1.4. This teacher costs accuracy"),
+    ],
+)
+def test_the_reading_fits_what_the_focus_removes(site, browser, places, said):
+    browser.driver.get(f"{site}/what-crosses/")
+    *_, reading, _, _ = browser.run(MOVE, places)
+    assert said in reading
+
+
 @pytest.mark.parametrize("scheme", ["default", "slate"])
 def test_letters_at_the_sliders_can_be_read(site, browser, scheme):
     browser.driver.get(f"{site}/what-crosses/")

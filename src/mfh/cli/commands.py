@@ -6,9 +6,10 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from textwrap import wrap
@@ -88,37 +89,69 @@ def _parsed(given: Sequence[str]) -> Any:
 
 def _read(kind: Any, program: str, words: Sequence[str], **more: Any) -> Any:
     """The options that words stand for. What the parser says in a box of many lines is said in one."""
-    said = StringIO()
+    parse = partial(tyro.cli, kind, prog=program, args=words, **more)
     try:
-        with redirect_stderr(said):
-            return tyro.cli(kind, prog=program, args=words, **more)
+        with redirect_stderr(StringIO()) as said:
+            return parse()
     except SystemExit as end:
         if end.code != 2 or not said.getvalue():
             raise
-        sys.exit(_tell(InputError(_unboxed(said.getvalue(), program))))
+    # Parsed again for its words: lines without end break no value. Help alone is as wide as the terminal.
+    with redirect_stderr(StringIO()) as said, _endless_lines(), suppress(SystemExit):
+        parse()
+    if kind is opt.Prepare and words[:1] in (["ravdess"], ["vggsound"]):
+        program += f" {words[0]}"
+    sys.exit(_tell(InputError(_unboxed(said.getvalue(), program))))
 
 
-#: Words of the parser and of Python, and what is said instead.
-_CLEARER = (
+@contextmanager
+def _endless_lines() -> Iterator[None]:
+    """The parser takes the terminal to be wider than anything it says."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "100000"
+    try:
+        yield
+    finally:
+        os.environ.pop("COLUMNS")
+        if before is not None:
+            os.environ["COLUMNS"] = before
+
+
+def _choices(found: re.Match[str]) -> str:
+    """A choice that there is not, and those that there are, in one order; None is nothing to type."""
+    names = sorted({*re.findall(r"'([^']+)'", found[3])} - {"None"})
+    return f"{found[1]} for {found[2]}; expected one of {', '.join(names)}"
+
+
+#: Words of the parser and of Python, and what is said instead. Option names are a tuple in tyro 1.0.0.
+_CLEARER: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"invalid literal for int\(\) with base 10:", "expected a whole number, got"),
     (r"could not convert string to float:", "expected a number, got"),
     (r"(?i)no type matching \{None\}\|(.*?) could be instantiated from \[(.*?)\]\..*", r"expected \1, got \2"),
+    (r"expected INT, got", "expected a whole number, got"),
+    (r"expected FLOAT, got", "expected a number, got"),
+    (r"expected \{\[INT \[INT \.\.\.\]\]\}, got", "expected whole numbers, got"),
+    (r"expected \{\[INT INT \[INT INT \.\.\.\]\]\}, got", "expected pairs of whole numbers, got"),
     (r"Could not find valid parse for arguments: \[(.*)\]", r"cannot use \1"),
-    (r"(invalid choice .*?) for argument ", r"\1 for "),
-    (r"Missing value for argument '(\S+)'\. Expected 1 values", r"\1 has no value"),
-    (r" \(required\)$", ""),
+    (r"argument '\('([^']+)'[^)]*\)'", r"argument '\1'"),
+    (r"(invalid choice .*?) for argument ('.+?')\. Expected one of \((.*)\)$", _choices),
+    (r"Missing value for argument '(\S+)'\. Expected \d+ values", r"\1 has no value"),
 )
 
 
 def _unboxed(box: str, program: str) -> str:
     """The message in a box: what stands above its first rule, and the names of options that were perhaps meant."""
     rows = [line[1:-1].rstrip() for line in box.splitlines()[1:-1]]
-    parts = " ".join("\n" if row and not row.strip(" \u2500-") else row for row in rows).split("\n")
-    message = " ".join(next(part for part in [*parts, box] if part.strip()).split()).rstrip(".")
+    parts = "\n".join("\f" if row and not row.strip(" \u2500-") else row for row in rows).split("\f")
+    part = next(part for part in [*parts, box] if part.strip())
+    if part.lstrip().startswith("Missing from"):
+        names = re.findall(r"(?m)^ {5}(\S+)", part)  # their help is set in further
+        part = f"missing from {program}: {', '.join(names)}"
+    message = " ".join(part.split()).rstrip(".")
     for before, after in _CLEARER:
         message = re.sub(before, after, message).rstrip(".")
     if re.search("Perhaps you meant|Arguments similar to", box):
-        close = sorted({row.split()[0] for row in rows if row.startswith("     --")})
+        close = sorted({name for row in rows if re.match(r" {5}-", row) for name in re.findall(r"--[\w-]+", row)[:1]})
         message += f"; did you mean {' or '.join(close)}?"
     return f"{message[0].lower()}{message[1:]}; {program} --help describes the options"
 

@@ -15,6 +15,7 @@ from mfh.studies.settings import (
     Execution,
     File,
     Flag,
+    Folder,
     GivenFiles,
     Keeping,
     Loss,
@@ -183,7 +184,7 @@ class Diagnose(TaskCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class Check(OnTask):
-    """Read every item of a task. Bad ones are listed, and end in exit code 1."""
+    """Read every item of a task and list bad ones. Exit code 1 if there are any."""
 
     out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """CSV file for bad items: split, index, reason (default: none)."""
@@ -232,7 +233,7 @@ class PrepareVggsound(Processes, Quiet):
     """More folders and tar files."""
     layout: Literal["clips", "strips"] = "clips"
     """Layout of CLIPS: clips (<id>_<start>.mp4) or strips (the authors')."""
-    test: File = None
+    test: Folder = None
     """Folder with test strips, where it is separate."""
     classes: Annotated[Text, arg(metavar="N|FILE")] = None
     """Classes to keep: the N with most training clips, or those in a file (default: all)."""
@@ -261,11 +262,13 @@ class Prepare:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report(RunCommand):
+class Report(Quiet):
     """Write the report of one run or several."""
 
-    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN")] = ()
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN ...", help_behavior_hint="")] = ()
     """Run folders."""
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder of the page (default: the run folder; for several runs, the folder that holds them)."""
     format: Literal["html", "md"] = "html"
     """Page format: html (self-contained) or md (shows the files in figures/)."""
     figures: tuple[Literal["svg", "png", "pdf"], ...] = ("svg", "png")
@@ -298,7 +301,7 @@ class Export(Quiet):
 
 @dataclass(frozen=True, kw_only=True)
 class Gauss(RunCommand):
-    """Run the paper's synthetic Gaussian experiments. Defaults are as published."""
+    """Run the paper's synthetic Gaussian experiments. Defaults are as published, except for --permutations."""
 
     experiment: Positional[Literal["vary-gamma", "vary-alpha", "modify-gamma", "all"]]
     """Experiment: Figure 2, Figure 3 or Table 2, or all."""
