@@ -335,14 +335,21 @@ def test_names_and_places_that_cannot_be(tmp_path):
 
 def test_a_file_of_the_user_is_not_replaced_by_the_model_card(tmp_path):
     network, samples = KINDS["vector"]()
-    (tmp_path / "README.md").write_text("# My project")
-    with pytest.raises(InputError, match=r"README\.md exists and is no model card"):
-        export_network(network, samples, tmp_path / "README.pt2", about=ABOUT)
-    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
-    assert (tmp_path / "README.md").read_text() == "# My project"
-    for suffix in ("pt2", "safetensors", "pt2"):  # a card is written anew
-        made = export_network(network, samples, tmp_path / f"student.{suffix}", about=ABOUT)
-        assert made.card.read_text().startswith(f"# student.{suffix}\n")
+    (tmp_path / "mine.pt2.md").write_text("# My project")
+    with pytest.raises(InputError, match=r"mine\.pt2\.md exists and is no model card"):
+        export_network(network, samples, tmp_path / "mine.pt2", about=ABOUT)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.pt2.md"]
+    assert (tmp_path / "mine.pt2.md").read_text() == "# My project"
+
+
+def test_every_file_has_a_card_of_its_own(tmp_path):
+    network, samples = KINDS["vector"]()
+    for suffix, arm in (("pt2", "no-kd"), ("safetensors", "soft"), ("pt2", "regular")):  # the last one anew
+        made = export_network(network, samples, tmp_path / f"student.{suffix}", about={"Arm": arm})
+        assert made.card == tmp_path / f"student.{suffix}.md"
+    for suffix, arm in (("pt2", "regular"), ("safetensors", "soft")):
+        card = (tmp_path / f"student.{suffix}.md").read_text()
+        assert card.startswith(f"# student.{suffix}\n\n* **Arm:** {arm}\n")
 
 
 def test_weights_of_networks_of_mfh_name_the_layers_that_are_needed(tmp_path):

@@ -350,7 +350,8 @@ def test_two_commands_lead_from_a_strangers_arrays_to_a_file_that_runs_without_m
     for _, accuracy, logits in found.values():
         assert accuracy == value
         assert torch.allclose(torch.tensor(logits), expected, rtol=0, atol=1e-5)
-    card = (run.folder / "student.md").read_text(encoding="utf-8")
+    assert (run.folder / "student.onnx.md").is_file()
+    card = (run.folder / "student.pt2.md").read_text(encoding="utf-8")
     for text in (
         f"seed {best.seed}",
         "'pairs'",

@@ -34,7 +34,7 @@ class Exported:
 
     Args:
         path: Its file.
-        card: The model card beside it.
+        card: The model card, which is named after the file: "student.pt2.md".
         parameters: Number of its parameters.
         size: Size of the file in bytes.
         milliseconds: Median time of one sample on one core.
@@ -144,7 +144,7 @@ def export_network(
     parameters = sum(parameter.numel() for parameter in plain.parameters())
     made = Exported(
         path,
-        path.with_suffix(".md"),
+        _card_of(path),
         parameters,
         len(content),
         milliseconds,
@@ -175,11 +175,16 @@ def check_place(path: Path) -> None:
         raise InputError(f"{path.parent} is no folder; make it, or choose another file to write")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the name of a file to write")
-    card = path.with_suffix(".md")
+    card = _card_of(path)
     if card.exists() and not _is_card(card):
         raise InputError(
             f"{card} exists and is no model card, which would be written there; give the exported file another name"
         )
+
+
+def _card_of(path: Path) -> Path:
+    """The model card of a file: "student.pt2.md", as students of two formats may be two students."""
+    return path.with_name(f"{path.name}.md")
 
 
 def _is_card(path: Path) -> bool:
@@ -187,7 +192,7 @@ def _is_card(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open(encoding="utf-8", errors="replace") as file:
-        return file.readline().startswith(f"# {path.stem}.")
+        return file.readline().startswith(f"# {path.stem}")
 
 
 def _batch(samples: Nested, size: int) -> Nested:
