@@ -1,6 +1,7 @@
 import ast
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -197,6 +198,19 @@ def test_a_file_says_what_it_is_and_the_lines_of_its_card_read_it(suffix, classe
         expected = network.eval()(samples)
     torch.testing.assert_close(torch.as_tensor(found["logits"]), expected, rtol=1e-5, atol=1e-5)
     assert capsys.readouterr().out == (CLASSES[expected[0].argmax()] + "\n" if classes else "")
+
+
+def test_the_lines_of_the_guide_load_a_file(tmp_path, monkeypatch, capsys):
+    guide = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
+    (code,) = [block for block in guide.split("```") if "extra_files=extra).module()" in block]
+    torch.manual_seed(0)
+    network, samples = KINDS["vector"]()
+    (tmp_path / "runs" / "deploy").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    export_network(network, samples, "runs/deploy/student.pt2", about=ABOUT, classes=CLASSES)
+    exec(code.removeprefix("python\n"), {"x": samples.double().numpy()})
+    with torch.no_grad():
+        assert capsys.readouterr().out == CLASSES[network.eval()(samples)[0].argmax()] + "\n"
 
 
 @pytest.mark.parametrize("suffix", ["pt2", "onnx"])
