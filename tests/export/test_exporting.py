@@ -187,12 +187,16 @@ def test_a_file_says_what_it_is_and_the_lines_of_its_card_read_it(suffix, classe
     torch.manual_seed(0)
     network, samples = KINDS["vector"]()
     made = export_network(
-        network, samples, tmp_path / f"student.{suffix}", about=ABOUT | {"Made by": "mfh"}, classes=classes
+        network,
+        samples,
+        tmp_path / f"student.{suffix}",
+        about=ABOUT | {"mfh version": "2", "Made by": "mfh study /my/path"},
+        classes=classes,
     )
     monkeypatch.chdir(tmp_path)
     found = {"x": samples.double().numpy(), "make_student": lambda: KINDS["vector"]()[0]}  # as NumPy makes arrays
     exec(code_of(made), found)
-    facts = {"arm": "soft", "seed": "3", "made_by": "mfh"}
+    facts = {"arm": "soft", "seed": "3", "mfh_version": "2"}
     assert found["facts"] == (facts | {"classes": CLASSES} if classes else facts)
     with torch.no_grad():
         expected = network.eval()(samples)

@@ -13,6 +13,9 @@ from mfh.networks.calling import call
 from mfh.networks.layers import as_logits
 from mfh.networks.standardise import Standardise
 
+#: Headings of the card whose texts the file holds too. The command of the study has paths of the machine it ran on.
+_IN_THE_FILE = ("Task", "Data", "Arm", "Seed", "Metric", "mfh version")
+
 
 def card_text(
     name: str,
@@ -71,13 +74,15 @@ def card_text(
 
 
 def facts_text(about: Mapping[str, str], classes: Sequence[str]) -> str:
-    """What the card says of a network, as JSON for programs, which the file itself holds.
+    """What the card says of a network, in short, as JSON for programs, which the file itself holds.
 
     Args:
-        about: What the network is: heading -> text. The key "Made by" becomes "made_by".
+        about: What the network is: heading -> text. "mfh version" becomes the key "mfh_version".
         classes: Names of the classes, in the order of outputs: a list "classes". Without names, there is no such key.
     """
-    facts: dict[str, object] = {heading.lower().replace(" ", "_"): text for heading, text in about.items()}
+    facts: dict[str, object] = {
+        heading.lower().replace(" ", "_"): about[heading] for heading in _IN_THE_FILE if heading in about
+    }
     return json.dumps(facts | ({"classes": list(classes)} if classes else {}))
 
 

@@ -114,7 +114,7 @@ def export_network(
         network: The network. It stays as it is.
         samples: Real inputs, samples along dim 0: a tensor, or nested tuples, lists and dicts of tensors.
         path: File to write: .pt2 (`torch.export`), .onnx (extra `export`), or .safetensors (weights alone).
-        about: What card and file say of the network: heading -> text.
+        about: What the card says of the network: heading -> text. The file holds a part of it.
         classes: Names of the classes, in the order of outputs.
         format: "pt2", "onnx" or "safetensors" (default: by the ending of `path`).
         categorical: Whether the largest output is the predicted class.
