@@ -1,5 +1,7 @@
 import ast
+import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,6 +103,11 @@ class Deceitful(nn.Module):
         return self.out(x) * (2 if torch.compiler.is_exporting() else 1)
 
 
+def code_of(made):
+    """The lines of a card that load the file."""
+    return made.card.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+
+
 def standardised(make, *shape):
     return make(torch.arange(shape[0]).float() * 100, torch.arange(shape[0]).float(), 5), 100 * randn(9, *shape)
 
@@ -165,10 +172,81 @@ def test_weights_alone_load_into_the_same_class(tmp_path):
     assert "weights alone" in card
     assert "test_exporting.Nested`" in card
     code = card.partition("```python\n")[2].partition("```")[0]
-    assert code.splitlines()[-1] == (
-        "logits = student(inputs)  # inputs: {'sound': tensor, 'eyes': (tensor,), 'gain': tensor}"
-    )
+    assert "\nlogits = student(x)  # x: {'sound': tensor, 'eyes': (tensor,), 'gain': tensor}\n" in code
     ast.parse(code)
+
+
+CLASSES = ["still", "walk\n", "r\u00fcn", "sit", "lie"]
+
+
+@pytest.mark.parametrize("classes", [CLASSES, []], ids=["names", "no names"])
+@pytest.mark.parametrize("suffix", ["pt2", "onnx", "safetensors"])
+def test_a_file_says_what_it_is_and_the_lines_of_its_card_read_it(suffix, classes, tmp_path, monkeypatch, capsys):
+    if suffix == "onnx":
+        pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    network, samples = KINDS["vector"]()
+    made = export_network(
+        network,
+        samples,
+        tmp_path / f"student.{suffix}",
+        about=ABOUT | {"mfh version": "2", "Made by": "mfh study /my/path"},
+        classes=classes,
+    )
+    monkeypatch.chdir(tmp_path)
+    found = {"x": samples.double().numpy(), "make_student": lambda: KINDS["vector"]()[0]}  # as NumPy makes arrays
+    exec(code_of(made), found)
+    facts = {"arm": "soft", "seed": "3", "mfh_version": "2"}
+    assert found["facts"] == (facts | {"classes": CLASSES} if classes else facts)
+    with torch.no_grad():
+        expected = network.eval()(samples)
+    torch.testing.assert_close(torch.as_tensor(found["logits"]), expected, rtol=1e-5, atol=1e-5)
+    assert capsys.readouterr().out == (CLASSES[expected[0].argmax()] + "\n" if classes else "")
+
+
+def test_the_lines_of_the_guide_load_a_file(tmp_path, monkeypatch, capsys):
+    guide = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
+    (code,) = [block for block in guide.split("```") if "extra_files=extra).module()" in block]
+    torch.manual_seed(0)
+    network, samples = KINDS["vector"]()
+    (tmp_path / "runs" / "deploy").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    export_network(network, samples, "runs/deploy/student.pt2", about=ABOUT, classes=CLASSES)
+    exec(code.removeprefix("python\n"), {"x": samples.double().numpy()})
+    with torch.no_grad():
+        assert capsys.readouterr().out == CLASSES[network.eval()(samples)[0].argmax()] + "\n"
+
+
+@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
+def test_the_lines_of_a_card_take_nested_inputs_and_print_several_labels(suffix, tmp_path, monkeypatch, capsys):
+    if suffix == "onnx":
+        pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    network, samples = KINDS["nested"]()
+    names = ["low", "middle", "high"]
+    made = export_network(
+        network, samples, tmp_path / f"student.{suffix}", about=ABOUT, classes=names, categorical=False
+    )
+    monkeypatch.chdir(tmp_path)
+    arrays = {
+        "sound": samples["sound"].double().numpy(),
+        "eyes": (samples["eyes"][0].double().numpy(),),
+        "gain": samples["gain"].double().numpy(),
+    }
+    exec(code_of(made), {"x": arrays if suffix == "onnx" else samples})
+    with torch.no_grad():
+        first = network(samples)[0]
+    expected = [name for name, logit in zip(names, first, strict=True) if logit > 0]
+    assert capsys.readouterr().out == f"{expected}\n"
+
+
+def test_class_names_of_every_pixel_are_in_the_file_and_no_first_one_is_printed(tmp_path):
+    network, samples = KINDS["dense"]()
+    made = export_network(network, samples, tmp_path / "student.pt2", about=ABOUT, classes=["sky", "road", "car"])
+    assert "print" not in made.loading
+    extra = {"mfh.json": ""}
+    torch.export.load(made.path, extra_files=extra)
+    assert json.loads(extra["mfh.json"])["classes"] == ["sky", "road", "car"]
 
 
 def test_raw_inputs_are_standardised_inside(tmp_path):
@@ -197,10 +275,13 @@ def test_raw_inputs_are_standardised_inside(tmp_path):
 
 
 def test_8_bit_weights_are_smaller_and_say_how_far_they_agree(tmp_path):
-    pytest.importorskip("onnxruntime")
+    onnxruntime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(16, 256), nn.ReLU(), nn.Linear(256, 4))
     made = export_network(network, randn(50, 16), tmp_path / "student.onnx", about=ABOUT, int8=True)
+    for path in (made.path, made.int8.path):
+        properties = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
+        assert json.loads(properties["mfh.json"]) == {"arm": "soft", "seed": "3"}
     assert made.int8 is not None
     assert made.int8.path == tmp_path / "student.int8.onnx"
     assert made.int8.size == made.int8.path.stat().st_size < made.size / 2
@@ -272,14 +353,21 @@ def test_names_and_places_that_cannot_be(tmp_path):
 
 def test_a_file_of_the_user_is_not_replaced_by_the_model_card(tmp_path):
     network, samples = KINDS["vector"]()
-    (tmp_path / "README.md").write_text("# My project")
-    with pytest.raises(InputError, match=r"README\.md exists and is no model card"):
-        export_network(network, samples, tmp_path / "README.pt2", about=ABOUT)
-    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
-    assert (tmp_path / "README.md").read_text() == "# My project"
-    for suffix in ("pt2", "safetensors", "pt2"):  # a card is written anew
-        made = export_network(network, samples, tmp_path / f"student.{suffix}", about=ABOUT)
-        assert made.card.read_text().startswith(f"# student.{suffix}\n")
+    (tmp_path / "mine.pt2.md").write_text("# My project")
+    with pytest.raises(InputError, match=r"mine\.pt2\.md exists and is no model card"):
+        export_network(network, samples, tmp_path / "mine.pt2", about=ABOUT)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.pt2.md"]
+    assert (tmp_path / "mine.pt2.md").read_text() == "# My project"
+
+
+def test_every_file_has_a_card_of_its_own(tmp_path):
+    network, samples = KINDS["vector"]()
+    for suffix, arm in (("pt2", "no-kd"), ("safetensors", "soft"), ("pt2", "regular")):  # the last one anew
+        made = export_network(network, samples, tmp_path / f"student.{suffix}", about={"Arm": arm})
+        assert made.card == tmp_path / f"student.{suffix}.md"
+    for suffix, arm in (("pt2", "regular"), ("safetensors", "soft")):
+        card = (tmp_path / f"student.{suffix}.md").read_text()
+        assert card.startswith(f"# student.{suffix}\n\n* **Arm:** {arm}\n")
 
 
 def test_weights_of_networks_of_mfh_name_the_layers_that_are_needed(tmp_path):
@@ -297,8 +385,9 @@ def test_the_lines_of_the_card_run_a_network_of_transformers(suffix, tmp_path, m
     network = bert().eval()
     made = export_network(network, samples, tmp_path / f"student.{suffix}", about=ABOUT)
     monkeypatch.chdir(tmp_path)
-    found = {name: tensor.numpy() for name, tensor in samples.items()} | {"inputs": samples, "make_student": bert}
-    exec(made.card.read_text().partition("```python\n")[2].partition("```")[0], found)
+    arrays = {name: tensor.numpy() for name, tensor in samples.items()}
+    found = {"x": arrays if suffix == "onnx" else samples, "make_student": bert}
+    exec(code_of(made), found)
     with torch.no_grad():
         expected = network(**samples).logits
     torch.testing.assert_close(torch.as_tensor(found["logits"]), expected, rtol=1e-5, atol=1e-5)

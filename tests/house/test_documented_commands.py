@@ -46,8 +46,6 @@ NOT_RUN = {
     "make": "sets up an environment; test_docs checks the targets, each of which runs before a change is merged",
     "python -m pip install": "installs from the network; scripts/clean_install.sh does it",
     "pip install s3fs": "installs from the network",
-    "pip install mfh[export]": "installs from the network; scripts/clean_install.sh does it",
-    "pip install mfh[cluster]": "installs from the network; test_away runs what it installs",
     "pip download": "fetches from the network; test_packages runs it on a file",
     "python -m mfh": "the other name of the program; the torchrun lines run it",
     "export": "a variable for the next line of a batch script",

@@ -284,17 +284,19 @@ split = np.array((["train"] * 3 + ["val", "test"]) * 90)
 np.savez("pairs.npz", teacher=sound, student=movement, target=names, split=split)
 """
 WITHOUT_MFH = """
-import json, re, sys
+import json, sys
 sys.modules["mfh"] = None
 import numpy as np, onnxruntime, torch
 file = np.load("pairs.npz")
 test = file["split"] == "test"
 raw, truth = file["student"][test].astype("float32"), file["target"][test]
-card = open("runs/pairs/student.md", encoding="utf-8").read()
-classes = np.array(re.findall(r"^\\d+\\. (.*)$", card, re.MULTILINE))
-program = torch.export.load("runs/pairs/student.pt2").module()
+extra = {"mfh.json": ""}
+program = torch.export.load("runs/pairs/student.pt2", extra_files=extra).module()
 session = onnxruntime.InferenceSession("runs/pairs/student.onnx")
-found = {}
+facts = json.loads(extra["mfh.json"])
+assert facts == json.loads(session.get_modelmeta().custom_metadata_map["mfh.json"])
+classes = np.array(facts["classes"])
+found = {"facts": facts}
 for size in (1, 7, 64):
     parts = [raw[start : start + size] for start in range(0, len(raw), size)]
     runs = {
@@ -332,6 +334,7 @@ def test_two_commands_lead_from_a_strangers_arrays_to_a_file_that_runs_without_m
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
+    facts = found.pop("facts")
     best = Students.of(run).of_arm("regular")
     with (run.folder / "results.csv").open(newline="") as file:
         (value,) = {
@@ -347,7 +350,8 @@ def test_two_commands_lead_from_a_strangers_arrays_to_a_file_that_runs_without_m
     for _, accuracy, logits in found.values():
         assert accuracy == value
         assert torch.allclose(torch.tensor(logits), expected, rtol=0, atol=1e-5)
-    card = (run.folder / "student.md").read_text(encoding="utf-8")
+    assert (run.folder / "student.onnx.md").is_file()
+    card = (run.folder / "student.pt2.md").read_text(encoding="utf-8")
     for text in (
         f"seed {best.seed}",
         "'pairs'",
@@ -357,7 +361,13 @@ def test_two_commands_lead_from_a_strangers_arrays_to_a_file_that_runs_without_m
         "test ",
     ):
         assert text in card
-    assert card.count(best.students.run.config["identity"]["data"]["test"]) == 1
+    digest = best.students.run.config["identity"]["data"]["test"]
+    assert card.count(digest) == 1
+    assert (facts["task"], facts["arm"], facts["seed"]) == ("pairs", "regular", str(best.seed))
+    assert facts["classes"] == ["run", "still", "walk"]
+    assert facts["mfh_version"] == mfh.__version__
+    assert digest in facts["data"]
+    assert "95 % interval" in facts["metric"]
 
 
 def test_a_student_is_exported_from_another_folder_than_that_of_the_study(tmp_path, monkeypatch, capsys):
@@ -441,6 +451,10 @@ def test_students_of_every_kind_of_input_and_problem_are_exported(kind, tmp_path
     card = made.card.read_text(encoding="utf-8")
     assert task.problem.metric.scale.words in card
     assert ("`parts.0`: float32, (N, 2)" in card) == (kind == "nested")
+    extra = {"mfh.json": ""}
+    torch.export.load(made.path, extra_files=extra)
+    assert not task.class_names
+    assert "classes" not in json.loads(extra["mfh.json"])
 
 
 class _Loaded(nn.Module):
@@ -464,8 +478,9 @@ def test_what_was_exported_ends_the_report_until_more_is_measured(tmp_path):
     told = [result.best.report(), *made.lines]
     assert student_lines(Run(result.folder)) == told
     section = student_section(Run(result.folder))
-    assert (section.title, section.blocks[:-1]) == ("Take it home", told[:-4])
-    assert section.blocks[-1] == Command("\n".join(told[-4:]))  # what safetensors need, as code
+    code = told.index("Load it without mfh:") + 1
+    assert (section.title, section.blocks[:-1]) == ("Take it home", told[:code])
+    assert section.blocks[-1] == Command("\n".join(told[code:]))  # what safetensors need, as code
     mfh.study(TINY, out=tmp_path / "run", **few)
     assert student_lines(Run(result.folder)) == told
     mfh.study(TINY, out=tmp_path / "run", **few | {"num_seeds": 2})
@@ -492,15 +507,15 @@ def test_the_last_lines_load_the_student_without_mfh(tmp_path):
     made = result.best.export()
     code = made.lines[made.lines.index("Load it without mfh:") + 1 :]
     inputs = torch.randn(7, 7)
-    found = {"inputs": inputs}
+    found = {"x": inputs.double().numpy()}
     exec("\n".join(code), found)  # with the file's own path
     with torch.no_grad():
         assert torch.allclose(found["logits"], result.best.student(inputs), atol=1e-5)
     assert student_section(Run(result.folder)).blocks[-1] == Command("\n".join(code))
     page = mfh.report(result.folder).read_text(encoding="utf-8")
-    assert 'aria-label="Code">import torch\n' in page
+    assert 'aria-label="Code">import json\nimport torch\n' in page
     text = mfh.report(result.folder, format="md").read_text(encoding="utf-8")
-    assert "\n    import torch\n    student = torch" in text
+    assert "\n    import torch\n    extra = {" in text
 
 
 def test_a_student_of_an_object_of_python_is_exported_there(tmp_path):

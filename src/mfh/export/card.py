@@ -1,5 +1,6 @@
 """The model card: what a network is, and how to run it without `mfh`."""
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
@@ -7,10 +8,13 @@ from torch import nn
 
 from mfh.data.pairs import Nested, tensors
 from mfh.errors import plain
-from mfh.export.formats import Exporter, input_names
+from mfh.export.formats import Exporter, input_names, kind
 from mfh.networks.calling import call
 from mfh.networks.layers import as_logits
 from mfh.networks.standardise import Standardise
+
+#: Headings of the card whose texts the file holds too. The command of the study has paths of the machine it ran on.
+_IN_THE_FILE = ("Task", "Data", "Arm", "Seed", "Metric", "mfh version")
 
 
 def card_text(
@@ -21,6 +25,8 @@ def card_text(
     about: Mapping[str, str],
     classes: Sequence[str],
     costs: Sequence[str],
+    *,
+    categorical: bool,
 ) -> str:
     """A model card in Markdown.
 
@@ -32,10 +38,11 @@ def card_text(
         about: What the network is: heading -> text.
         classes: Names of the classes, in the order of outputs.
         costs: Sentences on size and time.
+        categorical: Whether the largest output is the predicted class.
     """
     facts = [f"* **{heading}:** {text}" for heading, text in about.items()]
     inputs = [
-        f"* `{name}`: {_kind(tensor.dtype)}, ({', '.join(['N', *map(str, tensor.shape[1:])])})"
+        f"* `{name}`: {kind(tensor)}, ({', '.join(['N', *map(str, tensor.shape[1:])])})"
         for name, tensor in zip(input_names(one), tensors(one), strict=True)
     ]
     shape = ", ".join(["N", *map(str, as_logits(call(network, one)).shape[1:])])
@@ -48,7 +55,7 @@ def card_text(
         "## Load it",
         "",
         "```python",
-        exporter.loading(name, network, one),
+        loading_code(name, exporter, network, one, classes, categorical=categorical),
         "```",
         "",
         _needs(exporter, network),
@@ -66,8 +73,38 @@ def card_text(
     return plain("\n".join(lines) + "\n")
 
 
-def _kind(dtype: object) -> str:
-    return str(dtype).removeprefix("torch.")
+def facts_text(about: Mapping[str, str], classes: Sequence[str]) -> str:
+    """What the card says of a network, in short, as JSON for programs, which the file itself holds.
+
+    Args:
+        about: What the network is: heading -> text. "mfh version" becomes the key "mfh_version".
+        classes: Names of the classes, in the order of outputs: a list "classes". Without names, there is no such key.
+    """
+    facts: dict[str, object] = {
+        heading.lower().replace(" ", "_"): about[heading] for heading in _IN_THE_FILE if heading in about
+    }
+    return json.dumps(facts | ({"classes": list(classes)} if classes else {}))
+
+
+def loading_code(
+    name: str, exporter: Exporter, network: nn.Module, one: Nested, classes: Sequence[str], *, categorical: bool
+) -> str:
+    """Python code that loads a file without `mfh`, runs it on inputs `x`, and names the class of the first sample.
+
+    Args:
+        name: Name of the file.
+        exporter: Its format.
+        network: The network, in eval mode.
+        one: Inputs of one sample.
+        classes: Names of the classes, in the order of outputs.
+        categorical: Whether the largest output is the predicted class; otherwise each positive output is a label.
+    """
+    code = exporter.loading(name, network, one)
+    if not classes or as_logits(call(network, one)).ndim != 2:
+        return code
+    if categorical:
+        return f'{code}\nprint(facts["classes"][logits[0].argmax()])'
+    return f'{code}\nprint([name for name, logit in zip(facts["classes"], logits[0]) if logit > 0])'
 
 
 def _needs(exporter: Exporter, network: nn.Module) -> str:

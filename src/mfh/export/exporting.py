@@ -14,7 +14,7 @@ from mfh import files
 from mfh.data.pairs import Nested, map_tensors, num_samples
 from mfh.errors import FOREIGN, InputError, in_a_line
 from mfh.export import LOADING
-from mfh.export.card import card_text
+from mfh.export.card import card_text, facts_text, loading_code
 from mfh.export.formats import Exporter, Format, Runner, format_of, quantised
 from mfh.networks.calling import call
 from mfh.networks.layers import as_logits
@@ -34,7 +34,7 @@ class Exported:
 
     Args:
         path: Its file.
-        card: The model card beside it.
+        card: The model card, which is named after the file: "student.pt2.md".
         parameters: Number of its parameters.
         size: Size of the file in bytes.
         milliseconds: Median time of one sample on one core.
@@ -114,7 +114,7 @@ def export_network(
         network: The network. It stays as it is.
         samples: Real inputs, samples along dim 0: a tensor, or nested tuples, lists and dicts of tensors.
         path: File to write: .pt2 (`torch.export`), .onnx (extra `export`), or .safetensors (weights alone).
-        about: What the card says of the network: heading -> text.
+        about: What the card says of the network: heading -> text. The file holds a part of it.
         classes: Names of the classes, in the order of outputs.
         format: "pt2", "onnx" or "safetensors" (default: by the ending of `path`).
         categorical: Whether the largest output is the predicted class.
@@ -136,15 +136,15 @@ def export_network(
     with evaluating(plain):
         plain.eval()
         batches = [_batch(samples, size) for size in BATCHES]
-        content = exporter.write(plain, batches[1])
+        content = exporter.write(plain, batches[1], facts_text(about, classes))
         difference = _compared(exporter, content, plain, batches, path)
         milliseconds = _latency(exporter, content, plain, batches[0])
         variant = _quantised(exporter, content, plain, samples, path, categorical) if int8 else None
-        loading = exporter.loading(path.as_posix(), plain, batches[0])
+        loading = loading_code(path.as_posix(), exporter, plain, batches[0], classes, categorical=categorical)
     parameters = sum(parameter.numel() for parameter in plain.parameters())
     made = Exported(
         path,
-        path.with_suffix(".md"),
+        _card_of(path),
         parameters,
         len(content),
         milliseconds,
@@ -160,7 +160,7 @@ def export_network(
     if variant is not None:
         costs.append(f"{variant[0].path.name} has 8-bit weights: {variant[0].in_words}.")
     with files.atomic_write(made.card) as file:
-        file.write(card_text(path.name, exporter, plain, batches[0], about, classes, costs))
+        file.write(card_text(path.name, exporter, plain, batches[0], about, classes, costs, categorical=categorical))
     return made
 
 
@@ -175,11 +175,16 @@ def check_place(path: Path) -> None:
         raise InputError(f"{path.parent} is no folder; make it, or choose another file to write")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the name of a file to write")
-    card = path.with_suffix(".md")
+    card = _card_of(path)
     if card.exists() and not _is_card(card):
         raise InputError(
             f"{card} exists and is no model card, which would be written there; give the exported file another name"
         )
+
+
+def _card_of(path: Path) -> Path:
+    """The model card of a file: "student.pt2.md", as students of two formats may be two students."""
+    return path.with_name(f"{path.name}.md")
 
 
 def _is_card(path: Path) -> bool:
@@ -187,7 +192,7 @@ def _is_card(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open(encoding="utf-8", errors="replace") as file:
-        return file.readline().startswith(f"# {path.stem}.")
+        return file.readline().startswith(f"# {path.stem}")
 
 
 def _batch(samples: Nested, size: int) -> Nested:

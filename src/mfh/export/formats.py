@@ -22,6 +22,8 @@ from mfh.networks.cut import OneInputLogits, silenced
 from mfh.networks.layers import as_logits
 
 Format = Literal["pt2", "onnx", "safetensors"]
+#: Where a file keeps what it is, as JSON: an extra file of a .pt2, a property of an .onnx, metadata of a .safetensors.
+FACTS = "mfh.json"
 #: A function from inputs to logits, (N, K, ...).
 Runner = Callable[[Nested], Tensor]
 
@@ -36,12 +38,13 @@ class Exporter(ABC):
     suffix: Format
 
     @abstractmethod
-    def write(self, network: nn.Module, example: Nested) -> bytes:
+    def write(self, network: nn.Module, example: Nested, facts: str) -> bytes:
         """The content of a file.
 
         Args:
             network: A network on the CPU, in eval mode.
             example: Inputs of two samples or more.
+            facts: What the network is, as JSON.
 
         Raises:
             InputError: The network cannot be exported so.
@@ -59,7 +62,7 @@ class Exporter(ABC):
 
     @abstractmethod
     def loading(self, name: str, network: nn.Module, example: Nested) -> str:
-        """Python code that loads a file without `mfh` and runs it.
+        """Python code that loads a file without `mfh`, runs it on inputs `x` and reads its `facts`.
 
         Args:
             name: Name of the file.
@@ -73,10 +76,10 @@ class Program(Exporter):
 
     suffix: Format = "pt2"
 
-    def write(self, network: nn.Module, example: Nested) -> bytes:  # noqa: D102 (as in Exporter)
+    def write(self, network: nn.Module, example: Nested, facts: str) -> bytes:  # noqa: D102 (as in Exporter)
         program = _traced(OneInputLogits(network, example), (example,), network, self.suffix)
         with silenced():
-            torch.export.save(program, content := io.BytesIO())
+            torch.export.save(program, content := io.BytesIO(), extra_files={FACTS: facts})
         return content.getvalue()
 
     def runner(self, content: bytes, network: nn.Module, threads: int = 0) -> Runner:  # noqa: ARG002, D102
@@ -84,9 +87,13 @@ class Program(Exporter):
             return torch.export.load(io.BytesIO(content)).module()
 
     def loading(self, name: str, network: nn.Module, example: Nested) -> str:  # noqa: ARG002, D102
-        return f"""import torch
-student = torch.export.load("{name}").module()
-logits = student({_plain(example)}){_in_a_comment(example)}"""
+        inputs = "dict(x)" if isinstance(example, Mapping) else _as_tensors(example)
+        return f"""import json
+import torch
+extra = {{"{FACTS}": ""}}
+student = torch.export.load("{name}", extra_files=extra).module()
+logits = student({inputs})  # x: {_structure(example)}
+facts = json.loads(extra["{FACTS}"])"""
 
 
 class Onnx(Exporter):
@@ -94,7 +101,7 @@ class Onnx(Exporter):
 
     suffix: Format = "onnx"
 
-    def write(self, network: nn.Module, example: Nested) -> bytes:  # noqa: D102
+    def write(self, network: nn.Module, example: Nested, facts: str) -> bytes:  # noqa: D102
         _need_onnx()
         flat = tuple(tensors(example))
         program = _traced(_Flat(network, example), flat, network, self.suffix)
@@ -109,7 +116,9 @@ class Onnx(Exporter):
                     verbose=False,
                 )
                 assert made is not None
-                return made.model_proto.SerializeToString()  # type: ignore[no-any-return]
+                model = made.model_proto
+                model.metadata_props.add(key=FACTS, value=facts)
+                return model.SerializeToString()  # type: ignore[no-any-return]
         except FOREIGN as error:
             raise InputError(
                 f"{type(network).__name__} cannot be exported to .onnx ({in_a_line(error)[:200]}); export it as .pt2"
@@ -130,10 +139,13 @@ class Onnx(Exporter):
         return run
 
     def loading(self, name: str, network: nn.Module, example: Nested) -> str:  # noqa: ARG002, D102
-        given = ", ".join(f'"{name}": {name.replace(".", "_")}' for name in input_names(example))
-        return f"""import onnxruntime
+        arrays = zip(input_names(example), _accesses(example), tensors(example), strict=True)
+        given = ", ".join(f'"{key}": {place}.astype("{kind(tensor)}")' for key, place, tensor in arrays)
+        return f"""import json
+import onnxruntime
 student = onnxruntime.InferenceSession("{name}")
-logits = student.run(None, {{{given}}})[0]"""
+logits = student.run(None, {{{given}}})[0]  # x: {_structure(example, "array")}
+facts = json.loads(student.get_modelmeta().custom_metadata_map["{FACTS}"])"""
 
 
 class Weights(Exporter):
@@ -141,11 +153,12 @@ class Weights(Exporter):
 
     suffix: Format = "safetensors"
 
-    def write(self, network: nn.Module, example: Nested) -> bytes:  # noqa: ARG002, D102
+    def write(self, network: nn.Module, example: Nested, facts: str) -> bytes:  # noqa: ARG002, D102
         from safetensors.torch import save
 
         # Tensors that share memory, such as tied weights, cannot be written as they are.
-        return save({name: tensor.clone().contiguous() for name, tensor in network.state_dict().items()})
+        weights = {name: tensor.clone().contiguous() for name, tensor in network.state_dict().items()}
+        return save(weights, metadata={FACTS: facts})
 
     def runner(self, content: bytes, network: nn.Module, threads: int = 0) -> Runner:  # noqa: ARG002, D102
         from safetensors.torch import load
@@ -157,12 +170,17 @@ class Weights(Exporter):
         return lambda inputs: as_logits(call(filled, inputs))
 
     def loading(self, name: str, network: nn.Module, example: Nested) -> str:  # noqa: D102
-        inputs = "**inputs" if takes_by_name(network, example) else "inputs"
+        inputs = "**x" if takes_by_name(network, example) else _as_tensors(example)
         logits = "" if isinstance(call(network, example), Tensor) else ".logits"
-        return f"""from safetensors.torch import load_file
+        return f"""import json
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 student = make_student().eval()  # your function that makes the {type(network).__name__}, with the same arguments
 student.load_state_dict(load_file("{name}"))
-logits = student({inputs}){logits}{_in_a_comment(example)}"""
+logits = student({inputs}){logits}  # x: {_structure(example)}
+with safe_open("{name}", "pt") as file:
+    facts = json.loads(file.metadata()["{FACTS}"])"""
 
 
 #: Ending -> format.
@@ -228,33 +246,50 @@ def _names(inputs: Nested, prefix: str) -> Iterator[str]:
     if isinstance(inputs, Tensor):
         yield prefix
         return
-    items: Any = ()
-    if hasattr(inputs, "items"):
-        items = inputs.items()
-    elif isinstance(inputs, tuple | list):
-        items = enumerate(inputs)
-    for key, value in items:
+    for key, value in _entries(inputs):
         yield from _names(value, f"{prefix}.{key}" if prefix else str(key))
 
 
-def _plain(example: Nested) -> str:
-    """The inputs as code: an exported program takes a dict for the mapping that a tokenizer returns."""
-    return "dict(inputs)" if isinstance(example, Mapping) else "inputs"
-
-
-def _in_a_comment(example: Nested) -> str:
-    """The structure of nested inputs as the end of a line of code; empty for a tensor."""
-    return "" if isinstance(example, Tensor) else f"  # inputs: {_structure(example)}"
-
-
-def _structure(inputs: Nested) -> str:
-    """The structure of nested inputs, with names for tensors."""
-    if isinstance(inputs, Tensor):
-        return "tensor"
+def _entries(inputs: Nested) -> Any:
+    """Keys or positions with the values that lie there."""
     if hasattr(inputs, "items"):
-        return "{" + ", ".join(f"{key!r}: {_structure(value)}" for key, value in inputs.items()) + "}"
+        return inputs.items()
+    return enumerate(inputs) if isinstance(inputs, tuple | list) else ()
+
+
+def kind(tensor: Tensor) -> str:
+    """The type of a tensor's entries, as torch and numpy call it."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _as_tensors(example: Nested) -> str:
+    """The inputs `x` as code: one array becomes a tensor of the right type, nested ones are tensors already."""
+    return f"torch.as_tensor(x, dtype={example.dtype})" if isinstance(example, Tensor) else "x"
+
+
+def _accesses(inputs: Nested, place: str = "x") -> Iterator[str]:
+    """Code for each tensor of the inputs `x`, in order."""
+    if isinstance(inputs, Tensor):
+        yield place
+        return
+    for key, value in _entries(inputs):
+        yield from _accesses(value, f"{place}[{key!r}]")
+
+
+def _structure(inputs: Nested, leaf: str = "tensor") -> str:
+    """The structure of inputs, with a shape for an array alone, and a word for the tensors of nested ones."""
+    if isinstance(inputs, Tensor):
+        return f"an array, ({', '.join(['N', *map(str, inputs.shape[1:])])})"
+    return _nested_structure(inputs, leaf)
+
+
+def _nested_structure(inputs: Nested, leaf: str) -> str:
+    if isinstance(inputs, Tensor):
+        return leaf
+    if hasattr(inputs, "items"):
+        return "{" + ", ".join(f"{key!r}: {_nested_structure(value, leaf)}" for key, value in inputs.items()) + "}"
     if isinstance(inputs, tuple | list):
-        inner = ", ".join(map(_structure, inputs))
+        inner = ", ".join(_nested_structure(one, leaf) for one in inputs)
         return f"[{inner}]" if isinstance(inputs, list) else f"({inner},)"
     return repr(inputs)
 

@@ -339,20 +339,23 @@ class Recommended:
         return text
 
     def _about(self) -> dict[str, str]:
-        """What the model card says of the student."""
+        """What the model card and the exported file say of the student."""
         import mfh
 
         run, task = self.students.run, self._made.task
         digests = self._facts["made_with"]["data"]
         facts = {
-            "What it is": f"{self._title}, trained by `mfh` {mfh.__version__} on the task {task.name!r}.",
-            "Task": " ".join(str(task.facts.get("description") or task.problem.name).split()),
+            "What it is": f"{self._title}, trained by `mfh` on the task {task.name!r}.",
+            "Task": task.name,
+            "Description": " ".join(str(task.facts.get("description") or task.problem.name).split()),
             "Data": ", ".join(f"{split} {digest}" for split, digest in digests.items())
             + " (number of samples and three of them, as a digest)",
-            "Arm": f"{self.cell.name}. {self.why}",
+            "Arm": self.cell.name,
+            "Chosen because": self.why,
             "Seed": str(self.seed),
             "Metric": self._metric,
             "Teacher": self._teacher,
+            "mfh version": mfh.__version__,
         }
         if run.environment.get("repeat"):
             facts["Made by"] = f"`{run.environment['repeat']}`"
