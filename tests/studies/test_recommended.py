@@ -513,6 +513,28 @@ def test_a_student_of_an_object_of_python_is_exported_there(tmp_path):
         Students.of(tmp_path)
 
 
+def test_the_report_of_a_task_made_in_python_says_how_to_export_there(tmp_path, capsys):
+    inputs, target = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 2
+    task = mfh.Task.from_arrays(teacher=inputs, student=inputs, target=target)
+    few = {"num_seeds": 1, "processes": 1, "epochs": 1}
+    result = mfh.study(task, arms=["no-kd", "regular"], out=tmp_path / "run", **few)
+    run = Run(result.folder)
+    assert student_section(run).blocks == [
+        "The task was made in Python, where this writes the recommended student as a file:",
+        Command('result.best.export("student.pt2")'),
+    ]
+    assert "mfh export" not in student_lines(run)[0]
+    # A file with the same arrays makes the same task, whatever its name.
+    np.savez(tmp_path / "pairs.npz", teacher=inputs, student=inputs, target=target)
+    main(["export", str(run.folder), "--arm", "regular", "--task", str(tmp_path / "pairs.npz"), "-q"])
+    assert (run.folder / "student.pt2").is_file()
+    np.savez(tmp_path / "pairs.npz", teacher=inputs + 1, student=inputs, target=target)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["export", str(run.folder), "--arm", "regular", "--task", str(tmp_path / "pairs.npz"), "-q"])
+    assert "was made with data.train" in capsys.readouterr().err
+
+
 def test_a_run_that_cannot_be_exported_says_why(finished, tmp_path, capsys):
     def refused(*words):
         with pytest.raises(SystemExit) as end:
