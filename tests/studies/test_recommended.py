@@ -3,6 +3,7 @@
 import csv
 import gc
 import json
+import shlex
 import subprocess
 import sys
 from itertools import permutations
@@ -579,11 +580,33 @@ def test_no_arm_without_a_comparison(tmp_path):
     students = Students(
         Run(fake_study.write(tmp_path / "run", frame)), TaskSource(tiny_task.task, True), mfh.Settings()
     )
-    with pytest.raises(InputError, match="has no arm no-kd to compare with"):
+    with pytest.raises(InputError, match="has no arm no-kd to compare with") as refused:
         students.best()
+    assert "choose an arm: result.students.of_arm('regular') in Python, mfh export RUN --arm regular" in str(
+        refused.value
+    )
+    assert str(tmp_path) not in str(refused.value)
     result = mfh.StudyResult(pd.DataFrame(), True)
     with pytest.raises(InputError, match="belongs to no run"):
         _ = result.best
+
+
+def test_a_study_without_no_kd_says_at_its_start_and_end_what_follows(tmp_path, caplog):
+    few = FEW | {"num_seeds": 1}
+    result = mfh.study(TINY, out=tmp_path / "run", **few | {"arms": ["longer", "regular"]})
+    (warning,) = [record.message for record in caplog.records if "no-kd" in record.message]
+    assert warning == "without the arm no-kd there is nothing to compare with, and the study can recommend no student"
+    with pytest.raises(InputError, match="so it recommends none; choose an arm: "):
+        _ = result.best
+    run = Run(result.folder)
+    section = student_section(run)
+    assert section.blocks[0] == "This command writes the student of regular as a file:"
+    assert student_lines(run)[0].endswith(f"export that of regular: {section.blocks[1].text}")
+    main(shlex.split(section.blocks[1].text)[1:])
+    assert run.exported["arm"] == "regular"
+    caplog.clear()
+    mfh.study(TINY, **few | {"arms": ["no-kd", "regular"]})
+    assert "no-kd" not in caplog.text
 
 
 def test_where_task_and_methods_come_from_is_noted():
