@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -85,6 +86,19 @@ def test_diagnose_and_check_lead_on(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.endswith(f"next: mfh diagnose {TINY}\n")
     run("diagnose", TINY, "--epochs", 1, "--out", "run", "--quiet")
     assert capsys.readouterr().out.endswith(f"next: mfh study {TINY} --out run\n")
+
+
+def test_check_leads_to_the_study_where_a_diagnosis_would_be_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    inputs = np.random.default_rng(0).normal(size=(100, 3))
+    np.savez("pairs.npz", teacher=inputs, student=inputs, target=np.arange(100) % 2)
+    run("check", "pairs.npz", "--quiet")
+    assert capsys.readouterr().out.endswith("next: mfh study pairs.npz\n")
+    with pytest.raises(SystemExit):
+        run("diagnose", "pairs.npz", "--quiet")
+    assert "val=30 in Task.from_arrays, --set val=30 for a file of arrays" in capsys.readouterr().err
+    run("check", "pairs.npz", "--set", "val=30", "--quiet")
+    assert capsys.readouterr().out.endswith("next: mfh diagnose pairs.npz --set val=30\n")
 
 
 def test_the_next_command_and_the_one_that_repeats_a_run_hold_what_was_set(tmp_path, monkeypatch, capsys):

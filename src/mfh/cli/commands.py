@@ -497,8 +497,9 @@ def _distill(options: opt.Distill) -> None:
 
 def _diagnose(options: opt.Diagnose) -> None:
     from mfh.reporting import report
-    from mfh.reporting.diagnosis import diagnosis_tables, diagnosis_verdict
+    from mfh.reporting.diagnosis import diagnosis_tables
     from mfh.studies.diagnosis import diagnose
+    from mfh.studies.diagnosis_text import diagnosis_verdict
 
     out = _out(options)
     diagnosis = diagnose(
@@ -521,6 +522,7 @@ def _diagnose(options: opt.Diagnose) -> None:
 def _check(options: opt.Check) -> int:
     from mfh.files import write_table
     from mfh.reporting.items import class_table, item_table, totals
+    from mfh.studies.criteria import FEWEST
     from mfh.tasks.finding import find_task
     from mfh.tasks.items import find
 
@@ -537,7 +539,8 @@ def _check(options: opt.Check) -> int:
         write_table(options.out, ("split", "index", "reason"), rows)
         _say(f"Table: {options.out}")
     if not found.bad:
-        _say(f"next: {shlex.join(['mfh', 'diagnose', options.task, *_task_words(options.dataset)])}")
+        command = "diagnose" if len(task.val) >= FEWEST and task.teacher is not None else "study"
+        _say(f"next: {shlex.join(['mfh', command, options.task, *_task_words(options.dataset)])}")
     return 1 if found.bad else 0
 
 

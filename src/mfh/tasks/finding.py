@@ -82,7 +82,7 @@ class TaskArguments:
         others = {name: config.get(name) for name, value in vars(self).items() if name != "set" and not value}
         known = {text.partition("=")[0] for text in self.set}
         kept = {name: value for name, value in config.get("set", {}).items() if name not in known}
-        return TaskArguments(**{name: value for name, value in others.items() if value}, set=kept)
+        return TaskArguments(**{name: value for name, value in others.items() if value} | {"set": kept})
 
     def facts(self) -> dict[str, Any]:
         """The arguments in a form that JSON can hold; "set" only where something is set."""
