@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shlex
@@ -5,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ from mfh.cli.commands import _tell, _unboxed, main
 from mfh.reporting.page import Table
 from mfh.reporting.summary import arms_table
 from mfh.saliency.masks import ChannelMask
+from mfh.studies.study_file import read_study
 from mfh.studies.summary import summarise
 from mfh.tasks.packages import installed_file
 from real_views import replace_real_data
@@ -83,6 +86,48 @@ def test_diagnose_and_check_lead_on(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.endswith(f"next: mfh diagnose {TINY}\n")
     run("diagnose", TINY, "--epochs", 1, "--out", "run", "--quiet")
     assert capsys.readouterr().out.endswith(f"next: mfh study {TINY} --out run\n")
+
+
+def test_check_leads_to_the_study_where_a_diagnosis_would_be_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    inputs = np.random.default_rng(0).normal(size=(100, 3))
+    np.savez("pairs.npz", teacher=inputs, student=inputs, target=np.arange(100) % 2)
+    run("check", "pairs.npz", "--quiet")
+    assert capsys.readouterr().out.endswith("next: mfh study pairs.npz\n")
+    with pytest.raises(SystemExit):
+        run("diagnose", "pairs.npz", "--quiet")
+    assert "val=30 in Task.from_arrays, --set val=30 for a file of arrays" in capsys.readouterr().err
+    run("check", "pairs.npz", "--set", "val=30", "--quiet")
+    assert capsys.readouterr().out.endswith("next: mfh diagnose pairs.npz --set val=30\n")
+
+
+def test_the_next_command_and_the_one_that_repeats_a_run_hold_what_was_set(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(
+        "import dataclasses, tiny_task\n"
+        "def task(size: int = 1, kind: str = 'a', preset: str = 'slow'):\n"
+        "    return dataclasses.replace(tiny_task.task(), name=f'{preset}-{size}')\n"
+    )
+    given = ["mine.py", "--preset", "fast", "--set", "size=3"]
+    run("check", *given, "--quiet")
+    assert capsys.readouterr().out.endswith("next: mfh diagnose mine.py --preset fast --set size=3\n")
+    run("diagnose", *given, "--epochs", 1, "--quiet")
+    assert capsys.readouterr().out.endswith("next: mfh study mine.py --preset fast --set size=3\n")
+    words = ["study", "mine.py", "--set", "kind=b c", "--num-seeds", 1, "--epochs", 1, "--arms", "no-kd", "regular"]
+    words = [*map(str, words), "--processes", "1", "--quiet"]
+    monkeypatch.setattr(sys, "argv", ["mfh", *words])
+    run(*words)
+    held = json.loads(Path("runs/mine/environment.json").read_text())["repeat"]
+    assert held.split(" ", 2)[:2] == ["mfh", "study"]
+    assert shlex.split(held)[1:] == [*words, "--preset", "fast", "--set", "size=3"]
+    assert "--set size=3" in Path("runs/mine/report.html").read_text()
+    run(*shlex.split(held)[1:], "--out", "anew")
+    assert read_study("anew/study.toml") == read_study("runs/mine/study.toml")
+    # What a study file holds already is not said again.
+    monkeypatch.setattr(sys, "argv", ["mfh", "study", "anew/study.toml", "--out", "third", "--quiet"])
+    run(*sys.argv[1:])
+    held = json.loads(Path("third/environment.json").read_text())["repeat"]
+    assert held == "mfh study anew/study.toml --out third --quiet"
 
 
 def test_a_task_may_be_any_function_of_a_file_and_know_presets(tmp_path, monkeypatch, capsys):

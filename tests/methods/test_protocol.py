@@ -116,6 +116,7 @@ MISTAKES = {
     "layers": (lambda file: _method(student_layers="fc"), "student_layers is 'fc'; a tuple of names, or None"),
     "layers of a shipped method": (lambda file: FitNets("fc"), "student_layers is 'fc', of type str; a sequence, each"),
     "its name": (lambda file: FunctionMethod(squares, "a+b"), r"a method's name is 'a\+b'"),
+    "no loss": (lambda file: _method(), r"method own has no loss\(batch\); write one that returns the teacher's term"),
     "a weight": (lambda file: _method(teacher_weight=-1), "teacher_weight is -1; a number of at least 0"),
 }
 

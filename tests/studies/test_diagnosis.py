@@ -327,6 +327,27 @@ def test_a_task_without_validation_data():
         with_val(None)
 
 
+def test_print_shows_what_the_command_shows(tmp_path, capsys):
+    commands.main(["diagnose", TINY, "--out", str(tmp_path / "run"), "--device", "cpu", "--epochs", "1", "--quiet"])
+    shown = capsys.readouterr().out.partition("Report:")[0]
+    found = Diagnosis.load(tmp_path / "run" / "diagnosis.json")
+    text = str(found)
+    assert text == found.report()
+    assert sorted(text.split()) == sorted(word for word in shown.split() if set(word) != {"\u2500"})
+    lines = text.splitlines()
+    assert lines[1].split() == ["Criterion", "Value", "Interval", "Meaning"]
+    place = lines[1].index("Value")
+    assert all(line[place - 2 : place] == "  " for line in lines[1 : lines.index("")])  # in columns
+    assert max(map(len, lines[: lines.index("")])) <= 120
+    assert repr(found).count("\n") == 0
+
+
+def test_a_measure_is_shown_in_few_digits():
+    assert repr(Measure(-4.559999999999998, -15.6123, 6.51)) == "Measure(-4.56, -15.6 to 6.51)"
+    assert repr(Measure(None, note="needs one class per sample")) == "Measure(not known, 'needs one class per sample')"
+    assert repr(Measure(1 / 3)) == "Measure(0.333)"
+
+
 def test_a_teacher_known_by_its_outputs_only():
     task = dataclasses.replace(tiny_task.task(), teacher=None, teacher_logits=torch.zeros(120, 2))
     with pytest.raises(mfh.InputError, match="a diagnosis needs the network"):

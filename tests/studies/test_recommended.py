@@ -3,6 +3,7 @@
 import csv
 import gc
 import json
+import shlex
 import subprocess
 import sys
 from itertools import permutations
@@ -528,6 +529,28 @@ def test_a_student_of_an_object_of_python_is_exported_there(tmp_path):
         Students.of(tmp_path)
 
 
+def test_the_report_of_a_task_made_in_python_says_how_to_export_there(tmp_path, capsys):
+    inputs, target = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 2
+    task = mfh.Task.from_arrays(teacher=inputs, student=inputs, target=target)
+    few = {"num_seeds": 1, "processes": 1, "epochs": 1}
+    result = mfh.study(task, arms=["no-kd", "regular"], out=tmp_path / "run", **few)
+    run = Run(result.folder)
+    assert student_section(run).blocks == [
+        "The task was made in Python, where this writes the recommended student as a file:",
+        Command('result.best.export("student.pt2")'),
+    ]
+    assert "mfh export" not in student_lines(run)[0]
+    # A file with the same arrays makes the same task, whatever its name.
+    np.savez(tmp_path / "pairs.npz", teacher=inputs, student=inputs, target=target)
+    main(["export", str(run.folder), "--arm", "regular", "--task", str(tmp_path / "pairs.npz"), "-q"])
+    assert (run.folder / "student.pt2").is_file()
+    np.savez(tmp_path / "pairs.npz", teacher=inputs + 1, student=inputs, target=target)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["export", str(run.folder), "--arm", "regular", "--task", str(tmp_path / "pairs.npz"), "-q"])
+    assert "was made with data.train" in capsys.readouterr().err
+
+
 def test_a_run_that_cannot_be_exported_says_why(finished, tmp_path, capsys):
     def refused(*words):
         with pytest.raises(SystemExit) as end:
@@ -572,11 +595,33 @@ def test_no_arm_without_a_comparison(tmp_path):
     students = Students(
         Run(fake_study.write(tmp_path / "run", frame)), TaskSource(tiny_task.task, True), mfh.Settings()
     )
-    with pytest.raises(InputError, match="has no arm no-kd to compare with"):
+    with pytest.raises(InputError, match="has no arm no-kd to compare with") as refused:
         students.best()
+    assert "choose an arm: result.students.of_arm('regular') in Python, mfh export RUN --arm regular" in str(
+        refused.value
+    )
+    assert str(tmp_path) not in str(refused.value)
     result = mfh.StudyResult(pd.DataFrame(), True)
     with pytest.raises(InputError, match="belongs to no run"):
         _ = result.best
+
+
+def test_a_study_without_no_kd_says_at_its_start_and_end_what_follows(tmp_path, caplog):
+    few = FEW | {"num_seeds": 1}
+    result = mfh.study(TINY, out=tmp_path / "run", **few | {"arms": ["longer", "regular"]})
+    (warning,) = [record.message for record in caplog.records if "no-kd" in record.message]
+    assert warning == "without the arm no-kd there is nothing to compare with, and the study can recommend no student"
+    with pytest.raises(InputError, match="so it recommends none; choose an arm: "):
+        _ = result.best
+    run = Run(result.folder)
+    section = student_section(run)
+    assert section.blocks[0] == "This command writes the student of regular as a file:"
+    assert student_lines(run)[0].endswith(f"export that of regular: {section.blocks[1].text}")
+    main(shlex.split(section.blocks[1].text)[1:])
+    assert run.exported["arm"] == "regular"
+    caplog.clear()
+    mfh.study(TINY, **few | {"arms": ["no-kd", "regular"]})
+    assert "no-kd" not in caplog.text
 
 
 def test_where_task_and_methods_come_from_is_noted():

@@ -1,5 +1,7 @@
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -95,3 +97,49 @@ def test_later_steps_add_to_the_arguments_of_the_first():
         data="here", set=("teacher=audio", "labels=20")
     )
     assert TaskArguments().or_else({}) == TaskArguments()
+
+
+class _NeverRead(torch.utils.data.Dataset):
+    """A data set that may be read while a task is made, and not afterwards."""
+
+    def __init__(self, size):
+        self.size, self.closed = size, False
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        assert not self.closed
+        return torch.zeros(3), torch.zeros(2), index % 2
+
+
+def test_a_task_is_shown_in_three_lines_and_nothing_is_read(capsys):
+    target = ["still", "walk", "run"] * 20
+    numbers = np.random.default_rng(0).normal(size=(60, 3))
+    print(mfh.Task.from_arrays(teacher=numbers, student=numbers, target=target, name="pairs", labels=10))
+    assert capsys.readouterr().out.splitlines() == [
+        "Task 'pairs': classification, 3 classes ['run', 'still', 'walk']",
+        "  pairs: 10 training, 26 unlabelled, 12 validation, 12 test",
+        "  teacher: vector_network, layer 'hidden'; student: vector_network",
+    ]
+
+    class Student(torch.nn.Linear):
+        def __init__(self):
+            raise AssertionError
+
+    splits = [_NeverRead(size) for size in (5, 4, 3)]
+    named = dict(zip(("train", "val", "test"), splits, strict=True))
+    made = mfh.Task(name="own", teacher=lambda: Student(), student=Student, layer="0", **named)
+    for split in splits:
+        split.closed = True
+    assert repr(made).splitlines() == [
+        "Task 'own': classification",
+        "  pairs: 5 training, 4 validation, 3 test",
+        "  teacher: a function without a name, layer '0'; student: Student",
+    ]
+    outputs = torch.zeros(60, 3)
+    known = mfh.Task.from_arrays(teacher=numbers, student=numbers, target=target)
+    known = dataclasses.replace(known, teacher=None, teacher_logits=outputs[:36])
+    assert repr(known).splitlines()[-1] == "  teacher: its outputs; student: vector_network"
+    many = dataclasses.replace(known, facts={"classes": list(range(5000))})
+    assert len(repr(many)) < 400

@@ -24,7 +24,7 @@ from mfh.errors import InputError, close_names, in_a_line, plain, shown
 from mfh.files import OwnFileError
 from mfh.parallel.torchrun import is_first, launched
 from mfh.progress import status
-from mfh.tasks.finding import ARRAY_FILES
+from mfh.tasks.finding import ARRAY_FILES, TaskArguments
 from mfh.tasks.sizes import RavdessFeatures, VggsoundSizes
 from mfh.values import whole
 
@@ -328,11 +328,15 @@ def _study(options: opt.Study) -> None:
 
 def _run_study(out: Path, quiet: bool, **arguments: Any) -> None:
     with status("loading PyTorch", not quiet):
+        from mfh.reporting import report
         from mfh.reporting.student import student_lines
         from mfh.studies.running import study
+        from mfh.studies.study_file import is_study_file, read_study
 
     def finish(run: "Run") -> None:
-        page = _reported(run)
+        task, given = arguments["task"], arguments["settings"].task
+        _note_command(run, given.or_else(read_study(task)["settings"].task.facts()) if is_study_file(task) else given)
+        page = report(run)
         _print_study(run)
         _say(f"\nReport: {page}")
         for line in student_lines(run):
@@ -349,14 +353,21 @@ def _reported(run: "Run") -> Path:
     return report(run)
 
 
-def _note_command(run: "Run") -> None:
-    """Keep the command that repeats a run beside its results, unless one is noted already."""
+def _note_command(run: "Run", given: TaskArguments | None = None) -> None:
+    """Keep the command that repeats a run beside its results, unless one is noted already.
+
+    Args:
+        run: The run.
+        given: Arguments of the task that the command line or a study file gives. Others, which the run folder had from
+            an earlier step, are added to the command.
+    """
     if "repeat" not in run.environment:
-        run.write_environment(run.environment | {"repeat": _repeat_command(run.num_seeds)})
+        more = [] if given is None else _task_words(given.lacking(run.config))
+        run.write_environment(run.environment | {"repeat": _repeat_command(run.num_seeds, more)})
 
 
-def _repeat_command(num_seeds: int) -> str:
-    """The command line just given; seeds that were added count as if asked for at once."""
+def _repeat_command(num_seeds: int, more: Sequence[str] = ()) -> str:
+    """The command line just given, with `more`; seeds that were added count as if asked for at once."""
     words = sys.argv[1:]
     words = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if "--add-seeds" in words:
@@ -365,7 +376,16 @@ def _repeat_command(num_seeds: int) -> str:
                 place = words.index(option)
                 words = words[:place] + words[place + 2 :]
         words += ["--num-seeds", str(num_seeds)]
-    return shlex.join(["mfh", *words])
+    return shlex.join(["mfh", *words, *more])
+
+
+def _task_words(arguments: TaskArguments) -> list[str]:
+    """Arguments of a task as words of a command line."""
+    words = ["--data", arguments.data] if arguments.data else []
+    words += ["--preset", arguments.preset] if arguments.preset else []
+    words += ["--augment"] if arguments.augment else []
+    words += ["--set", *arguments.set] if arguments.set else []
+    return [str(word) for word in words]
 
 
 def _print_study(run: "Run") -> None:
@@ -432,8 +452,9 @@ def _drawn(content: "PageTable", alignments: Sequence[str] = (), gap: int = 1, *
 
 def _say_next(options: opt.TaskCommand, command: str, *words: str) -> None:
     """The last line of a single step: a command that goes on with what it left."""
+    words += (*_task_words(options.dataset),)
     words += ("--seed", str(options.seed)) if options.seed else ()
-    words += ("--out", str(options.out)) if options.out is not None else ()  # which remembers the data and the preset
+    words += ("--out", str(options.out)) if options.out is not None else ()
     _say(f"next: {shlex.join(['mfh', command, options.task, *words])}")
 
 
@@ -509,8 +530,9 @@ def _distill(options: opt.Distill) -> None:
 
 def _diagnose(options: opt.Diagnose) -> None:
     from mfh.reporting import report
-    from mfh.reporting.diagnosis import diagnosis_tables, diagnosis_verdict
+    from mfh.reporting.diagnosis import diagnosis_tables
     from mfh.studies.diagnosis import diagnose
+    from mfh.studies.diagnosis_text import diagnosis_verdict
 
     out = _out(options)
     diagnosis = diagnose(
@@ -533,6 +555,7 @@ def _diagnose(options: opt.Diagnose) -> None:
 def _check(options: opt.Check) -> int:
     from mfh.files import write_table
     from mfh.reporting.items import class_table, item_table, totals
+    from mfh.studies.criteria import FEWEST
     from mfh.tasks.finding import find_task
     from mfh.tasks.items import find
 
@@ -549,11 +572,8 @@ def _check(options: opt.Check) -> int:
         write_table(options.out, ("split", "index", "reason"), rows)
         _say(f"Table: {options.out}")
     if not found.bad:
-        given, dataset = ["mfh", "diagnose", options.task], options.dataset
-        given += ["--data", dataset.data] if dataset.data else []
-        given += ["--preset", dataset.preset] if dataset.preset else []
-        given += ["--set", *dataset.set] if dataset.set else []
-        _say(f"next: {shlex.join(map(str, given))}")
+        command = "diagnose" if len(task.val) >= FEWEST and task.teacher is not None else "study"
+        _say(f"next: {shlex.join(['mfh', command, options.task, *_task_words(options.dataset)])}")
     return 1 if found.bad else 0
 
 

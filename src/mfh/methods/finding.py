@@ -189,3 +189,7 @@ def _check(method: Method) -> None:
         weight = getattr(method, key)
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
             raise InputError(f"method {name}: {key} is {shown(weight)}; a number of at least 0 was expected")
+    if getattr(method.loss, "__func__", None) is Method.loss:
+        raise InputError(
+            f"method {name} has no loss(batch); write one that returns the teacher's term of a batch, a scalar"
+        )

@@ -21,7 +21,7 @@ FOLDS, _REPEATS, _RESAMPLES, _GROUPS = 5, 3, 400, 10
 HALF_WIDTH = 1.645
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Measure:
     """An estimate with its interval.
 
@@ -40,6 +40,11 @@ class Measure:
     def __post_init__(self) -> None:
         if (self.low is None) != (self.high is None):
             raise InputError(f"an interval from {self.low} to {self.high} lacks an end; give both or none")
+
+    def __repr__(self) -> str:
+        value = "not known" if self.value is None else f"{self.value:.3g}"
+        interval = "" if self.low is None else f", {self.low:.3g} to {self.high:.3g}"
+        return f"Measure({value}{interval}{f', {self.note!r}' if self.note else ''})"
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,9 @@ class LayerView:
 
 @dataclass(frozen=True, repr=False)
 class Diagnosis:
-    """What `diagnose` found. Everything but the layers' saliencies is measured on the validation split.
+    """What `diagnose` found; `print` shows its `report`.
+
+    Everything but the layers' saliencies is measured on the validation split.
 
     Args:
         task: Name of the task.
@@ -161,6 +163,15 @@ class Diagnosis:
 
     def __repr__(self) -> str:
         return f"Diagnosis({self.task}, seed {self.seed}: {self.verdict}, {in_words(self.forecast.gain, self.scale)})"
+
+    def __str__(self) -> str:
+        return self.report()
+
+    def report(self) -> str:
+        """The tables of criteria and layers, the verdict and its reasons, as `mfh diagnose` prints them."""
+        from mfh.studies.diagnosis_text import diagnosis_text
+
+        return diagnosis_text(self)
 
     def save(self, path: str | Path) -> None:
         """Write everything as JSON, atomically."""
@@ -235,8 +246,8 @@ def diagnose_seed(made: Seed, layers: Sequence[str] = ()) -> Diagnosis:
     layers = tuple(dict.fromkeys(layers)) or (task.layer,)
     if len(task.val) < FEWEST:  # before networks are trained
         raise InputError(
-            f"task {task.name!r} has {len(task.val)} validation pairs; a diagnosis needs at least {FEWEST}: give more "
-            "pairs, or a larger validation split"
+            f"task {task.name!r} has {len(task.val)} validation pairs; a diagnosis needs at least {FEWEST}: "
+            f"val={FEWEST} in Task.from_arrays, --set val={FEWEST} for a file of arrays, or a larger split val"
         )
     for layer in layers:
         find_layer(networks.new("teacher"), layer)

@@ -154,7 +154,7 @@ class Networks:
         return {"seed": self.seed, "made_with": {name: self.identity[name] for name in _ORIGIN}}
 
     def restored(self, cell: Cell, weights: dict[str, Any], facts: Mapping[str, Any], path: Path) -> nn.Module:
-        """A student that was kept with `origin`, in eval mode.
+        """A student that was kept with `origin`, in eval mode. The task may have another name now.
 
         Args:
             cell: Its arm.
@@ -165,9 +165,8 @@ class Networks:
         Raises:
             InputError: The task has other data or another network now.
         """
-        refuse_difference(
-            str(path), facts["made_with"], self.origin["made_with"], "use the task and data that the study had"
-        )
+        held, now = ({**made, "task": ""} for made in (facts["made_with"], self.origin["made_with"]))
+        refuse_difference(str(path), held, now, "use the task and data that the study had")
         network = self._empty(cell)
         _load_state(network, weights, path)
         return network.eval()

@@ -99,7 +99,11 @@ class Students:
         validation, held = self._validation(fraction), self.run.selection
         values = {variant.cell: variant.student for variant in validation.variants}
         if NO_KD not in values:
-            raise InputError(f"{self.run.folder} has no arm no-kd to compare with; choose an arm")
+            arm = next((one.arm for one in validation.variants if one.arm != LINEAR), "NAME")
+            raise InputError(
+                "the study has no arm no-kd to compare with, so it recommends none; choose an arm: "
+                f"result.students.of_arm({arm!r}) in Python, mfh export RUN --arm {arm} on the command line"
+            )
         before = None if held is None else Cell.chosen(held)
         choice = choose(
             values, validation.scale, self.run.repeats, self.run.num_val, before if before in values else None

@@ -456,6 +456,8 @@ def _check(design: _Design, grid: Sequence[Cell], task: Task, settings: Settings
             f"task {task.name!r} has only its teacher's outputs; choose arms from {', '.join(known)}, or methods of "
             f"logits, not {without[0].arm}"
         )
+    if all(cell.arm != NO_KD.arm for cell in grid):
+        log.warning("without the arm no-kd there is nothing to compare with, and the study can recommend no student")
     forget_warnings()
     made.rehearse(grid, unlabelled=unlabelled)
 

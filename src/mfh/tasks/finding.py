@@ -77,6 +77,13 @@ class TaskArguments:
         kept = dict(before.get("set", {})) | dict(text.split("=", 1) for text in self.set)
         return TaskArguments(**given | {"set": kept})
 
+    def lacking(self, config: Mapping[str, Any]) -> "TaskArguments":
+        """The arguments of a run's configuration that these do not give."""
+        others = {name: config.get(name) for name, value in vars(self).items() if name != "set" and not value}
+        known = {text.partition("=")[0] for text in self.set}
+        kept = {name: value for name, value in config.get("set", {}).items() if name not in known}
+        return TaskArguments(**{name: value for name, value in others.items() if value} | {"set": kept})
+
     def facts(self) -> dict[str, Any]:
         """The arguments in a form that JSON can hold; "set" only where something is set."""
         pairs = dict(text.split("=", 1) for text in self.set)

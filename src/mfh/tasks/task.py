@@ -61,7 +61,15 @@ class Protocol:
         check_fields(self)
 
 
-@dataclass(frozen=True)
+def _called(factory: Any) -> str:
+    """What a function that makes a network is called."""
+    while isinstance(factory, partial):
+        factory = factory.func
+    name = str(getattr(factory, "__name__", type(factory).__name__))
+    return "a function without a name" if name == "<lambda>" else name
+
+
+@dataclass(frozen=True, repr=False)
 class Task:
     """Two networks, paired data, and where to look into the teacher.
 
@@ -252,6 +260,19 @@ class Task:
             name = f"teacher_logits of task {self.name!r}"
             outputs = teacher_outputs(self.teacher_logits, len(parts.pairs), name)
             object.__setattr__(self, "teacher_logits", outputs if parts.order is None else outputs[parts.order])
+
+    def __repr__(self) -> str:
+        """Name, problem, numbers of pairs and networks, in three lines; nothing is read, and no network is made."""
+        names = self.class_names
+        classes = f", {len(names)} classes {shown(list(names))}" if names else ""
+        counts = {"training": self.train, "unlabelled": self.unlabelled, "validation": self.val, "test": self.test}
+        held = ", ".join(f"{len(data)} {split}" for split, data in counts.items() if data is not None and len(data))
+        teacher = "its outputs" if self.teacher is None else f"{_called(self.teacher)}, layer {self.layer!r}"
+        return (
+            f"Task {self.name!r}: {self.problem.name}{classes}\n"
+            f"  pairs: {held}\n"
+            f"  teacher: {teacher}; student: {_called(self.student)}"
+        )
 
     @property
     def pairs(self) -> Any:
