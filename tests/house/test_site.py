@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -110,6 +111,12 @@ def test_every_report_is_on_the_site(folder):
     assert len(reports) > 25
     for report in (*reports, ROOT / "research/theory/derivation.md"):
         assert (folder / report.relative_to(ROOT).with_suffix("") / "index.html").is_file(), report
+
+
+def test_no_title_says_the_name_twice(folder):
+    titles = [re.search("<title>(.*?)</title>", page.read_text("utf-8"))[1] for page in folder.rglob("index.html")]
+    assert len(titles) > 50
+    assert not [title for title in titles if len(set(title.split(" - "))) != len(title.split(" - ")) or title == "mfh"]
 
 
 def test_every_public_name_has_its_anchor(folder):
