@@ -1,25 +1,29 @@
-"""Shows the dated reports of benchmarks/ and research/ on the site, where links to them work as on GitHub."""
+"""Shows the reports of benchmarks/ and research/ on the site, under their paths in the repository.
 
+Links between them and the pages of docs/ work as on GitHub.
+"""
+
+import re
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-FOLDERS = ("benchmarks/reports", "research/worlds/reports", "research/statistics/reports", "research/theory/reports")
+ROOT = Path(__file__).parents[2]
+PATTERNS = ("benchmarks/reports/*.md", "research/*/reports/*.md", "research/theory/derivation.md")
+REPORTS = [path.relative_to(ROOT).as_posix() for pattern in PATTERNS for path in sorted(ROOT.glob(pattern))]
 
 
 def on_files(files: Files, *, config: Any) -> Files:
     """Add the reports as pages of their own, outside the navigation."""
-    for folder in FOLDERS:
-        for report in sorted((Path(config.config_file_path).parent / folder).glob("*.md")):
-            files.append(File.generated(config, f"reports/{report.name}", abs_src_path=str(report)))
+    for report in REPORTS:
+        files.append(File.generated(config, report, abs_src_path=str(ROOT / report)))
     return files
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Turn links to the reports' place in the repository into links to their place on the site; rank reports last."""
-    if page.file.src_uri.startswith("reports/"):
-        page.meta["search"] = {"boost": 0.1}
-    for folder in FOLDERS:
-        markdown = markdown.replace(f"](../{folder}/", "](reports/")
-    return markdown
+    """Rewrite links, as the pages of docs/ lie at the root of the site; rank reports last in the search."""
+    if page.file.src_uri not in REPORTS:
+        return re.sub(r"\]\(\.\./((?:\.\./)*(?:benchmarks|research)/)", r"](\1", markdown)
+    page.meta["search"] = {"boost": 0.1}
+    return re.sub(r"\]\(((?:\.\./)+)docs/", r"](\1", markdown)

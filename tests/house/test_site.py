@@ -1,18 +1,26 @@
-"""The site in a browser: the search finds the right page first, pages fit a phone, nothing comes from the network."""
+"""The site: its links and names lead somewhere.
+
+In a browser, the search finds the right page first, pages fit a phone, and nothing comes from the network.
+"""
 
 import functools
 import json
 import math
 import os
+import re
 import runpy
 import subprocess
 import sys
 import threading
+from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
 from selenium.webdriver.support.ui import WebDriverWait
 
+import mfh
 from browser import CONTRASTS, PHONE, Browser
 from documented import ROOT
 from mfh.figures.venn import lens
@@ -25,15 +33,51 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
+class Page(HTMLParser):
+    """The links and anchors of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.anchors = set(), set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.links |= {found[key] for key in ("href", "src") if found.get(key)}
+        self.anchors |= {found[key] for key in ("id", "name") if found.get(key)}
+
+
+def dead_links(folder: Path) -> list[str]:
+    """Links of the pages in a folder that lead to no file or to no anchor of it, as "page: link"."""
+    pages = {
+        f"/{path.relative_to(folder).as_posix()}": Page(path.read_text("utf-8")) for path in folder.rglob("*.html")
+    }
+    dead = []
+    for name, page in pages.items():
+        for link in page.links:
+            to = urlsplit(urljoin(name, link))
+            path = unquote(to.path) + ("index.html" if to.path.endswith("/") else "")
+            anchored = path not in pages or not to.fragment or unquote(to.fragment) in pages[path].anchors
+            if not to.netloc and not to.scheme and not ((folder / path[1:]).is_file() and anchored):
+                dead.append(f"{name}: {link}")
+    return dead
+
+
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The address of the site, built and served on this machine."""
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+def folder(tmp_path_factory):
+    """The site, built as `make docs` builds it."""
+    made = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(made)]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    return made
+
+
+@pytest.fixture(scope="module")
+def site(folder):
+    """The address of the site, served on this machine."""
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -45,6 +89,42 @@ def browser(tmp_path_factory):
     window = Browser(tmp_path_factory.mktemp("profile"))
     yield window
     window.close()
+
+
+def test_no_link_of_the_site_is_dead(folder):
+    assert dead_links(folder) == []
+
+
+def test_dead_links_are_found(tmp_path):
+    (tmp_path / "page").mkdir()
+    (tmp_path / "index.html").write_text(
+        '<p id="here"><a href="page/">1</a><a href="page/#no">2</a><a href="#here">3</a>'
+    )
+    (tmp_path / "page" / "index.html").write_text(
+        '<a href="../#here">4</a><img src="../no.png"><a href="https://x.y/z">5'
+    )
+    assert sorted(dead_links(tmp_path)) == ["/index.html: page/#no", "/page/index.html: ../no.png"]
+
+
+def test_every_report_is_on_the_site(folder):
+    reports = [*ROOT.glob("benchmarks/reports/*.md"), *ROOT.glob("research/*/reports/*.md")]
+    assert len(reports) > 25
+    for report in (*reports, ROOT / "research/theory/derivation.md"):
+        assert (folder / report.relative_to(ROOT).with_suffix("") / "index.html").is_file(), report
+
+
+def test_no_title_says_the_name_twice(folder):
+    titles = [re.search("<title>(.*?)</title>", page.read_text("utf-8"))[1] for page in folder.rglob("index.html")]
+    assert len(titles) > 50
+    assert not [title for title in titles if len(set(title.split(" - "))) != len(title.split(" - ")) or title == "mfh"]
+
+
+def test_every_public_name_has_its_anchor(folder):
+    index = Page((folder / "api/index.html").read_text("utf-8"))
+    linked = {link.partition("#")[2]: link for link in index.links if "#mfh." in link}
+    for name in set(mfh.__all__) - {"__version__"}:
+        page, _, anchor = linked[f"mfh.{name}"].partition("#")
+        assert anchor in Page((folder / "api" / page / "index.html").read_text("utf-8")).anchors, name
 
 
 @pytest.mark.parametrize(
