@@ -264,6 +264,18 @@ def test_a_problem_says_what_numbers_mean(target, problem):
     assert task.student()(task.val.tensors[1]).shape[1] == {"regression": 1, "classification": 3}.get(problem.name, 2)
 
 
+@pytest.mark.parametrize("shape", [(N,), (N, 2)])
+@pytest.mark.parametrize("kind", [float, int, object])
+def test_minus_one_is_a_number_to_predict(shape, kind):
+    target = RNG.integers(-3, 4, size=shape).astype(kind)
+    target[5] = -1
+    task = task_of(target=target, problem=Problem.regression())
+    assert task.unlabelled is None
+    assert not torch.cat([split.tensors[2] for split in (task.train, task.val, task.test)]).isnan().any()
+    lonely = np.where(np.arange(N) == 5, -1.0, RNG.uniform(1, 2, N))
+    assert task_of(target=lonely, problem=Problem.regression()).unlabelled is None
+
+
 def test_some_numbers_of_a_row_may_be_missing():
     target = np.stack([np.arange(N), -np.arange(N)], axis=1) + 0.5
     target[:6, 1], target[6:9] = np.nan, np.nan

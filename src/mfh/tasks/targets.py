@@ -44,8 +44,9 @@ def encoded_targets(array: NDArray[Any], problem: Problem | None) -> dict[str, A
     array, gaps = _without_gaps(array)
     if problem is not None and problem.missing is not None and array.dtype.kind in "iuf":
         gaps = gaps | (array == problem.missing)
-    if kind == "regression" and array.dtype.kind in "iub":
-        array = array.astype(np.float64)
+    if kind == "regression":  # where -1 is a number like others
+        if array.dtype.kind in "iub":
+            array = array.astype(np.float64)
     elif array.dtype.kind in ("i" if kind is None else "if") and _marks_gaps(problem):
         gaps = gaps | (array == UNLABELLED)
     if gaps.all():
