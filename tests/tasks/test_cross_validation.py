@@ -53,7 +53,7 @@ def test_the_pooled_splits_are_cross_validation():
     assert (counts > 0).all()
     assert counts.sum() == 200 * 12
     assert abs(counts / 200 - 12 / 42).max() < 5 * np.sqrt(12 / 42 * 30 / 42 / 200)
-    assert Repeats.of(task, True) == Repeats("resplit", 30, 12, 18)
+    assert Repeats.of(task, True) == Repeats("resplit", 30, 12, 18, same_test=True)
 
 
 def test_whole_groups_are_drawn():
@@ -98,6 +98,8 @@ def test_what_cannot_be_cross_validated_is_refused():
 def test_a_study_says_that_its_seeds_share_pairs(tmp_path):
     task = tiny_task.task().cross_validated()
     result = mfh.study(task, arms=["no-kd", "regular"], num_seeds=2, processes=1, epochs=1, out=tmp_path / "run")
-    assert result.repeats.seeds == "resplit"
+    assert result.repeats == Repeats("resplit", len(task.train), len(task.val), len(task.test), same_test=True)
+    assert result.summary.test_to_train == 0
+    assert "all seeds share the test split" in str(result.finding)
     assert result.by_seed("val").nunique().max() > 1
     assert result.best.arm in ("no-kd", "regular")

@@ -104,6 +104,7 @@ class _Resplit:
     num_val: int
     num_test: int
     unit: str = "pairs"
+    same_test: bool = False
 
 
 class _Facts(TypedDict, total=False):

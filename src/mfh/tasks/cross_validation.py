@@ -1,8 +1,8 @@
 """Cross-validation for a task with fixed splits: every seed draws its validation pairs anew."""
 
 import copy
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,18 @@ def cross_validated(task: "Task") -> "Task":
     return _split_anew(task, 0)
 
 
+@dataclass(frozen=True, eq=False)
+class _Anew:
+    """The function from a seed to the task with the validation pairs of that seed."""
+
+    task: "Task"
+    #: That all seeds share the test split, which `mfh.studies.stats.Repeats` asks.
+    same_test: ClassVar[bool] = True
+
+    def __call__(self, seed: int) -> "Task":
+        return _split_anew(self.task, seed)
+
+
 def _split_anew(task: "Task", seed: int) -> "Task":
     """The task with the validation pairs of a seed."""
     pool: ConcatDataset[Any] = ConcatDataset([task.train, task.val])
@@ -42,7 +54,7 @@ def _split_anew(task: "Task", seed: int) -> "Task":
     changes = {
         "train": in_split(Subset(pool, rest.tolist()), "train"),
         "val": in_split(Subset(pool, rows.tolist()), "val"),
-        "resplit": partial(_split_anew, task),
+        "resplit": _Anew(task),
     }
     for name, value in changes.items():
         object.__setattr__(made, name, value)

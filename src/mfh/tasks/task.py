@@ -196,6 +196,8 @@ class Task:
         The test split stays as it is, and so do the sizes of the splits. Where both splits have `groups`, whole groups
         are drawn, otherwise pairs, stratified by class. The mean over seeds is then that of repeated random
         sub-sampling (Monte Carlo cross-validation), and `result.best` does not rest on one small validation split.
+        Intervals on the test split, which all seeds share, cover training and the choice of validation pairs only, not
+        new data.
         A pair is read by its own data set, so training inputs should not be varied at random.
 
         Raises:
