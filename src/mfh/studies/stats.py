@@ -129,10 +129,10 @@ class Repeats:
             return "All seeds share one data set, so the intervals cover training randomness only."
         if self.same_test:
             return (
-                "Every seed draws its validation pairs anew, and all seeds share the test split, so intervals on it cover "
-                "training and the choice of validation pairs only. Those on the validation split are corrected for pairs "
-                f"that seeds share after Nadeau and Bengio (2003), with {self.num_train} training and {self.num_val} "
-                f"validation {self.unit}."
+                "Every seed draws its validation pairs anew, and all seeds share the test split, so intervals on it "
+                "cover training and the choice of validation pairs only. Those on the validation split are corrected "
+                f"for pairs that seeds share after Nadeau and Bengio (2003), with {self.num_train} training and "
+                f"{self.num_val} validation {self.unit}."
             )
         return (
             "Every seed splits one data set anew, so seeds share samples. Intervals and p-values are corrected for "
