@@ -72,6 +72,17 @@ def test_precisions(dtype):
     assert torch.equal(passed.activation, activation)
 
 
+def test_networks_are_cut_without_a_warning():
+    """Where they are trained, too: warnings are errors, and torch gives each of its own once."""
+    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        assert not isinstance(cut.split(network, "1", torch.randn(5, 4)), Whole)
+    finally:
+        torch.set_warn_always(always)
+
+
 def test_a_network_that_cannot_be_cut_is_replayed_and_says_so_once(caplog):
     model, inputs = seeded(Branching), flat(6, 0)
     with evaluating(model), caplog.at_level(logging.WARNING, "mfh"):
