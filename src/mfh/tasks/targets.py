@@ -263,7 +263,8 @@ _ENCODERS: dict[str | None, Callable[[NDArray[Any], NDArray[np.bool_], Problem |
 
 def _are_whole(array: NDArray[Any]) -> NDArray[np.bool_]:
     """Which floating point numbers are whole and finite."""
-    return np.isfinite(array) & (array == np.round(array))
+    whole: NDArray[np.bool_] = np.isfinite(array) & (array == np.round(array))
+    return whole
 
 
 def _found(array: NDArray[Any], wrong: NDArray[np.bool_]) -> str:
