@@ -1,6 +1,7 @@
 import copy
 import logging
 import random
+import warnings
 from collections import UserDict
 
 import numpy as np
@@ -70,6 +71,19 @@ def test_precisions(dtype):
     assert passed.activation.dtype == passed.logits.dtype == dtype
     assert close(passed.logits, logits, 0.02)
     assert torch.equal(passed.activation, activation)
+
+
+def test_networks_are_cut_without_a_warning():
+    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # torch gives each warning once
+    try:
+        with warnings.catch_warnings(record=True) as given:
+            warnings.simplefilter("always")
+            assert cut.split(network, "1", torch.randn(5, 4)).head is not None
+    finally:
+        torch.set_warn_always(always)
+    assert not [warning for warning in given if "requires_grad" in str(warning.message)]
 
 
 def test_a_network_that_cannot_be_cut_is_replayed_and_says_so_once(caplog):

@@ -277,6 +277,18 @@ def test_three_cases_are_told_apart():
         assert "\n" not in str(error.value)
 
 
+def test_seeds_that_share_the_test_split_say_nothing_of_new_data():
+    shared = Repeats("resplit", 600, 60, 300, same_test=True)
+    assert (shared.test_to_train(), shared.test_to_train("val")) == (0, 60 / 600)
+    assert "all seeds share the test split" in shared.caveat
+    assert "cover training and the choice of validation pairs only" in shared.sentence
+    assert "600 training and 60 validation pairs" in shared.sentence
+    assert "new data as well" not in shared.sentence
+    assert "flipping" in shared.p_values_in_words(8)
+    assert "normal differences as the intervals do)" in shared.p_values_in_words(8, "val")
+    assert Repeats("resplit", 600, 60, 300).test_to_train() == 0.5
+
+
 def test_bootstrap_is_bca_and_seeded():
     treatment, baseline = draw(15)
     comparison = paired_comparison(treatment, baseline, resamples=2000, seed=3)

@@ -264,6 +264,31 @@ def test_a_problem_says_what_numbers_mean(target, problem):
     assert task.student()(task.val.tensors[1]).shape[1] == {"regression": 1, "classification": 3}.get(problem.name, 2)
 
 
+@pytest.mark.parametrize("dtype", [np.dtypes.StringDType(), "S", object])
+def test_text_of_any_kind_names_classes_groups_and_splits(dtype):
+    words = {
+        "target": np.array(["no", "yes"] * 30).astype(dtype),
+        "groups": np.array([f"p{i % 10}" for i in range(N)]).astype(dtype),
+        "split": np.array((["train"] * 6 + ["val", "val", "test", "test"]) * 6).astype(dtype),
+    }
+    task = task_of(**words)
+    assert task.facts["classes"] == ["no", "yes"]
+    assert set(task.val.groups) == {"p6", "p7"}
+    assert len(task_of(target=words["target"], groups=words["groups"]).train) == 36
+
+
+@pytest.mark.parametrize("shape", [(N,), (N, 2)])
+@pytest.mark.parametrize("kind", [float, int, object])
+def test_minus_one_is_a_number_to_predict(shape, kind):
+    target = RNG.integers(-3, 4, size=shape).astype(kind)
+    target[5] = -1
+    task = task_of(target=target, problem=Problem.regression())
+    assert task.unlabelled is None
+    assert not torch.cat([split.tensors[2] for split in (task.train, task.val, task.test)]).isnan().any()
+    lonely = np.where(np.arange(N) == 5, -1.0, RNG.uniform(1, 2, N))
+    assert task_of(target=lonely, problem=Problem.regression()).unlabelled is None
+
+
 def test_some_numbers_of_a_row_may_be_missing():
     target = np.stack([np.arange(N), -np.arange(N)], axis=1) + 0.5
     target[:6, 1], target[6:9] = np.nan, np.nan
@@ -417,6 +442,19 @@ def test_own_networks_get_raw_inputs():
         ({"target": np.array(["a", 3] * 30, dtype=object)}, "objects of the types int, str"),
         ({"target": np.where(np.arange(N) == 5, np.inf, 0.5)}, "first in row 5"),
         ({"target": np.zeros(N, dtype=complex)}, "complex128"),
+        (
+            {"target": np.where(np.arange(N) == 4, np.inf, np.arange(N) % 3), "problem": Problem.classification()},
+            "target holds inf in row 4; classes are whole numbers",
+        ),
+        (
+            {"target": np.where(np.arange(N)[:, None] == 4, np.inf, np.ones((N, 2))), "problem": Problem.dense()},
+            "holds no class for each place",
+        ),
+        (
+            {"target": np.array([b"\xff", b"a"] * 30)},
+            "target holds bytes that are not ASCII; give text: numpy.char.dec",
+        ),
+        ({"groups": np.array([b"\xff", b"a"] * 30)}, "groups holds bytes that are not ASCII"),
         ({"groups": np.repeat([0, 1], 30)}, "2 groups with labels cannot be split"),
         ({"groups": [None] + [1] * (N - 1)}, "groups is missing in row 0"),
         (

@@ -31,6 +31,15 @@ def test_series_several_labels_and_numbers():
     assert linear_baseline(task_of(series, mean[:, 0] * 3 + 1)) < 0.05  # mean squared error
 
 
+@pytest.mark.parametrize("known", [1, 3, 7])
+def test_numbers_known_in_few_rows_bring_no_warning(known):
+    student, target = RNG.normal(size=(N, 3)), RNG.normal(size=(N, 2))
+    target[:-20, 1] = np.nan
+    split = np.repeat(["train", "val", "test"], [N - 20, 10, 10])
+    target[:known, 1] = 0.5 + np.arange(known)
+    assert linear_baseline(task_of(student, target, split=split)) > 0  # warnings are errors
+
+
 def test_classes_that_training_lacks_are_never_predicted():
     def split(target):
         return TensorDataset(torch.zeros(len(target), 1), torch.randn(len(target), 2), torch.tensor(target))

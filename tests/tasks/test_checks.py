@@ -45,7 +45,7 @@ def changed(**changes):
         (with_part(0, lambda x: {"sound": x}["sound"][:, :6]), "the teacher cannot read teacher_input of the train"),
         (with_part(1, lambda x: x.double(), "test"), r"student_input is float32 with 2 .* and float64 .* in the test"),
         (with_part(2, lambda y: y + 1, "val"), "val split: the target holds 2; class indices from 0 to 1"),
-        (with_part(2, lambda y: y.float()), "train split: the target has shape .* torch.float32"),
+        (with_part(2, lambda y: y.float()), "train split: the target is of type torch.float32; class indices"),
         (changed(student=lambda: nn.Linear(7, 3)), r"teacher returns logits of shape \(N, 2\) and the student returns"),
         (changed(teacher=None, teacher_logits=torch.zeros(120, 5)), r"teacher_logits holds logits of shape \(N, 5\)"),
         (changed(teacher=lambda: 3), r"teacher\(\) returned a int"),

@@ -69,6 +69,15 @@ def test_empty_targets_of_a_csv_are_pairs_without_labels(tmp_path, target, probl
     assert sum(len(split) for split in (task.train, task.val, task.test)) == 40
 
 
+def test_minus_one_in_a_csv_is_a_number_where_the_user_says_so(tmp_path):
+    path = tmp_path / "pairs.csv"
+    numbers = np.where(np.arange(N) % 10 == 5, -1.0, np.linspace(1, 2, N))
+    frame().drop(columns="group").assign(target=numbers).to_csv(path, index=False)
+    task = find_task(path, TaskArguments(set={"problem": "regression"})).make(0)
+    assert task.unlabelled is None
+    assert sum(int((split.tensors[2] == -1).sum()) for split in (task.train, task.val, task.test)) == N // 10
+
+
 def test_whole_numbers_written_as_floating_point_are_what_the_user_says(tmp_path):
     path = tmp_path / "pairs.csv"  # as pandas writes whole numbers with gaps
     frame().assign(target=np.where(np.arange(N) < 6, np.nan, np.arange(N) % 3)).to_csv(path, index=False)

@@ -359,6 +359,9 @@ def _collated(dataset: Any, items: list[Any], indices: Sequence[int]) -> PairedB
 def _collate_of(dataset: Any) -> Callable[[list[Any]], Any] | None:
     while type(dataset) is Subset:
         dataset = dataset.dataset
+    if type(dataset) is ConcatDataset:  # a function that all parts share makes the batches of the whole
+        first, *others = map(_collate_of, dataset.datasets)
+        return first if all(other == first for other in others) else None
     return dataset.collate if type(dataset) is Collated else None
 
 

@@ -434,4 +434,4 @@ def _agrees(candidate: Split, inputs: Nested, activation: Tensor, logits: Tensor
 def _close(value: Tensor, truth: Tensor) -> bool:
     if value.shape != truth.shape or not truth.numel():
         return False
-    return float((value - truth).abs().max()) <= tolerance(truth)
+    return float((value - truth).abs().max().detach()) <= tolerance(truth)

@@ -328,9 +328,9 @@ def _everywhere(plan: "Plan") -> Settings:
 
 def _shared_files(plan: "Plan", unit: "Unit") -> Files:
     """What all cells of a unit read: networks and scores."""
-    folder = plan.kept(unit).folder
-    found = [path for path in folder.glob("*.safetensors") if not path.name.startswith(_OF_CELLS)]
-    return _read_all(plan.folder, [*found, folder / "truth.json"])
+    kept = plan.kept(unit)
+    found = [path for path in kept.folder.glob("*.safetensors") if not path.name.startswith(_OF_CELLS)]
+    return _read_all(plan.folder, [*found, kept.truth_file])
 
 
 def _own_files(plan: "Plan", unit: "Unit", cells: Sequence[Cell] | None) -> Files:

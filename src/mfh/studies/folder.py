@@ -104,6 +104,7 @@ class _Resplit:
     num_val: int
     num_test: int
     unit: str = "pairs"
+    same_test: bool = False
 
 
 class _Facts(TypedDict, total=False):
@@ -781,16 +782,21 @@ class SeedFolder:
         """
         files.save_fields(saliency, path, "saliency", self._place(path))
 
+    @property
+    def truth_file(self) -> Path:
+        """Where it is kept which channels are modality-general, if that is known."""
+        return self.folder / _TRUTH
+
     def read_truth(self) -> NDArray[np.bool_] | None:
         """(C,) whether each channel of the task's layer is modality-general; None where that is not known."""
-        path = self.folder / _TRUTH
+        path = self.truth_file
         if not records.present(path, _WITHOUT_IT):
             return None
         return np.asarray(records.read_record(path, _Truth, _WITHOUT_IT, self._place(path))["general"], dtype=bool)
 
     def write_truth(self, general: NDArray[np.bool_]) -> None:
         """Keep which channels are modality-general."""
-        path = self.folder / _TRUTH
+        path = self.truth_file
         records.write_record(path, {"general": np.asarray(general).tolist()}, self._place(path))
 
     def write_mask(self, cell: Cell, mask: "ChannelMask") -> None:

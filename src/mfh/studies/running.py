@@ -531,7 +531,9 @@ def _config(
 def _repeats(task: Task, source: TaskSource) -> dict[str, Any]:
     """What differs between seeds, as `Run.repeats` reads it."""
     repeats = Repeats.of(task, source.redrawn)
-    sizes = {name: value for name, value in vars(repeats).items() if name != "seeds"}
+    # Folders of earlier studies, which may go on, know no same_test.
+    left_out = {"seeds"} if repeats.same_test else {"seeds", "same_test"}
+    sizes = {name: value for name, value in vars(repeats).items() if name not in left_out}
     return {"data_redrawn": repeats.seeds == "redrawn"} | ({"resplit": sizes} if repeats.seeds == "resplit" else {})
 
 

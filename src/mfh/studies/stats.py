@@ -43,6 +43,7 @@ class Repeats:
         num_val: Size of its validation split, in the same unit.
         num_test: Size of its test split, in the same unit.
         unit: What is split, in the plural: "pairs", "people".
+        same_test: Whether all seeds share the test split, and split the rest anew (`Task.cross_validated`).
 
     Raises:
         InputError: The data are re-split, and a size is missing.
@@ -53,6 +54,7 @@ class Repeats:
     num_val: int = 0
     num_test: int = 0
     unit: str = "pairs"
+    same_test: bool = False
 
     def __post_init__(self) -> None:
         if self.seeds == "resplit" and not min(self.num_train, self.num_val, self.num_test) > 0:
@@ -73,16 +75,18 @@ class Repeats:
             InputError: The task's facts count groups, but not those of all splits.
         """
         # A task may also carry the function that splits it anew.
-        seeds: Seeds = "resplit" if getattr(task, "resplit", None) is not None else task.seeds
+        resplit = getattr(task, "resplit", None)
+        seeds: Seeds = "resplit" if resplit is not None else task.seeds
+        same_test = bool(getattr(resplit, "same_test", False))
         if not redrawn or seeds != "resplit":
             return cls(seeds if redrawn else "fixed")
         groups: Any = task.facts.get("groups")
         if groups is None:
             pool = len(task.train) + len(getattr(task, "unlabelled", None) or ())
-            return cls("resplit", pool, len(task.val), len(task.test))
+            return cls("resplit", pool, len(task.val), len(task.test), same_test=same_test)
         try:
             num_train, num_val, num_test = (int(groups[split]) for split in SPLITS)
-            return cls("resplit", num_train, num_val, num_test, str(groups.get("unit", "groups")))
+            return cls("resplit", num_train, num_val, num_test, str(groups.get("unit", "groups")), same_test)
         except (AttributeError, KeyError, TypeError, ValueError):
             raise InputError(
                 f"facts['groups'] of task {task.name!r} is {groups!r}; groups in each split were expected: "
@@ -90,12 +94,14 @@ class Repeats:
             ) from None
 
     def test_to_train(self, split: str = "test") -> float:
-        """Size of the measured split over that of the training pool; 0 where seeds are independent.
+        """Size of the measured split over that of the training pool; 0 where seeds are independent, or share the split.
+
+        The correction is for new data, which no interval covers where all seeds are measured on the same pairs.
 
         Args:
             split: "test" or "val".
         """
-        if self.seeds != "resplit":
+        if self.seeds != "resplit" or (self.same_test and split != "val"):
             return 0.0
         return (self.num_val if split == "val" else self.num_test) / self.num_train
 
@@ -111,16 +117,23 @@ class Repeats:
         how = "p-values are corrected for all arms together (step-down max-t"
         if flips_signs(num_seeds, self.test_to_train(split)):
             return f"{how}, by flipping the signs of all differences of a seed)."
-        few = "" if self.seeds == "resplit" else f"; {num_seeds} seeds are too few to flip signs"
+        few = "" if self.test_to_train(split) else f"; {num_seeds} seeds are too few to flip signs"
         return f"{how}, assuming normal differences as the intervals do{few})."
 
     @property
     def sentence(self) -> str:
-        """Which of the three cases it is, and what follows for the intervals."""
+        """Which of the cases it is, and what follows for the intervals."""
         if self.seeds == "redrawn":
             return "Every seed draws its own data, so the intervals cover new data as well."
         if self.seeds == "fixed":
             return "All seeds share one data set, so the intervals cover training randomness only."
+        if self.same_test:
+            return (
+                "Every seed draws its validation pairs anew, and all seeds share the test split, so intervals on it "
+                "cover training and the choice of validation pairs only. Those on the validation split are corrected "
+                f"for pairs that seeds share after Nadeau and Bengio (2003), with {self.num_train} training and "
+                f"{self.num_val} validation {self.unit}."
+            )
         return (
             "Every seed splits one data set anew, so seeds share samples. Intervals and p-values are corrected for "
             f"that after Nadeau and Bengio (2003), with {self.num_train} training and {self.num_test} test {self.unit}."
@@ -133,6 +146,11 @@ class Repeats:
             return ""
         if self.seeds == "fixed":
             return "all seeds share one data set, so the intervals cover training randomness only"
+        if self.same_test:
+            return (
+                "all seeds share the test split, so intervals on it cover training and the choice of validation pairs "
+                "only"
+            )
         return (
             "every seed splits one data set anew, and the intervals are corrected for the samples that splits share "
             "(Nadeau and Bengio 2003)"

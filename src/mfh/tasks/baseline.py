@@ -145,7 +145,8 @@ def _fitted(
     from sklearn.preprocessing import StandardScaler
 
     pipeline = make_pipeline(StandardScaler(), model)
-    num_folds = min(num_folds, len(inputs))
+    # The measure of a regression needs two rows in each fold.
+    num_folds = min(num_folds, len(inputs) if target.ndim == 1 else len(inputs) // 2)
     if num_folds >= 2:
         kind = StratifiedKFold if target.ndim == 1 else KFold
         name = type(model).__name__.lower()

@@ -116,11 +116,20 @@ def _array(value: Any, name: str) -> NDArray[Any]:
     if isinstance(value, Tensor):
         return _of_tensor(value, name)
     if np.ma.isMaskedArray(value):
-        array = np.asarray(value.data).astype(object)
-        array[np.ma.getmaskarray(value)] = None
-        return array if value.mask.any() else np.asarray(value.data)
+        if value.mask.any():
+            array = np.asarray(value.data).astype(object)
+            array[np.ma.getmaskarray(value)] = None
+            return array
+        value = value.data
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
+        if array.dtype.kind == "T":  # text of any length, which NumPy 2 has
+            return array.astype(object)
+        return array.astype(str) if array.dtype.kind == "S" else array
+    except UnicodeDecodeError:
+        raise InputError(
+            f"{name} holds bytes that are not ASCII; give text: numpy.char.decode({name}, 'utf-8')"
+        ) from None
     except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths, objects of other libraries
         raise InputError(f"{name}: an array cannot be made of a {type(value).__name__}: {in_a_line(error)}") from None
 

@@ -43,7 +43,7 @@ def task(
 
     A .npz file holds the arrays `teacher`, `student` and `target`, and may hold `group` and `split`. A .parquet or .csv
     table has the columns `teacher_*`, `student_*` and `target`, and may have `group` and `split`; its inputs are
-    vectors. Rows whose target is -1, NaN or empty are pairs without a label.
+    vectors. Rows whose target is -1 (classes), NaN or empty are pairs without a label.
 
     Args:
         path: The file.

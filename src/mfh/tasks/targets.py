@@ -44,8 +44,9 @@ def encoded_targets(array: NDArray[Any], problem: Problem | None) -> dict[str, A
     array, gaps = _without_gaps(array)
     if problem is not None and problem.missing is not None and array.dtype.kind in "iuf":
         gaps = gaps | (array == problem.missing)
-    if kind == "regression" and array.dtype.kind in "iub":
-        array = array.astype(np.float64)
+    if kind == "regression":  # where -1 is a number like others
+        if array.dtype.kind in "iub":
+            array = array.astype(np.float64)
     elif array.dtype.kind in ("i" if kind is None else "if") and _marks_gaps(problem):
         gaps = gaps | (array == UNLABELLED)
     if gaps.all():
@@ -103,8 +104,6 @@ def _without_gaps(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]
     """Targets of a plain type, and which entries are missing: NaN, None or an empty text."""
     if array.dtype.kind == "O":
         return _from_objects(array)
-    if array.dtype.kind in "ST":
-        array = array.astype(str)
     if array.dtype.kind == "U":
         gaps = np.char.str_len(array) == 0
         unclear = np.isin(array, _TEXTS_OF_GAPS)
@@ -196,7 +195,7 @@ def _dense(array: NDArray[Any], gaps: NDArray[np.bool_], problem: Problem | None
     """A class for each pixel or time step."""
     assert problem is not None
     known = array[~gaps & (array != problem.ignore_index)]
-    whole = known.dtype.kind in "iub" or (known.dtype.kind == "f" and (known == np.round(known)).all())
+    whole = known.dtype.kind in "iub" or (known.dtype.kind == "f" and _are_whole(known).all())
     if array.ndim < 2 or not whole or not known.size or known.min() < 0:
         raise InputError(
             f"target, of shape {array.shape} and type {array.dtype}, holds no class for each place; class indices from "
@@ -227,7 +226,7 @@ def _classes(array: NDArray[Any], missing: NDArray[np.bool_], _: Problem | None)
             "or 0 and 1 for each class (N, K), was expected"
         )
     if array.dtype.kind == "f":
-        broken = ~missing & (array != np.round(array))
+        broken = ~(missing | _are_whole(array))
         if broken.any():
             row = int(broken.argmax())
             raise InputError(f"target holds {array[row]:g} in row {row}; classes are whole numbers from 0, or text")
@@ -260,6 +259,12 @@ _ENCODERS: dict[str | None, Callable[[NDArray[Any], NDArray[np.bool_], Problem |
     "regression": _numbers,
     "dense prediction": _dense,
 }
+
+
+def _are_whole(array: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which floating point numbers are whole and finite."""
+    whole: NDArray[np.bool_] = np.isfinite(array) & (array == np.round(array))
+    return whole
 
 
 def _found(array: NDArray[Any], wrong: NDArray[np.bool_]) -> str:

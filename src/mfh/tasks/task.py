@@ -201,14 +201,17 @@ class Task:
     def cross_validated(self) -> "Task":
         """The same task, of which every seed draws other validation pairs from training and validation together.
 
-        The test split stays as it is, and so do the sizes of the splits. Where both splits have `groups`, whole groups
-        are drawn, otherwise pairs, stratified by class. The mean over seeds is then that of repeated random
-        sub-sampling (Monte Carlo cross-validation), and `result.best` does not rest on one small validation split.
+        The test split stays as it is. Where both splits have `groups`, as many whole groups are drawn as validation
+        has, and no other pair of these groups serves training, with or without labels. Otherwise as many pairs are
+        drawn, stratified by class; one pair of each class stays in training. The mean over seeds is then that of
+        repeated random sub-sampling (Monte Carlo cross-validation), and `result.best` does not rest on one small
+        validation split. Intervals on the test split, which all seeds share, cover training and the choice of
+        validation pairs only, not new data.
         A pair is read by its own data set, so training inputs should not be varied at random.
 
         Raises:
             InputError: The task re-splits its data already, its teacher is given and knows the training pairs, or no
-                draw of groups leaves every class in training.
+                draw leaves every class in training.
 
         Example:
             >>> x, y = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 2
