@@ -23,6 +23,7 @@ from mfh.reporting.markdown import write_markdown
 from mfh.reporting.page import Command, Content, Folded, Picture, Section, Table, write_page
 from mfh.reporting.pictures import estimated_venn_picture, gains_picture, teachers_picture, venn_picture
 from mfh.reporting.study import _duration, _flatten
+from mfh.reporting.summary import questions_table
 from mfh.studies.criteria import Measure, Shares
 from mfh.studies.folder import MOST_CLASSES, Run
 from mfh.studies.grid import ARMS, CONTROLS, FOCUSES, METHODS, Cell
@@ -435,6 +436,33 @@ def test_corrections_are_named():
     unclear = fake_study.rows(3, gains={"no-kd": 0.0, **{arm: 0.04 for arm in fake_study.GAINS if arm != "no-kd"}})
     assert summarise(unclear).chosen().gain.outcome == "gains"
     assert "taken alone, but not after correction" in finding(unclear)
+
+
+def test_finding_and_table_settle_a_question_by_the_corrected_p_alone():
+    gains = {"no-kd": 0.0, **{arm: 0.04 for arm in fake_study.GAINS if arm != "no-kd"}, "aligned": 0.08}
+    unclear = fake_study.rows(3, gains)
+    summary = summarise(unclear)
+    [regular] = [variant for variant in summary.variants if variant.arm == "regular"]
+    assert regular.gain.low > 0
+    assert regular.corrected_p > 0.05
+    assert (regular.taken_alone, regular.gains) == (True, False)
+    words = f"taken alone, p {p_in_words(regular.corrected_p)} after correction for 7 comparisons"
+    assert words in next(line for line in finding(unclear).splitlines() if line.startswith("Ordinary distillation"))
+    answers = {row[0]: row[2:] for row in questions_table(summary).rows}
+    answer, settling = answers["Does ordinary distillation help?"]
+    assert (answer[:6], answer[-len(words) :], settling) == ("gains ", words, "more seeds")
+    resplit = questions_table(summarise(unclear, repeats=Repeats("resplit", 10_000, 10, 10)))
+    assert [row[3] for row in resplit.rows if row[0] == "Does ordinary distillation help?"] == ["more data"]
+    clear = summarise(fake_study.rows(8, {"no-kd": 0.0, "regular": 0.06}))
+    [settled] = questions_table(clear).rows
+    assert settled[2:] == [clear.describe(clear.chosen("regular").gain), "settled"]
+
+
+def test_the_headline_names_another_arm_that_is_shown_to_gain():
+    frame = fake_study.rows(8, {"no-kd": 0.0, "regular": 0.06, "soft": 0.0})
+    frame.loc[(frame["arm"] == "soft") & (frame["split"] == "val") & (frame["metric"] == "accuracy"), "value"] += 0.2
+    headline = "soft, the best arm by validation, is not shown to gain over no-kd, but regular is."
+    assert finding(frame).splitlines()[0] == headline
 
 
 def test_a_control_that_gains_as_much_takes_the_headline():

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mfh.problems.scale import ACCURACY, Scale
-from mfh.studies.grid import UNMASKED, Cell
+from mfh.studies.grid import CONTROLS, UNMASKED, Cell
 from mfh.studies.stats import Comparison
 from mfh.studies.summary import Summary, Variant, p_in_words
 
@@ -47,9 +47,11 @@ def finding(summary: Summary) -> str:
     lines = [_headline(summary, best)]
     regular = summary.chosen("regular")
     if regular is not None and regular.gain is not None and regular is not best:
-        lines.append(f"Ordinary distillation, regular: {_over(summary, 'no-kd', regular.gain)}.")
+        alone = alone_in_words(summary, regular)
+        lines.append(f"Ordinary distillation, regular: {_over(summary, 'no-kd', regular.gain)}{alone}.")
     among = f" of {summary.num_candidates} by validation" if summary.num_candidates > 1 else ""
-    line = f"Best arm{among}, {best.label}: {_over(summary, 'no-kd', best.gain)}{_after_correction(summary, best)}"
+    corrected = alone_in_words(summary, best) or _after_correction(summary, best)
+    line = f"Best arm{among}, {best.label}: {_over(summary, 'no-kd', best.gain)}{corrected}"
     control, over = summary.control, summary.over_control(best)
     if control is not None and over is not None:
         line += f"; {_over(summary, f'{control.label}, the best control', over)}"
@@ -68,12 +70,16 @@ def finding(summary: Summary) -> str:
 
 
 def _headline(summary: Summary, best: Variant) -> str:
-    gain, control, over = best.gain, summary.control, summary.over_control(best)
-    assert gain is not None
-    if gain.outcome != "gains":
+    control, over = summary.control, summary.over_control(best)
+    if not best.gains:
+        others = [variant for variant in summary.variants if variant.gains and variant.arm not in CONTROLS]
+        if others:
+            other = max(others, key=summary.rank).label
+            return f"{best.label}, the best arm by validation, is not shown to gain over no-kd, but {other} is."
+        assert best.gain is not None
+        if best.gain.outcome == "gains":
+            return f"{best.label} gains over no-kd taken alone, but not after correction for the arms compared."
         return "Distillation is not shown to help here."
-    if best.corrected_p is not None and best.corrected_p > 0.05:
-        return f"{best.label} gains over no-kd taken alone, but not after correction for the arms compared."
     if control is None or over is None or over.outcome == "gains":
         return f"Distillation helps here: {best.label} gains over no-kd{' and over the best control' * bool(control)}."
     as_much = over.mean_difference <= 0 or (control.gain is not None and control.gain.outcome == "gains")
@@ -151,9 +157,14 @@ def recommendation(choice: Mapping[str, Any], scale: Scale = ACCURACY, *, tested
     return f"Recommended: {choice['recommended']}. {best} ({change}); {rule}.{note}"
 
 
-def _after_correction(summary: Summary, best: Variant) -> str:
-    """The p-value of the best arm's gain, corrected for the number of arms; empty for a single comparison."""
-    num_compared = sum(variant.gain is not None for variant in summary.variants)
-    if best.corrected_p is None or num_compared < 2:
+def alone_in_words(summary: Summary, variant: Variant) -> str:
+    """The end of a sentence on a gain that is shown taken alone, but not after correction; empty for other gains."""
+    return f", taken alone{_after_correction(summary, variant)}" if variant.taken_alone else ""
+
+
+def _after_correction(summary: Summary, variant: Variant) -> str:
+    """The p-value of an arm's gain, corrected for the number of arms; empty for a single comparison."""
+    num_compared = sum(other.gain is not None for other in summary.variants)
+    if variant.corrected_p is None or num_compared < 2:
         return ""
-    return f", p {p_in_words(best.corrected_p)} after correction for {num_compared} comparisons"
+    return f", p {p_in_words(variant.corrected_p)} after correction for {num_compared} comparisons"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mfh.errors import InputError, close_names
 from mfh.problems.scale import Scale
 from mfh.studies.choice import NO_KD, choose
+from mfh.studies.findings import alone_in_words
 from mfh.studies.folder import Run
 from mfh.studies.grid import FRACTION, LINEAR, Cell
 from mfh.studies.settings import Settings
@@ -233,7 +234,8 @@ class Recommended:
         sentences = [f"The student is that of seed {self.seed} of {self.cell.name}{self._share}.", self.why]
         if self._variant is not None and self._variant.gain is not None:
             gains = self._summary.says(self._variant.label, self._variant.gain)
-            sentences.append(f"On the {self._summary.split} split, against no-kd, {gains}.")
+            alone = alone_in_words(self._summary, self._variant)
+            sentences.append(f"On the {self._summary.split} split, against no-kd, {gains}{alone}.")
         return " ".join([*sentences, self._metric])
 
     def export(
