@@ -408,11 +408,11 @@ def test_table_and_finding_are_the_paired_comparisons(run):
 
 def test_nothing_gained_is_said_plainly():
     frame = fake_study.rows(10, gains=dict.fromkeys(("no-kd", "regular", "soft"), 0.0), seed=5)
-    assert finding(frame).startswith("Distillation is not shown to help here.\n")
+    assert finding(frame).startswith("Distillation is not shown to help on the test split.\n")
     assert "no difference shown)" in finding(frame)
     worse = fake_study.rows(10, gains={"no-kd": 0.0, "regular": -0.05})
     assert "regular: \u22125" in finding(worse) or "regular: \u22124" in finding(worse)
-    assert finding(worse).startswith("Distillation is not shown to help here.\n")
+    assert finding(worse).startswith("Distillation is not shown to help on the test split.\n")
 
 
 def test_best_arm_is_chosen_by_validation_not_by_test():
@@ -470,8 +470,17 @@ def test_a_control_that_gains_as_much_takes_the_headline():
     assert finding(frame).splitlines()[0] == "regular gains over no-kd, but the control gains as much (longer)."
     frame = fake_study.rows(8, {"no-kd": 0.0, "regular": 0.09, "longer": 0.02})
     headline, line, *_ = finding(frame).splitlines()
-    assert headline == "Distillation helps here: regular gains over no-kd and over the best control."
-    assert "points over longer, the best control (" in line
+    assert headline == "Distillation helps here: regular gains over no-kd and over the best other control."
+    assert "points over longer, the best other control (" in line
+
+
+def test_a_linear_model_that_is_better_is_named():
+    better = finding(fake_study.rows(8, {"no-kd": 0.0, "regular": 0.03, "linear": 0.2}))
+    [line] = [line for line in better.splitlines() if line.startswith("The linear model")]
+    assert "better than regular (" in line
+    assert line.endswith("%): begin there.")
+    for gain in (-0.2, 0.05):
+        assert "linear" not in finding(fake_study.rows(8, {"no-kd": 0.0, "regular": 0.15, "linear": gain}))
 
 
 def test_one_seed_proves_nothing():

@@ -310,7 +310,7 @@ def test_the_finding_names_the_best_control():
     assert summary.control.arm in PLAIN_CONTROLS
     best = max(PLAIN_CONTROLS, key=lambda arm: summary.chosen(arm).validation)
     assert summary.control.arm == best
-    assert f"over {best}, the best control (" in finding(summary)
+    assert f"over {best}, the best other control (" in finding(summary)
 
 
 def test_a_control_is_not_selected_and_the_choice_is_compared_with_one(tmp_path):

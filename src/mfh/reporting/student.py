@@ -19,7 +19,12 @@ def student_section(run: Run) -> Section:
     """The section on the student that was exported, or that can be."""
     if run.exported is None and run.holds_students:
         command = Command(f"mfh export {run.folder}")
-        return Section("Take it home", ["This command writes the recommended student as a file:", command])
+        words = (
+            "This command writes the recommended student as a file. An arm is recommended that is preferred on "
+            "validation data: its gain there over the best control, no-kd among them, exceeds its standard error. The "
+            "finding asks for more, an interval above zero on the test split, so both can differ."
+        )
+        return Section("Take it home", [words, command])
     lines = student_lines(run)
     place = lines.index(LOADING) + 1 if LOADING in lines else len(lines)
     code = [Command("\n".join(lines[place:]))] if lines[place:] else []

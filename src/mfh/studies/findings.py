@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mfh.problems.scale import ACCURACY, Scale
-from mfh.studies.grid import CONTROLS, UNMASKED, Cell
+from mfh.studies.grid import CONTROLS, LINEAR, UNMASKED, Cell
 from mfh.studies.stats import Comparison
 from mfh.studies.summary import Summary, Variant, p_in_words
 
@@ -35,7 +35,8 @@ def finding(summary: Summary) -> str:
 
     Returns:
         Lines of whole sentences: whether distillation helps; then what ordinary distillation gains, what the best arm
-        gains over no-kd and over the best control, and what the masks add to the same teacher.
+        gains over no-kd and over the best other control, a linear model that does better than both, and what the masks
+        add to the same teacher.
     """
     best = summary.chosen()
     if best is None or best.gain is None:
@@ -54,19 +55,34 @@ def finding(summary: Summary) -> str:
     line = f"Best arm{among}, {best.label}: {_over(summary, 'no-kd', best.gain)}{corrected}"
     control, over = summary.control, summary.over_control(best)
     if control is not None and over is not None:
-        line += f"; {_over(summary, f'{control.label}, the best control', over)}"
+        line += f"; {_over(summary, f'{control.label}, the best other control', over)}"
     lines.append(f"{line}.")
     masks = [
         f"{variant.label}: {_over(summary, UNMASKED[arm], variant.masking)}"
         for arm in ("general", "soft")
         if (variant := summary.chosen(arm)) is not None and variant.masking is not None
     ]
+    linear = summary.chosen(LINEAR)
+    students = [variant for variant in (best, summary.chosen("no-kd")) if variant is not None]
+    if linear is not None and all(_better(summary, linear, student) for student in students):
+        percent = " %" if summary.scale.percent else ""
+        than = " and ".join(f"{student.label} ({summary.number(student.student)}{percent})" for student in students)
+        lines.append(
+            f"The linear model on the student's inputs reaches {summary.number(linear.student)}{percent}, better than "
+            f"{than}: begin there."
+        )
     if masks:
         lines.append(f"The masks alone, over the same teacher unmasked: {'; '.join(masks)}.")
     notes = [f"Means over {summary.seeds_in_words}, paired by seed, with 95 % intervals"]
     notes += [summary.repeats.caveat] if summary.repeats.caveat else []
     notes += ["all numbers are of the validation split"] if summary.split != "test" else []
     return "\n".join([*lines, f"{'; '.join(notes)}."])
+
+
+def _better(summary: Summary, one: Variant, other: Variant) -> bool:
+    """Whether the mean of one arm is better than that of another over their common seeds."""
+    difference = summary.compare(one.student, other.student)
+    return difference is not None and difference.mean_difference > 0
 
 
 def _headline(summary: Summary, best: Variant) -> str:
@@ -79,9 +95,11 @@ def _headline(summary: Summary, best: Variant) -> str:
         assert best.gain is not None
         if best.gain.outcome == "gains":
             return f"{best.label} gains over no-kd taken alone, but not after correction for the arms compared."
-        return "Distillation is not shown to help here."
+        split = {"test": "test", "val": "validation"}[summary.split]
+        return f"Distillation is not shown to help on the {split} split."
     if control is None or over is None or over.outcome == "gains":
-        return f"Distillation helps here: {best.label} gains over no-kd{' and over the best control' * bool(control)}."
+        others = " and over the best other control" if control else ""
+        return f"Distillation helps here: {best.label} gains over no-kd{others}."
     as_much = over.mean_difference <= 0 or (control.gain is not None and control.gain.outcome == "gains")
     doubt = "the control gains as much" if as_much else "a gain over the control is not shown"
     return f"{best.label} gains over no-kd, but {doubt} ({control.label})."

@@ -107,7 +107,7 @@ class Summary:
 
     @cached_property
     def control(self) -> Variant | None:
-        """The control without the teacher's knowledge that is best on the validation split; None without any."""
+        """The control beside no-kd without the teacher's knowledge that is best by validation; None without any."""
         found = [variant for arm in PLAIN_CONTROLS if (variant := self.chosen(arm)) is not None]
         return max(found, key=self.rank, default=None)
 
