@@ -16,6 +16,7 @@ from mfh.figures.venn import centre_distance, circle_areas, lens
 from mfh.gaussian.run import read_frames
 from mfh.reporting import report
 from mfh.reporting import summary as sentences
+from mfh.reporting.diagnosis import _as_measured
 from mfh.reporting.gaussian import gaussian_tables, sweep_figure
 from mfh.reporting.inline import lighter
 from mfh.reporting.legend import definition
@@ -481,6 +482,15 @@ def test_a_linear_model_that_is_better_is_named():
     assert line.endswith("%): begin there.")
     for gain in (-0.2, 0.05):
         assert "linear" not in finding(fake_study.rows(8, {"no-kd": 0.0, "regular": 0.15, "linear": gain}))
+
+
+def test_the_forecast_stands_beside_what_it_is_a_forecast_of():
+    longer = summarise(fake_study.rows(8, {"no-kd": 0.0, "regular": 0.09, "longer": 0.02}))
+    over = longer.compare(longer.chosen("regular").student, longer.control.student)
+    assert _as_measured(longer) == [f"As measured, regular against longer: {longer.describe(over)}."]
+    [alone] = _as_measured(summarise(fake_study.rows(8, {"no-kd": 0.0, "regular": 0.09})))
+    assert "regular against no-kd: gains" in alone
+    assert _as_measured(summarise(fake_study.rows(8, {"no-kd": 0.0, "soft": 0.09}))) == []
 
 
 def test_one_seed_proves_nothing():
