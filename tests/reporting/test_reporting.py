@@ -16,6 +16,7 @@ from mfh.figures.venn import centre_distance, circle_areas, lens
 from mfh.gaussian.run import read_frames
 from mfh.reporting import report
 from mfh.reporting import summary as sentences
+from mfh.reporting.diagnosis import _as_measured
 from mfh.reporting.gaussian import gaussian_tables, sweep_figure
 from mfh.reporting.inline import lighter
 from mfh.reporting.legend import definition
@@ -23,6 +24,7 @@ from mfh.reporting.markdown import write_markdown
 from mfh.reporting.page import Command, Content, Folded, Picture, Section, Table, write_page
 from mfh.reporting.pictures import estimated_venn_picture, gains_picture, teachers_picture, venn_picture
 from mfh.reporting.study import _duration, _flatten
+from mfh.reporting.summary import questions_table
 from mfh.studies.criteria import Measure, Shares
 from mfh.studies.folder import MOST_CLASSES, Run
 from mfh.studies.grid import ARMS, CONTROLS, FOCUSES, METHODS, Cell
@@ -407,11 +409,11 @@ def test_table_and_finding_are_the_paired_comparisons(run):
 
 def test_nothing_gained_is_said_plainly():
     frame = fake_study.rows(10, gains=dict.fromkeys(("no-kd", "regular", "soft"), 0.0), seed=5)
-    assert finding(frame).startswith("Distillation is not shown to help here.\n")
+    assert finding(frame).startswith("Distillation is not shown to help on the test split.\n")
     assert "no difference shown)" in finding(frame)
     worse = fake_study.rows(10, gains={"no-kd": 0.0, "regular": -0.05})
     assert "regular: \u22125" in finding(worse) or "regular: \u22124" in finding(worse)
-    assert finding(worse).startswith("Distillation is not shown to help here.\n")
+    assert finding(worse).startswith("Distillation is not shown to help on the test split.\n")
 
 
 def test_best_arm_is_chosen_by_validation_not_by_test():
@@ -437,13 +439,58 @@ def test_corrections_are_named():
     assert "taken alone, but not after correction" in finding(unclear)
 
 
+def test_finding_and_table_settle_a_question_by_the_corrected_p_alone():
+    gains = {"no-kd": 0.0, **{arm: 0.04 for arm in fake_study.GAINS if arm != "no-kd"}, "aligned": 0.08}
+    unclear = fake_study.rows(3, gains)
+    summary = summarise(unclear)
+    [regular] = [variant for variant in summary.variants if variant.arm == "regular"]
+    assert regular.gain.low > 0
+    assert regular.corrected_p > 0.05
+    assert (regular.taken_alone, regular.gains) == (True, False)
+    words = f"taken alone, p {p_in_words(regular.corrected_p)} after correction for 7 comparisons"
+    assert words in next(line for line in finding(unclear).splitlines() if line.startswith("Ordinary distillation"))
+    answers = {row[0]: row[2:] for row in questions_table(summary).rows}
+    answer, settling = answers["Does ordinary distillation help?"]
+    assert (answer[:6], answer[-len(words) :], settling) == ("gains ", words, "more seeds")
+    resplit = questions_table(summarise(unclear, repeats=Repeats("resplit", 10_000, 10, 10)))
+    assert [row[3] for row in resplit.rows if row[0] == "Does ordinary distillation help?"] == ["more data"]
+    clear = summarise(fake_study.rows(8, {"no-kd": 0.0, "regular": 0.06}))
+    [settled] = questions_table(clear).rows
+    assert settled[2:] == [clear.describe(clear.chosen("regular").gain), "settled"]
+
+
+def test_the_headline_names_another_arm_that_is_shown_to_gain():
+    frame = fake_study.rows(8, {"no-kd": 0.0, "regular": 0.06, "soft": 0.0})
+    frame.loc[(frame["arm"] == "soft") & (frame["split"] == "val") & (frame["metric"] == "accuracy"), "value"] += 0.2
+    headline = "soft, the best arm by validation, is not shown to gain over no-kd, but regular is."
+    assert finding(frame).splitlines()[0] == headline
+
+
 def test_a_control_that_gains_as_much_takes_the_headline():
     frame = fake_study.rows(8, {"no-kd": 0.0, "regular": 0.05, "longer": 0.05})
     assert finding(frame).splitlines()[0] == "regular gains over no-kd, but the control gains as much (longer)."
     frame = fake_study.rows(8, {"no-kd": 0.0, "regular": 0.09, "longer": 0.02})
     headline, line, *_ = finding(frame).splitlines()
-    assert headline == "Distillation helps here: regular gains over no-kd and over the best control."
-    assert "points over longer, the best control (" in line
+    assert headline == "Distillation helps here: regular gains over no-kd and over the best other control."
+    assert "points over longer, the best other control (" in line
+
+
+def test_a_linear_model_that_is_better_is_named():
+    better = finding(fake_study.rows(8, {"no-kd": 0.0, "regular": 0.03, "linear": 0.2}))
+    [line] = [line for line in better.splitlines() if line.startswith("The linear model")]
+    assert "better than regular (" in line
+    assert line.endswith("%): begin there.")
+    for gain in (-0.2, 0.05):
+        assert "linear" not in finding(fake_study.rows(8, {"no-kd": 0.0, "regular": 0.15, "linear": gain}))
+
+
+def test_the_forecast_stands_beside_what_it_is_a_forecast_of():
+    longer = summarise(fake_study.rows(8, {"no-kd": 0.0, "regular": 0.09, "longer": 0.02}))
+    over = longer.compare(longer.chosen("regular").student, longer.control.student)
+    assert _as_measured(longer) == [f"As measured, regular against longer: {longer.describe(over)}."]
+    [alone] = _as_measured(summarise(fake_study.rows(8, {"no-kd": 0.0, "regular": 0.09})))
+    assert "regular against no-kd: gains" in alone
+    assert _as_measured(summarise(fake_study.rows(8, {"no-kd": 0.0, "soft": 0.09}))) == []
 
 
 def test_one_seed_proves_nothing():

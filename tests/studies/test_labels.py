@@ -216,7 +216,7 @@ def test_how_many_labels_equal(budgets):
                 else variant.gain
             )
             values = variant.student * 0 + mean
-            found.append((count, replace(variant, student=values, gain=base)))
+            found.append((count, replace(variant, student=values, gain=base, corrected_p=0.01)))
         return found
 
     best = summaries[120].chosen()
@@ -236,6 +236,9 @@ def test_how_many_labels_equal(budgets):
     as_good = [replace(v, student=v.student * 0 + 70.0) if v.arm == "longer" else v for v in summaries[30].variants]
     controlled = labels_that_equal(curves, {**without, 30: replace(summaries[30], variants=as_good)})
     assert controlled == found[1:]
+    # Nor does a gain count that is shown taken alone only.
+    curves[best.arm][0] = (30, replace(curves[best.arm][0][1], corrected_p=0.2))
+    assert labels_that_equal(curves, without) == found[1:]
 
 
 @pytest.mark.parametrize(
@@ -307,7 +310,7 @@ def test_the_finding_names_the_best_control():
     assert summary.control.arm in PLAIN_CONTROLS
     best = max(PLAIN_CONTROLS, key=lambda arm: summary.chosen(arm).validation)
     assert summary.control.arm == best
-    assert f"over {best}, the best control (" in finding(summary)
+    assert f"over {best}, the best other control (" in finding(summary)
 
 
 def test_a_control_is_not_selected_and_the_choice_is_compared_with_one(tmp_path):

@@ -25,7 +25,7 @@ from mfh.reporting.page import Command
 from mfh.reporting.student import student_lines, student_section
 from mfh.studies.folder import Run, SeedFolder
 from mfh.studies.grid import Cell
-from mfh.studies.recommended import Students, origins
+from mfh.studies.recommended import PREFERRED, Students, origins
 from mfh.studies.stats import mean_interval
 from mfh.tasks.finding import TaskSource
 
@@ -166,8 +166,15 @@ def test_the_best_arm_is_recommended_where_it_gains_more_than_its_standard_error
     assert recommended(tmp_path / "gain", {"no-kd": 0.0, "regular": 0.02, "soft": 0.06}).arm == "soft"
     nothing = recommended(tmp_path / "nothing", {"no-kd": 0.0, "regular": -0.05, "soft": -0.03})
     assert nothing.arm == "no-kd"
-    assert "No arm is shown to help. soft is the best by validation: \u2212" in nothing.why
+    assert "No arm is preferred on validation data. soft is the best by validation: \u2212" in nothing.why
     assert "against no-kd, the best control" in nothing.why
+
+
+def test_a_recommendation_says_that_the_finding_asks_for_more(tmp_path):
+    found = recommended(tmp_path / "gain", {"no-kd": 0.0, "regular": 0.06})
+    assert found.why.endswith(PREFERRED)
+    nothing = recommended(tmp_path / "nothing", {"no-kd": 0.0, "regular": -0.05})
+    assert PREFERRED not in nothing.why
 
 
 def test_no_interval_goes_beyond_100_percent(tmp_path):

@@ -115,7 +115,10 @@ def double(teacher, student, target):
         (double, r"student_input is float64 .*; 119 of 120 items of the split have float32"),
         (lambda x, s, y: (x, s, y + 2), "the target holds [23]; class indices from 0 to 1"),
         (lambda x, s, y: (x, s, -1), "the target holds -1; class indices from 0 to 1"),
-        (lambda x, s, y: (x, s, y.float()), r"target is float32 .*; the target is of type torch.float32; class indices .* were expected"),
+        (
+            lambda x, s, y: (x, s, y.float()),
+            r"target is float32 .*; the target is of type torch.float32; class indices .* were expected",
+        ),
     ],
 )
 @pytest.mark.parametrize("index", [0, 77])

@@ -323,7 +323,10 @@ MISTAKES = {
         lambda: supervised(train=Items(lambda i: (X[i], S[i], Y[i]), lambda rows: [(X[i], S[i], "b") for i in rows])),
         "the target is text",
     ),
-    "float targets": (lambda: supervised(train=TensorDataset(X, S, Y.float())), "type torch.float32; class indices of type torch.int64 were expected"),
+    "float targets": (
+        lambda: supervised(train=TensorDataset(X, S, Y.float())),
+        "the target is of type torch.float32; class indices of type torch.int64 were expected",
+    ),
     "an unknown role": (lambda: supervised(role="pupil"), "role is 'pupil'; choose 'teacher' or 'student'"),
     "no role": (lambda: pretrain(network(), DATA, DATA), "role is None; choose 'teacher' or 'student'"),
     "an unknown role to evaluate": (lambda: evaluate(network(), DATA, "pupil"), "role is 'pupil'; choose"),

@@ -153,7 +153,7 @@ def labels_that_equal(curves: dict[str, _Curve], summaries: dict[int, Summary]) 
     sentences = []
     for count, variant in curves[best.arm]:
         over = summaries[count].over_control(variant)
-        if any(gain is not None and gain.outcome != "gains" for gain in (variant.gain, over)):
+        if not variant.gains or (over is not None and over.outcome != "gains"):
             continue
         needed = _labels_needed(plain, float(variant.student.mean()), summary.scale.sign)
         as_many = f"more than {plain[-1][0]:,}" if needed is None else f"about {needed:,}"

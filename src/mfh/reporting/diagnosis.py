@@ -6,6 +6,7 @@ from mfh.studies.criteria import Shares
 from mfh.studies.diagnosis import Diagnosis
 from mfh.studies.diagnosis_text import diagnosis_rows, diagnosis_verdict
 from mfh.studies.folder import Run
+from mfh.studies.summary import Summary
 
 
 def diagnosis_content(run: Run) -> Content:
@@ -33,7 +34,18 @@ def kept_diagnosis(run: Run, *, with_venn: bool) -> list[Section]:
         return []
     verdict, tables = diagnosis_verdict(diagnosis), diagnosis_tables(diagnosis)
     venn = estimated_venn(run) if with_venn else []
-    return [Section("Will distillation help?", [" ".join(verdict), *venn, *tables, _reading(diagnosis)])]
+    words = " ".join([*verdict, *_as_measured(run.summary)])
+    return [Section("Will distillation help?", [words, *venn, *tables, _reading(diagnosis)])]
+
+
+def _as_measured(summary: Summary) -> list[str]:
+    """What the forecast is of, as the study measured it: a sentence, or none without the arms."""
+    regular = summary.chosen("regular")
+    base = summary.chosen("longer") or summary.chosen("no-kd")
+    measured = None if regular is None or base is None else summary.compare(regular.student, base.student)
+    if base is None or measured is None:
+        return []
+    return [f"As measured, regular against {base.label}: {summary.describe(measured)}."]
 
 
 def _reading(diagnosis: Diagnosis) -> str:

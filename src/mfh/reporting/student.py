@@ -26,9 +26,15 @@ def student_section(run: Run) -> Section:
     if run.exported is None and run.holds_students:
         arm = _without_comparison(run)
         which = f"the student of {arm}" if arm else "the recommended student"
-        words = f"This command writes {which} as a file:"
+        words = f"This command writes {which} as a file."
         if not _is_found(run):
-            words = f"The task was made in Python, where this writes {which} as a file:"
+            words = f"The task was made in Python, where this writes {which} as a file."
+        if not arm:
+            words += (
+                " An arm is recommended that is preferred on validation data: its gain there over the best control, no-kd "
+                "among them, exceeds its standard error. The finding asks for more, an interval above zero on the test "
+                "split, so both can differ."
+            )
         return Section("Take it home", [words, Command(_exporting(run, arm))])
     lines = student_lines(run)
     place = lines.index(LOADING) + 1 if LOADING in lines else len(lines)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mfh.reporting.page import Table
+from mfh.studies.findings import alone_in_words
 from mfh.studies.findings import finding as finding
 from mfh.studies.findings import recommendation as recommendation
 from mfh.studies.grid import UNMASKED
@@ -63,15 +64,20 @@ def questions_table(summary: Summary) -> Table | None:
     if general is not None and random is not None:
         against_random = summary.compare(general.student, random.student)
         asked.append(("Does the ranking matter?", general, random.label, against_random))
-    rows = [
-        [question, f"{variant.label} against {baseline}", summary.describe(comparison), _still_needed(comparison)]
-        for question, variant, baseline, comparison in asked
-        if variant is not None and comparison is not None
-    ]
+    rows = []
+    for question, variant, baseline, comparison in asked:
+        if variant is None or comparison is None:
+            continue
+        alone = alone_in_words(summary, variant) if comparison is variant.gain else ""
+        answer = summary.describe(comparison) + alone
+        rows.append([question, f"{variant.label} against {baseline}", answer, _still_needed(comparison, bool(alone))])
     if not rows:
         return None
     columns = ["Question", "Compared", "Answer", "To settle it"]
-    caption = "Questions and answers; the last column assumes the observed difference is the true one."
+    caption = (
+        "Questions and answers: those against no-kd are corrected for the arms compared, the others taken alone. The "
+        "last column assumes the observed difference is the true one."
+    )
     return Table(columns, rows, caption)
 
 
@@ -91,7 +97,10 @@ def auroc_table(frame: "pd.DataFrame") -> Table | None:
     return Table(["Score", "Layer", "AUROC", "Seeds"], rows, caption)
 
 
-def _still_needed(comparison: Comparison) -> str:
+def _still_needed(comparison: Comparison, alone: bool) -> str:
+    """What would settle a comparison; `alone` says that it excludes zero, but not after correction."""
+    if alone:
+        return "more data" if comparison.test_to_train else "more seeds"
     needed = pairs_needed(comparison)
     if comparison.num_pairs == 1:
         return "more than one seed"

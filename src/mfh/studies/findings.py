@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mfh.problems.scale import ACCURACY, Scale
-from mfh.studies.grid import UNMASKED, Cell
+from mfh.studies.grid import CONTROLS, LINEAR, UNMASKED, Cell
 from mfh.studies.stats import Comparison
 from mfh.studies.summary import Summary, Variant, p_in_words
 
@@ -35,7 +35,8 @@ def finding(summary: Summary) -> str:
 
     Returns:
         Lines of whole sentences: whether distillation helps; then what ordinary distillation gains, what the best arm
-        gains over no-kd and over the best control, and what the masks add to the same teacher.
+        gains over no-kd and over the best other control, a linear model that does better than both, and what the masks
+        add to the same teacher.
     """
     best = summary.chosen()
     if best is None or best.gain is None:
@@ -47,18 +48,29 @@ def finding(summary: Summary) -> str:
     lines = [_headline(summary, best)]
     regular = summary.chosen("regular")
     if regular is not None and regular.gain is not None and regular is not best:
-        lines.append(f"Ordinary distillation, regular: {_over(summary, 'no-kd', regular.gain)}.")
+        alone = alone_in_words(summary, regular)
+        lines.append(f"Ordinary distillation, regular: {_over(summary, 'no-kd', regular.gain)}{alone}.")
     among = f" of {summary.num_candidates} by validation" if summary.num_candidates > 1 else ""
-    line = f"Best arm{among}, {best.label}: {_over(summary, 'no-kd', best.gain)}{_after_correction(summary, best)}"
+    corrected = alone_in_words(summary, best) or _after_correction(summary, best)
+    line = f"Best arm{among}, {best.label}: {_over(summary, 'no-kd', best.gain)}{corrected}"
     control, over = summary.control, summary.over_control(best)
     if control is not None and over is not None:
-        line += f"; {_over(summary, f'{control.label}, the best control', over)}"
+        line += f"; {_over(summary, f'{control.label}, the best other control', over)}"
     lines.append(f"{line}.")
     masks = [
         f"{variant.label}: {_over(summary, UNMASKED[arm], variant.masking)}"
         for arm in ("general", "soft")
         if (variant := summary.chosen(arm)) is not None and variant.masking is not None
     ]
+    linear = summary.chosen(LINEAR)
+    students = [variant for variant in (best, summary.chosen("no-kd")) if variant is not None]
+    if linear is not None and all(_better(summary, linear, student) for student in students):
+        percent = " %" if summary.scale.percent else ""
+        than = " and ".join(f"{student.label} ({summary.number(student.student)}{percent})" for student in students)
+        lines.append(
+            f"The linear model on the student's inputs reaches {summary.number(linear.student)}{percent}, better than "
+            f"{than}: begin there."
+        )
     if masks:
         lines.append(f"The masks alone, over the same teacher unmasked: {'; '.join(masks)}.")
     notes = [f"Means over {summary.seeds_in_words}, paired by seed, with 95 % intervals"]
@@ -67,15 +79,27 @@ def finding(summary: Summary) -> str:
     return "\n".join([*lines, f"{'; '.join(notes)}."])
 
 
+def _better(summary: Summary, one: Variant, other: Variant) -> bool:
+    """Whether the mean of one arm is better than that of another over their common seeds."""
+    difference = summary.compare(one.student, other.student)
+    return difference is not None and difference.mean_difference > 0
+
+
 def _headline(summary: Summary, best: Variant) -> str:
-    gain, control, over = best.gain, summary.control, summary.over_control(best)
-    assert gain is not None
-    if gain.outcome != "gains":
-        return "Distillation is not shown to help here."
-    if best.corrected_p is not None and best.corrected_p > 0.05:
-        return f"{best.label} gains over no-kd taken alone, but not after correction for the arms compared."
+    control, over = summary.control, summary.over_control(best)
+    if not best.gains:
+        others = [variant for variant in summary.variants if variant.gains and variant.arm not in CONTROLS]
+        if others:
+            other = max(others, key=summary.rank).label
+            return f"{best.label}, the best arm by validation, is not shown to gain over no-kd, but {other} is."
+        assert best.gain is not None
+        if best.gain.outcome == "gains":
+            return f"{best.label} gains over no-kd taken alone, but not after correction for the arms compared."
+        split = {"test": "test", "val": "validation"}[summary.split]
+        return f"Distillation is not shown to help on the {split} split."
     if control is None or over is None or over.outcome == "gains":
-        return f"Distillation helps here: {best.label} gains over no-kd{' and over the best control' * bool(control)}."
+        others = " and over the best other control" if control else ""
+        return f"Distillation helps here: {best.label} gains over no-kd{others}."
     as_much = over.mean_difference <= 0 or (control.gain is not None and control.gain.outcome == "gains")
     doubt = "the control gains as much" if as_much else "a gain over the control is not shown"
     return f"{best.label} gains over no-kd, but {doubt} ({control.label})."
@@ -151,9 +175,14 @@ def recommendation(choice: Mapping[str, Any], scale: Scale = ACCURACY, *, tested
     return f"Recommended: {choice['recommended']}. {best} ({change}); {rule}.{note}"
 
 
-def _after_correction(summary: Summary, best: Variant) -> str:
-    """The p-value of the best arm's gain, corrected for the number of arms; empty for a single comparison."""
-    num_compared = sum(variant.gain is not None for variant in summary.variants)
-    if best.corrected_p is None or num_compared < 2:
+def alone_in_words(summary: Summary, variant: Variant) -> str:
+    """The end of a sentence on a gain that is shown taken alone, but not after correction; empty for other gains."""
+    return f", taken alone{_after_correction(summary, variant)}" if variant.taken_alone else ""
+
+
+def _after_correction(summary: Summary, variant: Variant) -> str:
+    """The p-value of an arm's gain, corrected for the number of arms; empty for a single comparison."""
+    num_compared = sum(other.gain is not None for other in summary.variants)
+    if variant.corrected_p is None or num_compared < 2:
         return ""
-    return f", p {p_in_words(best.corrected_p)} after correction for {num_compared} comparisons"
+    return f", p {p_in_words(variant.corrected_p)} after correction for {num_compared} comparisons"

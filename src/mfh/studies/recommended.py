@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mfh.errors import InputError, close_names
 from mfh.problems.scale import Scale
 from mfh.studies.choice import NO_KD, choose
+from mfh.studies.findings import alone_in_words
 from mfh.studies.folder import Run
 from mfh.studies.grid import FRACTION, LINEAR, Cell
 from mfh.studies.settings import Settings
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 STARTED_IN = "started_in"
 #: Number of test samples that an exported student is compared on.
 _SAMPLES = 256
+#: How a recommendation and a finding can differ.
+PREFERRED = (
+    "It is preferred on validation data, as its gain there exceeds its standard error; the finding asks for more, an "
+    "interval above zero on the test split, so an arm can be recommended whose gain is not shown there."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +90,10 @@ class Students:
         return cls(opened, found, settings, {name: _found_again(one, started_in) for name, one in methods.items()})
 
     def best(self, fraction: float | None = None) -> "Recommended":
-        """The student of the arm that is best by validation, or of no-kd where nothing is shown to help.
+        """The student of the arm that is preferred on validation data, or of no-kd where none is.
 
-        The arm's mean gain over the best control must exceed the gain's standard error; see `mfh.studies.choice`.
+        The arm is the best by validation. Its mean gain over the best control must exceed the gain's standard error;
+        see `mfh.studies.choice`.
         Controls are no-kd and the other arms without a teacher's knowledge. What `select` chose before stays chosen.
 
         Args:
@@ -122,8 +129,7 @@ class Students:
             f"{names[choice.best]} is the best by validation: {shown}{unit} against {names[choice.control]}, the best "
             f"control, with {error}."
         )
-        if not choice.helps:
-            why = f"No arm is shown to help. {why}"
+        why = f"{why} {PREFERRED}" if choice.helps else f"No arm is preferred on validation data. {why}"
         return Recommended(self, choice.best if choice.helps else NO_KD, fraction, why)
 
     def of_arm(self, arm: str, fraction: float | None = None) -> "Recommended":
@@ -193,7 +199,7 @@ class Recommended:
 
     @property
     def arm(self) -> str:
-        """Name of the arm; "no-kd" where nothing is shown to help."""
+        """Name of the arm; "no-kd" where none is preferred on validation data."""
         return self.cell.arm
 
     @cached_property
@@ -237,7 +243,8 @@ class Recommended:
         sentences = [f"The student is that of seed {self.seed} of {self.cell.name}{self._share}.", self.why]
         if self._variant is not None and self._variant.gain is not None:
             gains = self._summary.says(self._variant.label, self._variant.gain)
-            sentences.append(f"On the {self._summary.split} split, against no-kd, {gains}.")
+            alone = alone_in_words(self._summary, self._variant)
+            sentences.append(f"On the {self._summary.split} split, against no-kd, {gains}{alone}.")
         return " ".join([*sentences, self._metric])
 
     def export(

@@ -104,7 +104,7 @@ class StudyResult:
 
     @cached_property
     def table(self) -> "pd.DataFrame":
-        """The arms as numbers: columns arm, mean, gain, low, high, p, and the gain over the best control.
+        """The arms as numbers: columns arm, mean, gain, low, high, p, and the gain over the best other control.
 
         Accuracies are percentages and their differences points, as on the terminal. `low` and `high` are the ends of
         the 95 % interval of `gain`, which is paired by seed; `p` is corrected for the number of arms. `over_control`,
@@ -153,7 +153,7 @@ class StudyResult:
         return self.best_at(None)
 
     def best_at(self, label_fraction: float | None) -> Recommended:
-        """The student that the study recommends: that of no-kd where no other arm is shown to help.
+        """The student that the study recommends: that of no-kd where no arm is preferred on validation data.
 
         Args:
             label_fraction: The label fraction, in a study of several; None for the largest.

@@ -51,6 +51,17 @@ class Variant:
         """Fraction of channels removed; None for an arm without a ratio."""
         return self.cell.ratio
 
+    @property
+    def taken_alone(self) -> bool:
+        """Whether the interval of `gain` excludes zero, but `corrected_p` is above 0.05: then nothing is shown."""
+        excludes = self.gain is not None and self.gain.outcome != "open"
+        return excludes and self.corrected_p is not None and self.corrected_p > 0.05
+
+    @property
+    def gains(self) -> bool:
+        """Whether a gain over no-kd is shown, after correction for the arms compared."""
+        return self.gain is not None and self.gain.outcome == "gains" and not self.taken_alone
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -96,7 +107,7 @@ class Summary:
 
     @cached_property
     def control(self) -> Variant | None:
-        """The control without the teacher's knowledge that is best on the validation split; None without any."""
+        """The control beside no-kd without the teacher's knowledge that is best by validation; None without any."""
         found = [variant for arm in PLAIN_CONTROLS if (variant := self.chosen(arm)) is not None]
         return max(found, key=self.rank, default=None)
 
