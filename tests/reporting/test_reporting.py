@@ -499,6 +499,16 @@ def test_one_seed_proves_nothing():
     assert math.isnan(summarise(frame).variants[1].gain.low)
 
 
+def test_two_seeds_that_show_nothing_have_no_interval():
+    frame = fake_study.rows(2, {"no-kd": 0.0, "regular": 0.05}, spread=0.0)
+    summary = summarise(frame)
+    assert summary.difference(summary.chosen().gain) == "+5.0 (too few seeds for an interval)"
+    assert "+5.0 points over no-kd (too few seeds for an interval, no difference shown)" in finding(frame)
+    assert "no difference shown (+5.0 points; 2 seeds are too few for an interval)" in str(
+        questions_table(summary).rows
+    )
+
+
 def test_training_randomness_is_named():
     assert "training randomness only" in finding(fake_study.rows(5), repeats=Repeats("fixed"))
     assert "training randomness only" in summary_table(fake_study.rows(5), repeats=Repeats("fixed")).caption

@@ -98,8 +98,8 @@ def _headline(summary: Summary, best: Variant) -> str:
         split = {"test": "test", "val": "validation"}[summary.split]
         return f"Distillation is not shown to help on the {split} split."
     if control is None or over is None or over.outcome == "gains":
-        others = " and over the best other control" if control else ""
-        return f"Distillation helps here: {best.label} gains over no-kd{others}."
+        beside = " and over the best other control" if control else ""
+        return f"Distillation helps here: {best.label} gains over no-kd{beside}."
     as_much = over.mean_difference <= 0 or (control.gain is not None and control.gain.outcome == "gains")
     doubt = "the control gains as much" if as_much else "a gain over the control is not shown"
     return f"{best.label} gains over no-kd, but {doubt} ({control.label})."

@@ -223,6 +223,9 @@ class Comparison:
         if self.num_pairs == 1:
             difference = _signed(self.mean_difference, digits)
             return f"differs by {difference} {unit} in the one {repeats} run; one {repeats} shows nothing"
+        if self.num_pairs == 2 and self.outcome == "open":
+            difference = _signed(self.mean_difference, digits)
+            return f"no difference shown ({difference} {unit}; 2 {repeats}s are too few for an interval)"
         # More digits until it shows on which side of zero an end lies.
         while digits < 4 and any(end and _is_zero(end, digits) for end in (self.low, self.high)):
             digits += 1

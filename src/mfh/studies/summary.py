@@ -135,6 +135,9 @@ class Summary:
         """A comparison as text, for instance "+2.1 (1.0 to 3.1)"; empty without a comparison."""
         if comparison is None:
             return ""
+        if comparison.num_pairs == 2 and comparison.outcome == "open":
+            mean = interval_in_words(comparison.mean_difference, math.nan, math.nan, digits=self.digits, sign="+")
+            return f"{mean} (too few seeds for an interval)"
         return interval_in_words(
             comparison.mean_difference, comparison.low, comparison.high, digits=self.digits, sign="+"
         )
