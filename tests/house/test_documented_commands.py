@@ -35,7 +35,7 @@ GUIDES = [ROOT / "README.md"] + [
     ROOT / f"docs/{name}.md"
     for name in (
         *("arrays", "choosing", "cluster", "deploy", "digits", "gpu", "install", "intuition", "own-task"),
-        *("large-teachers", "real-data", "tracking", "unlabelled"),
+        *("large-teachers", "own-method", "real-data", "tracking", "unlabelled"),
     )
 ]
 OTHERS = [line.words for page in PAGES for line in lines(page) if line.words[0] != "mfh" and not is_pattern(line.words)]

@@ -31,8 +31,8 @@ def student_section(run: Run) -> Section:
             words = f"The task was made in Python, where this writes {which} as a file."
         if not arm:
             words += (
-                " An arm is recommended that is preferred on validation data: its gain there over the best control, no-kd "
-                "among them, exceeds its standard error. The finding asks for more, an interval above zero on the test "
+                " An arm is recommended that is preferred on validation data: its gain there over the best control, "
+                "no-kd among them, exceeds its standard error. The finding asks for more, an interval above zero on the test "
                 "split, so both can differ."
             )
         return Section("Take it home", [words, Command(_exporting(run, arm))])
