@@ -6,7 +6,7 @@ from torch import Tensor
 
 def tolerance(reference: Tensor) -> float:
     """The largest difference allowed between `reference` and a second computation of it."""
-    scale = float(reference.abs().max()) if reference.numel() else 0.0
+    scale = float(reference.detach().abs().max()) if reference.numel() else 0.0
     return relative_tolerance(reference.dtype) * max(scale, 1e-12)
 
 
