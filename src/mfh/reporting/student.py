@@ -32,8 +32,8 @@ def student_section(run: Run) -> Section:
         if not arm:
             words += (
                 " An arm is recommended that is preferred on validation data: its gain there over the best control, "
-                "no-kd among them, exceeds its standard error. The finding asks for more, an interval above zero on the "
-                "test split, so both can differ."
+                "no-kd among them, exceeds its standard error. The finding asks for more, an interval above zero on "
+                "the test split, so both can differ."
             )
         return Section("Take it home", [words, Command(_exporting(run, arm))])
     lines = student_lines(run)
