@@ -182,6 +182,13 @@ return [
 """
 
 
+def open_sliders(site: str, browser: Browser) -> None:
+    """Open the page of sliders, and wait until its script has made them."""
+    browser.driver.get(f"{site}/what-crosses/")
+    made = "return Boolean(document.querySelector('#what-crosses .reading')?.textContent)"
+    WebDriverWait(browser.driver, 60).until(lambda _: browser.run(made))
+
+
 @pytest.mark.parametrize(
     ("places", "values"),
     [
@@ -196,7 +203,7 @@ return [
 def test_the_sliders_show_what_the_theory_predicts(site, browser, monkeypatch, places, values):
     monkeypatch.setattr(sys, "path", list(sys.path))  # which the script adds to
     theory = runpy.run_path(str(ROOT / "research/theory/gain.py"))
-    browser.driver.get(f"{site}/what-crosses/")
+    open_sliders(site, browser)
     beside, accuracies, circles, reading, bars, hidden = browser.run(MOVE, places)
     assert tuple(beside) == values
     assert not hidden
@@ -224,7 +231,7 @@ def test_the_sliders_show_what_the_theory_predicts(site, browser, monkeypatch, p
 
 def test_sliders_without_any_factor_say_so_and_go_on(site, browser):
     browser.driver.get_log("browser")
-    browser.driver.get(f"{site}/what-crosses/")
+    open_sliders(site, browser)
     *_, reading, _, hidden = browser.run(MOVE, (0, 0, 0, 1, 1))
     assert hidden
     assert "No factor decides the label" in reading
@@ -248,14 +255,14 @@ def test_sliders_without_any_factor_say_so_and_go_on(site, browser):
     ],
 )
 def test_the_reading_fits_what_the_focus_removes(site, browser, places, said):
-    browser.driver.get(f"{site}/what-crosses/")
+    open_sliders(site, browser)
     *_, reading, _, _ = browser.run(MOVE, places)
     assert said in reading
 
 
 @pytest.mark.parametrize("scheme", ["default", "slate"])
 def test_letters_at_the_sliders_can_be_read(site, browser, scheme):
-    browser.driver.get(f"{site}/what-crosses/")
+    open_sliders(site, browser)
     browser.run(f"document.body.dataset.mdColorScheme = '{scheme}'")
     inner = CONTRASTS.replace("document.body, NodeFilter", "document.getElementById('what-crosses'), NodeFilter")
     contrasts = browser.run(inner)

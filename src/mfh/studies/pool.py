@@ -554,14 +554,8 @@ class _Reporter:
     def tick(self) -> None:
         """Show what the workers have kept, and what they are doing."""
         if self.live is not None:
-            now = time.monotonic()
-            if now - self._redrew < _SHARE_OF_DISPLAY * self._took:
-                return
-            self._wrote = now
-            self.bar.update(self.line, completed=self.done())
-            self.live.update(self.table(), refresh=True)
-            self._redrew = time.monotonic()
-            self._took = self._redrew - now
+            if time.monotonic() - self._redrew >= _SHARE_OF_DISPLAY * self._took:
+                self._draw()
         elif self.progress and time.monotonic() - self._wrote > _SECONDS_BETWEEN_LINES:
             going_on = self.going_on()
             if going_on:
@@ -569,12 +563,21 @@ class _Reporter:
                 done = f"{self.done()} of {len(self.plan.units) * len(self.plan.grid)} students; "
                 self._print(done + "; ".join(going_on))
 
+    def _draw(self) -> None:
+        """Draw the live display."""
+        self._wrote = time.monotonic()
+        self.bar.update(self.line, completed=self.done())
+        self.live.update(self.table(), refresh=True)
+        self._redrew = time.monotonic()
+        self._took = self._redrew - self._wrote
+
     def _print(self, line: str) -> None:
         self.console.print(plain(line), highlight=False, soft_wrap=True, markup=False)
 
     def finished(self, unit: Unit) -> None:
         """A unit is complete."""
-        self.tick()
+        if self.live is not None:
+            self._draw()
         if self.progress and self.live is None and unit not in self.told:
             self.told.add(unit)
             scale, values = self.plan.scale, self.plan.validation([unit])
