@@ -34,6 +34,25 @@ def capture(model: nn.Module, layer: str, inputs: Nested) -> tuple[Tensor, Tenso
     return activation, logits
 
 
+def capture_given(model: nn.Module, layer: str, inputs: Nested) -> tuple[list[Any], Any]:
+    """Run the network once and read the input of one layer.
+
+    Returns:
+        The layer's first positional argument in each of its runs (copies of tensors, which later in-place operations do
+        not change), and what the network returned.
+    """
+    given = list[Any]()
+
+    def read(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        given.extend(value.clone() if isinstance(value, Tensor) else value for value in args[:1])
+
+    handle = model.get_submodule(layer).register_forward_pre_hook(read)
+    try:
+        return given, call(model, inputs)
+    finally:
+        handle.remove()
+
+
 def capture_all(model: nn.Module, layers: Sequence[str], inputs: Nested) -> tuple[list[Tensor], Tensor]:
     """Run the network once and read the outputs of several layers, see `capture`.
 

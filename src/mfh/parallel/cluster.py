@@ -135,7 +135,6 @@ class ClusterPool:
             )
         #: How many jobs run at once.
         self.slots = sum(rooms)
-        self.num_machines = len({node["NodeManagerAddress"] for node in nodes})
         self.num_nodes = len(nodes)
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": _RETRIES, "retry_exceptions": False}
         self._call = ray.remote(**options)(_entry())

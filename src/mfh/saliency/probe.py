@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from mfh.data.pairs import Nested, as_batch, num_samples, tensors, to_device
 from mfh.data.spool import Rows, mean_rows
 from mfh.errors import InputError
-from mfh.networks.calling import call
 from mfh.networks.frozen import Frozen
-from mfh.networks.layers import as_logits, capture_all, default_layer, find_layer
+from mfh.networks.layers import as_logits, capture_all, capture_given, default_layer, find_layer
 from mfh.networks.modes import evaluating, original, original_layer, placed
 from mfh.parallel.distributed import share_rows, world_size
 from mfh.saliency.reader import Estimate, Reader
@@ -153,16 +152,9 @@ def student_features(student: nn.Module, student_layer: StudentLayer, inputs: Ne
         outputs = dict(zip(own, activations, strict=True))
         parts = [[outputs[name]] if name in outputs else tensors(inputs) for name in names]
         return logits, torch.cat([part.flatten(1).to(logits.device) for found in parts for part in found], dim=1)
-    name, seen = default_layer(student), list[Any]()
-
-    def read(_module: nn.Module, args: tuple[Any, ...]) -> None:
-        seen.extend(a.clone() if isinstance(a, Tensor) else a for a in args[:1])
-
-    handle = student.get_submodule(name).register_forward_pre_hook(read)
-    try:
-        logits = as_logits(call(student, inputs))
-    finally:
-        handle.remove()
+    name = default_layer(student)
+    seen, returned = capture_given(student, name, inputs)
+    logits = as_logits(returned)
     if len(seen) != 1 or not isinstance(seen[0], Tensor) or len(seen[0]) != len(logits):
         raise InputError(
             f"the student's layer {name!r} does not run once on one tensor with samples along dim 0, so the probe "

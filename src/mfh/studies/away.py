@@ -29,7 +29,7 @@ from mfh.parallel.pool import Job
 from mfh.progress import listening, seldom
 from mfh.studies.folder import Run
 from mfh.studies.grid import Cell
-from mfh.studies.settings import Settings
+from mfh.studies.settings import Execution, Settings
 from mfh.tasks.finding import ARRAY_FILES, SHIPPED
 
 if TYPE_CHECKING:
@@ -310,6 +310,11 @@ class Away:
             (folder / key).write_text(text, encoding="utf-8")
 
 
+def gpus_of_a_job(execution: Execution) -> float:
+    """How many GPUs each job gets: as many as the settings say, or one where the study runs on a GPU."""
+    return float(find_device(execution.device).type == "cuda") if execution.gpus is None else execution.gpus
+
+
 def _everywhere(plan: "Plan") -> Settings:
     """The settings for another machine: folders are named in full, and the device is the one that was found here."""
     task, execution = plan.settings.task, plan.settings.execution
@@ -317,8 +322,7 @@ def _everywhere(plan: "Plan") -> Settings:
         task = replace(task, data=str(Path(task.data).resolve()))
     # A job sees the GPUs that it was given, as the first ones; one without a GPU must not find any.
     found = find_device(execution.device)
-    on_gpu = found.type == "cuda" if execution.gpus is None else execution.gpus > 0
-    if on_gpu and (execution.device is None or found.type == "cuda"):
+    if gpus_of_a_job(execution) and (execution.device is None or found.type == "cuda"):
         device = "cuda"
     else:
         device = "cpu" if found.type == "cuda" else str(found)

@@ -311,14 +311,16 @@ class _Inputs:
         if self._kept is not None:
             yield from self._kept
             return
-        kept: list[Nested] | None = []
-        size = 0
+        kept, size = list[Nested](), 0
         for batch in self._rows.batches(self.role, self._workers):
             inputs = batch.teacher_input if self.role == "teacher" else batch.student_input
             size += sum(part.nbytes for part in tensors(inputs))
-            kept = [*kept, inputs] if kept is not None and size <= _MEMORY else None
+            if size <= _MEMORY:
+                kept.append(inputs)
+            else:
+                kept.clear()
             yield inputs
-        self._kept = kept
+        self._kept = kept if size <= _MEMORY else None
 
 
 def _teacher_is_given(networks: Networks) -> bool:

@@ -21,7 +21,7 @@ from mfh.parallel.cluster import cluster_pool
 from mfh.parallel.pool import Job, Pool, WorkerDiedError, run_jobs, worker_pool
 from mfh.problems.scale import Scale
 from mfh.progress import doing, end_status, is_live, listening, progress_bar, seldom
-from mfh.studies.away import Away, Luggage
+from mfh.studies.away import Away, Luggage, gpus_of_a_job
 from mfh.studies.folder import Row, Run, SeedFolder
 from mfh.studies.grid import COLUMNS, FRACTION, LINEAR, WEIGHTS, Cell
 from mfh.studies.labels import with_label_fraction
@@ -306,15 +306,15 @@ class Crew:
 
     def _find_workers(self, stack: ExitStack) -> None:
         execution, plan = self.plan.settings.execution, self.plan
-        on_gpu = find_device(execution.device).type == "cuda"
         if execution.engine == "processes":
+            on_gpu = find_device(execution.device).type == "cuda"
             wanted = execution.processes or (1 if on_gpu else (os.cpu_count() or 1))
             self.workers = wanted if _can_travel(plan) else 1
             return
         if not any(plan.missing(unit) or plan.unrated(unit) for unit in plan.units):
             return
-        gpus = float(on_gpu) if execution.gpus is None else execution.gpus
         luggage = Luggage.of(plan)
+        gpus = gpus_of_a_job(execution)
         pool = stack.enter_context(cluster_pool(execution.address, cpus=execution.threads, gpus=gpus))
         self._pool, self.workers, self.away = pool, pool.slots, Away(pool, luggage)
         log.info("Ray cluster: %d node(s), %d job(s) at once", pool.num_nodes, pool.slots)

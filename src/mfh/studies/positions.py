@@ -4,15 +4,12 @@ Where something is, is said relative to the size of the item, from 0 to 1 along 
 and maps of features of different sizes can be read at the same places.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from mfh.data.pairs import Nested, tensors
 from mfh.errors import InputError
-from mfh.networks.calling import call
-from mfh.networks.layers import capture, default_layer
+from mfh.networks.layers import capture, capture_given, default_layer
 from mfh.problems.problem import Problem
 from mfh.saliency.probe import is_input
 
@@ -100,16 +97,7 @@ def feature_map(network: nn.Module, layer: str | None, inputs: Nested) -> Tensor
         found, module = capture(network, layer, inputs)[0], network.get_submodule(layer)
     else:
         name = default_layer(network)
-        module, seen = network.get_submodule(name), list[Any]()
-
-        def copied(args: tuple[Any, ...]) -> list[Any]:  # a later layer may change it in place
-            return [value.clone() if isinstance(value, Tensor) else value for value in args]
-
-        handle = module.register_forward_pre_hook(lambda _module, args: seen.extend(copied(args[:1])))
-        try:
-            call(network, inputs)
-        finally:
-            handle.remove()
+        module, (seen, _) = network.get_submodule(name), capture_given(network, name, inputs)
         if len(seen) != 1 or not isinstance(seen[0], Tensor):
             raise InputError(
                 f"the layer {name!r} does not run once on one tensor, so its input cannot be read; name another "
